@@ -1,0 +1,49 @@
+"""PockGraph: choose what a network keeps learning, and compile that into a training step.
+
+Names are imported when first used, so that `pockgraph.runtime` works where torch is absent.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Task": "task",
+    "Batches": "task",
+    "SGD": "optimizer",
+    "AdamW": "optimizer",
+    "build": "autodiff",
+    "TrainGraph": "train_graph",
+    "Plan": "plan",
+    "compile": "compiler",
+    "Artifact": "artifact",
+    "Budget": "search",
+    "Study": "study",
+    "PockError": "errors",
+}
+__all__ = [*_HOME]
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .autodiff import build
+    from .compiler import compile
+    from .errors import PockError
+    from .optimizer import SGD, AdamW
+    from .plan import Plan
+    from .search import Budget
+    from .study import Study
+    from .task import Batches, Task
+    from .train_graph import TrainGraph
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pockgraph' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

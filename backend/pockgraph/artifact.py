@@ -1,0 +1,312 @@
+"""Artefacts on the machine that compiles: writing the folder, and bringing trained weights home."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from . import __version__, cost
+from .errors import ArtifactError, listing
+from .graph import Graph, Role, Slot
+from .runtime import checkpoint
+from .runtime.manifest import (
+    LAST_CHECKPOINT,
+    MANIFEST,
+    PLAN,
+    STATE,
+    FileSpec,
+    GraphSpec,
+    Manifest,
+    SlotSpec,
+    file_sha256,
+    read_manifest,
+    read_plan,
+    verify_files,
+)
+from .runtime.trainer import Trainer, last_checkpoint, last_trainer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .targets import Target
+    from .train_graph import TrainGraph
+
+_MODEL = (Role.PARAM, Role.BUFFER)
+State = Trainer | Mapping[str, Any] | str | os.PathLike[str]
+
+
+class Artifact:
+    """A compiled training step: a folder that `Trainer.load` runs.
+
+    Attributes:
+        path: the folder.
+        manifest: what it holds.
+        plan: what it trains.
+
+    Raises:
+        ArtifactError: no such folder, or not an artefact.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).resolve()
+        self.manifest = read_manifest(self.path)
+        self.plan = read_plan(self.path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Artifact:
+        """Open an artefact and check every file.
+
+        Raises:
+            ArtifactError: as the class, or a file is missing, cut short or changed.
+        """
+        folder = Path(path).resolve()
+        verify_files(folder, read_manifest(folder))
+        return cls(folder)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all files that the manifest lists."""
+        return sum(f.bytes for f in self.manifest.files.values())
+
+    def trainer(self, device: str = "CPU", threads: int | None = None) -> Trainer:
+        """`Trainer.load` of this artefact."""
+        return Trainer.load(self.path, device, threads)
+
+    def merge_into(self, net: nn.Module, state: State | None = None) -> None:
+        """Copy the trained tensors into `net`, in place; its other tensors stay.
+
+        Args:
+            state: where they are: a Trainer of this artefact, FQN -> full-shape array, or the path of
+                a checkpoint. None takes the Trainer that this process loaded last from this artefact,
+                if it has trained; else the last checkpoint that was saved from it.
+
+        Raises:
+            ArtifactError: nothing was trained yet, or the checkpoint is not this artefact's.
+            PlanError: `net` has other parameters than the model that was compiled, with the names.
+        """
+        named = dict(net.named_parameters(remove_duplicate=False))
+        unused = set(self.manifest.unused) - set(self.plan.model)
+        self.plan.check_fits({n: tuple(p.shape) for n, p in named.items() if n not in unused})
+        tensors = self._trained(state)
+        unknown = [n for n in tensors if n not in named]
+        if unknown:
+            raise ArtifactError(
+                f"The model has no parameter {listing(unknown)}. Pass trained tensors by FQN."
+            )
+        shapes = {n: tuple(np.shape(t)) for n, t in tensors.items()}
+        wrong = [
+            f"{n} {s} instead of {tuple(named[n].shape)}" for n, s in shapes.items() if s != named[n].shape
+        ]
+        if wrong:
+            raise ArtifactError(f"Tensors to merge have other shapes: {listing(wrong)}.")
+        with torch.no_grad():
+            for fqn, tensor in tensors.items():
+                named[fqn].copy_(torch.as_tensor(tensor))
+
+    def _trained(self, state: State | None) -> Mapping[str, Any]:
+        if state is None:
+            living = last_trainer(self.path)
+            if living is not None and living.changed and living.manifest == self.manifest:
+                state = living
+            else:
+                state = last_checkpoint(self.path)
+        if state is None:
+            raise ArtifactError(
+                f"Nothing was trained with {self.path} yet, so there is nothing to merge. Take steps with "
+                "artifact.trainer(), or pass state= with a Trainer, a checkpoint or tensors."
+            )
+        if isinstance(state, Trainer):
+            if state.manifest.fingerprint != self.manifest.fingerprint:
+                raise ArtifactError(f"That Trainer runs another artefact ({state.folder}), not {self.path}.")
+            return state.state()
+        if isinstance(state, Mapping):
+            return state
+        loaded = checkpoint.load_checkpoint(Path(state), self.manifest)
+        return checkpoint.whole_tensors(self.path, self.manifest, loaded.state)
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        trained = f"{len(self.plan.tensors)} of {len(self.plan.model)} tensors trained"
+        what = f"task {m.task!r}, target {m.target!r}, {trained}, {self.nbytes / 1e6:.1f} MB"
+        return f"Artifact({str(self.path)!r}, {what})"
+
+
+def write_artifact(
+    out: str | os.PathLike[str],
+    target: Target,
+    train: Graph,
+    evaluation: Graph,
+    graph: TrainGraph,
+    options: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Write an artefact: all of it, or nothing.
+
+    The folder is made beside `out` under another name, flushed to disk and renamed. An artefact
+    that is already at `out` is replaced; any other folder with something in it is left alone.
+
+    Args:
+        train, evaluation: what `graph`'s plan is lowered from, after all passes.
+        graph: the pruned training graph: its plan, and the model's values when it was built.
+        options: the target's options.
+
+    Raises:
+        ArtifactError: `out` holds something that is not this project's, or cannot be written.
+        UnsupportedOperators, PockError: from the target.
+    """
+    folder = Path(out).resolve()
+    _require_replaceable(folder)
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            partial.mkdir(parents=True)
+            target.write(train, partial, "train", options or {})
+            target.write(evaluation, partial, "eval", options or {})
+            _write_state(partial / STATE, train, graph)
+            (partial / PLAN).write_text(graph.plan.to_json(), encoding="utf-8")
+            manifest = Manifest(
+                task=graph.plan.task,
+                fingerprint=_fingerprint(graph),
+                target=target.name,
+                options=dict(options or {}),
+                batch=graph.plan.batch,
+                train=_graph_spec(train),
+                eval=_graph_spec(evaluation),
+                optimizer=graph.plan.optimizer,
+                predicted={**_figures(train), **graph.plan.predicted},
+                unused=tuple(sorted({*graph.unused, *(graph.aliases or {})})),
+                versions=_versions(),
+                files={p.name: _file_spec(p) for p in sorted(partial.iterdir())},
+            )
+            (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            mode = partial.stat().st_mode & 0o666  # what the user's umask gives
+            for path in partial.iterdir():
+                path.chmod(mode)
+                _flush(path)
+            _flush(partial)
+            _swap(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return Artifact(folder)
+    except OSError as e:
+        raise ArtifactError(
+            f"Cannot write the artefact {folder}: {e}. Choose another place, or make room."
+        ) from e
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but an artefact, or an artefact with files of somebody else in it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    what = "is not a folder" if not folder.is_dir() else ""
+    if not what:
+        try:
+            manifest = read_manifest(folder)
+        except ArtifactError:
+            what = "is not empty and holds no artefact"
+        else:
+            own = {*manifest.files, MANIFEST, LAST_CHECKPOINT}
+            foreign = sorted(p.name for p in folder.iterdir() if p.name not in own)
+            what = f"holds {listing(foreign)} beside an artefact" if foreign else ""
+    if what:
+        raise ArtifactError(
+            f"{folder} {what}; nothing was written. Choose another folder, or empty this one."
+        )
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` where `folder` is. Two renames: a kill between them leaves both under hidden names."""
+    if not folder.exists():
+        os.rename(new, folder)
+    else:
+        old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+        os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except OSError:
+            os.rename(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_state(path: Path, train: Graph, graph: TrainGraph) -> None:
+    state = {s.name: train.values[s.name] for s in train.state_slots}
+    parts = [s for s in train.state_slots if s.trained and s.indices is not None]
+    state.update({f"param:{s.fqn}": graph.initial(s.fqn) for s in parts})
+    # Clones: the file format has no tensors that share memory.
+    save_file({n: t.detach().cpu().contiguous().clone() for n, t in state.items()}, path)
+
+
+def _fingerprint(graph: TrainGraph) -> str:
+    """What two artefacts must share so that a checkpoint fits both: what is trained and how, and the
+    values of all that is not trained, or not in full."""
+    data = graph.plan.model_dump(mode="json", include={"model", "tensors", "optimizer"})
+    data["optimizer"].pop("lr", None)
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
+    whole = {f"param:{fqn}" for fqn, t in graph.plan.tensors.items() if t.channels is None}
+    values = {s.name: graph.gradients.values[s.name] for s in graph.gradients.inputs if s.role in _MODEL}
+    for name in sorted(set(values) - whole):
+        value = values[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        if value.numel():
+            digest.update(cast(Any, value.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _figures(train: Graph) -> dict[str, float]:
+    modelled = cost.timeline(train)
+    return {
+        "peak_bytes": modelled.peak_bytes,
+        "extra_bytes": modelled.extra_bytes,
+        "step_flops": sum(cost.node_flops(n) for n in train.nodes()),
+    }
+
+
+def _graph_spec(graph: Graph) -> GraphSpec:
+    return GraphSpec(inputs=_slot_specs(graph.inputs), outputs=_slot_specs(graph.outputs))
+
+
+def _slot_specs(slots: Iterable[Slot]) -> tuple[SlotSpec, ...]:
+    return tuple(
+        SlotSpec(
+            role=Role(s.role).value, fqn=s.fqn, shape=s.shape, dtype=s.dtype, key=s.key, trained=s.trained,
+            dim=s.dim, indices=s.indices,
+        )
+        for s in slots
+    )  # fmt: skip
+
+
+def _file_spec(path: Path) -> FileSpec:
+    return FileSpec(sha256=file_sha256(path), bytes=path.stat().st_size)
+
+
+def _versions() -> dict[str, str]:
+    """Of this project and of the runtimes installed here."""
+    versions = {"pockui": __version__}
+    for name in ("torch", "openvino"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

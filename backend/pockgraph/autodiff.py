@@ -1,0 +1,44 @@
+"""Task -> TrainGraph: the whole training step, derived once, every parameter trainable."""
+
+from __future__ import annotations
+
+from .canonical import canonicalise, hoist_weight_gradients
+from .capture import trace_loss, trace_metric
+from .graph import Role
+from .optimizer import SGD, Optimizer
+from .plan import BatchSpec, Plan, Trained
+from .prune import prune
+from .task import Task
+from .train_graph import TrainGraph, no_parameters, tensor_rows
+
+
+def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
+    """The training graph of a task: forward, backward and update, every parameter trainable.
+
+    Args:
+        task: model, loss, metric and data.
+        optimizer: `SGD` (the default, lr 0.01) or `AdamW`.
+
+    Raises:
+        TaskError: the loss is not a scalar, or nothing can be trained.
+        CaptureError: the model has no static graph (data-dependent control flow, …).
+    """
+    optimizer = optimizer or SGD()
+    trace = trace_loss(task)
+    gradients = hoist_weight_gradients(canonicalise(trace.graph))
+    rows = tensor_rows(gradients)
+    if not rows:
+        raise no_parameters(task.name)
+    metric = canonicalise(trace_metric(task).graph)
+    batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}
+    plan = Plan(
+        task=task.name, model={r.fqn: r.shape for r in rows}, batch=batch, optimizer=optimizer.to_dict(),
+        tensors={r.fqn: Trained() for r in rows}, provenance={"made_by": "full"},
+    )  # fmt: skip
+    whole = prune(gradients, optimizer, plan)
+    graph = TrainGraph(
+        fx=whole.fx, inputs=whole.inputs, outputs=whole.outputs, values=whole.values, name=task.name,
+        gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=rows,
+        unused=trace.unused, aliases=trace.aliases, reference=task.reference,
+    )  # fmt: skip
+    return graph

@@ -1,0 +1,265 @@
+"""Trace -> the canonical form that every later room relies on.
+
+Before → after:
+
+- `detach`, `alias` → nothing; `t`, `transpose` → `permute`; `view`, `_unsafe_view` → `reshape`
+- `convolution_backward` → dX (`convolution`, transposed), dW (`convolution_backward` with only the
+  weight asked for), db (`sum`): three nodes that can be kept or dropped one by one, and dX no longer
+  holds on to the saved activation
+- batch norm with frozen statistics, and its backward → `x * scale + shift` and their gradients, so
+  that a frozen one can be folded into its convolution
+- `native_layer_norm_backward` → db as a `sum`, which needs no saved activation
+- `hardtanh_backward(dy, x)` → `hardtanh_backward(dy, y)`: the result decides as well as the input
+  (`x <= low` exactly when `y <= low`), and it is often saved anyway
+- nodes without any input → constants
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from .graph import Builder, Graph, add_constant, aten, rebuilt, tensor_bytes
+
+Rule = Callable[[Builder, fx.Node], Any]
+RULES: dict[Any, Rule] = {}
+
+FOLD_LIMIT_BYTES = 1 << 20
+
+
+def rule(*ops: Any) -> Callable[[Rule], Rule]:
+    def register(f: Rule) -> Rule:
+        RULES.update(dict.fromkeys(ops, f))
+        return f
+
+    return register
+
+
+def canonicalise(graph: Graph) -> Graph:
+    """Apply every rule, fold what depends on nothing, drop what nothing needs."""
+    new = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    output = new.graph_copy(graph.fx, copied)
+    new.output(output)
+    for node in list(new.nodes):
+        apply = RULES.get(node.target)
+        if apply is None or node.op != "call_function":
+            continue
+        builder = Builder(new, node.meta["phase"], node.meta["layer"], node.meta["source"])
+        with builder.before(node):
+            replacement = apply(builder, node)
+        if replacement is None:
+            continue
+        if isinstance(replacement, dict):
+            for user in list(node.users):
+                assert user.target is operator.getitem, f"{node} is used as a tuple by {user}"
+                if user.args[1] in replacement:
+                    user.replace_all_uses_with(replacement[user.args[1]])
+                    new.erase_node(user)
+        else:
+            node.replace_all_uses_with(replacement)
+    new.eliminate_dead_code()
+    return fold_constants(rebuilt(graph, new))
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """Evaluate nodes that depend on no input (or only on constants) into CONST inputs.
+
+    Results over a megabyte stay computed: a constant is stored in every artefact.
+    """
+    placeholders = graph.placeholders
+    known = {node: graph.values[name] for name, node in placeholders.items() if name.startswith("const:")}
+    slots, values = list(graph.inputs), dict(graph.values)
+    last = list(placeholders.values())[-1]
+    for node in list(graph.fx.nodes):
+        if node.op != "call_function" or any(a not in known for a in node.all_input_nodes):
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+        known[node] = node.target(*args, **kwargs)
+    for node, value in known.items():
+        inside = all(user in known for user in node.users)
+        if node.op != "call_function" or inside or not isinstance(value, torch.Tensor):
+            continue
+        if tensor_bytes(value.shape, value.dtype) > FOLD_LIMIT_BYTES:
+            continue
+        last, slot = add_constant(graph.fx, last, f"const_{node.name}", value)
+        node.replace_all_uses_with(last)
+        slots.append(slot)
+        values[slot.name] = value.contiguous()
+    graph.fx.eliminate_dead_code()
+    return rebuilt(graph, graph.fx, inputs=tuple(slots), values=values)
+
+
+@rule(aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default)
+def _identity(b: Builder, node: fx.Node) -> Any:
+    return node.args[0]
+
+
+@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+def _reshape(b: Builder, node: fx.Node) -> Any:
+    x: Any = node.args[0]
+    shape = list(node.meta["val"].shape)
+    return x if shape == list(x.meta["val"].shape) else b.call(aten.reshape.default, x, shape)
+
+
+@rule(aten.t.default)
+def _t(b: Builder, node: fx.Node) -> Any:
+    return _permute(b, node.args[0], [1, 0] if node.meta["val"].ndim == 2 else [0])
+
+
+@rule(aten.transpose.int)
+def _transpose(b: Builder, node: fx.Node) -> Any:
+    x, i, j = node.args
+    dims = list(range(node.meta["val"].ndim))
+    dims[i], dims[j] = dims[j], dims[i]  # pyright: ignore
+    return _permute(b, x, dims)
+
+
+@rule(aten.permute.default)
+def _permute_again(b: Builder, node: fx.Node) -> Any:
+    ndim = node.meta["val"].ndim
+    return _permute(b, node.args[0], [d % ndim for d in node.args[1]])  # pyright: ignore
+
+
+def _permute(b: Builder, x: Any, dims: list[int]) -> fx.Node:
+    """A permute, merged with one right below it; nothing at all when it is the identity."""
+    if x.target is aten.permute.default:
+        x, dims = x.args[0], [x.args[1][d] for d in dims]
+    return x if dims == list(range(len(dims))) else b.call(aten.permute.default, x, dims)
+
+
+@rule(aten.hardtanh_backward.default)
+def _hardtanh_backward(b: Builder, node: fx.Node) -> Any:
+    dy, x, low, high = node.args
+    for user in x.users:  # pyright: ignore
+        if user.target is aten.hardtanh.default and tuple(user.args[1:]) == (low, high):
+            return b.call(aten.hardtanh_backward.default, dy, user, low, high)
+    return None
+
+
+@rule(aten.convolution_backward.default)
+def _convolution_backward(b: Builder, node: fx.Node) -> Any:
+    dy, x, w, bias, stride, padding, dilation, transposed, _, groups, mask = node.args
+    results: dict[int, fx.Node] = {}
+    if mask[1]:  # pyright: ignore
+        dw = b.call(aten.convolution_backward.default, *node.args[:-1], [False, True, False])
+        results[1] = _take(b, dw, 1)
+    if mask[2]:  # pyright: ignore
+        dims = [d for d in range(dy.meta["val"].ndim) if d != 1]  # pyright: ignore
+        results[2] = b.call(aten.sum.dim_IntList, dy, dims)
+    if mask[0]:  # pyright: ignore
+        if transposed:
+            results[0] = b.call(
+                aten.convolution.default,
+                dy,
+                w,
+                None,
+                stride,
+                padding,
+                dilation,
+                False,
+                [0] * len(stride),
+                groups,  # pyright: ignore
+            )
+        else:
+            sizes = zip(
+                x.meta["val"].shape[2:],
+                dy.meta["val"].shape[2:],
+                w.meta["val"].shape[2:],  # pyright: ignore
+                stride,
+                padding,
+                dilation,
+            )  # pyright: ignore
+            extra = [xs - ((ys - 1) * s - 2 * p + d * (k - 1) + 1) for xs, ys, k, s, p, d in sizes]
+            results[0] = b.call(
+                aten.convolution.default, dy, w, None, stride, padding, dilation, True, extra, groups
+            )
+    return results
+
+
+def _take(b: Builder, node: fx.Node, index: int) -> fx.Node:
+    got = b.graph.call_function(operator.getitem, (node, index))
+    got.meta = {**node.meta, "val": node.meta["val"][index]}
+    return got
+
+
+def _per_channel(b: Builder, v: Any, ndim: int) -> fx.Node:
+    return b.call(aten.reshape.default, v, [1, -1] + [1] * (ndim - 2))
+
+
+def _bn_scale(b: Builder, w: Any, var: Any, eps: float) -> tuple[fx.Node, fx.Node]:
+    """1/sqrt(var + eps) and the scale `weight / sqrt(var + eps)`, both [C]."""
+    inv = b.call(aten.rsqrt.default, b.call(aten.add.Scalar, var, eps))
+    return inv, (inv if w is None else b.call(aten.mul.Tensor, w, inv))
+
+
+@rule(aten._native_batch_norm_legit_no_training.default)
+def _batch_norm(b: Builder, node: fx.Node) -> Any:
+    x, w, bias, mean, var, _, eps = node.args
+    ndim = x.meta["val"].ndim  # pyright: ignore
+    _, scale = _bn_scale(b, w, var, eps)  # pyright: ignore
+    shift = b.call(aten.neg.default, b.call(aten.mul.Tensor, mean, scale))
+    if bias is not None:
+        shift = b.call(aten.add.Tensor, bias, shift)
+    scaled = b.call(aten.mul.Tensor, x, _per_channel(b, scale, ndim))
+    return {0: b.call(aten.add.Tensor, scaled, _per_channel(b, shift, ndim))}
+
+
+@rule(aten.native_batch_norm_backward.default)
+def _batch_norm_backward(b: Builder, node: fx.Node) -> Any:
+    dy, x, w, mean, var, _, _, training, eps, mask = node.args
+    if training:
+        return None
+    ndim = x.meta["val"].ndim  # pyright: ignore
+    dims = [d for d in range(ndim) if d != 1]
+    inv, scale = _bn_scale(b, w, var, eps)  # pyright: ignore
+    results: dict[int, fx.Node] = {}
+    if mask[1]:  # pyright: ignore
+        centred = b.call(aten.sub.Tensor, x, _per_channel(b, mean, ndim))
+        product = b.call(aten.sum.dim_IntList, b.call(aten.mul.Tensor, dy, centred), dims)
+        results[1] = b.call(aten.mul.Tensor, product, inv)
+    if mask[2]:  # pyright: ignore
+        results[2] = b.call(aten.sum.dim_IntList, dy, dims)
+    if mask[0]:  # pyright: ignore
+        results[0] = b.call(aten.mul.Tensor, dy, _per_channel(b, scale, ndim))
+    return results
+
+
+@rule(aten.native_layer_norm_backward.default)
+def _layer_norm_backward(b: Builder, node: fx.Node) -> Any:
+    dy, _, normalized, *_, mask = node.args
+    results: dict[int, fx.Node] = {}
+    if mask[2]:  # pyright: ignore
+        outer = dy.meta["val"].ndim - len(normalized)  # pyright: ignore
+        results[2] = b.call(aten.sum.dim_IntList, dy, list(range(outer))) if outer else dy  # pyright: ignore
+    if mask[0] or mask[1]:  # pyright: ignore
+        rest = b.call(aten.native_layer_norm_backward.default, *node.args[:-1], [mask[0], mask[1], False])  # pyright: ignore
+        results |= {i: _take(b, rest, i) for i in (0, 1) if mask[i]}  # pyright: ignore
+    return results
+
+
+def hoist_weight_gradients(graph: Graph) -> Graph:
+    """Move what serves one gradient only to right behind its operands.
+
+    Autograd computes dX before dW, which keeps the saved activation alive beside dX. Computing dW
+    first frees it earlier and never raises the peak.
+    """
+    from .dependence import dependence
+
+    needs = dependence(graph)
+    position = {node: i for i, node in enumerate(graph.fx.nodes)}
+    for node in list(graph.nodes("backward")):
+        if needs[node].bit_count() != 1 or not node.all_input_nodes:
+            continue
+        latest = max(node.all_input_nodes, key=lambda n: position[n])
+        if latest.op == "placeholder" or latest.meta["phase"] == "forward":
+            continue
+        latest.append(node)
+        position = {n: i for i, n in enumerate(graph.fx.nodes)}
+    graph.fx.lint()
+    return replace(graph)

@@ -1,0 +1,321 @@
+"""Task -> traces: the only room that touches torch's private or unstable interfaces.
+
+The loss is exported with `torch.export` (which gets past a library's Python control flow) and made
+functional. Its gradient is then traced through autograd itself, so that the backward graph *is*
+what eager PyTorch would run: the same formulas, operator by operator.
+
+Attention is traced with its mathematical definition, because a fused kernel's backward exists on
+one device only.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.fx.traceback as fx_traceback
+from torch import fx, nn
+from torch.export.graph_signature import InputKind
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .errors import CaptureError, TaskError
+from .graph import Graph, Role, Slot, add_constant, aten, dtype_name, meta_like
+from .task import Task
+
+TORCH_ROOT = str(Path(torch.__file__).parent)
+HERE = str(Path(__file__).parent)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A traced function of a task, with the names of what goes in.
+
+    Attributes:
+        graph: forward only (metric), or forward and gradients (loss): its outputs are the loss and
+            one GRAD per parameter that the loss depends on.
+        unused: FQNs of parameters the loss does not depend on.
+        aliases: other names of tied parameters -> the name used here.
+    """
+
+    graph: Graph
+    unused: tuple[str, ...]
+    aliases: dict[str, str]
+
+
+class _Wrapped(nn.Module):
+    """`function(model, batch)` as a module over positional tensors, which is what export takes."""
+
+    def __init__(self, task: Task, function: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.model = task.model
+        self._names = tuple(task.example)
+        self._rebuild, self._function = task.rebuild, function
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return self._function(self.model, self._rebuild(dict(zip(self._names, tensors, strict=True))))
+
+
+def trace_loss(task: Task) -> Trace:
+    """The loss and the gradient of every parameter as one graph.
+
+    Raises:
+        TaskError: the loss is not one floating-point number, or depends on no parameter.
+        CaptureError: the model cannot be exported; with the user's source line.
+    """
+    exported = _export(task, task.loss, "loss")
+    loss = _only_output(exported).meta["val"]
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        got = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, torch.Tensor) else repr(loss)
+        raise TaskError(
+            f"Task {task.name!r}: the loss must be one floating-point number, but `loss(model, batch)` "
+            f"gives {got}. Reduce it, for example with .mean()."
+        )
+    return _trace(task, exported, with_gradients=True)
+
+
+def trace_metric(task: Task) -> Trace:
+    """The metric, one value per sample, as a forward graph.
+
+    Raises:
+        TaskError: the metric does not give one value per sample.
+        CaptureError: the model cannot be exported.
+    """
+    exported = _export(task, task.metric, "metric")
+    value = _only_output(exported).meta["val"]
+    samples = {len(v) for v in task.example.values() if v.ndim}
+    if not isinstance(value, torch.Tensor) or value.ndim != 1 or len(value) not in samples:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+        raise TaskError(
+            f"Task {task.name!r}: the metric must give one value per sample (a tensor of shape "
+            f"[{max(samples, default='N')}]), but `metric(model, batch)` gives {got}."
+        )
+    return _trace(task, exported, with_gradients=False)
+
+
+def _export(task: Task, function: Callable[..., torch.Tensor], what: str) -> torch.export.ExportedProgram:
+    module = _Wrapped(task, function).eval()
+    example = tuple(task.example.values())
+    training = {n: m.training for n, m in task.model.named_modules()}
+    task.model.eval()
+    try:
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(module, example, strict=False)
+            return exported.run_decompositions({})
+    except TaskError:
+        raise
+    except Exception as e:  # whatever the user's code or export raises becomes one readable error
+        raise CaptureError(_explain(task, what, e)) from e
+    finally:
+        for name, m in task.model.named_modules():
+            m.training = training[name]
+
+
+def _explain(task: Task, what: str, error: Exception) -> str:
+    where = ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((TORCH_ROOT, HERE, "<")):
+            where = f" at {frame.filename}:{frame.lineno}: `{frame.line}`"
+            break
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kind = type(error).__name__
+    if "data-dependent" in str(error).lower() or "DataDependent" in kind:
+        reason = (
+            "its control flow or a shape depends on the values of a tensor, and a training step that is "
+            "compiled before deployment has one fixed graph. Replace the branch by torch.where or "
+            "torch.cond, or move the decision out of the model"
+        )
+    else:
+        reason = f"{kind}: {first}. A model must work with torch.export to be compiled"
+    return f"Task {task.name!r}: the {what} cannot be turned into one static graph{where}: {reason}."
+
+
+def _only_output(exported: torch.export.ExportedProgram) -> Any:
+    outputs = exported.graph.output_node().args[0]
+    user = exported.graph_signature.user_outputs
+    for node in outputs:  # pyright: ignore
+        if isinstance(node, fx.Node) and node.name == user[0]:
+            return node
+    raise TaskError("The loss or metric returned something that does not depend on the model or batch.")
+
+
+class _Replay(fx.Interpreter):
+    """Runs an exported graph under tracing; strides may differ from export's, so views reshape."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is aten.view.default:
+            target = aten.reshape.default
+        if target is aten._assert_tensor_metadata.default:
+            return None
+        return super().call_function(target, args, kwargs)
+
+
+def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: bool) -> Trace:
+    module = exported.graph_module
+    specs = exported.graph_signature.input_specs
+    nodes = [n for n in module.graph.nodes if n.op == "placeholder"]
+    fakes = [n.meta["val"] for n in nodes]
+    mutated = [*exported.graph_signature.buffers_to_mutate.values()]
+    if mutated:
+        raise TaskError(
+            f"Task {task.name!r}: the model changes its buffers {', '.join(m.removeprefix('model.') for m in mutated)} "
+            "while it runs. Only frozen buffers can be compiled; use evaluation-mode layers."
+        )
+    keys = list(task.example)
+    names = _canonical_names(task.model)
+    slots: list[Slot] = []
+    values: dict[str, torch.Tensor] = {}
+    params: list[int] = []
+    for i, (spec, fake) in enumerate(zip(specs, fakes)):
+        fqn = (spec.target or "").removeprefix("model.")
+        fqn = names.get(fqn, fqn)
+        shape, dtype = tuple(fake.shape), dtype_name(fake.dtype)
+        if spec.kind is InputKind.USER_INPUT:
+            slots.append(
+                Slot(Role.BATCH, keys[len([s for s in slots if s.role is Role.BATCH])], shape, dtype)
+            )
+        elif spec.kind is InputKind.PARAMETER:
+            slots.append(Slot(Role.PARAM, fqn, shape, dtype))
+            values[slots[-1].name] = exported.state_dict[spec.target].detach()  # pyright: ignore
+            if fake.is_floating_point():
+                params.append(i)
+        else:
+            slots.append(Slot(Role.BUFFER, fqn, shape, dtype))
+            store = exported.state_dict if spec.target in exported.state_dict else exported.constants
+            values[slots[-1].name] = store[spec.target].detach()  # pyright: ignore
+
+    output = next(
+        i
+        for i, n in enumerate(module.graph.output_node().args[0])  # pyright: ignore
+        if isinstance(n, fx.Node) and n.name == exported.graph_signature.user_outputs[0]
+    )
+
+    grads_exist: list[bool] = []
+
+    def function(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if not with_gradients:
+            with fx_traceback.preserve_node_meta(), torch.no_grad():
+                return (_Replay(module).run(*inputs)[output],)
+        leaves = [x.detach().requires_grad_() if i in params else x for i, x in enumerate(inputs)]
+        with fx_traceback.preserve_node_meta():
+            loss = _Replay(module).run(*leaves)[output]
+            if not loss.requires_grad:
+                raise TaskError(
+                    f"Task {task.name!r}: the loss depends on no parameter; nothing can be trained."
+                )
+            grads = torch.autograd.grad(loss.reshape(()), [leaves[i] for i in params], allow_unused=True)
+        grads_exist.extend(g is not None for g in grads)
+        return (loss.reshape(()), *(g for g in grads if g is not None))
+
+    mode = next(f.fake_mode for f in fakes)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(mode)
+        traced = make_fx(function, _allow_non_fake_inputs=True)(*fakes)
+
+    graph = traced.graph
+    trained = [i for i, exists in zip(params, grads_exist) if exists]
+    unused = tuple(slots[i].fqn for i, exists in zip(params, grads_exist) if not exists)
+    outputs = [
+        Slot(
+            Role.LOSS if with_gradients else Role.METRIC,
+            "",
+            () if with_gradients else tuple(_only_output(exported).meta["val"].shape),
+            dtype_name(_only_output(exported).meta["val"].dtype),
+        )
+    ]
+    outputs += [Slot(Role.GRAD, slots[i].fqn, slots[i].shape, slots[i].dtype) for i in trained]
+    _lift_constants(traced, slots, values)
+    _annotate(graph, slots)
+    return Trace(Graph(graph, tuple(slots), tuple(outputs), values), unused, _tied(task.model, slots))
+
+
+def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str, torch.Tensor]) -> None:
+    """Turn tensors that tracing stored as attributes into CONST inputs."""
+    graph = traced.graph
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        value = getattr(traced, str(node.target)).detach()
+        placeholder, slot = add_constant(graph, last, node.name, value)
+        node.replace_all_uses_with(placeholder)
+        graph.erase_node(node)
+        slots.append(slot)
+        values[slot.name] = value
+        last = placeholder
+
+
+def _annotate(graph: fx.Graph, slots: list[Slot]) -> None:
+    """Replace tracing's metadata by ours: val, phase, layer, source.
+
+    Autograd's nodes carry no module. One belongs to the module of the parameter or of the saved
+    activation it reads, else to that of the gradient it continues.
+    """
+    result = graph.output_node().args[0][0]  # pyright: ignore
+    while result.target in (aten.detach.default, aten.view.default, aten.reshape.default):
+        result = result.args[0]
+    views = (aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.detach.default)
+    owner: dict[fx.Node, tuple[str, str]] = {}
+    anchors: set[fx.Node] = set()
+    phase = "forward"
+    placeholders = iter(slots)
+    for node in graph.nodes:
+        meta, node.meta = node.meta, {}
+        if node.op == "output":
+            continue
+        node.meta["val"] = meta_like(meta.get("val"))
+        if node.op == "placeholder":
+            slot = next(placeholders)
+            if slot.role is Role.PARAM:
+                owner[node] = (slot.fqn.rpartition(".")[0], "")
+                anchors.add(node)
+            continue
+        layer, source = _layer(meta), _source(meta)
+        if phase == "backward":
+            known = [owner[a] for a in node.all_input_nodes if a in owner]
+            saved = [owner[a] for a in node.all_input_nodes if a in owner and a in anchors]
+            layer, source = next(iter(saved), next(iter(known), ("", "")))
+        owner[node] = (layer, source)
+        if phase == "forward" or (node.target in views and node.args[0] in anchors):
+            anchors.add(node)
+        node.meta.update(phase=phase, layer=layer, source=source)
+        if node is result:
+            phase = "backward"
+
+
+def _layer(meta: dict[str, Any]) -> str:
+    stack = list((meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return re.sub(r"^(L__self__\.?)?(model\.?)?", "", path)
+
+
+def _source(meta: dict[str, Any]) -> str:
+    frames = re.findall(r'File "([^"]+)", line (\d+)', meta.get("stack_trace") or "")
+    frames = [(f, n) for f, n in frames if not f.startswith((TORCH_ROOT, HERE))]
+    return f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""
+
+
+def _canonical_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter -> the one that `named_parameters` lists; export may use another."""
+    first = {id(p): n for n, p in model.named_parameters()}
+    return {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+
+
+def _tied(model: nn.Module, slots: list[Slot]) -> dict[str, str]:
+    """Names under which a parameter is reachable but not listed -> the listed name."""
+    listed = {s.fqn for s in slots if s.role is Role.PARAM}
+    by_id = {id(p): n for n, p in model.named_parameters(remove_duplicate=False) if n in listed}
+    return {
+        n: by_id[id(p)]
+        for n, p in model.named_parameters(remove_duplicate=False)
+        if n not in listed and id(p) in by_id
+    }

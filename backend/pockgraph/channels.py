@@ -1,0 +1,78 @@
+"""Which channels of a tensor to train: from a ratio, or as given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import PlanError
+
+if TYPE_CHECKING:
+    from .rows import TensorRow
+    from .train_graph import TrainGraph
+
+METHODS = ("magnitude", "first", "random")
+
+
+def count_of(ratio: float, channels: int) -> int:
+    """How many channels a ratio means: `max(1, round(ratio * channels))`."""
+    return max(1, round(ratio * channels))
+
+
+def resolve_channels(
+    graph: TrainGraph, row: TensorRow, what: float | Sequence[int], method: str, seed: int
+) -> tuple[int, ...] | None:
+    """Sorted channel indices; empty for the whole tensor, None for a frozen one.
+
+    Raises:
+        PlanError: a ratio outside [0, 1], unknown channels, or a tensor without channels.
+    """
+    if method not in METHODS:
+        raise PlanError(f"Unknown way {method!r} to pick channels; known are {', '.join(METHODS)}.")
+    if isinstance(what, int | float) and not isinstance(what, bool):
+        if not 0 <= what <= 1:
+            raise PlanError(f"{row.fqn!r}: a ratio lies between 0 and 1, got {what}.")
+        if what == 0:
+            return None
+        if what == 1:
+            return ()
+        channels = _needs_channels(row, "ratio below 1")
+        count = count_of(what, channels)
+        return () if count == channels else pick(graph, row, count, method, seed)
+    indices = sorted({int(i) for i in what})  # pyright: ignore
+    if not indices:
+        return None
+    channels = _needs_channels(row, "list of channels")
+    if indices[0] < 0 or indices[-1] >= channels:
+        bad = [i for i in indices if not 0 <= i < channels]
+        raise PlanError(
+            f"{row.fqn!r} has channels 0 to {channels - 1} along dim {row.channel_dim}; got {bad[:8]}."
+        )
+    return () if len(indices) == channels else tuple(indices)
+
+
+def _needs_channels(row: TensorRow, what: str) -> int:
+    if row.channels is None:
+        raise PlanError(
+            f"{row.fqn!r} ({row.kind}, shape {row.shape}) can only be trained whole or not at all, "
+            f"but got a {what}. Use 1.0, or leave it out."
+        )
+    return row.channels
+
+
+def pick(graph: TrainGraph, row: TensorRow, count: int, method: str, seed: int) -> tuple[int, ...]:
+    """`count` sorted channels of a tensor: of the largest L2 norm, the first, or random ones."""
+    assert row.channels is not None and row.channel_dim is not None
+    if method == "first":
+        chosen = np.arange(count)
+    elif method == "random":
+        # The tensor's own stream: adding a tensor to a plan does not change the others' channels.
+        rng = np.random.default_rng([seed, *row.fqn.encode()])
+        chosen = rng.choice(row.channels, count, replace=False)
+    else:
+        weight = graph.initial(row.fqn).detach().transpose(0, row.channel_dim).flatten(1)
+        norms = weight.norm(dim=1).cpu().numpy()
+        chosen = np.argsort(-norms, kind="stable")[:count]
+    return tuple(int(i) for i in np.sort(chosen))

@@ -1,0 +1,23 @@
+"""Which outputs does each node serve? The question that pruning, scheduling and costs share."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from .graph import Graph, Role
+
+
+def dependence(graph: Graph) -> dict[fx.Node, int]:
+    """Node -> bit set over the graph's outputs (bit i: output i) that need the node.
+
+    The loss or metric is not counted: what only it needs has the empty set.
+    """
+    needs: dict[fx.Node, int] = dict.fromkeys(graph.fx.nodes, 0)
+    for i, (slot, node) in enumerate(zip(graph.outputs, graph.results.values(), strict=True)):
+        if slot.role not in (Role.LOSS, Role.METRIC):
+            needs[node] |= 1 << i
+    for node in reversed(graph.fx.nodes):
+        if node.op != "output":
+            for operand in node.all_input_nodes:
+                needs[operand] |= needs[node]
+    return needs

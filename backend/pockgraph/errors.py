@@ -1,0 +1,61 @@
+"""Everything that can go wrong in a way a person can mend, as one small tree.
+
+Each message says what happened, where (tensor name, source line, file) and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class PockError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class TaskError(PockError):
+    """The task itself cannot be trained: loss, metric, data or parameters."""
+
+
+class CaptureError(PockError):
+    """The model cannot be turned into one static graph."""
+
+
+class PlanError(PockError):
+    """A plan does not fit the model, or is not a plan."""
+
+
+class BudgetError(PockError):
+    """No plan meets the budget."""
+
+
+class UnsupportedOperators(PockError):
+    """A target lacks operators that the graph needs; all of them are listed."""
+
+
+class ArtifactError(PockError):
+    """An artefact or a checkpoint is missing, damaged, or made for something else."""
+
+
+class BatchError(PockError):
+    """A batch does not have the names, shapes or dtypes the step was compiled for."""
+
+
+class NonFiniteLoss(PockError):
+    """The loss became NaN or infinite."""
+
+
+class StudyError(PockError):
+    """A study file cannot be opened, or belongs to another task."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'a' or 'b'?"` for a mistyped name; empty when nothing is near."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def listing(items: Sequence[str], limit: int = 8) -> str:
+    """The first `limit` items, comma-separated, with a count of the rest."""
+    shown = ", ".join(items[:limit])
+    return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")

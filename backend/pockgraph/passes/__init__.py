@@ -1,0 +1,47 @@
+"""Passes between pruning and lowering. Each is a frozen dataclass with a `name`; see `pipeline`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ..graph import Graph
+from ..plan import write_atomically
+
+
+class Pass(Protocol):
+    """A graph transformation: same inputs and outputs, same numbers, a new graph."""
+
+    name: ClassVar[str]
+
+    def __call__(self, graph: Graph) -> Graph: ...
+
+
+def pipeline() -> tuple[Pass, ...]:
+    """The passes every target starts with, in order."""
+    from .fold_constants import FoldConstants
+    from .fold_scale import FoldScale
+
+    return (FoldConstants(), FoldScale())
+
+
+def run(graph: Any, passes: Sequence[Pass] | None = None) -> Any:
+    """Apply passes, checking the graph after each.
+
+    `POCK_DEBUG=1` prints a line per pass; `POCK_DUMP=DIR` writes each graph as Python.
+    """
+    debug, dump = os.environ.get("POCK_DEBUG", "0"), os.environ.get("POCK_DUMP")
+    for number, apply in enumerate(pipeline() if passes is None else passes):
+        start, before = time.perf_counter(), len(graph.fx.nodes)
+        graph = apply(graph)
+        graph.check()
+        if debug != "0":
+            took_ms = (time.perf_counter() - start) * 1e3
+            print(f"{apply.name}: {before} -> {len(graph.fx.nodes)} nodes, {took_ms:.0f} ms", file=sys.stderr)
+        if dump:
+            write_atomically(Path(dump) / f"{number:02d}-{apply.name}.py", graph.code().encode())
+    return graph

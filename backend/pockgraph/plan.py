@@ -1,0 +1,279 @@
+"""Plan: which tensors are trained, and which channels of each. A file people keep and share.
+
+This module imports no torch: a device reads plans too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import PlanError, listing, suggest
+
+if TYPE_CHECKING:
+    from .train_graph import TrainGraph
+
+SCHEMA = "pockui.plan/1"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Trained(_Strict):
+    """How one tensor is trained.
+
+    Attributes:
+        dim: the dimension that `channels` index; None when the whole tensor is trained.
+        channels: explicit, sorted channel indices; None when the whole tensor is trained.
+    """
+
+    dim: int | None = Field(default=None, ge=0)
+    channels: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.dim is None) != (self.channels is None):
+            raise ValueError("dim and channels are given together, or neither")
+        if self.channels is not None:
+            if not self.channels:
+                raise ValueError("channels is empty: leave a frozen tensor out of the plan instead")
+            if any(b <= a for a, b in zip(self.channels, self.channels[1:])):
+                raise ValueError("channels must be sorted and distinct")
+            if self.channels[0] < 0:
+                raise ValueError("channel indices start at 0")
+        return self
+
+
+class BatchSpec(_Strict):
+    """Shape and dtype of one batch entry."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Plan(_Strict):
+    """Which tensors a training step updates.
+
+    Attributes:
+        task: the task's name.
+        model: FQN -> shape of every trainable tensor of the model the plan was made for.
+        batch: what a batch holds.
+        optimizer: `{"name": "sgd", "momentum": 0.9, …}`.
+        tensors: FQN -> how it is trained. Tensors left out are frozen.
+        predicted, measured: figures, keys with unit suffixes (`peak_bytes`, `step_ms`, …).
+        provenance: who or what made the plan, free text values.
+    """
+
+    schema_: Literal["pockui.plan/1"] = Field(default=SCHEMA, alias="schema")
+    task: str
+    model: dict[str, tuple[int, ...]]
+    batch: dict[str, BatchSpec]
+    optimizer: dict[str, Any]
+    tensors: dict[str, Trained]
+    predicted: dict[str, float] = {}
+    measured: dict[str, float] = {}
+    provenance: dict[str, str] = {}
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _fits_itself(self) -> Self:
+        for fqn, trained in self.tensors.items():
+            if fqn not in self.model:
+                raise ValueError(f"tensor {fqn!r} is not in the plan's model.{suggest(fqn, self.model)}")
+            if trained.channels is not None and trained.dim is not None:
+                shape = self.model[fqn]
+                if trained.dim >= len(shape) or trained.channels[-1] >= shape[trained.dim]:
+                    raise ValueError(
+                        f"{fqn!r} of shape {shape} has no channel {trained.channels[-1]} "
+                        f"along dim {trained.dim}"
+                    )
+        return self
+
+    # ---------------------------------------------------------------- making plans
+
+    @classmethod
+    def of(
+        cls,
+        graph: TrainGraph,
+        choice: Mapping[str, float | Sequence[int]],
+        *,
+        channels: Literal["magnitude", "first", "random"] = "magnitude",
+        seed: int = 0,
+        provenance: Mapping[str, str] | None = None,
+    ) -> Plan:
+        """A plan from FQN -> ratio in (0, 1], or -> explicit channel indices.
+
+        A ratio picks `max(1, round(ratio * channels))` channels of the tensor's channel dimension
+        (see `TensorRow.channel_dim`): those of the largest L2 norm, the first, or random ones.
+        A ratio of 0 leaves the tensor frozen.
+
+        Raises:
+            PlanError: an unknown name (with suggestions), a ratio outside [0, 1], a channel that
+                does not exist, or a part of a tensor that has no channel dimension.
+        """
+        from .channels import resolve_channels
+        from .train_graph import check_trainable
+
+        rows = {row.fqn: row for row in graph.tensors}
+        tensors: dict[str, Trained] = {}
+        for fqn, what in choice.items():
+            if fqn not in rows:
+                check_trainable(graph, [fqn])
+                raise PlanError(f"The model has no trainable tensor {fqn!r}.{suggest(fqn, rows)}")
+            picked = resolve_channels(graph, rows[fqn], what, channels, seed)
+            if picked is None:
+                continue
+            whole = len(picked) == 0
+            tensors[fqn] = Trained() if whole else Trained(dim=rows[fqn].channel_dim, channels=picked)
+        order = {fqn: i for i, fqn in enumerate(rows)}
+        return cls(
+            task=graph.name,
+            model={row.fqn: row.shape for row in graph.tensors},
+            batch={s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in graph.batch_slots},
+            optimizer=graph.optimizer.to_dict(),
+            tensors=dict(sorted(tensors.items(), key=lambda kv: order[kv[0]])),
+            provenance=dict(provenance or {}),
+        )
+
+    @classmethod
+    def full(cls, graph: TrainGraph) -> Plan:
+        """Every tensor."""
+        return cls.of(graph, {r.fqn: 1.0 for r in graph.tensors}, provenance={"made_by": "full"})
+
+    @classmethod
+    def head(cls, graph: TrainGraph) -> Plan:
+        """Only the last layer with parameters."""
+        from .presets import head
+
+        return cls.of(graph, head(graph), provenance={"made_by": "head"})
+
+    @classmethod
+    def last_k_biases(cls, graph: TrainGraph, k: int) -> Plan:
+        """The head, and the biases (of norms, too) of the last `k` layers that have one."""
+        from .presets import last_k_biases
+
+        return cls.of(graph, last_k_biases(graph, k), provenance={"made_by": f"last_k_biases({k})"})
+
+    @classmethod
+    def preset(cls, graph: TrainGraph) -> Plan:
+        """The scheme PockEngine reports for this kind of network (arXiv 2310.17752, section 4)."""
+        from .presets import preset
+
+        return cls.of(graph, preset(graph), provenance={"made_by": "preset"})
+
+    # ---------------------------------------------------------------- reading them
+
+    def ratio(self, fqn: str) -> float:
+        """The trained share of a tensor's channels: 0 when frozen, 1 when whole."""
+        trained = self.tensors.get(fqn)
+        if trained is None:
+            return 0.0
+        if trained.channels is None or trained.dim is None:
+            return 1.0
+        return len(trained.channels) / self.model[fqn][trained.dim]
+
+    def choice(self) -> dict[str, float | list[int]]:
+        """What `Plan.of` takes: FQN -> 1.0 or channel indices."""
+        return {k: 1.0 if t.channels is None else list(t.channels) for k, t in self.tensors.items()}
+
+    def check_fits(self, model: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse a model whose trainable tensors are not the plan's.
+
+        Raises:
+            PlanError: with the names that differ.
+        """
+        if dict(self.model) == dict(model):
+            return
+        missing = [n for n in self.model if n not in model]
+        extra = [n for n in model if n not in self.model]
+        reshaped = [
+            f"{n} {tuple(self.model[n])} -> {tuple(model[n])}"
+            for n in self.model
+            if n in model and tuple(self.model[n]) != tuple(model[n])
+        ]
+        parts = []
+        if missing:
+            parts.append(f"the plan names {listing(missing)}, which the model lacks")
+        if extra:
+            parts.append(f"the model has {listing(extra)}, which the plan does not know")
+        if reshaped:
+            parts.append(f"shapes differ: {listing(reshaped)}")
+        raise PlanError(
+            f"This plan was made for another model (task {self.task!r}): {'; '.join(parts)}. "
+            "Make a plan for this model with Plan.of, or load the model it was made for."
+        )
+
+    # ---------------------------------------------------------------- files
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "plan") -> Plan:
+        """Parse and validate.
+
+        Raises:
+            PlanError: not JSON, or not a plan; every violated rule with its place.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as e:
+            raise PlanError(f"{where} is not JSON (line {e.lineno}, column {e.colno}: {e.msg}).") from None
+        if isinstance(data, dict) and data.get("schema") != SCHEMA:
+            raise PlanError(f"{where} has schema {data.get('schema')!r}; this version reads {SCHEMA!r}.")
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as e:
+            problems = [f"{'.'.join(map(str, err['loc'])) or 'plan'}: {err['msg']}" for err in e.errors()]
+            raise PlanError(f"{where} is not a valid plan: {listing(problems)}.") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON; a killed write leaves the old file."""
+        write_atomically(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], graph: TrainGraph | None = None) -> Plan:
+        """Read a plan file, and refuse it when `graph` is another model's.
+
+        Raises:
+            PlanError: unreadable, invalid, or made for another model.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise PlanError(f"Cannot read the plan {path}: {e}.") from None
+        plan = cls.from_json(text, where=str(path))
+        if graph is not None:
+            plan.check_fits({row.fqn: row.shape for row in graph.tensors})
+        return plan
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary neighbour, then rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own mode would keep the file from everyone else
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of plan files; `docs/plan.schema.json` holds a copy."""
+    return Plan.model_json_schema(by_alias=True)

@@ -1,0 +1,203 @@
+"""TrainGraph -> Profile: reduce the whole training graph to the numbers planning needs."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from . import cost, presets
+from .dependence import dependence
+from .graph import Graph, Role, aten, output_args
+from .plan import Trained
+from .profile import WORK_KINDS, Operator, Profile
+from .prune import assemble
+from .slicing import moves
+from .train_graph import TrainGraph
+
+MATRIX = (aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default,
+          aten.bmm.default)  # fmt: skip
+CLAMPS = {aten.hardtanh_backward.default: 2, aten.threshold_backward.default: 1}
+
+
+def profile_of(graph: TrainGraph) -> Profile:
+    """The profile of a task's training graph; every plan of it can then be costed without torch."""
+    full = graph.plan.model_copy(update={"tensors": {r.fqn: Trained() for r in graph.tensors}})
+    raw = assemble(graph.gradients, graph.optimizer, full)
+    nodes, steps = cost.steps_of(raw)
+    number = {n: i for i, n in enumerate(nodes)}
+    row_of = {r.fqn: i for i, r in enumerate(graph.tensors)}
+    serves = _serves(raw, row_of)
+    needed = _ancestors(raw.results["loss"])
+    weights = {node: row_of[s.fqn] for s, node in zip(raw.inputs, raw.placeholders.values()) if s.trained}
+
+    operators = []
+    for i, (node, step) in enumerate(zip(nodes, steps)):
+        clamp = CLAMPS.get(node.target, 0)
+        y: Any = node.args[1] if clamp else None
+        masked = clamp and y in number and y.meta["phase"] == "forward"
+        reads = {weights[s] for a in node.all_input_nodes if (s := cost.storage_of(a)) in weights}
+        kind, work = _work(node, serves[node])
+        operators.append(
+            Operator(
+                name=node.name,
+                storage=step.storage,
+                bytes=step.owns_bytes,
+                flops=cost.node_flops(node),
+                operands=step.operands,
+                inputs=tuple(sorted({number[a] for a in node.all_input_nodes if a in number})),
+                serves=serves[node],
+                forward=step.forward,
+                needed=node in needed,
+                elementwise=step.elementwise,
+                kind=kind,
+                work=work,
+                masks=number[y] if masked else -1,
+                clamps=clamp if masked else 0,
+                late=tuple(sorted(_late(y, number))) if masked else (),
+                reads=() if node.meta["phase"] == "update" else tuple(sorted(reads)),
+            )
+        )
+        assert number[node] == i
+
+    gradient = _gradient_nodes(graph, number)
+    first, roots, order = [], [], []
+    move_tables = []
+    for i, row in enumerate(graph.tensors):
+        placeholder = next(p for p, r in weights.items() if r == i)
+        users = [u for u in placeholder.users if u in number]
+        first.append(min(number[u] for u in users))
+        roots.append(number[gradient[row.fqn]])
+        has_channels = row.channel_dim is not None
+        order.append(_by_norm(graph, row) if has_channels else ())
+        move_tables.append(_moves(gradient[row.fqn], row.channel_dim, placeholder, number) if has_channels else {})
+
+    late_only = []
+    resident = 0
+    for slot, node in zip(raw.inputs, raw.placeholders.values()):
+        if slot.role is Role.OPT_STATE:
+            continue
+        readers = tuple(number[u] for u in node.users if u in number)
+        if slot.role in (Role.CONST, Role.BUFFER) and not any(operators[r].needed for r in readers):
+            late_only.append((slot.nbytes, readers))
+        else:
+            resident += slot.nbytes
+    made = {"preset": presets.preset(graph), "head": presets.head(graph)}
+    return Profile(
+        task=graph.name,
+        batch=dict(graph.plan.batch),
+        optimizer=graph.optimizer.to_dict(),
+        rows=graph.tensors,
+        channel_order=tuple(order),
+        operators=tuple(operators),
+        moves=tuple(move_tables),
+        first_reader=tuple(first),
+        roots=tuple(roots),
+        resident_bytes=resident,
+        backward_constants=tuple(late_only),
+        state_copies=len(graph.optimizer.tensor_state),
+        scalar_bytes=4 * len(graph.optimizer.scalar_state),
+        loss=number[raw.results["loss"]],
+        head=tuple(presets.head(graph)),
+        presets=made,
+    )
+
+
+def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
+    """Node -> bit set of the rows whose update needs it."""
+    by_output = dependence(raw)
+    everything = (1 << len(row_of)) - 1
+    bits = [1 << row_of[s.fqn] if s.fqn else everything for s in raw.outputs]
+    bits[0] = 0  # the loss is nobody's update
+    out = {}
+    for node, need in by_output.items():
+        served, rest = 0, need
+        while rest:
+            low = rest & -rest
+            served |= bits[low.bit_length() - 1]
+            rest ^= low
+        out[node] = served
+    return out
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    seen, todo = set(), [node]
+    while todo:
+        n = todo.pop()
+        if n not in seen:
+            seen.add(n)
+            todo.extend(n.all_input_nodes)
+    return seen
+
+
+def _late(y: fx.Node, number: dict[fx.Node, int]) -> set[int]:
+    """Operators that read `y`, or a view of it, in the backward pass for more than a comparison."""
+    out = set()
+    for user in y.users:
+        if user not in number or user.target in CLAMPS:
+            continue
+        if user.meta["phase"] != "forward":
+            out.add(number[user])
+        elif user.target in cost.VIEWS:
+            out |= _late(user, number)
+    return out
+
+
+def _work(node: fx.Node, serves: int) -> tuple[int, int]:
+    if node.meta["phase"] == "forward":
+        return 0, cost.node_flops(node)
+    if node.target in MATRIX:
+        own = serves & (serves - 1) == 0
+        groups = {aten.convolution.default: 8, aten.convolution_backward.default: 9}.get(node.target)
+        grouped = groups is not None and node.args[groups] != 1
+        kind = ("dw_" if own else "dx_") + ("depthwise" if grouped else "matrix")
+        return WORK_KINDS.index(kind), cost.node_flops(node)
+    if node.target in cost.VIEWS:
+        return WORK_KINDS.index("stream"), 0
+    moved = cost.value_bytes(node.meta["val"]) + sum(
+        cost.value_bytes(a.meta["val"]) for a in node.all_input_nodes
+    )
+    return WORK_KINDS.index("stream"), 0 if node.target is operator.getitem else moved
+
+
+def _gradient_nodes(graph: TrainGraph, number: dict[fx.Node, int]) -> dict[str, fx.Node]:
+    """FQN -> the raw graph's node that makes its gradient (copies keep their names)."""
+    by_name = {n.name: n for n in number}
+    outputs = zip(graph.gradients.outputs, output_args(graph.gradients.fx))
+    return {s.fqn: by_name[n.name] for s, n in outputs if s.role is Role.GRAD}
+
+
+def _input_code(node: fx.Node, weight: fx.Node) -> int:
+    """How `Profile.moves` writes an operand that is an input, see there."""
+    return -1 if node is weight else -1 - cost.value_bytes(node.meta["val"])
+
+
+def _moves(
+    root: fx.Node, dim: int | None, weight: fx.Node, number: dict[fx.Node, int]
+) -> dict[int, tuple[int, ...]]:
+    """Where a selection of channels could move from `root`, were every node on the way its own."""
+    table: dict[int, tuple[int, ...]] = {}
+
+    def visit(node: fx.Node, d: int) -> None:
+        moved = moves(node, d, 1) if node in number else None
+        if moved is None or number[node] in table:
+            return
+        inner: Any = node.args[0] if node.target is operator.getitem else node
+        operands = {inner.args[k]: at for k, at in moved[0].items()}
+        table[number[inner]] = tuple(number[a] if a in number else _input_code(a, weight) for a in operands)
+        if inner is not node:
+            table[number[node]] = (number[inner],)
+        for a, at in operands.items():
+            visit(a, at)
+
+    if dim is not None:
+        visit(root, dim)
+    return table
+
+
+def _by_norm(graph: TrainGraph, row: Any) -> tuple[int, ...]:
+    """Channels by falling L2 norm: the order in which a growing ratio takes them."""
+    weight: torch.Tensor = graph.initial(row.fqn).detach().transpose(0, row.channel_dim).flatten(1)
+    return tuple(torch.argsort(-weight.norm(dim=1), stable=True).tolist())

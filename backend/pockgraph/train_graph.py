@@ -1,0 +1,242 @@
+"""TrainGraph: forward, backward and update of a task as one graph, and what each tensor costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx
+
+from . import cost
+from .dependence import dependence
+from .errors import PlanError, TaskError, listing
+from .graph import Graph, Role, Slot, aten
+from .optimizer import Optimizer
+from .plan import Plan
+from .prune import prune, specialise
+from .rows import TensorRow
+
+PASSIVE = (aten.reshape.default, aten.permute.default, aten.clone.default, aten._to_copy.default,
+           aten.expand.default)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class TrainGraph(Graph):
+    """A training step: inputs are the batch, `lr` and state; outputs the loss and the next state.
+
+    Made by `pockgraph.build` with every parameter trainable; `prune` derives the smaller graph of a
+    plan from it. The weights are views of the model's, nothing is copied.
+
+    Attributes:
+        name: the task's name.
+        gradients: loss and one gradient per tensor, from which every plan's graph is derived.
+        metric: the forward graph of the task's metric.
+        optimizer: whose update the graph holds.
+        plan: what this graph trains.
+        unused: tensors the loss does not depend on; they cannot be trained.
+        aliases: other names of tied tensors -> the name used here.
+        reference: `module:name` that makes the task again, or empty.
+    """
+
+    name: str
+    gradients: Graph
+    metric: Graph
+    optimizer: Optimizer
+    plan: Plan
+    tensors: tuple[TensorRow, ...]
+    unused: tuple[str, ...] = ()
+    aliases: dict[str, str] | None = None
+    reference: str = ""
+
+    # ------------------------------------------------------------------ plans
+
+    def prune(self, plan: Plan) -> TrainGraph:
+        """The training graph of `plan`: smaller, and exact.
+
+        Raises:
+            PlanError: the plan is another model's, names no tensor, or one that cannot be trained.
+        """
+        plan.check_fits({row.fqn: row.shape for row in self.tensors})
+        if not plan.tensors:
+            raise PlanError(
+                "The plan trains nothing. Name at least one tensor, for example with Plan.head(graph)."
+            )
+        graph = prune(self.gradients, self.optimizer, plan)
+        return replace(
+            self, fx=graph.fx, inputs=graph.inputs, outputs=graph.outputs, values=graph.values, plan=plan
+        )
+
+    def evaluation(self) -> Graph:
+        """The metric's forward graph, reading this plan's trained tensors as state."""
+        return specialise(self.metric, self.plan)
+
+    def row(self, fqn: str) -> TensorRow:
+        return next(r for r in self.tensors if r.fqn == fqn)
+
+    def initial(self, fqn: str) -> torch.Tensor:
+        """A parameter's value when the graph was built."""
+        return self.gradients.values[f"param:{fqn}"]
+
+    @property
+    def batch_slots(self) -> tuple[Slot, ...]:
+        return tuple(s for s in self.inputs if s.role is Role.BATCH)
+
+    # ------------------------------------------------------------------ figures
+
+    @cached_property
+    def timeline(self) -> cost.Timeline:
+        """Bytes alive over the schedule."""
+        return cost.timeline(self)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Modelled peak: all that is alive at the worst moment of the schedule, weights included.
+
+        Not what a process measures: no allocator, no runtime, no packed weights.
+        """
+        return self.timeline.peak_bytes
+
+    @property
+    def extra_bytes(self) -> int:
+        """What is kept only because the network trains: saved activations and optimizer state.
+
+        Smaller than the peak: weights, and values that live for a moment, are not in it.
+        """
+        return self.timeline.extra_bytes
+
+    @cached_property
+    def flops(self) -> int:
+        """Floating-point operations of one step (a multiply-add counts two)."""
+        return sum(cost.node_flops(n) for n in self.nodes())
+
+    def phase_flops(self) -> dict[str, int]:
+        """FLOPs of the forward, backward and update phases."""
+        out = dict.fromkeys(("forward", "backward", "update"), 0)
+        for node in self.nodes():
+            out[node.meta["phase"]] += cost.node_flops(node)
+        return out
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the model (names and shapes), the batch and the optimizer's kind: 16 hex digits."""
+        model = {row.fqn: row.shape for row in self.tensors}
+        batch = {s.fqn: (s.shape, s.dtype) for s in self.batch_slots}
+        text = json.dumps([self.name, model, batch], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        trained = f"{len(self.plan.tensors)} of {len(self.tensors)} tensors trained"
+        return (f"TrainGraph({self.name!r}, {trained}, {len(list(self.nodes()))} nodes, "
+                f"peak {self.peak_bytes / 1e6:.1f} MB, {self.flops / 1e9:.2f} GFLOP)")  # fmt: skip
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def tensor_rows(gradients: Graph) -> tuple[TensorRow, ...]:
+    """One row per tensor that has a gradient, in the order of the forward pass."""
+    needs = dependence(gradients)
+    order = {node: i for i, node in enumerate(gradients.fx.nodes)}
+    placeholders = gradients.placeholders
+    own_flops: dict[int, int] = {}
+    own_saved: dict[int, dict[fx.Node, int]] = {}
+    shared_flops: dict[str, int] = {}
+    for node in gradients.nodes("backward"):
+        if needs[node].bit_count() == 1:
+            bit = needs[node]
+            own_flops[bit] = own_flops.get(bit, 0) + cost.node_flops(node)
+            for operand in node.all_input_nodes:
+                storage = cost.storage_of(operand)
+                if storage.op == "call_function" and storage.meta["phase"] == "forward":
+                    own_saved.setdefault(bit, {})[storage] = cost.value_bytes(storage.meta["val"])
+        else:
+            layer = node.meta["layer"]
+            shared_flops[layer] = shared_flops.get(layer, 0) + cost.node_flops(node)
+    rows = []
+    for i, slot in enumerate(gradients.outputs):
+        if slot.role is not Role.GRAD:
+            continue
+        node = placeholders[f"param:{slot.fqn}"]
+        readers = [order[u] for u in node.users if u.op == "call_function" and u.meta["phase"] == "forward"]
+        layer = slot.fqn.rpartition(".")[0]
+        rows.append(
+            TensorRow(
+                fqn=slot.fqn, kind=_kind(slot), shape=slot.shape, layer=layer, block=_block(layer),
+                channel_dim=_channel_dim(node), flops=own_flops.get(1 << i, 0) + 2 * node.meta["val"].numel(),
+                dx_flops=shared_flops.get(layer, 0), saved_bytes=sum(own_saved.get(1 << i, {}).values()),
+                depth=min(readers, default=0),
+            )
+        )  # fmt: skip
+    return tuple(sorted(rows, key=lambda r: r.depth))
+
+
+def _kind(slot: Slot) -> str:
+    if len(slot.shape) > 1:
+        return "weight"
+    return "bias" if slot.fqn.rpartition(".")[2].endswith(("bias", "beta")) else "norm"
+
+
+def _block(layer: str) -> str:
+    """`features.12.conv.0` -> `features.12`: the path up to the first number in it."""
+    numbered = re.match(r"(.*?(?:^|\.)\d+)(?:\.|$)", layer)
+    return numbered.group(1) if numbered else layer
+
+
+def _channel_dim(weight: fx.Node) -> int | None:
+    """The dimension of a weight that runs over its input channels, from how it is used."""
+    dims = {_use(weight, u, tuple(range(weight.meta["val"].ndim))) for u in _forward_users(weight)}
+    return dims.pop() if len(dims) == 1 else None
+
+
+def _forward_users(node: fx.Node) -> Iterator[fx.Node]:
+    return (u for u in node.users if u.op == "call_function" and u.meta["phase"] == "forward")
+
+
+def _use(operand: fx.Node, user: fx.Node, dims: tuple[int, ...]) -> int | None:
+    """`dims[d]`: the weight's dimension that `operand`'s dimension d came from."""
+    args: Any = user.args
+    if user.target is aten.permute.default:
+        inner = {_use(user, u, tuple(dims[d] for d in args[1])) for u in _forward_users(user)}
+        return inner.pop() if len(inner) == 1 else None
+    if user.target is aten.convolution.default and args[1] is operand:
+        out, per_group = operand.meta["val"].shape[:2]
+        if args[6]:
+            return None
+        if args[8] == 1:
+            return dims[1]
+        return dims[0] if per_group == 1 and args[8] == out else None
+    if user.target in (aten.mm.default, aten.addmm.default, aten.bmm.default) and args[-1] is operand:
+        return dims[-2]
+    if user.target is aten.embedding.default and args[0] is operand:
+        return dims[0]
+    return None
+
+
+def check_trainable(graph: TrainGraph, names: list[str]) -> None:
+    """Refuse names that exist in the model but cannot be trained, with the reason.
+
+    Raises:
+        PlanError: a name of a tensor the loss does not depend on, or another name of a tied one.
+    """
+    unused = [n for n in names if n in graph.unused]
+    if unused:
+        raise PlanError(
+            f"The loss does not depend on {listing(unused)}, so there is no gradient to train with. "
+            "Leave them out of the plan, or use them in the model's forward pass."
+        )
+    for name in names:
+        if graph.aliases and name in graph.aliases:
+            raise PlanError(
+                f"{name!r} is tied to {graph.aliases[name]!r}: one tensor under two names. "
+                f"Plan {graph.aliases[name]!r}, which trains both uses."
+            )
+
+
+def no_parameters(name: str) -> TaskError:
+    return TaskError(f"Task {name!r}: the loss depends on no parameter; nothing can be trained.")
