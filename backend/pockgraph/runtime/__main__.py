@@ -1,0 +1,192 @@
+"""`python -m pockgraph.runtime out/ --data data.npz --steps 50`: train an artefact from the shell.
+
+Exit status: 0 done, 2 bad input or training diverged (one paragraph on stderr), 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from ..errors import BatchError, PockError
+from . import Trainer
+from .manifest import Manifest, describe
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, train, report; returns the exit status."""
+    options = _parser().parse_args(argv)
+    stop = _StopOnInterrupt()
+    try:
+        trainer = Trainer.load(options.artifact, options.device, options.threads)
+        if options.resume:
+            trainer.load_checkpoint(options.resume)
+        data = Data.load(options.data, trainer.manifest)
+        held_out = Data.load(options.eval, trainer.manifest) if options.eval else None
+        _train(trainer, data, options, stop)
+        report: dict[str, Any] = {"event": "done", "step": trainer.steps}
+        if options.save:
+            report["checkpoint"] = str(trainer.save(options.save))
+        if held_out is not None and not stop.requested:
+            evaluation = trainer.evaluate(held_out.batches())
+            report |= {"metric": evaluation.metric, "samples": evaluation.samples}
+        report["peak_rss_bytes"] = peak_rss_bytes()
+        _print(report, options.json)
+    except PockError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    finally:
+        stop.restore()
+    return INTERRUPTED if stop.requested else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m pockgraph.runtime", description="Train a compiled artefact.")
+    p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
+    p.add_argument("--data", type=Path, required=True, help="npz with one array [N, ...] per batch entry")
+    p.add_argument("--steps", type=_count, required=True, help="how many steps to take")
+    p.add_argument("--lr", type=float, help="learning rate; the artefact's own by default")
+    p.add_argument("--eval", type=Path, help="npz to evaluate on when done")
+    p.add_argument("--save", type=Path, help="write a checkpoint here when done, and on Ctrl-C")
+    p.add_argument("--resume", type=Path, help="continue from this checkpoint")
+    p.add_argument("--device", default="CPU", help="device name of the artefact's target (default: CPU)")
+    p.add_argument("--threads", type=_count, help="CPU threads; by default all cores")
+    p.add_argument("--every", type=_count, default=10, help="steps between two lines of output (default: 10)")
+    p.add_argument("--json", action="store_true", help="print one JSON object a line")
+    return p
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _train(trainer: Trainer, data: Data, options: argparse.Namespace, stop: _StopOnInterrupt) -> None:
+    losses: list[float] = []
+    times: list[float] = []
+    for done in range(1, options.steps + 1):
+        # The step number picks the batch, so a resumed run sees the data a longer run would have seen.
+        result = trainer.step(data.batch(trainer.steps), options.lr)
+        losses.append(result.loss)
+        times.append(result.duration_ms)
+        if done % options.every == 0 or done == options.steps or stop.requested:
+            report = {"loss": statistics.fmean(losses), "step_ms": statistics.median(times)}
+            _print({"event": "step", "step": trainer.steps, **report}, options.json)
+            losses, times = [], []
+        if stop.requested:
+            return
+
+
+class Data:
+    """Arrays `[N, ...]` by batch entry, read in fixed batches, from the start again at the end.
+
+    An entry that has no rows (its first dimension is not the batch's) goes whole into every batch.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray], rows: int) -> None:
+        self.arrays, self.whole, self.rows = arrays, whole, rows
+        self.samples = len(next(iter(arrays.values())))
+
+    @classmethod
+    def load(cls, path: Path, manifest: Manifest) -> Data:
+        """Read an npz file for the artefact's batches.
+
+        Raises:
+            BatchError: not an npz file, an entry is missing, or arrays differ in length.
+        """
+        holds = f"A batch of task {manifest.task!r} holds {describe(manifest.batch.items())}."
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                missing = [n for n in manifest.batch if n not in file]
+                if missing:
+                    lacks = ", ".join(map(repr, missing))
+                    raise BatchError(f"{path} lacks {lacks}. {holds} The file needs an array for each.")
+                arrays = {n: file[n] for n in manifest.batch}
+        except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as e:
+            raise BatchError(f"Cannot read {path} as an npz file: {e}. Write it with numpy.savez.") from None
+        rows = manifest.eval.outputs[0].shape[0]
+        whole = {n: arrays.pop(n) for n, spec in manifest.batch.items() if spec.shape[:1] != (rows,)}
+        lengths = {n: len(a) if a.ndim else 0 for n, a in arrays.items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise BatchError(f"The arrays of {path} need one common number of rows, not {lengths}. {holds}")
+        return cls(arrays, whole, rows)
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        start = number * self.rows % self.samples
+        if start + self.rows <= self.samples:
+            return self._cut(slice(start, start + self.rows))
+        return self._cut(np.arange(start, start + self.rows) % self.samples)
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """All rows once; the last batch may be smaller."""
+        for start in range(0, self.samples, self.rows):
+            yield self._cut(slice(start, start + self.rows))
+
+    def _cut(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
+        return {n: a[rows] for n, a in self.arrays.items()} | self.whole
+
+
+class _StopOnInterrupt:
+    """Makes the first Ctrl-C a request to stop after the current step; the second stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before = signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self.restore()
+
+    def restore(self) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+
+def peak_rss_bytes() -> int | None:
+    """The most memory this process has held; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage's figure would include whoever started this process
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _print(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report), flush=True)
+        return
+    event = report.pop("event")
+    if event == "step":
+        speed = f"{report['step_ms']:.1f} ms a step"
+        print(f"step {report['step']}: loss {report['loss']:.4f}, {speed}", flush=True)
+        return
+    parts = [f"{report['step']} steps"]
+    if "metric" in report:
+        parts.append(f"metric {report['metric']:.4f} on {report['samples']} samples")
+    if report.get("peak_rss_bytes"):
+        parts.append(f"peak memory of the process {report['peak_rss_bytes'] / 1e6:.0f} MB")
+    if "checkpoint" in report:
+        parts.append(f"saved to {report['checkpoint']}")
+    print("done: " + ", ".join(parts), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

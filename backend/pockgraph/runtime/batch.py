@@ -1,0 +1,140 @@
+"""Batches as the compiled step wants them: the names, shapes and dtypes of the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import BatchError, listing, suggest
+from ..plan import BatchSpec
+from .manifest import describe
+
+
+def named_arrays(batch: Any) -> dict[str, np.ndarray]:
+    """A dict, tuple or list of arrays as name -> array; a sequence's items are named `0`, `1`, …
+
+    Raises:
+        BatchError: the batch, or something in it, is not what can be an array of numbers.
+    """
+    if isinstance(batch, Mapping):
+        items = [(str(k), v) for k, v in batch.items()]
+    elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
+        items = [(str(i), v) for i, v in enumerate(batch)]
+    else:
+        raise BatchError(
+            f"A batch is a dict (or a tuple) of arrays, and this is a {type(batch).__name__}. "
+            "Pass the arrays by name, as in {'x': x, 'y': y}."
+        )
+    return {name: _as_array(name, value) for name, value in items}
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise BatchError(
+            f"Batch entry {name!r} ({type(value).__name__}) cannot become a numpy array: {e}. "
+            "Convert it to a numpy array on the CPU first."
+        ) from None
+    if array.dtype.kind not in "biuf":
+        raise BatchError(
+            f"Batch entry {name!r} holds {array.dtype}, which is not a number. Encode it as numbers first."
+        )
+    return array
+
+
+def fit_batch(specs: Mapping[str, BatchSpec], batch: Any, task: str) -> dict[str, np.ndarray]:
+    """`batch` with exactly the names, shapes and dtypes of `specs`.
+
+    Numbers of the same kind are cast: between floats (float64 is rounded to float32), and between
+    integers when every value fits. An integer image for a float input is refused: it was hardly
+    normalised.
+
+    Raises:
+        BatchError: in one paragraph every difference, what is expected, and what to do.
+    """
+    arrays = named_arrays(batch)
+    wrong = _wrong_names(specs, arrays)
+    fitted = {}
+    for name, spec in specs.items():
+        if name not in arrays:
+            continue
+        array = arrays[name]
+        if array.shape != spec.shape:
+            wrong.append(f"{name!r} has shape {list(array.shape)} instead of {list(spec.shape)}")
+            continue
+        cast = _cast(array, np.dtype(spec.dtype))
+        if cast is None:
+            wrong.append(f"{name!r} holds {array.dtype} instead of {spec.dtype}")
+        else:
+            fitted[name] = cast
+    if wrong:
+        raise BatchError(_message(specs, wrong, task))
+    return fitted
+
+
+def pad_batch(
+    specs: Mapping[str, BatchSpec], batch: Any, samples: int, task: str
+) -> tuple[dict[str, np.ndarray], int]:
+    """A batch of up to `samples` rows as a full one: its last row is repeated.
+
+    Returns:
+        The batch, and how many of its rows are real.
+
+    Raises:
+        BatchError: as `fit_batch`, or the entries have different, no, or too many rows.
+    """
+    arrays = named_arrays(batch)
+    rows = {
+        k: a.shape[0] for k, a in arrays.items() if k in specs and _has_rows(specs[k], samples) and a.ndim
+    }
+    short = {n for n in rows.values() if n != samples}
+    if not short:
+        return fit_batch(specs, arrays, task), samples
+    if len(set(rows.values())) > 1:
+        raise BatchError(_message(specs, [f"the entries differ in their number of rows: {rows}"], task))
+    count = short.pop()
+    if not 0 < count < samples:
+        wrong = f"it has {count} rows, and a batch holds 1 to {samples}"
+        raise BatchError(_message(specs, [wrong], task))
+    for name in rows:
+        last = np.broadcast_to(arrays[name][-1:], (samples - count, *arrays[name].shape[1:]))
+        arrays[name] = np.concatenate([arrays[name], last])
+    return fit_batch(specs, arrays, task), count
+
+
+def _has_rows(spec: BatchSpec, samples: int) -> bool:
+    return bool(spec.shape) and spec.shape[0] == samples
+
+
+def _wrong_names(specs: Mapping[str, BatchSpec], arrays: Mapping[str, Any]) -> list[str]:
+    missing = [n for n in specs if n not in arrays]
+    wrong = [f"{n!r} is missing" for n in missing]
+    for name in arrays:
+        if name not in specs:
+            wrong.append(f"{name!r} is unexpected.{suggest(name, missing)}".rstrip("."))
+    return wrong
+
+
+def _cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray | None:
+    """`array` as `dtype`, or None when that is no cast between numbers of one kind that fit."""
+    if array.dtype == dtype:
+        return array
+    kinds = array.dtype.kind + dtype.kind
+    if kinds == "ff":
+        return array.astype(dtype)
+    if set(kinds) <= set("iu"):
+        info = np.iinfo(dtype)
+        fits = array.size == 0 or (int(array.min()) >= info.min and int(array.max()) <= info.max)
+        return array.astype(dtype) if fits else None
+    return None
+
+
+def _message(specs: Mapping[str, BatchSpec], wrong: list[str], task: str) -> str:
+    return (
+        f"This batch does not fit the step compiled for task {task!r}: {listing(wrong)}. "
+        f"A batch holds {describe(specs.items())}. Bring the data into that form, or compile the task "
+        "again with batches of this one."
+    )

@@ -1,0 +1,202 @@
+"""The artefact's manifest: what is in the folder, and what a step takes and gives.
+
+Imports no torch: `SlotSpec` is `graph.Slot` as a device sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ..errors import ArtifactError, listing
+from ..plan import BatchSpec, Plan
+
+SCHEMA = "pockui.artifact/1"
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+STATE = "state.safetensors"
+LAST_CHECKPOINT = "last_checkpoint"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SlotSpec(_Strict):
+    """One input or output of a graph; the fields are those of `graph.Slot`."""
+
+    role: str
+    fqn: str
+    shape: tuple[int, ...]
+    dtype: str
+    key: str = ""
+    trained: bool = False
+    dim: int | None = None
+    indices: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """The same name as `graph.Slot.name`."""
+        if self.role in ("lr", "loss", "metric"):
+            return self.role
+        role = "trained" if self.role == "param" and self.trained else self.role
+        return ":".join(filter(None, (role, self.fqn, self.key)))
+
+    @property
+    def is_state(self) -> bool:
+        """Held by the target between steps."""
+        return self.trained or self.role == "opt_state"
+
+    @property
+    def next_name(self) -> str:
+        """State only: the name of the output that holds the slot's next value."""
+        role = "new_param" if self.trained else "new_opt_state"
+        return ":".join(filter(None, (role, self.fqn, self.key)))
+
+
+class GraphSpec(_Strict):
+    """The calling convention of one graph."""
+
+    inputs: tuple[SlotSpec, ...]
+    outputs: tuple[SlotSpec, ...]
+
+    @property
+    def batch(self) -> tuple[SlotSpec, ...]:
+        return tuple(s for s in self.inputs if s.role == "batch")
+
+    @property
+    def state(self) -> tuple[SlotSpec, ...]:
+        return tuple(s for s in self.inputs if s.is_state)
+
+
+class FileSpec(_Strict):
+    """A file's digest (hexadecimal SHA-256) and size."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Manifest(_Strict):
+    """What an artefact holds.
+
+    Attributes:
+        task: the task's name.
+        fingerprint: what a checkpoint must agree with: the plan's model, tensors and optimizer, and
+            the values that training leaves alone. Neither the target nor the batch shape is in it.
+        target, options: what the graphs were compiled for.
+        batch: what a training batch holds.
+        train, eval: the slots of both graphs.
+        optimizer: `{"name": "sgd", "lr": 0.01, …}`.
+        predicted: figures, keys with unit suffixes.
+        unused: parameters of the model that the plan does not know: unused ones, names of tied ones.
+        versions: of the programs that wrote the artefact.
+        files: every other file of the folder.
+    """
+
+    schema_: Literal["pockui.artifact/1"] = Field(default=SCHEMA, alias="schema")
+    task: str
+    fingerprint: str
+    target: str
+    options: dict[str, Any] = {}
+    batch: dict[str, BatchSpec]
+    train: GraphSpec
+    eval: GraphSpec
+    optimizer: dict[str, Any]
+    predicted: dict[str, float] = {}
+    unused: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    files: dict[str, FileSpec]
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @field_validator("files")
+    @classmethod
+    def _plain_names(cls, files: dict[str, FileSpec]) -> dict[str, FileSpec]:
+        for name in files:
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise ValueError(f"{name!r} is not a plain file name")
+        return files
+
+    @property
+    def partial(self) -> dict[str, SlotSpec]:
+        """FQN -> slot of each tensor that is trained in part."""
+        return {s.fqn: s for s in self.train.inputs if s.trained and s.indices is not None}
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse and validate `folder/manifest.json`.
+
+    Raises:
+        ArtifactError: no such folder, not an artefact, another schema, or an invalid manifest.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ArtifactError(f"There is no artefact folder {folder}. Compile one with pockgraph.compile(…).")
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text)
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{folder} is not an artefact: it has no {MANIFEST}. Pass a folder that pockgraph.compile wrote."
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise ArtifactError(f"Cannot read {path}: {e}. {_AGAIN}") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise ArtifactError(
+            f"{path} has schema {schema!r}; this version of pockgraph reads {SCHEMA!r}. Compile the artefact "
+            "again with this version, or run it with the version that wrote it."
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as e:
+        problems = [f"{'.'.join(map(str, err['loc']))}: {err['msg']}" for err in e.errors()]
+        raise ArtifactError(f"{path} is not a valid manifest: {listing(problems)}. {_AGAIN}") from None
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        ArtifactError: naming each file that is missing, cut short or changed.
+    """
+    wrong = []
+    for name, spec in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif (size := path.stat().st_size) != spec.bytes:
+            wrong.append(f"{name} has {size} bytes instead of {spec.bytes}")
+        elif file_sha256(path) != spec.sha256:
+            wrong.append(f"{name} was changed (its SHA-256 differs)")
+    missing = {PLAN, STATE} - set(manifest.files)
+    wrong += [f"{name} is not listed in {MANIFEST}" for name in sorted(missing)]
+    if wrong:
+        raise ArtifactError(f"The artefact {folder} is damaged: {listing(wrong)}. {_AGAIN}")
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a verified artefact."""
+    return Plan.load(folder / PLAN)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def describe(slots: Iterable[tuple[str, BatchSpec]]) -> str:
+    """`x float32 [8, 3, 32, 32] and y int64 [8]`."""
+    parts = [f"{name} {spec.dtype} {list(spec.shape)}" for name, spec in slots]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) if parts else "nothing"
+
+
+_AGAIN = "Copy the folder again, or compile it again."

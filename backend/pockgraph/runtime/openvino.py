@@ -1,0 +1,139 @@
+"""Runs OpenVINO artefacts: the weights live in the inference request as its variables.
+
+One request serves every step. Its input tensors are written in place, so a step allocates nothing;
+the state is written and read only when asked for. Evaluation has a model and a request of its own,
+compiled on first use, whose weights are copied from the training request when these have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArtifactError, listing
+from .manifest import GraphSpec, Manifest
+from .quiet_openvino import ov
+
+
+def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> OpenVINORunner:
+    """See `runner.open_runner`; `threads=None` leaves the number to OpenVINO."""
+    core = ov.Core()
+    family = device.split(":")[0].split(".")[0]
+    available = core.available_devices
+    if family not in {d.split(".")[0] for d in available} | {"AUTO", "HETERO"}:
+        raise ArtifactError(
+            f"OpenVINO has no device {device!r} here; it has {listing(available)}. "
+            "Name one of these, or install the device's driver."
+        )
+    if threads is not None and family != "CPU":
+        raise ArtifactError(f"threads={threads} is for the device 'CPU', not {device!r}. Leave it out.")
+    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = str(threads)
+    return OpenVINORunner(core, folder, manifest, device, config)
+
+
+class OpenVINORunner:
+    """A `Runner` on an OpenVINO device."""
+
+    def __init__(
+        self, core: Any, folder: Path, manifest: Manifest, device: str, config: Mapping[str, str]
+    ) -> None:
+        self._open = lambda stem, spec: _Request(core, folder / f"{stem}.xml", spec, device, config)
+        self._eval_spec = manifest.eval
+        self._train = self._open("train", manifest.train)
+        self._eval: _Request | None = None
+        self._eval_is_current = False
+
+    def step(self, batch: Mapping[str, np.ndarray], lr: float) -> float:
+        self._eval_is_current = False
+        for name, array in batch.items():
+            self._train.feed(f"batch:{name}", array)
+        self._train.feed("lr", lr)
+        return float(self._train.infer("loss"))
+
+    def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        if self._eval is None:
+            self._eval = self._open("eval", self._eval_spec)
+        if not self._eval_is_current:
+            self._eval.write({n: self._train.read(n) for n in self._eval.states})
+            self._eval_is_current = True
+        for name, array in batch.items():
+            self._eval.feed(f"batch:{name}", array)
+        return self._eval.infer("metric").copy()
+
+    def read_state(self) -> dict[str, np.ndarray]:
+        return {name: self._train.read(name) for name in self._train.states}
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        self._eval_is_current = False
+        self._train.write(values)
+
+
+class _Request:
+    """One compiled model and its only inference request; inputs, outputs and state go by slot name."""
+
+    def __init__(self, core: Any, xml: Path, spec: GraphSpec, device: str, config: Mapping[str, str]) -> None:
+        try:
+            self._compiled = core.compile_model(core.read_model(xml), device, dict(config))
+        except RuntimeError as e:
+            raise ArtifactError(
+                f"OpenVINO {ov.__version__} cannot compile {xml} for {device!r}: {_last_line(e)}. Compile "
+                "the artefact again with this version of OpenVINO, or choose another device."
+            ) from e
+        self._request = self._compiled.create_infer_request()
+        # The tensors stay the request's own: their arrays are views, valid as long as the request.
+        self._tensors = {
+            port.get_any_name(): self._request.get_tensor(port)
+            for port in (*self._compiled.inputs, *self._compiled.outputs)
+        }
+        self._arrays = {name: tensor.data for name, tensor in self._tensors.items()}
+        self.states = {s.name: s for s in self._request.query_state()}
+        self._check(xml, spec, device)
+
+    def _check(self, xml: Path, spec: GraphSpec, device: str) -> None:
+        """Refuse a model that is not the manifest's, or a device that holds state in less than its dtype."""
+        expected = {s.name: s for s in spec.state}
+        self._shapes = {s.name: s.shape for s in spec.state}
+        if set(self.states) != set(expected):
+            differ = sorted(set(self.states) ^ set(expected))
+            raise ArtifactError(f"{xml} and the manifest disagree on the state: {listing(differ)}.")
+        wanted = [
+            s.name for s in (*spec.inputs, *spec.outputs) if s.role in ("batch", "lr", "loss", "metric")
+        ]
+        missing = [n for n in wanted if n not in self._tensors]
+        if missing:
+            raise ArtifactError(f"{xml} lacks {listing(missing)}, which the manifest names.")
+        for name, state in self.states.items():
+            dtype = state.state.element_type.to_dtype()
+            if dtype != np.dtype(expected[name].dtype):
+                raise ArtifactError(
+                    f"Device {device!r} holds {name} as {dtype} instead of {expected[name].dtype}: small "
+                    "updates would be lost. Train on the device 'CPU'."
+                )
+
+    def feed(self, name: str, value: np.ndarray | float) -> None:
+        array = self._arrays.get(name)
+        if array is not None:
+            np.copyto(array, value)
+
+    def infer(self, output: str) -> np.ndarray:
+        self._request.start_async()
+        self._request.wait()
+        return self._arrays[output]
+
+    def read(self, name: str) -> np.ndarray:
+        # OpenVINO gives a scalar back as an array of one element.
+        return self.states[name].state.data.reshape(self._shapes[name]).copy()
+
+    def write(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            self.states[name].state = ov.Tensor(np.array(value, order="C", copy=None), shared_memory=True)
+
+
+def _last_line(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else "no reason given"

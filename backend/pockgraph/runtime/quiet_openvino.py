@@ -1,0 +1,36 @@
+"""`import openvino` without its telemetry: everything here that needs OpenVINO imports `ov` from this file.
+
+`import openvino` imports its model converter, and that reports the import to a telemetry service
+unless somebody opted out. openvino goes on without a converter that fails to import, so ours fails:
+nothing is sent, and the import takes half the memory and a third of the time. Who then asks for
+`openvino.convert_model` gets it, with OpenVINO's own no-op in the place of the telemetry client.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+_CONVERTER = "openvino.tools.ovc"
+_TELEMETRY = "openvino_telemetry"
+
+
+def _convert_model_on_demand(name: str) -> Any:
+    if name != "convert_model":
+        raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+    sys.modules.setdefault(_TELEMETRY, None)  # pyright: ignore
+    return importlib.import_module(_CONVERTER).convert_model
+
+
+if "openvino" not in sys.modules:
+    sys.modules[_CONVERTER] = None  # pyright: ignore
+    try:
+        import openvino
+    finally:
+        del sys.modules[_CONVERTER]
+    openvino.__getattr__ = _convert_model_on_demand  # pyright: ignore
+
+import openvino as ov  # noqa: E402
+
+__all__ = ["ov"]

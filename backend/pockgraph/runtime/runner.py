@@ -1,0 +1,73 @@
+"""What runs the graphs of an artefact: one small interface, one module per target.
+
+A module for a target offers `open_runner(folder, manifest, device, threads) -> Runner`. It is
+imported when an artefact of that target is loaded, so that a device needs one runtime only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import ArtifactError, suggest
+from .manifest import Manifest
+
+_MODULES = {
+    "openvino": "pockgraph.runtime.openvino",
+    "torch": "pockgraph.runtime.torch",
+}
+
+
+class Runner(Protocol):
+    """Holds the state of one artefact on one device.
+
+    Batches arrive checked: name -> array of exactly the manifest's shape and dtype. State goes by
+    slot name (`trained:conv.weight`, `opt_state:conv.weight:momentum_buffer`).
+    """
+
+    def step(self, batch: Mapping[str, np.ndarray], lr: float) -> float:
+        """One update; returns the loss before it."""
+        ...
+
+    def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The metric `[N]` of each sample with the current weights."""
+        ...
+
+    def read_state(self) -> dict[str, np.ndarray]:
+        """A copy of every state slot."""
+        ...
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        """Set some or all state slots; arrays have the slots' shapes and dtypes."""
+        ...
+
+
+def register_target(target: str, module: str) -> None:
+    """Let `module` (a dotted path) run the artefacts of `target`."""
+    _MODULES[target] = module
+
+
+def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> Runner:
+    """The runner of a verified artefact.
+
+    Raises:
+        ArtifactError: nothing runs this target, its runtime is not installed, or it has no such device.
+    """
+    if manifest.target not in _MODULES:
+        known = ", ".join(map(repr, _MODULES))
+        raise ArtifactError(
+            f"{folder} was compiled for target {manifest.target!r}, which this version cannot run."
+            f"{suggest(manifest.target, _MODULES)} It runs {known}."
+        )
+    try:
+        module = importlib.import_module(_MODULES[manifest.target])
+    except ModuleNotFoundError as e:
+        raise ArtifactError(
+            f"{folder} was compiled for target {manifest.target!r}, which needs the Python package "
+            f"{e.name!r}. Install it, or compile for another target."
+        ) from e
+    return module.open_runner(folder, manifest, device, threads)

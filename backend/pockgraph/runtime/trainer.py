@@ -1,0 +1,308 @@
+"""Trainer: a training step on a device. It holds the weights; everything else is a value."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArtifactError, BatchError, NonFiniteLoss, listing, suggest
+from ..plan import Plan, write_atomically
+from . import checkpoint
+from .batch import fit_batch, pad_batch
+from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
+from .runner import Runner, open_runner
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step says.
+
+    Attributes:
+        loss: before the update.
+        step: how many steps have been taken, this one included.
+        duration_ms: wall clock, checking the batch included.
+    """
+
+    loss: float
+    step: int
+    duration_ms: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation says.
+
+    Attributes:
+        metric: the mean of `values`.
+        values: `[samples]`, in the order of the data.
+        samples: how many.
+    """
+
+    metric: float
+    values: np.ndarray
+    samples: int
+
+
+class Trainer:
+    """Trains one artefact on one device. Make one with `Trainer.load`.
+
+    Attributes:
+        folder: the artefact.
+        manifest, plan: what it holds.
+        steps: steps taken since the initial weights, those before a loaded checkpoint included.
+
+    Example:
+        >>> trainer = Trainer.load("out/")
+        >>> trainer.step({"x": x, "y": y}, lr=1e-2).loss
+        >>> trainer.evaluate([{"x": x, "y": y}]).metric
+        >>> trainer.save("out.ckpt")
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, plan: Plan, runner: Runner) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.plan = plan
+        self.steps = 0
+        self._runner = runner
+        self._state_slots = {s.name: s for s in manifest.train.state}
+        self._changed = False
+        self._last_loss: float | None = None
+        self._broken_at: int | None = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "CPU", threads: int | None = None) -> Trainer:
+        """Check an artefact's files and put its initial weights on `device`.
+
+        Args:
+            device: what the target's runtime calls it: OpenVINO's `"CPU"`, `"GPU"`, …; PyTorch's
+                `"cpu"`, `"cuda:0"`, `"mps"`.
+            threads: CPU threads; None leaves the number to the runtime.
+
+        Raises:
+            ArtifactError: no artefact, a damaged file (named), or nothing here can run it.
+        """
+        folder = Path(path).resolve()
+        manifest = read_manifest(folder)
+        verify_files(folder, manifest)
+        if threads is not None and threads < 1:
+            raise ArtifactError(
+                f"threads={threads}: at least one thread is needed. Leave it out for all cores."
+            )
+        trainer = cls(folder, manifest, read_plan(folder), open_runner(folder, manifest, device, threads))
+        trainer.reset()
+        trainer._changed = False
+        _loaded[folder] = trainer
+        return trainer
+
+    @property
+    def changed(self) -> bool:
+        """Whether the weights were trained or set since they were loaded."""
+        return self._changed
+
+    # ---------------------------------------------------------------- training
+
+    def step(self, batch: Any, lr: float | None = None) -> StepResult:
+        """One update on one batch.
+
+        Args:
+            batch: name -> array, or a tuple (names `0`, `1`, …), of the manifest's shapes and dtypes.
+            lr: the learning rate; None takes the optimizer's.
+
+        Raises:
+            BatchError: the batch does not fit, or `lr` is not a finite number ≥ 0.
+            NonFiniteLoss: the loss is NaN or infinite; the weights are no longer valid.
+        """
+        start = time.perf_counter()
+        rate = self._rate(lr)
+        arrays = fit_batch(self.manifest.batch, batch, self.manifest.task)
+        self._changed = True
+        loss = self._runner.step(arrays, rate)
+        self.steps += 1
+        if not math.isfinite(loss):
+            self._broken_at = self.steps
+            before = "the first" if self._last_loss is None else f"before: {self._last_loss:.6g}"
+            raise NonFiniteLoss(
+                f"The loss became {loss} in step {self.steps} (lr {rate:g}; {before}). The weights in memory "
+                "are no longer valid. Go back with load_checkpoint() or reset(), and use a lower lr."
+            )
+        self._last_loss = loss
+        return StepResult(loss, self.steps, (time.perf_counter() - start) * 1e3)
+
+    def _rate(self, lr: float | None) -> float:
+        value = self.manifest.optimizer.get("lr") if lr is None else lr
+        if value is None:
+            raise BatchError("The artefact's optimizer has no learning rate of its own: pass lr= to step().")
+        rate = float(value)
+        if not (math.isfinite(rate) and rate >= 0):
+            raise BatchError(f"lr={rate} is no learning rate: pass a finite number that is not negative.")
+        return rate
+
+    def evaluate(self, batches: Iterable[Any]) -> Evaluation:
+        """The metric over an iterable of batches, with the current weights.
+
+        A batch of fewer rows than the compiled one (the ragged last) is padded and its values are cut.
+
+        Raises:
+            BatchError: there is no batch, or one does not fit.
+            NonFiniteLoss: the weights are no longer valid.
+        """
+        if isinstance(batches, Mapping):
+            raise BatchError("evaluate() takes an iterable of batches, and this is one batch: pass [batch].")
+        self._finite_state("Nothing was evaluated")
+        rows = self.manifest.eval.outputs[0].shape[0]
+        values = []
+        for batch in batches:
+            arrays, count = pad_batch(self.manifest.batch, batch, rows, self.manifest.task)
+            values.append(self._runner.evaluate(arrays)[:count])
+        if not values:
+            raise BatchError(
+                "There was nothing to evaluate: the iterable of batches is empty. A generator yields its "
+                "batches only once; pass a list."
+            )
+        joined = np.concatenate(values)
+        return Evaluation(float(joined.mean(dtype=np.float64)), joined, len(joined))
+
+    # ---------------------------------------------------------------- weights
+
+    def state(self) -> dict[str, np.ndarray]:
+        """FQN -> a copy of each trained tensor in its full shape, frozen channels included."""
+        return checkpoint.whole_tensors(self.folder, self.manifest, self._runner.read_state())
+
+    def set_state(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Set trained tensors, given in their full shape. The optimizer's state stays.
+
+        Raises:
+            ArtifactError: a name that is not trained (with suggestions), another shape, values that are
+                not finite, or other values in the channels that the plan freezes; nothing is set then.
+        """
+        slots = {s.fqn: s for s in self._state_slots.values() if s.trained}
+        bases = checkpoint.base_tensors(self.folder, [n for n in tensors if n in self.manifest.partial])
+        values = {}
+        for fqn, tensor in tensors.items():
+            if fqn not in slots:
+                frozen = fqn in self.plan.model
+                what = "is frozen in this plan" if frozen else "is no tensor of this model"
+                hint = "" if frozen else suggest(fqn, slots)
+                raise ArtifactError(
+                    f"Cannot set {fqn!r}: it {what}.{hint} Trained are {listing(list(slots))}."
+                )
+            slot = slots[fqn]
+            array = np.asarray(tensor, dtype=slot.dtype)
+            if array.shape != self.plan.model[fqn]:
+                raise ArtifactError(
+                    f"Cannot set {fqn!r}: its shape is {list(self.plan.model[fqn])}, not {list(array.shape)}."
+                )
+            if not np.isfinite(array).all():
+                raise ArtifactError(f"Cannot set {fqn!r}: it holds NaN or infinite values.")
+            if slot.indices is not None:
+                picked = checkpoint.channels(slot)
+                merged = bases[fqn]
+                merged[picked] = array[picked]
+                if not np.array_equal(merged, array):
+                    raise ArtifactError(
+                        f"Cannot set {fqn!r}: the plan trains {len(slot.indices)} of its channels, and the "
+                        "values differ from the compiled ones in the others. Compile the task again "
+                        "with these values."
+                    )
+                array = array[picked]
+            values[slot.name] = array
+        self._runner.write_state(values)
+        self._changed = True
+
+    def reset(self, state: Mapping[str, np.ndarray] | None = None) -> None:
+        """Back to step 0: the artefact's initial weights and optimizer state.
+
+        Args:
+            state: tensors to set afterwards, as `set_state` takes them (a new head for another seed).
+        """
+        self._runner.write_state(checkpoint.initial_state(self.folder, self.manifest))
+        self._restart(0)
+        if state:
+            self.set_state(state)
+
+    def _restart(self, steps: int) -> None:
+        self.steps = steps
+        self._changed = True
+        self._last_loss = None
+        self._broken_at = None
+
+    # ---------------------------------------------------------------- files
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a checkpoint (one safetensors file): trained weights, optimizer state and step.
+
+        Raises:
+            NonFiniteLoss: the weights are no longer valid; an older checkpoint at `path` is kept.
+            ArtifactError: the file cannot be written.
+        """
+        target = Path(path).resolve()
+        state = self._finite_state(f"Nothing was written to {target}")
+        checkpoint.save_checkpoint(target, self.manifest, state, self.steps)
+        _note_last_checkpoint(self.folder, target)
+        return target
+
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a checkpoint, as if this trainer had taken its steps.
+
+        Raises:
+            ArtifactError: missing, damaged, or made for another artefact; the weights stay as they were.
+        """
+        loaded = checkpoint.load_checkpoint(Path(path), self.manifest)
+        self._runner.write_state(loaded.state)
+        self._restart(loaded.step)
+
+    def export(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trained tensors in full shape by FQN, as one safetensors file for `load_state_dict`.
+
+        Raises:
+            NonFiniteLoss: the weights are no longer valid.
+            ArtifactError: the file cannot be written.
+        """
+        target = Path(path).resolve()
+        state = self._finite_state(f"Nothing was written to {target}")
+        whole = checkpoint.whole_tensors(self.folder, self.manifest, state)
+        checkpoint.save_arrays(target, whole, {"format": "pt"})
+        return target
+
+    def _finite_state(self, refusal: str) -> dict[str, np.ndarray]:
+        """The state, unless training diverged. The loss alone does not tell: a ReLU may hide a NaN."""
+        state = self._runner.read_state()
+        bad = [n for n, a in state.items() if not np.isfinite(a).all()]
+        if bad or self._broken_at is not None:
+            step = self._broken_at
+            why = "training diverged" if step is None else f"the loss of step {step} was not finite"
+            held = f" ({listing(bad)} hold NaN or infinite values)" if bad else ""
+            raise NonFiniteLoss(
+                f"{refusal}: {why}{held}. Go back with load_checkpoint() or reset(), and use a lower lr."
+            )
+        return state
+
+
+# ---------------------------------------------------------------- what was trained last
+
+_loaded: weakref.WeakValueDictionary[Path, Trainer] = weakref.WeakValueDictionary()
+
+
+def last_trainer(folder: Path) -> Trainer | None:
+    """The living Trainer that this process loaded last from `folder`."""
+    return _loaded.get(folder.resolve())
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Where a Trainer of this artefact saved last, in this process or another."""
+    note = folder / LAST_CHECKPOINT
+    return Path(note.read_text(encoding="utf-8").strip()) if note.is_file() else None
+
+
+def _note_last_checkpoint(folder: Path, path: Path) -> None:
+    with suppress(OSError):  # a convenience only: the artefact may lie on a read-only medium
+        write_atomically(folder / LAST_CHECKPOINT, f"{path}\n".encode())

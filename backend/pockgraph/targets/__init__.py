@@ -1,0 +1,114 @@
+"""Targets: what a graph is compiled to.
+
+A target says what it lacks before it starts, all at once, and then writes files that a runtime
+loads. Targets are imported when they are asked for, so that one can be missing without harm.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import PockError, UnsupportedOperators, suggest
+from ..graph import Graph
+
+_MODULES = {
+    "openvino": "pockgraph.targets.openvino",
+    "torch": "pockgraph.targets.torch",
+}
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """An operator that a target cannot lower.
+
+    Attributes:
+        op: the ATen overload, `"aten.svd.default"`.
+        layer: dotted path of the module it comes from; empty for the loss.
+        source: `file:line` of the user's code; empty when unknown.
+        reason: why, in words.
+    """
+
+    op: str
+    layer: str
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = ", ".join(filter(None, (self.layer and f"layer {self.layer!r}", self.source)))
+        return f"{self.op}{f' ({where})' if where else ''}: {self.reason}"
+
+
+class Target(Protocol):
+    """What every target can do."""
+
+    name: str
+
+    def unsupported(self, graph: Graph) -> list[Unsupported]:
+        """Every operator of `graph` that the target cannot lower, in schedule order."""
+        ...
+
+    def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
+        """Lower `graph` and write `folder/stem.*`.
+
+        Raises:
+            UnsupportedOperators: the graph holds operators that the target lacks.
+            PockError: `options` names an option that the target does not have.
+        """
+        ...
+
+
+def target_names() -> tuple[str, ...]:
+    return tuple(_MODULES)
+
+
+def get_target(name: str) -> Target:
+    """The target called `name`, imported on first use.
+
+    Raises:
+        PockError: no target has that name (with suggestions).
+    """
+    if name not in _MODULES:
+        known = ", ".join(repr(n) for n in _MODULES)
+        raise PockError(f"There is no target {name!r}.{suggest(name, _MODULES)} The targets are {known}.")
+    return importlib.import_module(_MODULES[name]).TARGET
+
+
+def require_supported(target: Target, graphs: Mapping[str, Graph]) -> None:
+    """Refuse graphs with operators that `target` lacks.
+
+    Args:
+        graphs: what each graph is called in the message (`"train"`, `"eval"`) -> the graph.
+
+    Raises:
+        UnsupportedOperators: listing every one, with layer, source line and reason.
+    """
+    found: dict[str, None] = {}
+    for graph in graphs.values():
+        found.update(dict.fromkeys(str(u) for u in target.unsupported(graph)))
+    if found:
+        raise UnsupportedOperators(unsupported_message(target.name, list(found)))
+
+
+def unsupported_message(target: str, problems: Sequence[str]) -> str:
+    others = ", ".join(repr(n) for n in _MODULES if n != target)
+    lines = "\n".join(f"  - {p}" for p in problems)
+    return (
+        f"Target {target!r} cannot lower {len(problems)} operator{'s' * (len(problems) > 1)}:\n{lines}\n"
+        f"Rewrite those lines of the model, or compile for another target ({others})."
+    )
+
+
+def check_options(target: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse options that a target does not have.
+
+    Raises:
+        PockError: naming the option, with suggestions.
+    """
+    for option in options:
+        if option not in known:
+            has = f"Its options are {', '.join(map(repr, known))}." if known else "It has no options."
+            raise PockError(f"Target {target!r} has no option {option!r}.{suggest(option, known)} {has}")

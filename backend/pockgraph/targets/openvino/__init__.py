@@ -1,0 +1,59 @@
+"""The OpenVINO target: a training step as one inference model that updates its own state.
+
+A graph becomes `STEM.xml` and `STEM.bin`. No converter is involved: one small rule per ATen overload
+(the `ops_*` modules) makes OpenVINO nodes, so names are kept, lowering takes milliseconds, and what
+cannot be lowered is known, all of it, before anything is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import UnsupportedOperators
+from ...graph import Graph
+from .. import Unsupported, check_options, unsupported_message
+from . import (  # noqa: F401  the rules register themselves on import
+    ops_convolution,
+    ops_creation,
+    ops_elementwise,
+    ops_indexing,
+    ops_loss,
+    ops_matmul,
+    ops_normalisation,
+    ops_pooling,
+    ops_reduction,
+    ops_shape,
+)
+from .emit import ov
+from .lowering import RULES, find_unsupported, lower
+
+
+class OpenVINO:
+    """Lowers to OpenVINO IR; see the module."""
+
+    name = "openvino"
+
+    def unsupported(self, graph: Graph) -> list[Unsupported]:
+        """Every operator of `graph` that has no rule, or whose rule cannot take its arguments."""
+        return find_unsupported(graph)
+
+    def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
+        """Write `folder/stem.xml` and `folder/stem.bin`; weights keep their precision.
+
+        Raises:
+            UnsupportedOperators: listing every operator that cannot be lowered.
+            PockError: `options` is not empty; this target has none.
+        """
+        check_options(self.name, options, ())
+        missing = self.unsupported(graph)
+        if missing:
+            raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
+        folder.mkdir(parents=True, exist_ok=True)
+        ov.serialize(lower(graph), str(folder / f"{stem}.xml"), str(folder / f"{stem}.bin"))
+
+
+TARGET = OpenVINO()
+
+__all__ = ["RULES", "TARGET", "OpenVINO", "lower"]

@@ -1,0 +1,257 @@
+"""Small helpers that make OpenVINO nodes: every one takes and returns `ov.Output`s of static shape.
+
+They drop what would do nothing (a reshape to the same shape, the identity permutation), because
+such nodes can hide a pattern from the fusions of OpenVINO's plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ...runtime.quiet_openvino import ov
+
+import openvino.opset15 as op  # noqa: E402, I001  after the quiet import
+
+Value = ov.Output
+
+OV_TYPES = {
+    torch.float32: ov.Type.f32,
+    torch.float64: ov.Type.f64,
+    torch.float16: ov.Type.f16,
+    torch.int64: ov.Type.i64,
+    torch.int32: ov.Type.i32,
+    torch.int16: ov.Type.i16,
+    torch.int8: ov.Type.i8,
+    torch.uint8: ov.Type.u8,
+    torch.bool: ov.Type.boolean,
+}
+TORCH_TYPES = {v.get_type_name(): k for k, v in OV_TYPES.items()}
+_NUMPY_TYPES = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float16,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.int16: np.int16,
+    torch.int8: np.int8,
+    torch.uint8: np.uint8,
+    torch.bool: np.bool_,
+}
+
+
+def shape(x: Value) -> tuple[int, ...]:
+    return tuple(x.get_shape())
+
+
+def rank(x: Value) -> int:
+    return len(x.get_shape())
+
+
+def dtype(x: Value) -> torch.dtype:
+    return TORCH_TYPES[x.get_element_type().get_type_name()]
+
+
+def axis(dim: int, ndim: int) -> int:
+    """`dim` counted from the front."""
+    return dim % max(ndim, 1)
+
+
+# ---------------------------------------------------------------- constants
+
+
+def const(value: object, dtype: torch.dtype) -> Value:
+    """A constant from numbers or an array."""
+    return array(np.asarray(value, dtype=_NUMPY_TYPES[dtype]))
+
+
+def array(value: np.ndarray) -> Value:
+    return ov.op.Constant(np.ascontiguousarray(value).reshape(value.shape)).output(0)
+
+
+def ints(values: Sequence[int] | int) -> Value:
+    """An i64 constant: a vector, or a scalar."""
+    return array(np.asarray(values, dtype=np.int64))
+
+
+def tensor(value: torch.Tensor) -> Value:
+    """A constant that shares the memory of a CPU tensor (where it is contiguous)."""
+    data = value.detach().contiguous().numpy()
+    return ov.op.Constant(data, shared_memory=data.size > 0).output(0)
+
+
+def like(value: complex, x: Value) -> Value:
+    """A scalar constant of the dtype of `x`."""
+    return const(value, dtype(x))
+
+
+def full(value: complex, size: Sequence[int], dtype: torch.dtype) -> Value:
+    """A constant tensor, stored as one number."""
+    scalar = const(value, dtype)
+    return broadcast(scalar, size) if len(size) else scalar
+
+
+# ---------------------------------------------------------------- elementwise
+
+
+def convert(x: Value, to: torch.dtype) -> Value:
+    """A cast; to bool, it is a comparison with zero as in PyTorch."""
+    if dtype(x) == to:
+        return x
+    if to == torch.bool:
+        return op.not_equal(x, like(0, x)).output(0)
+    return op.convert(x, OV_TYPES[to].get_type_name()).output(0)
+
+
+def add(a: Value, b: Value) -> Value:
+    return op.add(a, b).output(0)
+
+
+def sub(a: Value, b: Value) -> Value:
+    return op.subtract(a, b).output(0)
+
+
+def mul(a: Value, b: Value) -> Value:
+    return op.multiply(a, b).output(0)
+
+
+def div(a: Value, b: Value) -> Value:
+    return op.divide(a, b).output(0)
+
+
+def scale(x: Value, factor: float) -> Value:
+    return x if factor == 1 else mul(x, like(factor, x))
+
+
+def select(condition: Value, a: Value, b: Value) -> Value:
+    return op.select(condition, a, b).output(0)
+
+
+def keep_where(mask: Value, x: Value) -> Value:
+    """`x` where the boolean `mask` is set, else 0."""
+    return select(mask, x, like(0, x))
+
+
+# ---------------------------------------------------------------- layout
+
+
+def reshape(x: Value, size: Sequence[int]) -> Value:
+    if shape(x) == tuple(size):
+        return x
+    return op.reshape(x, ints(list(size)), False).output(0)
+
+
+def transpose(x: Value, order: Sequence[int]) -> Value:
+    order = [axis(d, rank(x)) for d in order]
+    if order == list(range(rank(x))):
+        return x
+    return op.transpose(x, ints(order)).output(0)
+
+
+def swap(x: Value, a: int = -1, b: int = -2) -> Value:
+    """`x` with two dimensions exchanged."""
+    order = list(range(rank(x)))
+    order[a], order[b] = order[b], order[a]
+    return transpose(x, order)
+
+
+def broadcast(x: Value, size: Sequence[int]) -> Value:
+    if shape(x) == tuple(size):
+        return x
+    return op.broadcast(x, ints(list(size)), broadcast_spec="BIDIRECTIONAL").output(0)
+
+
+def unsqueeze(x: Value, dims: Sequence[int]) -> Value:
+    """`x` with dimensions of size 1 at `dims` of the result."""
+    size, old = [], iter(shape(x))
+    ndim = rank(x) + len(dims)
+    where = {axis(d, ndim) for d in dims}
+    for i in range(ndim):
+        size.append(1 if i in where else next(old))
+    return reshape(x, size)
+
+
+def per_channel(x: Value, ndim: int) -> Value:
+    """`[C]` as `[1, C, 1, …]`, for tensors of `ndim` dimensions."""
+    return reshape(x, [1, -1 if rank(x) else 1, *[1] * (ndim - 2)])
+
+
+def cut(x: Value, dim: int, start: int, stop: int, step: int = 1) -> Value:
+    """`x[start:stop:step]` along one dimension; 0 <= start <= stop <= size."""
+    dim = axis(dim, rank(x))
+    if (start, stop, step) == (0, shape(x)[dim], 1):
+        return x
+    return op.slice(x, ints([start]), ints([stop]), ints([step]), ints([dim])).output(0)
+
+
+def cut_many(x: Value, dims: Sequence[int], spans: Sequence[tuple[int, int, int]]) -> Value:
+    """`cut` along several dimensions at once; spans are (start, stop, step)."""
+    kept = [(d, s) for d, s in zip(dims, spans, strict=True) if s != (0, shape(x)[d], 1)]
+    if not kept:
+        return x
+    start, stop, step = (ints([s[i] for _, s in kept]) for i in range(3))
+    return op.slice(x, start, stop, step, ints([d for d, _ in kept])).output(0)
+
+
+def flip(x: Value, dims: Sequence[int]) -> Value:
+    """`x` reversed along `dims`."""
+    dims = [d for d in dims if shape(x)[d] > 1]
+    if not dims:
+        return x
+    n = len(dims)
+    low = ints([-(2**31)] * n)
+    return op.slice(x, ints([-1] * n), low, ints([-1] * n), ints(dims)).output(0)
+
+
+def concat(parts: Sequence[Value], dim: int) -> Value:
+    return parts[0] if len(parts) == 1 else op.concat(list(parts), dim).output(0)
+
+
+def pad(x: Value, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Value:
+    """Constant padding; negative amounts crop."""
+    if not any(before) and not any(after):
+        return x
+    return op.pad(x, ints(list(before)), ints(list(after)), "constant", like(value, x)).output(0)
+
+
+def dilate(x: Value, dims: Sequence[int], steps: Sequence[int]) -> Value:
+    """`step - 1` zeros behind each element along each of `dims`: sizes grow by the factors `steps`."""
+    for d, step in zip(dims, steps, strict=True):
+        if step > 1:
+            size = shape(x)
+            x = unsqueeze(x, [d + 1])
+            behind = [0] * rank(x)
+            behind[d + 1] = step - 1
+            x = reshape(pad(x, [0] * rank(x), behind), [*size[:d], size[d] * step, *size[d + 1 :]])
+    return x
+
+
+# ---------------------------------------------------------------- products and sums
+
+
+def matmul(a: Value, b: Value, transpose_a: bool = False, transpose_b: bool = False) -> Value:
+    return op.matmul(a, b, transpose_a, transpose_b).output(0)
+
+
+def total(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:
+    """The sum over `dims`."""
+    dims = [axis(d, rank(x)) for d in dims]
+    if all(shape(x)[d] == 1 for d in dims):
+        return x if keepdim else reshape(x, [s for i, s in enumerate(shape(x)) if i not in dims])
+    return op.reduce_sum(x, ints(dims), keepdim).output(0)
+
+
+def mean(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:
+    dims = [axis(d, rank(x)) for d in dims]
+    if not dims or rank(x) == 0:
+        return x
+    return op.reduce_mean(x, ints(dims), keepdim).output(0)
+
+
+def total_to(x: Value, size: Sequence[int]) -> Value:
+    """The sum of `x` over what broadcasting added to a tensor of shape `size`."""
+    extra = rank(x) - len(size)
+    dims = [*range(extra), *(extra + i for i, s in enumerate(size) if s == 1 and shape(x)[extra + i] > 1)]
+    return reshape(total(x, dims, keepdim=True), size) if dims else x

@@ -1,0 +1,267 @@
+"""Pooling, adaptive pooling and resampling, with their backwards.
+
+Average pooling and resampling are linear and separable: y = A_h x A_wᵀ with one constant matrix an
+axis, so that the backward is the same with the matrices transposed. Where OpenVINO has the forward
+as one kernel, that is used.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from . import emit
+from .emit import Value, op
+from .lowering import Context, check, rule
+
+aten = torch.ops.aten
+
+
+def _pair(x: Sequence[int]) -> tuple[int, int]:
+    return (x[0], x[0]) if len(x) == 1 else (x[0], x[1])
+
+
+def _along(x: Value, matrices: Sequence[torch.Tensor]) -> Value:
+    """x [..., H, W] -> [..., H', W'] by matrices [H', H] and [W', W]."""
+    height, width = (m.to(emit.dtype(x)) for m in matrices)
+    if not torch.equal(width, torch.eye(len(width))):
+        x = emit.matmul(x, emit.tensor(width.T))
+    if not torch.equal(height, torch.eye(len(height))):
+        x = emit.matmul(emit.tensor(height), x)
+    return x
+
+
+# ---------------------------------------------------------------- max pooling
+
+
+def _pads_end(x: Value, out: Sequence[int], k: Sequence[int], s: Sequence[int], p: Any, d: Any) -> list[int]:
+    """What must be added behind so that `out` windows fit (ceil mode needs more than `p`)."""
+    sizes = emit.shape(x)[-len(out) :]
+    return [
+        max((o - 1) * s[i] + d[i] * (k[i] - 1) + 1 - sizes[i] - p[i], 0) for i, o in enumerate(out)
+    ]
+
+
+@rule(aten.max_pool2d_with_indices.default)
+def max_pool2d(
+    ctx: Context,
+    node: fx.Node,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> tuple[Value, None]:
+    """The indices are not made: the backward below compares values instead."""
+    out = tuple(node.meta["val"][0].shape)[-2:]
+    return _max_pool2d(x, out, kernel, stride, padding, dilation), None
+
+
+def _max_pool2d(x: Value, out: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> Value:
+    k, p, d = _pair(kernel), _pair(padding), _pair(dilation)
+    s = _pair(stride) if stride else k
+    lead = emit.shape(x)[:-3]
+    x = emit.reshape(x, (1, *emit.shape(x))) if not lead else x
+    end = _pads_end(x, out, k, s, p, d)
+    y = op.max_pool(x, list(s), list(d), list(p), end, list(k)).output(0)
+    return y if lead else emit.reshape(y, emit.shape(y)[1:])
+
+
+@rule(aten.max_pool2d_with_indices_backward.default)
+def max_pool2d_backward(
+    ctx: Context,
+    node: fx.Node,
+    dy: Value,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: None,
+) -> Value:
+    """Each offset of the window takes dy where its value is the maximum and no earlier offset's was."""
+    k, p, d = _pair(kernel), _pair(padding), _pair(dilation)
+    s = _pair(stride) if stride else k
+    out = emit.shape(dy)[-2:]
+    ndim = emit.rank(x)
+    dims = [ndim - 2, ndim - 1]
+    y = _max_pool2d(x, out, kernel, stride, padding, dilation)
+    end = _pads_end(x, out, k, s, p, d)
+    lead = [0] * (ndim - 2)
+    lowest = torch.finfo(emit.dtype(x)).min
+    padded = emit.pad(x, [*lead, *p], [*lead, *end], lowest)
+    size = emit.shape(padded)
+    taken, dx = None, None
+    for offset in itertools.product(range(k[0]), range(k[1])):
+        start = [offset[i] * d[i] for i in range(2)]
+        spans = [(start[i], start[i] + (out[i] - 1) * s[i] + 1, s[i]) for i in range(2)]
+        hit = op.equal(emit.cut_many(padded, dims, spans), y).output(0)
+        mine = hit if taken is None else op.logical_and(hit, op.logical_not(taken)).output(0)
+        taken = hit if taken is None else op.logical_or(taken, hit).output(0)
+        part = emit.dilate(emit.keep_where(mine, dy), dims, s)
+        part = emit.cut_many(part, dims, [(0, (o - 1) * step + 1, 1) for o, step in zip(out, s)])
+        behind = [size[dim] - start[i] - emit.shape(part)[dim] for i, dim in enumerate(dims)]
+        part = emit.pad(part, [*lead, *start], [*lead, *behind])
+        dx = part if dx is None else emit.add(dx, part)
+    assert dx is not None
+    return emit.cut_many(dx, dims, [(p[i], p[i] + emit.shape(x)[dim], 1) for i, dim in enumerate(dims)])
+
+
+@check(aten.max_pool2d_with_indices.default)
+def _indices_unused(node: fx.Node, *args: Any) -> str:
+    for user in node.users:
+        if user.args[1] == 1 and any(
+            reader.target is not aten.max_pool2d_with_indices_backward.default for reader in user.users
+        ):
+            return "the indices of max pooling are not available, only its values"
+    return ""
+
+
+# ---------------------------------------------------------------- average pooling
+
+
+def _average_matrix(size: int, out: int, k: int, s: int, p: int, include_pad: bool, divide: bool) -> torch.Tensor:
+    """[out, size]: row i averages the window of output i along one axis."""
+    matrix = torch.zeros(out, size)
+    for i in range(out):
+        start, stop = i * s - p, min(i * s - p + k, size + p)
+        inside = range(max(start, 0), min(stop, size))
+        count = stop - start if include_pad else len(inside)
+        matrix[i, inside.start : inside.stop] = 1 / count if divide else 1
+    return matrix
+
+
+def _average_matrices(
+    sizes: Any, out: Any, kernel: Any, stride: Any, padding: Any, include_pad: bool, divisor: int | None
+) -> list[torch.Tensor]:
+    k, p = _pair(kernel), _pair(padding)
+    s = _pair(stride) if stride else k
+    matrices = [
+        _average_matrix(sizes[i], out[i], k[i], s[i], p[i], include_pad, divisor is None) for i in range(2)
+    ]
+    return matrices if divisor is None else [matrices[0] / divisor, matrices[1]]
+
+
+@rule(aten.avg_pool2d.default)
+def avg_pool2d(
+    ctx: Context,
+    node: fx.Node,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    include_pad: bool,
+    divisor: int | None,
+) -> Value:
+    out = tuple(node.meta["val"].shape)[-2:]
+    if ceil_mode or divisor is not None or emit.rank(x) != 4:
+        sizes = emit.shape(x)[-2:]
+        return _along(x, _average_matrices(sizes, out, kernel, stride, padding, include_pad, divisor))
+    k, p = list(_pair(kernel)), list(_pair(padding))
+    s = list(_pair(stride)) if stride else k
+    return op.avg_pool(x, s, p, p, k, not include_pad).output(0)
+
+
+@rule(aten.avg_pool2d_backward.default)
+def avg_pool2d_backward(
+    ctx: Context,
+    node: fx.Node,
+    dy: Value,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    include_pad: bool,
+    divisor: int | None,
+) -> Value:
+    sizes, out = emit.shape(x)[-2:], emit.shape(dy)[-2:]
+    matrices = _average_matrices(sizes, out, kernel, stride, padding, include_pad, divisor)
+    return _along(dy, [m.T for m in matrices])
+
+
+def _adaptive_matrix(size: int, out: int) -> torch.Tensor:
+    matrix = torch.zeros(out, size)
+    for i in range(out):
+        start, stop = i * size // out, -(-(i + 1) * size // out)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+@rule(aten._adaptive_avg_pool2d.default)
+def adaptive_avg_pool2d(ctx: Context, node: fx.Node, x: Value, out: Sequence[int]) -> Value:
+    sizes = emit.shape(x)[-2:]
+    if tuple(out) == (1, 1):
+        return emit.mean(x, [-2, -1], keepdim=True)
+    if emit.rank(x) == 4 and all(n % o == 0 for n, o in zip(sizes, out)):
+        k = [n // o for n, o in zip(sizes, out)]
+        return op.avg_pool(x, k, [0, 0], [0, 0], k, True).output(0)
+    return _along(x, [_adaptive_matrix(n, o) for n, o in zip(sizes, out)])
+
+
+@rule(aten._adaptive_avg_pool2d_backward.default)
+def adaptive_avg_pool2d_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
+    sizes, out = emit.shape(x)[-2:], emit.shape(dy)[-2:]
+    if out == (1, 1):
+        return emit.broadcast(emit.scale(dy, 1 / (sizes[0] * sizes[1])), emit.shape(x))
+    return _along(dy, [_adaptive_matrix(n, o).T for n, o in zip(sizes, out)])
+
+
+# ---------------------------------------------------------------- resampling
+
+
+def _nearest(size: int, out: int, scale: float | None) -> torch.Tensor:
+    return aten.upsample_nearest1d.default(torch.eye(size)[None], [out], scale)[0].T
+
+
+def _linear(size: int, out: int, scale: float | None, align_corners: bool) -> torch.Tensor:
+    return aten.upsample_linear1d.default(torch.eye(size)[None], [out], align_corners, scale)[0].T
+
+
+@rule(aten.upsample_nearest2d.default)
+def upsample_nearest2d(ctx: Context, node: fx.Node, x: Value, out: Any, *scales: float | None) -> Value:
+    sizes = emit.shape(x)[-2:]
+    return _along(x, [_nearest(n, o, s) for n, o, s in zip(sizes, out, scales)])
+
+
+@rule(aten.upsample_nearest2d.vec)
+def upsample_nearest2d_vec(ctx: Context, node: fx.Node, x: Value, size: Any, scales: Any) -> Value:
+    out = tuple(node.meta["val"].shape)[-2:]
+    return upsample_nearest2d(ctx, node, x, out, *(scales or (None, None)))
+
+
+@rule(aten.upsample_nearest2d_backward.default)
+def upsample_nearest2d_backward(
+    ctx: Context, node: fx.Node, dy: Value, out: Any, size: Any, *scales: float | None
+) -> Value:
+    return _along(dy, [_nearest(n, o, s).T for n, o, s in zip(size[-2:], out, scales)])
+
+
+@rule(aten.upsample_bilinear2d.default)
+def upsample_bilinear2d(
+    ctx: Context, node: fx.Node, x: Value, out: Any, align_corners: bool, *scales: float | None
+) -> Value:
+    sizes = emit.shape(x)[-2:]
+    return _along(x, [_linear(n, o, s, align_corners) for n, o, s in zip(sizes, out, scales)])
+
+
+@rule(aten.upsample_bilinear2d.vec)
+def upsample_bilinear2d_vec(
+    ctx: Context, node: fx.Node, x: Value, size: Any, align_corners: bool, scales: Any
+) -> Value:
+    out = tuple(node.meta["val"].shape)[-2:]
+    return upsample_bilinear2d(ctx, node, x, out, align_corners, *(scales or (None, None)))
+
+
+@rule(aten.upsample_bilinear2d_backward.default)
+def upsample_bilinear2d_backward(
+    ctx: Context, node: fx.Node, dy: Value, out: Any, size: Any, align_corners: bool, *scales: float | None
+) -> Value:
+    return _along(dy, [_linear(n, o, s, align_corners).T for n, o, s in zip(size[-2:], out, scales)])

@@ -1,0 +1,104 @@
+"""The PyTorch target: the graph itself, as JSON, run with PyTorch's native kernels.
+
+A graph becomes `STEM.graph.json`, and its constants `STEM.safetensors`. What the folder's other
+graph already stored is not stored again, and state is the artefact's business (`state.safetensors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ..errors import PockError, UnsupportedOperators
+from ..graph import Graph
+from ..serialize import graph_to_json, op_name
+from . import Unsupported, check_options, unsupported_message
+
+MODES = ("eager", "compile")
+
+
+class Torch:
+    """Runs the pruned graph in PyTorch; see the module.
+
+    Options:
+        mode: `"eager"` (default) runs operator by operator, with the numerics of eager autograd;
+            `"compile"` hands the whole step to `torch.compile`, which needs a C++ compiler on the
+            machine that trains, and some seconds at the first step.
+    """
+
+    name = "torch"
+
+    def unsupported(self, graph: Graph) -> list[Unsupported]:
+        """Every operator of `graph` that is not ATen's, or that changes its arguments."""
+        found = []
+        for node in graph.nodes():
+            try:
+                op_name(node.target)
+            except ValueError as e:
+                where = node.meta.get("layer", ""), node.meta.get("source", "")
+                found.append(Unsupported(str(node.target), *where, str(e)))
+        return found
+
+    def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
+        """Write `folder/stem.graph.json` and `folder/stem.safetensors`.
+
+        Raises:
+            UnsupportedOperators: listing every operator that cannot be written.
+            PockError: an option, or a mode, that this target does not have.
+        """
+        check_options(self.name, options, ("mode",))
+        mode = options.get("mode", MODES[0])
+        if mode not in MODES:
+            raise PockError(f"Target 'torch' has no mode {mode!r}; it has {' and '.join(map(repr, MODES))}.")
+        missing = self.unsupported(graph)
+        if missing:
+            raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{stem}.graph.json").write_text(graph_to_json(graph), encoding="utf-8")
+        constants = _constants(graph, _stored(folder))
+        save_file(constants, folder / f"{stem}.safetensors")
+
+
+TARGET = Torch()
+
+
+def _constants(graph: Graph, stored: Mapping[str, Path]) -> dict[str, torch.Tensor]:
+    """The values that are neither state, nor in state.safetensors, nor stored already."""
+    in_part = {s.fqn for s in graph.inputs if s.trained and s.indices is not None}
+    constants: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for slot in graph.inputs:
+        whole_of_part = slot.fqn in in_part and slot.name == f"param:{slot.fqn}"
+        if slot.is_state or whole_of_part or slot.name not in graph.values:
+            continue
+        value = graph.values[slot.name].detach().cpu().contiguous()
+        if slot.name in stored and _same(value, stored[slot.name], slot.name):
+            continue
+        # The file format has no tensors that share memory.
+        storage = value.untyped_storage().data_ptr()
+        shared = storage in storages or value.untyped_storage().nbytes() != value.nbytes
+        storages.add(storage)
+        constants[slot.name] = value.clone() if shared else value
+    return constants
+
+
+def _stored(folder: Path) -> dict[str, Path]:
+    """Constant -> the file of this folder that holds it."""
+    found = {}
+    for path in sorted(folder.glob("*.graph.json")):
+        values = path.with_name(path.name.replace(".graph.json", ".safetensors"))
+        if values.is_file():
+            with safe_open(values, framework="pt") as f:
+                found.update(dict.fromkeys(f.keys(), values))
+    return found
+
+
+def _same(value: torch.Tensor, path: Path, name: str) -> bool:
+    with safe_open(path, framework="pt") as f:
+        other = f.get_tensor(name)
+    return other.dtype == value.dtype and torch.equal(other, value)

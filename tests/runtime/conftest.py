@@ -1,0 +1,40 @@
+"""The small task, compiled once per target and plan; tests work on copies of the folders."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_task import CHOICES, Compile, make_graph
+
+from pockgraph.artifact import Artifact
+from pockgraph.compiler import compile as compile_graph
+from pockgraph.plan import Plan
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """`compiled(target, plan, optimizer, seed)`: an artefact that tests must not change."""
+
+    @functools.cache
+    def make(target: str, plan: str = "sparse", optimizer: str = "sgd", seed: int = 0) -> Artifact:
+        graph = make_graph(optimizer, seed)
+        out = tmp_path_factory.mktemp("artefacts") / f"{target}-{plan}-{optimizer}-{seed}"
+        return compile_graph(graph, Plan.of(graph, CHOICES[plan]), target=target, out=out)
+
+    return make
+
+
+@pytest.fixture
+def copied(compiled: Compile, tmp_path: Path) -> Callable[..., Path]:
+    """Like `compiled`: the folder of a copy of one's own."""
+
+    def make(*args: str, **kwargs: str) -> Path:
+        folder = tmp_path / "artefact"
+        shutil.copytree(compiled(*args, **kwargs).path, folder)
+        return folder
+
+    return make

@@ -1,0 +1,205 @@
+"""The PyTorch runner: in-place updates, memory, options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runner_contract import RunnerContract
+from tiny_task import Compile, batches, make_graph, make_plan
+from torch import fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pockgraph.compiler import compile as compile_graph
+from pockgraph.errors import ArtifactError, PockError
+from pockgraph.graph import Builder, Graph, Role, Slot, aten
+from pockgraph.runtime import Trainer
+from pockgraph.runtime.torch import update_in_place
+
+
+class TestTorch(RunnerContract):
+    target = "torch"
+
+
+def hand_made(
+    body, state: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], kept: int = 1
+) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """A graph over state p, q, … and a batch; `body(builder, nodes)` returns the loss and the next state."""
+    new = fx.Graph()
+    nodes, slots = {}, []
+    for name, value in (batch | state).items():
+        nodes[name] = new.placeholder(name)
+        nodes[name].meta["val"] = value.to("meta")
+        trained = name in state
+        slots.append(
+            Slot(Role.PARAM if trained else Role.BATCH, name, tuple(value.shape), "float32", trained=trained)
+        )
+    loss, *following = body(Builder(new, "update"), nodes)
+    new.output((loss, *following))
+    outputs = [Slot(Role.LOSS, "", tuple(loss.meta["val"].shape), "float32")]
+    outputs += [Slot(Role.NEW_PARAM, n, tuple(v.shape), "float32") for n, v in state.items()]
+    values = {f"trained:{n}": v for n, v in state.items()}
+    graph = Graph(new, tuple(slots), tuple(outputs), values)
+    graph.check()
+    return graph, batch | state
+
+
+def run_both(graph: Graph, inputs: dict[str, torch.Tensor]) -> fx.Graph:
+    """Runs the functional and the in-place form; asserts that they agree; returns the latter."""
+    names = [s.fqn for s in graph.inputs]
+    expected = fx.GraphModule(torch.nn.Module(), graph.fx)(*(inputs[n].clone() for n in names))
+    in_place = update_in_place(graph)
+    in_place.lint()
+    args = {n: inputs[n].clone() for n in names}
+    results = fx.GraphModule(torch.nn.Module(), in_place)(*args.values())
+    states = [s.fqn for s in graph.outputs if s.role is Role.NEW_PARAM]
+    assert torch.equal(results[0], expected[0])
+    for name, value in zip(states, expected[1:], strict=True):
+        assert torch.equal(args[name], value), name
+    return in_place
+
+
+def ops(graph: fx.Graph) -> list[str]:
+    return [n.name for n in graph.nodes if n.op == "call_function"]
+
+
+P = {"p": torch.arange(6.0).reshape(2, 3), "q": torch.ones(2, 3) * 5}
+X = {"x": torch.full((2, 3), 2.0)}
+
+
+def test_an_update_is_written_as_soon_as_it_exists() -> None:
+    def body(b, n):
+        new_p = b.call(aten.sub.Tensor, n["p"], n["x"])
+        new_q = b.call(aten.mul.Tensor, n["q"], new_p)
+        return b.call(aten.sum.default, n["x"]), new_p, new_q
+
+    graph = run_both(*hand_made(body, P, X))
+    assert ops(graph) == ["sub_tensor", "copy__default", "mul_tensor", "copy__default_1", "sum_default"]
+
+
+@pytest.mark.parametrize("view", ["itself", "t", "view", "_unsafe_view", "split", "reshape"])
+def test_an_update_waits_for_the_last_reader_of_the_old_value(view: str) -> None:
+    def body(b, n):
+        p = n["p"]
+        old = {
+            "itself": lambda: p,
+            "t": lambda: b.call(aten.t.default, p),
+            "view": lambda: b.call(aten.view.default, b.call(aten.view.default, p, [6]), [3, 2]),
+            "_unsafe_view": lambda: b.call(aten._unsafe_view.default, p, [6]),
+            "split": lambda: b.call(torch.ops.aten.select.int, b.call(aten.unsqueeze.default, p, 0), 0, 0),
+            "reshape": lambda: b.call(aten.reshape.default, p, [3, 2]),
+        }[view]()
+        new_p = b.call(aten.sub.Tensor, p, n["x"])
+        return b.call(aten.sum.default, old), new_p, n["q"]
+
+    graph = run_both(*hand_made(body, P, X))
+    assert ops(graph)[-2:] == ["sum_default", "copy__default"]
+
+
+def test_states_may_be_exchanged_or_returned() -> None:
+    run_both(*hand_made(lambda b, n: (b.call(aten.sum.default, n["x"]), n["q"], n["p"]), P, X))
+    run_both(*hand_made(lambda b, n: (n["p"], b.call(aten.neg.default, n["p"]), n["q"]), P, X))
+
+    def views(b, n):
+        p, q = (b.call(aten.view.default, n[k], [3, 2]) for k in "pq")
+        return b.call(aten.view.default, n["p"], [6]), *(b.call(aten.view.default, v, [2, 3]) for v in (q, p))
+
+    run_both(*hand_made(views, P, X))
+
+
+def test_an_unchanged_state_costs_nothing() -> None:
+    graph = run_both(*hand_made(lambda b, n: (b.call(aten.sum.default, n["x"]), n["p"], n["q"]), P, X))
+    assert ops(graph) == ["sum_default"]
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of large tensors alive between operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        import weakref
+
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.nbytes >= 4000 and "copy_" not in str(func):
+            size = out.nbytes
+            self.bytes += size
+            self.peak = max(self.peak, self.bytes)
+
+            def freed() -> None:
+                self.bytes -= size
+
+            weakref.finalize(out, freed)
+        return out
+
+
+def test_values_are_freed_after_their_last_use() -> None:
+    def body(b, n):
+        x = n["x"]
+        for _ in range(20):
+            x = b.call(aten.exp.default, b.call(aten.neg.default, x))
+        return b.call(aten.sum.default, x), b.call(aten.sub.Tensor, n["p"], x), n["q"]
+
+    big = {k: torch.ones(1000) for k in "pq"}
+    graph, inputs = hand_made(body, big, {"x": torch.ones(1000)})
+    forward = fx.GraphModule(torch.nn.Module(), update_in_place(graph)).forward
+    args = [inputs[s.fqn] for s in graph.inputs]
+    with _Alive() as alive:
+        forward(*args)
+    assert alive.peak <= 2 * 4000
+
+
+def test_constants_of_both_graphs_are_stored_once(compiled: Compile) -> None:
+    from safetensors import safe_open
+
+    folder = compiled("torch").path
+    names = {}
+    for stem in ("train", "eval", "state"):
+        with safe_open(folder / f"{stem}.safetensors", framework="pt") as f:
+            names[stem] = set(f.keys())
+    assert not names["train"] & names["eval"]
+    assert not names["state"] & (names["train"] | names["eval"])
+    assert names["train"]
+
+
+def test_compile_mode_takes_the_same_steps(compiled: Compile, tmp_path: Path) -> None:
+    artifact = compile_graph(
+        make_graph(), make_plan(), target="torch", out=tmp_path / "out", options={"mode": "compile"}
+    )
+    trainer, plain = (Trainer.load(p, threads=1) for p in (artifact.path, compiled("torch").path))
+    for batch in batches(3):
+        assert trainer.step(batch).loss == pytest.approx(plain.step(batch).loss, rel=1e-5)
+    for name, tensor in plain.state().items():
+        np.testing.assert_allclose(trainer.state()[name], tensor, rtol=1e-4, atol=1e-6)
+    assert trainer.evaluate(batches(1)).metric == pytest.approx(plain.evaluate(batches(1)).metric, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"mode": "fast"}, "no mode 'fast'"), ({"mod": "eager"}, "no option 'mod'. Did you mean 'mode'")],
+)
+def test_options_are_checked(tmp_path: Path, options: dict[str, str], words: str) -> None:
+    with pytest.raises(PockError, match=words):
+        compile_graph(make_graph(), make_plan(), target="torch", out=tmp_path / "out", options=options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_file_with_foreign_operators_is_refused(copied, tmp_path: Path) -> None:
+    import hashlib
+
+    folder = copied("torch")
+    path, manifest = folder / "train.graph.json", folder / "manifest.json"
+    text = path.read_text().replace("aten.relu.default", "aten.from_file.default")
+    path.write_text(text)
+    data = json.loads(manifest.read_text())
+    data["files"][path.name] = {
+        "sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())
+    }  # fmt: skip
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(ArtifactError, match="from_file"):
+        Trainer.load(folder)
