@@ -166,6 +166,10 @@ def _convolution_backward(b: Builder, node: fx.Node) -> Any:
                 [0] * len(stride),
                 groups,  # pyright: ignore
             )
+            # An output padding of a whole stride adds positions that no element of x reaches.
+            for d, size in enumerate(x.meta["val"].shape[2:], start=2):  # pyright: ignore
+                if results[0].meta["val"].shape[d] > size:
+                    results[0] = b.call(aten.slice.Tensor, results[0], d, 0, size)
         else:
             sizes = zip(
                 x.meta["val"].shape[2:],

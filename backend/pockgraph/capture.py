@@ -10,6 +10,8 @@ one device only.
 
 from __future__ import annotations
 
+import inspect
+import operator
 import re
 import traceback
 import warnings
@@ -101,10 +103,9 @@ def trace_metric(task: Task) -> Trace:
 
 
 def _export(task: Task, function: Callable[..., torch.Tensor], what: str) -> torch.export.ExportedProgram:
-    module = _Wrapped(task, function).eval()
     example = tuple(task.example.values())
     training = {n: m.training for n, m in task.model.named_modules()}
-    task.model.eval()
+    module = _Wrapped(task, function).eval()  # and with it the model
     try:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -236,7 +237,8 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
     ]
     outputs += [Slot(Role.GRAD, slots[i].fqn, slots[i].shape, slots[i].dtype) for i in trained]
     _lift_constants(traced, slots, values)
-    _annotate(graph, slots)
+    _annotate(graph, slots, _defined_at(task.loss if with_gradients else task.metric))
+    _claim_gradients(graph, outputs)
     return Trace(Graph(graph, tuple(slots), tuple(outputs), values), unused, _tied(task.model, slots))
 
 
@@ -254,17 +256,20 @@ def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str,
         last = placeholder
 
 
-def _annotate(graph: fx.Graph, slots: list[Slot]) -> None:
+def _annotate(graph: fx.Graph, slots: list[Slot], outside: str) -> None:
     """Replace tracing's metadata by ours: val, phase, layer, source.
 
-    Autograd's nodes carry no module. One belongs to the module of the parameter or of the saved
-    activation it reads, else to that of the gradient it continues.
+    Export notes source lines inside modules only; `outside` is the source of what runs around them.
+
+    Autograd's nodes carry no module. One belongs to the module of the parameter it reads, else to that
+    of the saved activation, else to that of the gradient it continues.
     """
     result = graph.output_node().args[0][0]  # pyright: ignore
     while result.target in (aten.detach.default, aten.view.default, aten.reshape.default):
         result = result.args[0]
     views = (aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.detach.default)
     owner: dict[fx.Node, tuple[str, str]] = {}
+    weights: set[fx.Node] = set()
     anchors: set[fx.Node] = set()
     phase = "forward"
     placeholders = iter(slots)
@@ -277,19 +282,47 @@ def _annotate(graph: fx.Graph, slots: list[Slot]) -> None:
             slot = next(placeholders)
             if slot.role is Role.PARAM:
                 owner[node] = (slot.fqn.rpartition(".")[0], "")
-                anchors.add(node)
+                weights.add(node)
             continue
-        layer, source = _layer(meta), _source(meta)
+        layer, source = _layer(meta), _source(meta) or outside
         if phase == "backward":
-            known = [owner[a] for a in node.all_input_nodes if a in owner]
-            saved = [owner[a] for a in node.all_input_nodes if a in owner and a in anchors]
-            layer, source = next(iter(saved), next(iter(known), ("", "")))
+            known = sorted((a for a in node.all_input_nodes if a in owner),
+                           key=lambda a: (a not in weights, a not in anchors))  # fmt: skip
+            layer, source = owner[known[0]] if known else ("", "")
+        elif node.target is aten.detach.default and node.args[0] in weights:
+            layer = owner[node.args[0]][0]  # the leaf that autograd differentiates by
         owner[node] = (layer, source)
+        if node.target in views and node.args[0] in weights:
+            weights.add(node)
         if phase == "forward" or (node.target in views and node.args[0] in anchors):
             anchors.add(node)
-        node.meta.update(phase=phase, layer=layer, source=source)
+        # A second result of the last forward operator is unpacked behind the loss, and still forward.
+        unpacks = node.target is operator.getitem
+        node.meta.update(
+            phase=node.args[0].meta["phase"] if unpacks else phase, layer=layer, source=source
+        )
         if node is result:
             phase = "backward"
+
+
+def _claim_gradients(graph: fx.Graph, outputs: list[Slot]) -> None:
+    """Give what computes one parameter's gradient and nothing else to that parameter's module.
+
+    From the gradient up through views to the first operator that computes: the dW or db.
+    """
+    views = (aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.detach.default,
+             aten.reshape.default, aten._unsafe_view.default, operator.getitem)  # fmt: skip
+    for slot, node in zip(outputs, graph.output_node().args[0]):  # pyright: ignore
+        while slot.role is Role.GRAD and len(node.users) == 1 and node.op == "call_function":
+            node.meta["layer"] = slot.fqn.rpartition(".")[0]
+            if node.target not in views:
+                break
+            node = node.args[0]
+
+
+def _defined_at(function: Any) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
 def _layer(meta: dict[str, Any]) -> str:

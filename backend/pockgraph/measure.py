@@ -151,7 +151,8 @@ def batch_file(batch: Mapping[str, Any]) -> Iterator[Path]:
     """One batch as an npz file, for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="pockui-batch-") as folder:
         path = Path(folder) / "batch.npz"
-        np.savez(path, **{name: np.asarray(array) for name, array in batch.items()})
+        arrays: dict[str, Any] = {name: np.asarray(array) for name, array in batch.items()}
+        np.savez(path, **arrays)
         yield path
 
 
@@ -214,7 +215,8 @@ class _Contender:
     """A process that takes steps when asked."""
 
     def __init__(self, command: Sequence[str], warmup: int) -> None:
-        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        # A file and not a pipe: nobody empties a pipe while the process computes.
+        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True
         )
@@ -291,7 +293,7 @@ def serve_steps(load: Callable[[], Step], imported_bytes: Callable[[int], int] |
         imported = imported_bytes(loaded)
     can_measure = loaded is not None and reset_peak()
 
-    def memory() -> dict[str, int] | None:
+    def memory() -> dict[str, int | None] | None:
         peak = peak_resident_bytes()
         if not can_measure or peak is None:
             return None
@@ -363,12 +365,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--threads", type=int)
     p.add_argument("--wait", action="store_true", help="take steps when told to on standard input")
+    p.add_argument("--forward", action="store_true", help="with --wait: evaluate instead of training")
     options = p.parse_args(argv)
     try:
         with np.load(options.batch, allow_pickle=False) as file:
             batch = dict(file)
         if options.wait:
-            return _serve_artifact(options.artifact, batch, options.threads)
+            return _serve_artifact(options.artifact, batch, options.threads, options.forward)
         figures = measure_step(options.artifact, batch, steps=options.steps, threads=options.threads)
     except (PockError, OSError, ValueError) as e:
         print(f"error: {e}".replace("\n", " "), file=sys.stderr)
@@ -377,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve_artifact(artifact: Path, batch: dict[str, np.ndarray], threads: int | None) -> int:
+def _serve_artifact(artifact: Path, batch: dict[str, np.ndarray], threads: int | None, forward: bool) -> int:
     from .runtime import Trainer
     from .runtime.manifest import read_manifest
 
@@ -386,6 +389,8 @@ def _serve_artifact(artifact: Path, batch: dict[str, np.ndarray], threads: int |
 
     def load() -> Step:
         trainer = Trainer.load(artifact, threads=threads)
+        if forward:
+            return lambda: trainer.evaluate([batch])
         return lambda: trainer.step(batch, LEARNING_RATE)
 
     serve_steps(load)

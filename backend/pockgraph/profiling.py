@@ -72,7 +72,9 @@ def profile_of(graph: TrainGraph) -> Profile:
         roots.append(number[gradient[row.fqn]])
         has_channels = row.channel_dim is not None
         order.append(_by_norm(graph, row) if has_channels else ())
-        move_tables.append(_moves(gradient[row.fqn], row.channel_dim, placeholder, number) if has_channels else {})
+        move_tables.append(
+            _moves(gradient[row.fqn], row.channel_dim, placeholder, number) if has_channels else {}
+        )
 
     late_only = []
     resident = 0

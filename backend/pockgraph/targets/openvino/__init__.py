@@ -25,6 +25,7 @@ from . import (  # noqa: F401  the rules register themselves on import
     ops_pooling,
     ops_reduction,
     ops_shape,
+    weight_gradient,
 )
 from .emit import ov
 from .lowering import RULES, find_unsupported, lower

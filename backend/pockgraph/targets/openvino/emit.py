@@ -6,6 +6,7 @@ such nodes can hide a pattern from the fusions of OpenVINO's plugins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,6 +88,12 @@ def like(value: complex, x: Value) -> Value:
     return const(value, dtype(x))
 
 
+def is_constant(x: Value) -> bool:
+    """Whether `x` depends on constants alone: OpenVINO then computes and packs it when it compiles."""
+    sources = x.get_node().input_values()
+    return all(is_constant(s) for s in sources) if sources else isinstance(x.get_node(), ov.op.Constant)
+
+
 def full(value: complex, size: Sequence[int], dtype: torch.dtype) -> Value:
     """A constant tensor, stored as one number."""
     scalar = const(value, dtype)
@@ -138,6 +145,12 @@ def keep_where(mask: Value, x: Value) -> Value:
 
 
 def reshape(x: Value, size: Sequence[int]) -> Value:
+    """`x` with another shape, in which one size may be -1."""
+    if -1 in size:
+        rest = math.prod(shape(x)) // max(math.prod(s for s in size if s != -1), 1)
+        size = [rest if s == -1 else s for s in size]
+    if x.get_node().get_type_name() == "Reshape":
+        x = x.get_node().input_value(0)  # one reshape does what two do
     if shape(x) == tuple(size):
         return x
     return op.reshape(x, ints(list(size)), False).output(0)
@@ -175,7 +188,7 @@ def unsqueeze(x: Value, dims: Sequence[int]) -> Value:
 
 def per_channel(x: Value, ndim: int) -> Value:
     """`[C]` as `[1, C, 1, …]`, for tensors of `ndim` dimensions."""
-    return reshape(x, [1, -1 if rank(x) else 1, *[1] * (ndim - 2)])
+    return reshape(x, [1, -1, *[1] * (ndim - 2)])
 
 
 def cut(x: Value, dim: int, start: int, stop: int, step: int = 1) -> Value:

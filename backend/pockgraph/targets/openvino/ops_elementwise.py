@@ -15,7 +15,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, check, rule
+from .lowering import Context, check, elementwise, rule
 
 aten = torch.ops.aten
 Number = int | float | bool
@@ -41,7 +41,7 @@ def operands(node: fx.Node, *xs: Any) -> list[Value]:
 # ---------------------------------------------------------------- arithmetic
 
 
-@rule(aten.add.Tensor, aten.add.Scalar)
+@elementwise(aten.add.Tensor, aten.add.Scalar)
 def add(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Value:
     x, other = operands(node, x, other)
     if out_dtype(node) == torch.bool:
@@ -49,18 +49,18 @@ def add(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Val
     return emit.add(x, emit.scale(other, alpha))
 
 
-@rule(aten.sub.Tensor, aten.sub.Scalar)
+@elementwise(aten.sub.Tensor, aten.sub.Scalar)
 def sub(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Value:
     x, other = operands(node, x, other)
     return emit.sub(x, emit.scale(other, alpha))
 
 
-@rule(aten.rsub.Tensor, aten.rsub.Scalar)
+@elementwise(aten.rsub.Tensor, aten.rsub.Scalar)
 def rsub(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Value:
     return sub(ctx, node, other, x, alpha)
 
 
-@rule(aten.mul.Tensor, aten.mul.Scalar)
+@elementwise(aten.mul.Tensor, aten.mul.Scalar)
 def mul(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     x, other = operands(node, x, other)
     if out_dtype(node) == torch.bool:
@@ -68,7 +68,7 @@ def mul(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return emit.mul(x, other)
 
 
-@rule(aten.div.Tensor, aten.div.Scalar)
+@elementwise(aten.div.Tensor, aten.div.Scalar)
 def div(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     if not isinstance(other, Value) and other != 0:
         # A number's reciprocal, in double precision; multiplication is what plugins fuse.
@@ -76,7 +76,7 @@ def div(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return emit.div(*operands(node, x, other))
 
 
-@rule(aten.div.Tensor_mode, aten.div.Scalar_mode)
+@elementwise(aten.div.Tensor_mode, aten.div.Scalar_mode)
 def div_mode(ctx: Context, node: fx.Node, x: Value, other: Any, rounding_mode: str | None) -> Value:
     if rounding_mode is None:
         return div(ctx, node, x, other)
@@ -88,22 +88,22 @@ def div_mode(ctx: Context, node: fx.Node, x: Value, other: Any, rounding_mode: s
     return emit.div(emit.sub(x, rest.output(0)), other)  # exact, however integers are divided
 
 
-@rule(aten.floor_divide.default, aten.floor_divide.Scalar)
+@elementwise(aten.floor_divide.default, aten.floor_divide.Scalar)
 def floor_divide(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return div_mode(ctx, node, x, other, "floor")
 
 
-@rule(aten.remainder.Tensor, aten.remainder.Scalar)
+@elementwise(aten.remainder.Tensor, aten.remainder.Scalar)
 def remainder(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return op.floor_mod(*operands(node, x, other)).output(0)
 
 
-@rule(aten.fmod.Tensor, aten.fmod.Scalar)
+@elementwise(aten.fmod.Tensor, aten.fmod.Scalar)
 def fmod(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return op.mod(*operands(node, x, other)).output(0)
 
 
-@rule(aten.pow.Tensor_Scalar)
+@elementwise(aten.pow.Tensor_Scalar)
 def pow_scalar(ctx: Context, node: fx.Node, x: Value, exponent: Number) -> Value:
     x = operand(x, out_dtype(node))
     if exponent == 1:
@@ -120,30 +120,30 @@ def pow_scalar(ctx: Context, node: fx.Node, x: Value, exponent: Number) -> Value
     return op.power(x, emit.like(exponent, x)).output(0)
 
 
-@rule(aten.pow.Tensor_Tensor, aten.pow.Scalar)
+@elementwise(aten.pow.Tensor_Tensor, aten.pow.Scalar)
 def pow_tensor(ctx: Context, node: fx.Node, x: Any, exponent: Value) -> Value:
     return op.power(*operands(node, x, exponent)).output(0)
 
 
-@rule(aten.addcmul.default)
+@elementwise(aten.addcmul.default)
 def addcmul(ctx: Context, node: fx.Node, x: Value, a: Value, b: Value, value: Number) -> Value:
     x, a, b = operands(node, x, a, b)
     return emit.add(x, emit.scale(emit.mul(a, b), value))
 
 
-@rule(aten.addcdiv.default)
+@elementwise(aten.addcdiv.default)
 def addcdiv(ctx: Context, node: fx.Node, x: Value, a: Value, b: Value, value: Number) -> Value:
     x, a, b = operands(node, x, a, b)
     return emit.add(x, emit.scale(emit.div(a, b), value))
 
 
-@rule(aten.lerp.Scalar, aten.lerp.Tensor)
+@elementwise(aten.lerp.Scalar, aten.lerp.Tensor)
 def lerp(ctx: Context, node: fx.Node, x: Value, end: Value, weight: Any) -> Value:
     x, end, weight = operands(node, x, end, weight)
     return emit.add(x, emit.mul(weight, emit.sub(end, x)))
 
 
-@rule(aten.xlogy.Tensor)
+@elementwise(aten.xlogy.Tensor)
 def xlogy(ctx: Context, node: fx.Node, x: Value, y: Value) -> Value:
     x, y = operands(node, x, y)
     zero = emit.like(0, x)
@@ -226,7 +226,7 @@ def _unary(function: Callable[[Value], Any]) -> Callable[..., Value]:
 
 
 for _overload, _function in _UNARY.items():
-    rule(_overload)(_unary(_function))
+    elementwise(_overload)(_unary(_function))
 
 
 @rule(aten.isnan.default)
@@ -478,12 +478,12 @@ def masked_fill(ctx: Context, node: fx.Node, x: Value, mask: Value, value: Any) 
     return emit.select(mask, value, x)
 
 
-@rule(aten.maximum.default)
+@elementwise(aten.maximum.default)
 def maximum(ctx: Context, node: fx.Node, x: Value, other: Value) -> Value:
     return op.maximum(*operands(node, x, other)).output(0)
 
 
-@rule(aten.minimum.default)
+@elementwise(aten.minimum.default)
 def minimum(ctx: Context, node: fx.Node, x: Value, other: Value) -> Value:
     return op.minimum(*operands(node, x, other)).output(0)
 

@@ -181,14 +181,6 @@ def repeat(ctx: Context, node: fx.Node, x: Value, times: Sequence[int]) -> Value
     return op.tile(x, emit.ints(list(times))).output(0) if times else x
 
 
-@rule(aten.constant_pad_nd.default)
-def constant_pad_nd(ctx: Context, node: fx.Node, x: Value, amounts: Sequence[int], value: float) -> Value:
-    before, after = [0] * emit.rank(x), [0] * emit.rank(x)
-    for i in range(len(amounts) // 2):
-        before[-1 - i], after[-1 - i] = amounts[2 * i], amounts[2 * i + 1]
-    return emit.pad(x, before, after, value)
-
-
 @rule(aten.flip.default)
 def flip(ctx: Context, node: fx.Node, x: Value, dims: Sequence[int]) -> Value:
     return emit.flip(x, dims)

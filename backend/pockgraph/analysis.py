@@ -1,0 +1,522 @@
+"""Measure contribution: fine-tune the head with one tensor at a time (arXiv 2310.17752, section 3.2).
+
+The head alone is measured first, then what is cheapest: the layers next to the head. All measurements
+share the steps, the batches and one learning rate, so that a difference is the tensor's doing. That rate
+is the best of a small logarithmic grid around the optimizer's own, judged on validation batches by the
+mean metric of two plans: the head alone, and the head with one weight from the middle of the network.
+
+Each measurement is one transaction in the study. Whatever ends an analysis, the next one goes on
+behind the last finished measurement.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from . import presets
+from .channels import count_of
+from .contribution import HEAD, Candidate, Measurement, Progress
+from .errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing, suggest
+from .finetune import (
+    Bench,
+    CompiledBench,
+    Data,
+    EagerBench,
+    Estimate,
+    Finetuner,
+    finetune,
+    fresh_values,
+    with_validation,
+)
+from .plan import Plan
+from .store import Store
+from .trunk import Forward
+
+if TYPE_CHECKING:
+    from .profile import Profile
+    from .task import Task
+    from .train_graph import TrainGraph
+
+LR_GRID = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)  # times the optimizer's rate
+MAX_BIAS_COUNTS = 8
+CACHE_BYTES = 1 << 30
+# A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
+COMPILE_PAYS_S = 2.0
+BEAT_S, STALE_S = 5.0, 60.0
+
+
+class Cancelled(PockError):
+    """An analysis was stopped on request; what it measured is kept."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an analysis measures; the arguments of `Study.analyze`, see there.
+
+    Raises:
+        StudyError: a value that makes no sense.
+    """
+
+    steps: int = 100
+    seeds: tuple[int, ...] = (0,)
+    ratios: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
+    tensors: tuple[str, ...] | None = None
+    bias_counts: tuple[int, ...] | None = None
+    lr: float | tuple[float, ...] | None = None
+    target: str = "auto"
+    batches: int | None = None
+    cache_bytes: int = CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        rates = (self.lr,) if isinstance(self.lr, int | float) else self.lr or (1.0,)
+        wrong = {
+            "steps must be 1 or more": self.steps >= 1,
+            "seeds must be distinct, and at least one": len(set(self.seeds)) == len(self.seeds) > 0,
+            "ratios must lie above 0 and at most at 1": all(0 < r <= 1 for r in self.ratios),
+            "lr must be positive": all(r > 0 for r in rates),
+            "batches must be 1 or more": self.batches is None or self.batches >= 1,
+        }
+        broken = [rule for rule, holds in wrong.items() if not holds]
+        if broken:
+            raise StudyError(f"Cannot analyse with these settings: {'; '.join(broken)}. Got {self}.")
+
+    def comparable(self, default_lr: float) -> str:
+        """The settings that measurements must share to be compared, as JSON."""
+        rate = {"lr": self.lr} if isinstance(self.lr, int | float) else {"grid": self.grid(default_lr)}
+        return json.dumps({"steps": self.steps, "batches": self.batches, **rate}, sort_keys=True)
+
+    def grid(self, default_lr: float) -> list[float]:
+        """The learning rates that are tried."""
+        return list(self.lr) if isinstance(self.lr, tuple) else [default_lr * r for r in LR_GRID]
+
+
+def quick_settings(profile: Profile) -> dict[str, Any]:
+    """Keywords for `Study.analyze` that give a first, rough table within a minute on two cores.
+
+    One seed, 30 steps, 256 validation samples, two ratios, three learning rates, and of each block only the
+    weight that matters most (arXiv 2310.17752): its first pointwise convolution, or its first matrix.
+    """
+    first: dict[str, str] = {}
+    for row in sorted(profile.rows, key=lambda r: r.depth):
+        spatial = row.shape[2:]
+        if row.kind == "weight" and row.channels is not None and all(s == 1 for s in spatial):
+            first.setdefault(row.block, row.fqn)
+    samples = max((spec.shape[0] for spec in profile.batch.values() if spec.shape), default=1)
+    rate = float(profile.optimizer["lr"])
+    return {
+        "steps": 30,
+        "seeds": (0,),
+        "ratios": (1.0, 0.25),
+        "tensors": tuple(fqn for fqn in first.values() if fqn not in profile.head),
+        "bias_counts": None,
+        "lr": (rate * 0.1, rate * 10**-0.5, rate),
+        "batches": max(1, 256 // samples),
+    }
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def head_of(graph: TrainGraph, task: Task) -> tuple[str, ...]:
+    """What every measurement trains: the last layer, and all that was never pretrained."""
+    fresh = set(task.fresh_fqns())
+    chosen = presets.head(graph).keys() | fresh
+    return tuple(r.fqn for r in graph.tensors if r.fqn in chosen)
+
+
+def bias_order_of(graph: TrainGraph, head: Iterable[str]) -> tuple[str, ...]:
+    """Biases outside the head, last layer first."""
+    skip = set(head)
+    return tuple(r.fqn for r in presets.biases(graph) if r.fqn not in skip)
+
+
+def candidates(graph: TrainGraph, head: Sequence[str], settings: Settings) -> list[Candidate]:
+    """Everything that is measured beside the head.
+
+    Every weight at each ratio (at 1 only where it has no channels to choose; a ratio that means as many
+    channels as a larger one is left out), and the last k biases.
+
+    Raises:
+        StudyError: a pattern that matches no weight, or a k that is no number of biases.
+    """
+    weights = {r.fqn: r for r in graph.tensors if r.kind == "weight" and r.fqn not in head}
+    chosen = list(weights)
+    if settings.tensors is not None:
+        for glob in settings.tensors:
+            if not fnmatch.filter(weights, glob):
+                raise StudyError(
+                    f"tensors={glob!r} matches no weight outside the head.{suggest(glob, weights)} "
+                    f"There are {listing(list(weights))}."
+                )
+        chosen = [w for w in weights if any(fnmatch.fnmatchcase(w, g) for g in settings.tensors)]
+    found = []
+    for fqn in chosen:
+        counts = set()
+        for ratio in sorted(set(settings.ratios), reverse=True):
+            channels = weights[fqn].channels
+            if channels is None and ratio < 1:
+                continue
+            count = channels and count_of(ratio, channels)
+            if count not in counts:
+                counts.add(count)
+                found.append(Candidate("weight", fqn, ratio=1.0 if count == channels else ratio))
+    order = bias_order_of(graph, head)
+    counts = _bias_counts(graph, order) if settings.bias_counts is None else settings.bias_counts
+    for k in counts:
+        if not 1 <= k <= len(order):
+            raise StudyError(f"bias_counts: the model has {len(order)} biases outside the head, got {k}.")
+    return found + [Candidate("bias_k", k=k) for k in sorted(set(counts))]
+
+
+def _bias_counts(graph: TrainGraph, order: Sequence[str]) -> list[int]:
+    """Counts that end with a whole block, thinned out to `MAX_BIAS_COUNTS`; all biases are among them."""
+    block = {r.fqn: r.block for r in graph.tensors}
+    ends = [k for k in range(1, len(order) + 1) if k == len(order) or block[order[k]] != block[order[k - 1]]]
+    if len(ends) <= MAX_BIAS_COUNTS:
+        return ends
+    return [ends[-1 - round(i * (len(ends) - 1) / (MAX_BIAS_COUNTS - 1))] for i in range(MAX_BIAS_COUNTS)]
+
+
+def choice_of(candidate: Candidate, head: Iterable[str], bias_order: Sequence[str]) -> dict[str, float]:
+    """FQN -> ratio of what a measurement trains."""
+    choice = dict.fromkeys(head, 1.0)
+    if candidate.kind == "weight":
+        choice[candidate.fqn] = candidate.ratio
+    return choice | dict.fromkeys(bias_order[: candidate.k], 1.0)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def analyze(
+    store: Store,
+    task: Task,
+    graph: TrainGraph,
+    settings: Settings,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> None:
+    """Take every measurement that the study lacks; see `Study.analyze`."""
+    _Analysis(store, with_validation(task), graph, settings, progress, cancel).run()
+
+
+class _Analysis:
+    def __init__(
+        self,
+        store: Store,
+        task: Task,
+        graph: TrainGraph,
+        settings: Settings,
+        progress: Callable[[Progress], None] | None,
+        cancel: Callable[[], bool] | None,
+    ) -> None:
+        self.store, self.task, self.graph, self.settings = store, task, graph, settings
+        self._progress, self._cancel = progress, cancel
+        self.head = head_of(graph, task)
+        self.bias_order = bias_order_of(graph, self.head)
+        self.candidates = candidates(graph, self.head, settings)
+        self.data = Data(task, settings.steps, settings.batches)
+        self.fresh = {seed: fresh_values(task, seed) for seed in settings.seeds}
+        forward = Forward(graph.gradients)
+        passes = 3 * settings.steps + self.data.validation_count
+        fixed = 10 * forward.work_before[-1]
+        self.work = {
+            c: fixed + passes * forward.work_after(self._choice(c)) for c in (HEAD, *self.candidates)
+        }
+        self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
+        self._wanted: list[Measurement] = []
+        self._measured_s = self._measured_work = 0.0
+        self._beat: Callable[[], None] = lambda: None
+
+    def run(self) -> None:
+        self.id = self._open()
+        with _lease(self.store, self.id) as self._beat:
+            self._plan()
+            self._report("preparing", None)
+            self._measure_all([m for m in self._wanted if m.purpose == "tuning"])
+            lr = self._learning_rate()
+            self._measure_all([m for m in self._wanted if m.purpose == "contribution"], lr)
+        failed = self._rows("status = 'failed' AND purpose = 'contribution'")
+        if failed:
+            names = listing([m.candidate.label for m in failed])
+            raise StudyError(
+                f"{len(failed)} of {len(self._wanted)} measurements failed ({names}); the others are kept. "
+                f"The first says: {failed[0].error}"
+            )
+
+    # ------------------------------------------------------------------ the study's side
+
+    def _open(self) -> int:
+        """The analysis whose measurements can be compared with this one's; made if there is none."""
+        key = self.settings.comparable(self.graph.optimizer.lr)
+        with self.store.transaction("measurements") as write:
+            write.execute(
+                "INSERT INTO analyses (settings, lr, head, bias_order, used) VALUES (?, ?, ?, ?, 0) "
+                "ON CONFLICT DO NOTHING",
+                (
+                    key,
+                    self.settings.lr if isinstance(self.settings.lr, int | float) else None,
+                    json.dumps(self.head),
+                    json.dumps(self.bias_order),
+                ),
+            )
+            write.execute(
+                "UPDATE analyses SET used = (SELECT max(used) + 1 FROM analyses) WHERE settings = ?", (key,)
+            )
+            return write.execute("SELECT id FROM analyses WHERE settings = ?", (key,)).fetchone()[0]
+
+    def _plan(self) -> None:
+        """Write down what is wanted: the study then knows how much is left, whoever asks."""
+        keys: list[tuple[Any, ...]] = []
+        if self._row()["lr"] is None:
+            for rate in self.settings.grid(self.graph.optimizer.lr):
+                for c in (HEAD, *self._middle()):
+                    keys.append(("tuning", c.kind, c.fqn, c.ratio, c.k, self.settings.seeds[0], rate))
+        for c in (HEAD, *self.candidates):
+            for seed in self.settings.seeds:
+                keys.append(("contribution", c.kind, c.fqn, c.ratio, c.k, seed, 0.0))
+        names = "purpose, kind, fqn, ratio, k, seed, tried_lr"
+        with self.store.transaction("measurements") as write:
+            # What an earlier call planned, or failed at, and this one does not want, is dropped.
+            write.execute(
+                "DELETE FROM measurements WHERE analysis = ? AND status IN ('planned', 'failed')", (self.id,)
+            )
+            write.executemany(
+                f"INSERT INTO measurements (analysis, steps, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                [(self.id, self.settings.steps, *key) for key in keys],
+            )
+        order = {key: i for i, key in enumerate(keys)}
+        rows = self.store.read(f"SELECT *, {names} FROM measurements WHERE analysis = ?", self.id)
+        picked = {order[key]: r for r in rows if (key := tuple(r[n] for n in names.split(", "))) in order}
+        self._wanted = [Measurement.of_row(picked[i]) for i in sorted(picked)]
+
+    def _row(self) -> Any:
+        return self.store.read("SELECT * FROM analyses WHERE id = ?", self.id)[0]
+
+    def _rows(self, where: str) -> list[Measurement]:
+        rows = self.store.read(f"SELECT * FROM measurements WHERE analysis = ? AND {where}", self.id)
+        return [Measurement.of_row(r) for r in rows]
+
+    # ------------------------------------------------------------------ the measuring side
+
+    def _measure_all(self, wanted: Sequence[Measurement], lr: float | None = None) -> None:
+        """Take what is missing of `wanted`; one candidate's graph serves all its measurements."""
+        groups: dict[Candidate, list[Measurement]] = {}
+        for m in wanted:
+            if m.status == "planned":
+                groups.setdefault(m.candidate, []).append(m)
+        for candidate, measurements in groups.items():
+            tuner: Finetuner | None = None
+            try:
+                for m in measurements:
+                    self._tick()
+                    self._report(candidate.label, None)
+                    start = time.perf_counter()
+                    rate = lr if lr is not None else m.lr
+                    assert rate is not None
+                    try:
+                        tuner = tuner or self._bench.prepare(self._plan_of(candidate))
+                        outcome = finetune(tuner, self.fresh[m.seed], m.seed, rate, self._tick)
+                        result: dict[str, Any] = {"status": "done", **asdict(outcome)}
+                    except NonFiniteLoss as e:
+                        result = {"status": "diverged", "error": str(e)}
+                    except Cancelled:
+                        raise
+                    except PockError as e:
+                        if candidate == HEAD:
+                            raise
+                        result = {"status": "failed", "error": str(e)}
+                    self._save(m, rate, time.perf_counter() - start, result)
+            finally:
+                if tuner is not None:
+                    tuner.close()
+            if (
+                candidate == HEAD
+                and lr is not None
+                and self._rows("kind = 'head' AND status = 'diverged' AND purpose = 'contribution'")
+            ):
+                raise StudyError(
+                    f"Training the head alone diverged at lr {lr:g}, so there is nothing to compare with. "
+                    "Pass a lower lr."
+                )  # fmt: skip
+
+    def _save(self, m: Measurement, lr: float, duration_s: float, result: dict[str, Any]) -> None:
+        values = {
+            "lr": lr, "target": self._bench.target, "duration_s": duration_s, "finished": time.time(),
+        } | result  # fmt: skip
+        columns = ", ".join(f"{c} = :{c}" for c in values)
+        with self.store.transaction("measurements") as write:
+            write.execute(
+                f"UPDATE measurements SET {columns} WHERE id = :id AND status = 'planned'",
+                {**values, "id": m.id},
+            )
+        saved = self._rows(f"id = {m.id}")[0]
+        self._wanted = [saved if w.id == m.id else w for w in self._wanted]
+        self._measured_s += duration_s
+        self._measured_work += self.work[m.candidate]
+        self._report(m.candidate.label, saved)
+
+    def _learning_rate(self) -> float:
+        """The analysis's rate, chosen now if the grid has just been measured.
+
+        Raises:
+            StudyError: training diverged at every rate.
+        """
+        stored = self._row()["lr"]
+        if stored is not None:
+            return stored
+        tuning = [m for m in self._wanted if m.purpose == "tuning"]
+        scores = []
+        for rate in {m.lr for m in tuning}:
+            tried = [m for m in tuning if m.lr == rate]
+            if all(m.metric is not None for m in tried):
+                metric = sum(m.metric or 0.0 for m in tried) / len(tried)
+                loss = sum(m.loss or 0.0 for m in tried) / len(tried)
+                scores.append((metric, -loss, rate))
+        if not scores:
+            rates = listing([f"{r:g}" for r in sorted({m.lr or 0.0 for m in tuning})])
+            raise StudyError(f"Training diverged at every learning rate tried ({rates}). Pass a lower lr.")
+        best = max(scores)[2]
+        assert best is not None
+        with self.store.transaction("measurements") as write:
+            write.execute("UPDATE analyses SET lr = ? WHERE id = ? AND lr IS NULL", (best, self.id))
+        return best
+
+    def _middle(self) -> list[Candidate]:
+        """The widest-trained weight from the middle of those measured, by depth."""
+        depth = {r.fqn: r.depth for r in self.graph.tensors}
+        whole = {c.fqn: c for c in sorted(self.candidates, key=lambda c: c.ratio) if c.kind == "weight"}
+        ordered = sorted(whole.values(), key=lambda c: depth[c.fqn])
+        return ordered[len(ordered) // 2 : len(ordered) // 2 + 1]
+
+    def _choice(self, candidate: Candidate) -> dict[str, float]:
+        return choice_of(candidate, self.head, self.bias_order)
+
+    def _plan_of(self, candidate: Candidate) -> Plan:
+        return Plan.of(self.graph, self._choice(candidate), provenance={"made_by": "analysis"})
+
+    @cached_property
+    def _bench(self) -> Bench:
+        """Where measurements are taken: asked for, chosen before, or what is faster for these settings."""
+        target = self.settings.target
+        if target == "auto":
+            target = self._row()["target"] or self._faster_target()
+            with self.store.transaction() as write:
+                write.execute("UPDATE analyses SET target = ? WHERE id = ?", (target, self.id))
+        return self._bench_of(target)
+
+    def _bench_of(self, target: str) -> Bench:
+        if target != EagerBench.target:
+            return CompiledBench(self.graph, self.data, target)
+        plans = [self._choice(c) for c in (HEAD, *self.candidates)]
+        return EagerBench(self.graph, self.data, plans, len(self.settings.seeds), self.settings.cache_bytes)
+
+    def _faster_target(self) -> str:
+        """Compare eager PyTorch with OpenVINO, compile time counted, on the weight in the middle."""
+        plan = self._plan_of(next(iter(self._middle()), HEAD))
+        rate = min(self.settings.grid(self.graph.optimizer.lr))
+        amount = len(self.settings.seeds), self.settings.steps, self.data.validation_count
+        totals, notes = {}, {}
+        for target in (EagerBench.target, "openvino"):
+            if totals and min(totals.values()) <= COMPILE_PAYS_S:
+                break
+            self._report(f"timing {target}", None)
+            try:
+                estimate = Estimate.of(self._bench_of(target), plan, self.settings.seeds[0], rate, self._tick)
+            except (UnsupportedOperators, NonFiniteLoss) as e:
+                notes[target] = str(e)
+                continue
+            totals[target] = estimate.total_s(*amount)
+            notes[target] = {**asdict(estimate), "total_s": totals[target]}
+        with self.store.transaction() as write:
+            write.execute("UPDATE analyses SET estimates = ? WHERE id = ?", (json.dumps(notes), self.id))
+        return min(totals, key=totals.__getitem__)
+
+    # ------------------------------------------------------------------ the caller's side
+
+    def _tick(self) -> None:
+        self._beat()
+        if self._cancel is not None and self._cancel():
+            done, total = self._counts()
+            raise Cancelled(
+                f"The analysis was cancelled after {done} of {total} measurements. They are kept; "
+                "call analyze again to go on."
+            )
+
+    def _counts(self) -> tuple[int, int]:
+        return sum(m.status in ("done", "diverged") for m in self._wanted), len(self._wanted)
+
+    def _report(self, label: str, last: Measurement | None) -> None:
+        if self._progress is None:
+            return
+        left = sum(self.work[m.candidate] for m in self._wanted if m.status == "planned")
+        seconds = self._measured_s / self._measured_work * left if self._measured_work else None
+        self._progress(Progress(*self._counts(), label, seconds, last))
+
+
+# ---------------------------------------------------------------- one analysis at a time
+
+
+@contextmanager
+def _lease(store: Store, analysis: int) -> Iterator[Callable[[], None]]:
+    """Keep other processes from taking the same measurements; gives a function to call now and then.
+
+    Raises:
+        StudyError: another living process is measuring.
+    """
+    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    with store.transaction() as write:
+        row = write.execute("SELECT holder, beat FROM analyses WHERE id = ?", (analysis,)).fetchone()
+        if row["holder"] and _is_alive(row["holder"], row["beat"]):
+            raise StudyError(
+                f"{store.path} is being analysed by another process ({row['holder']}). "
+                "Wait for it, or stop it."
+            )
+        write.execute(
+            "UPDATE analyses SET holder = ?, beat = ? WHERE id = ?", (holder, time.time(), analysis)
+        )
+    last = time.monotonic()
+    _held.add(holder)
+
+    def beat() -> None:
+        nonlocal last
+        if time.monotonic() - last > BEAT_S:
+            last = time.monotonic()
+            with store.transaction() as write:
+                write.execute("UPDATE analyses SET beat = ? WHERE holder = ?", (time.time(), holder))
+
+    try:
+        yield beat
+    finally:
+        _held.discard(holder)
+        with store.transaction() as write:
+            write.execute("UPDATE analyses SET holder = NULL WHERE holder = ?", (holder,))
+
+
+_held: set[str] = set()
+
+
+def _is_alive(holder: str, beat: float) -> bool:
+    host, pid, _ = holder.rsplit(":", 2)
+    if host == socket.gethostname():
+        if int(pid) == os.getpid():
+            return holder in _held
+        if os.name == "posix":
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                return False
+            except PermissionError:
+                pass  # it lives, and is another user's
+    return time.time() - beat < STALE_S

@@ -1,0 +1,483 @@
+"""Study: everything known about one task, in one file that survives.
+
+A study is an SQLite database: what the task is, its profile, measured contributions, plans, and runs.
+It can be read, searched and planned with where torch is absent; only measuring needs the task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from .contribution import Contribution, Measurement, Progress, tabulate
+from .errors import StudyError, listing, suggest
+from .plan import Plan
+from .store import Store
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+    from .profile import Profile
+    from .search import Budget
+    from .task import Task
+    from .train_graph import TrainGraph
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a plan.
+
+    Attributes:
+        plan: what was trained; `name`: how people call the run.
+        status: `"running"`, `"done"`, `"cancelled"` or `"failed"` with `error`.
+        target, device, seed, lr, steps: how. `losses`: of each step, before its update.
+        metric: on `task.eval` afterwards; `baseline`: the same before the first step.
+        step_ms: median; `measured_peak_bytes`: of the process. Predictions are the plan's.
+        created: seconds since 1970; `duration_s`: of the training.
+        id: given by the study.
+    """
+
+    plan: Plan
+    name: str = ""
+    status: Literal["running", "done", "cancelled", "failed"] = "done"
+    target: str = "openvino"
+    device: str = "CPU"
+    seed: int = 0
+    lr: float | None = None
+    steps: int = 0
+    losses: tuple[float, ...] = ()
+    metric: float | None = None
+    baseline: float | None = None
+    step_ms: float | None = None
+    measured_peak_bytes: int | None = None
+    duration_s: float | None = None
+    error: str = ""
+    created: float = field(default_factory=time.time)
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close a target came to PyTorch, for one plan.
+
+    Attributes:
+        errors: worst differences by what was compared, such as `{"loss": 2e-7, "weights": 1e-6}`.
+    """
+
+    target: str
+    plan: str
+    passed: bool
+    errors: Mapping[str, float]
+    created: float = field(default_factory=time.time)
+
+
+class Study:
+    """A durable record of one task.
+
+    Args:
+        path: the file, made when it does not exist.
+        task: needed to make a study and to measure. The study must be this task's.
+        optimizer: what plans train with; `SGD` by default. An existing study keeps its own.
+
+    Attributes:
+        path: the file. name: the task's. reference: `module:name` that makes the task, or empty.
+
+    Raises:
+        StudyError: the file is no study, is damaged, or belongs to another task (with the differences).
+
+    Example:
+        >>> study = Study("digits.db", task)
+        >>> study.analyze(steps=100, seeds=(0, 1, 2))
+        >>> plan = study.search(Budget(peak_bytes=50_000_000))
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], task: Task | None = None, optimizer: Optimizer | None = None
+    ) -> None:
+        self.path = Path(path).resolve()
+        self._task = task
+        self._optimizer = optimizer
+        self._graph: TrainGraph | None = None
+        self._lock = threading.RLock()
+        self._cache: dict[str, tuple[Any, Any]] = {}
+        exists = self.path.exists() and (task is None or self.path.stat().st_size > 0)
+        if task is not None and not exists:
+            graph = self._build()
+            self._store = Store.create(self.path, _facts(graph))
+        else:
+            self._store = Store(self.path)
+        self.facts: Mapping[str, Any] = self._store.facts()
+        if task is not None:
+            self._check_same(task)
+
+    @property
+    def name(self) -> str:
+        return self.facts["name"]
+
+    @property
+    def reference(self) -> str:
+        return self.facts["reference"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model and the batch, see `TrainGraph.fingerprint`."""
+        return self.facts["fingerprint"]
+
+    # ------------------------------------------------------------------ the task
+
+    @property
+    def graph(self) -> TrainGraph:
+        """The task's training graph, built when first asked for.
+
+        Raises:
+            StudyError: the study was opened without a task.
+        """
+        with self._lock:
+            return self._graph or self._build()
+
+    def _build(self) -> TrainGraph:
+        from .autodiff import build
+        from .optimizer import optimizer_from_dict
+
+        task = self._needed_task()
+        optimizer = self._optimizer
+        if optimizer is None and hasattr(self, "facts"):
+            optimizer = optimizer_from_dict(self.facts["optimizer"])
+        graph = build(task, optimizer)
+        if hasattr(self, "facts") and graph.fingerprint != self.fingerprint:
+            self._refuse([f"fingerprint {graph.fingerprint} instead of {self.fingerprint}"])
+        self._graph = graph
+        return graph
+
+    def _needed_task(self) -> Task:
+        if self._task is None:
+            made = f" It was made from {self.reference!r}." if self.reference else ""
+            raise StudyError(
+                f"The study {self.path} was opened without its task {self.name!r}, which this needs.{made} "
+                "Open it with Study(path, task)."
+            )
+        return self._task
+
+    def _check_same(self, task: Task) -> None:
+        """Refuse another task by what can be told without tracing it."""
+        facts, wrong = self.facts, []
+        if task.name != facts["name"]:
+            wrong.append(f"task {task.name!r} instead of {facts['name']!r}")
+        batch = {k: [list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in task.example.items()}
+        stored = {k: [v["shape"], v["dtype"]] for k, v in facts["batch"].items()}
+        wrong += _differences("batch entry ", stored, batch)
+        shapes = {n: list(p.shape) for n, p in task.model.named_parameters(remove_duplicate=False)}
+        unused = set(facts["unused"]) - set(facts["model"])
+        wrong += _differences("", facts["model"], {n: s for n, s in shapes.items() if n not in unused})
+        if self._optimizer is not None:
+            given = json.loads(json.dumps(self._optimizer.to_dict()))
+            wrong += _differences("optimizer's ", facts["optimizer"], given)
+        if wrong:
+            self._refuse(wrong)
+
+    def _refuse(self, wrong: Sequence[str]) -> None:
+        self._store.close()
+        raise StudyError(
+            f"The study {self.path} belongs to another task: {listing(wrong)}. Open it with the task it was "
+            "made for, or use another file."
+        )
+
+    # ------------------------------------------------------------------ what is known
+
+    @property
+    def profile(self) -> Profile:
+        """What each tensor costs.
+
+        Raises:
+            StudyError: it was never made, and there is no task to make it from.
+        """
+        from .profile import Profile
+
+        if self._store.document("profile") is None:
+            from .profiling import profile_of
+
+            self.save_profile(profile_of(self.graph))
+        return self._cached("profile", lambda: Profile.from_json(self._store.document("profile") or ""))
+
+    def save_profile(self, profile: Profile) -> None:
+        """Replace the profile, for example by one with measured times."""
+        with self._store.transaction("profile") as write:
+            write.execute(
+                "INSERT INTO documents VALUES ('profile', ?, ?) "
+                "ON CONFLICT DO UPDATE SET json = excluded.json, changed = excluded.changed",
+                (profile.to_json(), time.time()),
+            )
+
+    @property
+    def contribution(self) -> Contribution:
+        """What the measurements of the last analysis say so far.
+
+        Raises:
+            StudyError: nothing was measured yet.
+        """
+        found = self._cached("measurements", self._tabulate)
+        if found is None:
+            raise StudyError(
+                f"The study {self.path} has no contribution yet: nothing was measured. Run Study.analyze "
+                "with the task, or `pockui analyze`."
+            )
+        return found
+
+    def _tabulate(self) -> Contribution | None:
+        for row in self._store.read("SELECT * FROM analyses ORDER BY used DESC"):
+            head, order = json.loads(row["head"]), json.loads(row["bias_order"])
+            found = tabulate(self._measurements(row["id"]), head, order)
+            if found is not None:
+                return found
+        return None
+
+    def measurements(self) -> list[Measurement]:
+        """The last analysis's, planned ones included; those of learning rates first."""
+        rows = self._store.read("SELECT id FROM analyses ORDER BY used DESC LIMIT 1")
+        return self._measurements(rows[0]["id"]) if rows else []
+
+    def _measurements(self, analysis: int) -> list[Measurement]:
+        rows = self._store.read(
+            "SELECT * FROM measurements WHERE analysis = ? ORDER BY purpose DESC, id", analysis
+        )
+        return [Measurement.of_row(r) for r in rows]
+
+    def progress(self) -> tuple[int, int]:
+        """(finished, planned in all) measurements of the last analysis."""
+        status = [m.status for m in self.measurements()]
+        return sum(s in ("done", "diverged") for s in status), len(status)
+
+    def _cached(self, name: str, load: Callable[[], T]) -> T:
+        """`load()`, called again only after some process changed what it reads."""
+        revision = self._store.revision(name)
+        with self._lock:
+            if name not in self._cache or self._cache[name][0] != revision:
+                self._cache[name] = (revision, load())
+            return self._cache[name][1]
+
+    # ------------------------------------------------------------------ measuring and planning
+
+    def analyze(
+        self,
+        *,
+        steps: int = 100,
+        seeds: Sequence[int] = (0,),
+        ratios: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+        tensors: str | Sequence[str] | None = None,
+        bias_counts: Sequence[int] | None = None,
+        lr: float | Sequence[float] | None = None,
+        target: str = "auto",
+        batches: int | None = None,
+        cache_bytes: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Contribution:
+        """Measure what each tensor is worth; goes on where an earlier call with these settings ended.
+
+        Args:
+            steps: training steps of each measurement.
+            seeds: each draws a fresh head and an order of batches, for all candidates alike.
+            ratios: shares of channels to try for each weight.
+            tensors: globs of weights; None takes all outside the head.
+            bias_counts: values of k for "the last k biases"; None takes up to 8 ends of blocks; `()` none.
+            lr: the rate, or rates to choose from; None tries five around the optimizer's own. One rate is
+                chosen for all measurements: see `analysis.py`.
+            target: `"torch"` (in this process), `"openvino"`, or `"auto"`: what is faster, compiling
+                included.
+            batches: at most so many validation batches.
+            cache_bytes: memory for activations below the trained tensors; 1 GiB by default, 0 keeps none.
+            progress: called at least once a measurement.
+            cancel: asked after each step; True ends the analysis within about a step.
+
+        Raises:
+            StudyError: another process is analysing, the settings make no sense, or a measurement failed.
+            Cancelled: `cancel` said so (see `analysis.py`); what was measured is kept.
+        """
+        from .analysis import CACHE_BYTES, Settings, analyze
+
+        settings = Settings(
+            steps=steps,
+            seeds=tuple(seeds),
+            ratios=tuple(float(r) for r in ratios),
+            tensors=(tensors,) if isinstance(tensors, str) else None if tensors is None else tuple(tensors),
+            bias_counts=None if bias_counts is None else tuple(bias_counts),
+            lr=lr if lr is None or isinstance(lr, int | float) else tuple(lr),
+            target=target,
+            batches=batches,
+            cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+        )
+        task = self._needed_task()
+        analyze(self._store, task, self.graph, settings, progress, cancel)
+        return self.contribution
+
+    def search(self, budget: Budget, locked: Mapping[str, float] | None = None) -> Plan:
+        """The plan of the largest predicted gain within a budget.
+
+        Args:
+            locked: FQN -> ratio that the plan must have (0: frozen).
+
+        Raises:
+            BudgetError: no plan meets the budget; it names the smallest that one does.
+            StudyError: nothing was measured yet.
+        """
+        from .search import search
+
+        return search(self.profile, self.contribution, budget, locked=locked or {})
+
+    def frontier(self, n: int = 20, by: str = "peak_bytes") -> list[Plan]:
+        """Up to `n` plans, each the best for its cost, by `peak_bytes`, `extra_bytes` or `step_ms`."""
+        from .search import frontier
+
+        return frontier(self.profile, self.contribution, n, by=by)  # pyright: ignore
+
+    # ------------------------------------------------------------------ plans, runs, parity
+
+    def save_plan(self, name: str, plan: Plan) -> None:
+        """Keep a plan under a name; an older one of that name is replaced.
+
+        Raises:
+            PlanError: the plan is another model's.
+        """
+        plan.check_fits({fqn: tuple(shape) for fqn, shape in self.facts["model"].items()})
+        with self._store.transaction("plans") as write:
+            write.execute(
+                "INSERT INTO plans (name, json, created) VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET json = excluded.json, created = excluded.created",
+                (name, plan.to_json(), time.time()),
+            )
+
+    def plans(self) -> dict[str, Plan]:
+        """Name -> plan, oldest first."""
+        rows = self._store.read("SELECT name, json FROM plans ORDER BY created, id")
+        return {r["name"]: Plan.from_json(r["json"], f"plan {r['name']!r}") for r in rows}
+
+    def plan(self, name: str) -> Plan:
+        """A kept plan.
+
+        Raises:
+            StudyError: there is none of that name (with suggestions).
+        """
+        plans = self.plans()
+        if name not in plans:
+            raise StudyError(f"The study {self.path} has no plan {name!r}.{suggest(name, plans)}")
+        return plans[name]
+
+    def remove_plan(self, name: str) -> None:
+        """Forget a plan; runs of it stay."""
+        self.plan(name)
+        with self._store.transaction("plans") as write:
+            write.execute("DELETE FROM plans WHERE name = ?", (name,))
+
+    def add_run(self, run: Run) -> Run:
+        """Keep a run; returns it with its id."""
+        with self._store.transaction("runs") as write:
+            cursor = write.execute(
+                "INSERT INTO runs (status, target, created, json) VALUES (?, ?, ?, ?)", _run_values(run)
+            )
+        return dataclasses.replace(run, id=cursor.lastrowid)
+
+    def update_run(self, run: Run) -> None:
+        """Replace a kept run by its newer state, such as more losses.
+
+        Raises:
+            StudyError: the study has no such run.
+        """
+        with self._store.transaction("runs") as write:
+            cursor = write.execute(
+                "UPDATE runs SET status = ?, target = ?, created = ?, json = ? WHERE id = ?",
+                (*_run_values(run), run.id),
+            )
+            if not cursor.rowcount:
+                raise StudyError(f"The study {self.path} has no run {run.id}. Keep it first, with add_run.")
+
+    def runs(self) -> list[Run]:
+        """Every run, oldest first."""
+        found = []
+        for row in self._store.read("SELECT id, json FROM runs ORDER BY id"):
+            data = json.loads(row["json"])
+            plan = Plan.from_json(json.dumps(data.pop("plan")), f"the plan of run {row['id']}")
+            losses = tuple(data.pop("losses"))
+            found.append(Run(plan=plan, losses=losses, **{**data, "id": row["id"]}))
+        return found
+
+    def add_parity(self, parity: Parity) -> None:
+        """Keep a comparison with PyTorch."""
+        values = (
+            parity.target,
+            parity.plan,
+            int(parity.passed),
+            parity.created,
+            json.dumps(dict(parity.errors)),
+        )
+        with self._store.transaction("parities") as write:
+            write.execute(
+                "INSERT INTO parities (target, plan, passed, created, json) VALUES (?, ?, ?, ?, ?)", values
+            )
+
+    def parities(self) -> list[Parity]:
+        """Every comparison with PyTorch, oldest first."""
+        rows = self._store.read("SELECT * FROM parities ORDER BY id")
+        return [
+            Parity(r["target"], r["plan"], bool(r["passed"]), json.loads(r["json"]), r["created"])
+            for r in rows
+        ]
+
+    # ------------------------------------------------------------------ the file
+
+    def close(self) -> None:
+        """Release the file."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        done, planned = self.progress()
+        return f"Study({str(self.path)!r}, task {self.name!r}, {done} of {planned} measurements)"
+
+
+def _facts(graph: TrainGraph) -> dict[str, Any]:
+    """What a study says about its task; enough to recognise it and to read it without torch."""
+    versions = {}
+    for package in ("pockui", "torch", "openvino", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "name": graph.name,
+        "reference": graph.reference,
+        "fingerprint": graph.fingerprint,
+        "optimizer": graph.optimizer.to_dict(),
+        "batch": {k: v.model_dump(mode="json") for k, v in graph.plan.batch.items()},
+        "model": {r.fqn: list(r.shape) for r in graph.tensors},
+        "unused": sorted({*graph.unused, *(graph.aliases or {})}),
+        "versions": versions,
+        "created": time.time(),
+    }
+
+
+def _differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    both: Iterable[str] = [k for k in stored if k in given]
+    return [
+        *(f"no {what}{k!r}" for k in stored if k not in given),
+        *(f"{what}{k!r} is new" for k in given if k not in stored),
+        *(f"{what}{k!r} is {given[k]} instead of {stored[k]}" for k in both if stored[k] != given[k]),
+    ]
+
+
+def _run_values(run: Run) -> tuple[str, str, float, str]:
+    data = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ("plan", "id")}
+    data["plan"] = json.loads(run.plan.to_json())
+    return run.status, run.target, run.created, json.dumps(data)
