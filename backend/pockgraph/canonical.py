@@ -144,7 +144,7 @@ def _hardtanh_backward(b: Builder, node: fx.Node) -> Any:
 
 @rule(aten.convolution_backward.default)
 def _convolution_backward(b: Builder, node: fx.Node) -> Any:
-    dy, x, w, bias, stride, padding, dilation, transposed, _, groups, mask = node.args
+    dy, x, w, _, stride, padding, dilation, transposed, _, groups, mask = node.args
     results: dict[int, fx.Node] = {}
     if mask[1]:  # pyright: ignore
         dw = b.call(aten.convolution_backward.default, *node.args[:-1], [False, True, False])
@@ -202,9 +202,19 @@ def _bn_scale(b: Builder, w: Any, var: Any, eps: float) -> tuple[fx.Node, fx.Nod
     return inv, (inv if w is None else b.call(aten.mul.Tensor, w, inv))
 
 
+@rule(aten.native_batch_norm.default)
+def _native_batch_norm(b: Builder, node: fx.Node) -> Any:
+    x, w, bias, mean, var, training, _, eps = node.args
+    return None if training else _scale_and_shift(b, x, w, bias, mean, var, eps)
+
+
 @rule(aten._native_batch_norm_legit_no_training.default)
 def _batch_norm(b: Builder, node: fx.Node) -> Any:
     x, w, bias, mean, var, _, eps = node.args
+    return _scale_and_shift(b, x, w, bias, mean, var, eps)
+
+
+def _scale_and_shift(b: Builder, x: Any, w: Any, bias: Any, mean: Any, var: Any, eps: Any) -> dict[int, fx.Node]:
     ndim = x.meta["val"].ndim  # pyright: ignore
     _, scale = _bn_scale(b, w, var, eps)  # pyright: ignore
     shift = b.call(aten.neg.default, b.call(aten.mul.Tensor, mean, scale))

@@ -28,10 +28,15 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import CaptureError, TaskError
+from .errors import CaptureError, TaskError, listing
 from .graph import Graph, Role, Slot, add_constant, aten, dtype_name, meta_like
 from .task import Task
 
+DATA_DEPENDENT = (
+    "its control flow or a shape depends on the values of a tensor, and a training step that is compiled "
+    "before deployment has one fixed graph. Replace the branch by torch.where or torch.cond, or move the "
+    "decision out of the model"
+)
 TORCH_ROOT = str(Path(torch.__file__).parent)
 HERE = str(Path(__file__).parent)
 
@@ -55,14 +60,22 @@ class Trace:
 class _Wrapped(nn.Module):
     """`function(model, batch)` as a module over positional tensors, which is what export takes."""
 
-    def __init__(self, task: Task, function: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, task: Task, function: Callable[..., torch.Tensor], what: str) -> None:
         super().__init__()
         self.model = task.model
+        self._task, self._what = task.name, what
         self._names = tuple(task.example)
         self._rebuild, self._function = task.rebuild, function
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        return self._function(self.model, self._rebuild(dict(zip(self._names, tensors, strict=True))))
+        result = self._function(self.model, self._rebuild(dict(zip(self._names, tensors, strict=True))))
+        if not isinstance(result, torch.Tensor):
+            wanted = "one floating-point number" if self._what == "loss" else "one value per sample"
+            raise TaskError(
+                f"Task {self._task!r}: the {self._what} must be a tensor of {wanted}, but "
+                f"`{self._what}(model, batch)` gives a {type(result).__name__}. Return the tensor alone."
+            )
+        return result
 
 
 def trace_loss(task: Task) -> Trace:
@@ -74,11 +87,10 @@ def trace_loss(task: Task) -> Trace:
     """
     exported = _export(task, task.loss, "loss")
     loss = _only_output(exported).meta["val"]
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-        got = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, torch.Tensor) else repr(loss)
+    if loss.numel() != 1 or not loss.is_floating_point():
         raise TaskError(
             f"Task {task.name!r}: the loss must be one floating-point number, but `loss(model, batch)` "
-            f"gives {got}. Reduce it, for example with .mean()."
+            f"gives shape {tuple(loss.shape)}, {loss.dtype}. Reduce it, for example with .mean()."
         )
     return _trace(task, exported, with_gradients=True)
 
@@ -93,11 +105,10 @@ def trace_metric(task: Task) -> Trace:
     exported = _export(task, task.metric, "metric")
     value = _only_output(exported).meta["val"]
     samples = {len(v) for v in task.example.values() if v.ndim}
-    if not isinstance(value, torch.Tensor) or value.ndim != 1 or len(value) not in samples:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+    if value.ndim != 1 or len(value) not in samples:
         raise TaskError(
             f"Task {task.name!r}: the metric must give one value per sample (a tensor of shape "
-            f"[{max(samples, default='N')}]), but `metric(model, batch)` gives {got}."
+            f"[{max(samples, default='N')}]), but `metric(model, batch)` gives shape {tuple(value.shape)}."
         )
     return _trace(task, exported, with_gradients=False)
 
@@ -105,19 +116,68 @@ def trace_metric(task: Task) -> Trace:
 def _export(task: Task, function: Callable[..., torch.Tensor], what: str) -> torch.export.ExportedProgram:
     example = tuple(task.example.values())
     training = {n: m.training for n, m in task.model.named_modules()}
-    module = _Wrapped(task, function).eval()  # and with it the model
+    module = _Wrapped(task, function, what).eval()  # and with it the model
     try:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, example, strict=False)
-            return exported.run_decompositions({})
-    except TaskError:
+            _refuse_dynamic(task, what, exported)
+            _detach_no_grad(exported.graph_module)
+            return exported if _is_functional(exported) else exported.run_decompositions({})
+    except (TaskError, CaptureError):
         raise
     except Exception as e:  # whatever the user's code or export raises becomes one readable error
         raise CaptureError(_explain(task, what, e)) from e
     finally:
         for name, m in task.model.named_modules():
             m.training = training[name]
+
+
+def _is_functional(exported: torch.export.ExportedProgram) -> bool:
+    """Is the graph free of mutation as exported? Making it so by decomposition costs a second trace."""
+    for node in exported.graph.nodes:
+        if node.op != "call_function":
+            continue
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            return False
+        # A batch norm in training mode changes its running statistics though its schema does not say so.
+        if node.target in (aten.batch_norm.default, aten.instance_norm.default) and node.args[5]:
+            return False
+    return not exported.graph_signature.buffers_to_mutate
+
+
+def _detach_no_grad(module: fx.GraphModule) -> None:
+    """Make `torch.no_grad` regions explicit: decomposition forgets them when it flattens the graph."""
+    region = torch.ops.higher_order.wrap_with_set_grad_enabled
+    for part in module.modules():
+        if not isinstance(part, fx.GraphModule):
+            continue
+        for node in part.graph.find_nodes(op="call_function", target=region):
+            enabled, submodule, *operands = node.args
+            if enabled:
+                continue
+            with part.graph.inserting_before(node):
+                detached = [part.graph.call_function(aten.detach.default, (a,)) for a in operands]
+            for new, old in zip(detached, operands):
+                new.meta = dict(old.meta)  # pyright: ignore
+            node.args = (enabled, submodule, *detached)
+        part.recompile()
+
+
+def _refuse_dynamic(task: Task, what: str, exported: torch.export.ExportedProgram) -> None:
+    """Refuse values and shapes that only a run can tell.
+
+    Raises:
+        CaptureError: naming the user's line.
+    """
+    for node in exported.graph.nodes:
+        value = node.meta.get("val")
+        for v in value if isinstance(value, tuple | list) else (value,):
+            symbolic = isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool)
+            if symbolic or (isinstance(v, torch.Tensor) and any(isinstance(s, torch.SymInt) for s in v.shape)):
+                where = f" at {source}" if (source := _source(node.meta)) else ""
+                raise CaptureError(_not_static(task, what, where, DATA_DEPENDENT))
 
 
 def _explain(task: Task, what: str, error: Exception) -> str:
@@ -129,13 +189,13 @@ def _explain(task: Task, what: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     kind = type(error).__name__
     if "data-dependent" in str(error).lower() or "DataDependent" in kind:
-        reason = (
-            "its control flow or a shape depends on the values of a tensor, and a training step that is "
-            "compiled before deployment has one fixed graph. Replace the branch by torch.where or "
-            "torch.cond, or move the decision out of the model"
-        )
+        reason = DATA_DEPENDENT
     else:
         reason = f"{kind}: {first}. A model must work with torch.export to be compiled"
+    return _not_static(task, what, where, reason)
+
+
+def _not_static(task: Task, what: str, where: str, reason: str) -> str:
     return f"Task {task.name!r}: the {what} cannot be turned into one static graph{where}: {reason}."
 
 
@@ -166,9 +226,10 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
     fakes = [n.meta["val"] for n in nodes]
     mutated = [*exported.graph_signature.buffers_to_mutate.values()]
     if mutated:
+        names = [m.removeprefix("model.") for m in mutated]
         raise TaskError(
-            f"Task {task.name!r}: the model changes its buffers {', '.join(m.removeprefix('model.') for m in mutated)} "
-            "while it runs. Only frozen buffers can be compiled; use evaluation-mode layers."
+            f"Task {task.name!r}: the model changes its buffers {listing(names)} while it runs. "
+            "Only frozen buffers can be compiled; use evaluation-mode layers."
         )
     keys = list(task.example)
     names = _canonical_names(task.model)
@@ -298,9 +359,7 @@ def _annotate(graph: fx.Graph, slots: list[Slot], outside: str) -> None:
             anchors.add(node)
         # A second result of the last forward operator is unpacked behind the loss, and still forward.
         unpacks = node.target is operator.getitem
-        node.meta.update(
-            phase=node.args[0].meta["phase"] if unpacks else phase, layer=layer, source=source
-        )
+        node.meta.update(phase=node.args[0].meta["phase"] if unpacks else phase, layer=layer, source=source)
         if node is result:
             phase = "backward"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,10 @@ def resolve_channels(
         channels = _needs_channels(row, "ratio below 1")
         count = count_of(what, channels)
         return () if count == channels else pick(graph, row, count, method, seed)
-    indices = sorted({int(i) for i in what})  # pyright: ignore
+    listed = isinstance(what, Iterable) and not isinstance(what, str | bytes | Mapping)
+    if not listed or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in what):
+        raise PlanError(f"{row.fqn!r}: give a ratio from 0 to 1 or a list of channel numbers, not {what!r}.")
+    indices = sorted({int(i) for i in what})
     if not indices:
         return None
     channels = _needs_channels(row, "list of channels")
@@ -64,7 +68,8 @@ def _needs_channels(row: TensorRow, what: str) -> int:
 
 def pick(graph: TrainGraph, row: TensorRow, count: int, method: str, seed: int) -> tuple[int, ...]:
     """`count` sorted channels of a tensor: of the largest L2 norm, the first, or random ones."""
-    assert row.channels is not None and row.channel_dim is not None
+    assert row.channels is not None
+    assert row.channel_dim is not None
     if method == "first":
         chosen = np.arange(count)
     elif method == "random":

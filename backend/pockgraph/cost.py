@@ -51,14 +51,14 @@ def value_bytes(value: Any) -> int:
 
 def storage_of(node: fx.Node) -> fx.Node:
     """The node that owns the memory a view looks at."""
-    while node.op == "call_function":
-        if node.target in VIEWS:
-            node = node.args[0]  # pyright: ignore
-        elif node.target is operator.getitem and node.args[0].target in VIEWS:  # pyright: ignore
-            node = node.args[0]  # pyright: ignore
-        else:
-            break
+    while node.op == "call_function" and _is_view(node):
+        node = node.args[0]  # pyright: ignore
     return node
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Views, and the pieces of an operator that returns several views."""
+    return node.target in VIEWS or (node.target is operator.getitem and node.args[0].target in VIEWS)  # pyright: ignore
 
 
 def node_flops(node: fx.Node) -> int:

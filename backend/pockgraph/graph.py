@@ -157,7 +157,8 @@ class Graph:
             if slot.role in (Role.PARAM, Role.BUFFER, Role.CONST, Role.OPT_STATE):
                 assert tuple(self.values[slot.name].shape) == slot.shape, slot.name
         for node in self.nodes():
-            assert "val" in node.meta and node.meta.get("phase"), f"{node} lacks metadata"
+            assert "val" in node.meta, f"{node} has no value metadata"
+            assert node.meta.get("phase"), f"{node} has no phase"
 
 
 def output_args(graph: fx.Graph) -> tuple[fx.Node, ...]:

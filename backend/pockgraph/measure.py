@@ -37,6 +37,7 @@ import numpy as np
 from .errors import PockError
 
 LEARNING_RATE = 1e-4  # of measured steps: the work is the same at any rate, and this one cannot diverge
+_ANSWER = "pockgraph.measure:"
 Step = Callable[[], object]
 
 
@@ -255,9 +256,9 @@ class _Contender:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
+        for line in self._process.stdout:  # lines without the mark are what the process printed before
+            if line.startswith(_ANSWER):
+                return json.loads(line.removeprefix(_ANSWER))
         self._process.wait()
         self._words.seek(0)
         lines = [x for x in self._words if x.strip()]
@@ -316,7 +317,7 @@ def _timed(step: Step) -> float:
 
 
 def _answer(stream: Any, **content: Any) -> None:
-    stream.write(json.dumps(content) + "\n")
+    stream.write(f"{_ANSWER}{json.dumps(content)}\n")
     stream.flush()
 
 

@@ -1,6 +1,7 @@
 """(Profile, Contribution, Budget) -> Plan: the best plan a budget allows, solved exactly.
 
 The objective is the paper's additive one: the sum of the measured gains (arXiv 2310.17752, section 3).
+It ranks plans; it is no forecast of the metric, because gains measured one at a time overlap.
 Which operators remain, and which activations stay alive, follows from the deepest trained tensors, so
 both are written as linear constraints of a mixed-integer programme that HiGHS solves to optimality.
 
@@ -519,7 +520,7 @@ class _Programme:
         for (kind, serves), work in grouped.items():
             terms, constant = amounts[kind]
             single = serves.bit_length() - 1 if serves and serves & (serves - 1) == 0 else -1
-            if serves == 0 or serves & self.always and single < 0:
+            if serves == 0 or (serves & self.always and single < 0):
                 amounts[kind] = (terms, constant + work)
             elif single >= 0:
                 for ratio, literals in self.ways.get(single, {}).items():
@@ -565,8 +566,6 @@ class _Programme:
     def _plan(self, choice: Mapping[str, float], budget: Budget, solve_ms: float) -> Plan:
         plan = self.p.plan(choice, {"made_by": "search", "budget": str(budget)})
         figures = {**plan.predicted, "gain": self.gain(choice), "solve_ms": solve_ms}
-        if not math.isnan(self.c.baseline.mean):
-            figures["metric"] = self.c.baseline.mean + figures["gain"]
         return plan.model_copy(update={"predicted": figures})
 
     def gain(self, choice: Mapping[str, float]) -> float:

@@ -99,8 +99,10 @@ class Task:
 
     def __post_init__(self) -> None:
         self.model.eval()
-        for name in ("train", "eval"):
+        for name in ("train", "eval", "validation"):
             data = getattr(self, name)
+            if data is None and name == "validation":
+                continue
             if iter(data) is data:
                 raise TaskError(
                     f"Task {self.name!r}: `{name}` is an iterator, which yields its batches once; every "
@@ -156,8 +158,13 @@ def as_named(batch: Any) -> Batch:
     """A batch (dict, tuple or list of tensors) as name -> tensor.
 
     Raises:
-        TaskError: the batch holds something that is not a tensor or array.
+        TaskError: the batch holds something that is not a tensor or array, or is one itself.
     """
+    if not isinstance(batch, Mapping | tuple | list):
+        raise TaskError(
+            f"A batch must be a dict or tuple of tensors, but the data gives a {type(batch).__name__}. "
+            'Name its parts, as in {"x": x, "y": y}.'
+        )
     items = batch.items() if isinstance(batch, Mapping) else ((str(i), v) for i, v in enumerate(batch))
     named: Batch = {}
     for key, value in items:

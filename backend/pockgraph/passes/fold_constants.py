@@ -52,7 +52,7 @@ class FoldConstants:
         last = placeholders[-1]
         same: dict[object, fx.Node] = {}  # forward and backward fold the same scale: one constant
         for node, value in known.items():
-            if node.op == "placeholder" or node.target in VIEWS and source_bytes[node] > 4096:
+            if node.op == "placeholder" or (node.target in VIEWS and source_bytes[node] > 4096):
                 continue
             if all(u in known and u.target not in VIEWS for u in node.users):
                 continue

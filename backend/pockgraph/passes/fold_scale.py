@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import fx
 
 from ..graph import Builder, Graph, add_constant, aten, rebuilt
@@ -57,13 +58,16 @@ class _Folder:
         if (weight, scale) not in self._scaled:
             value = self._constant[weight]
             value = value * self._constant[scale].reshape(-1, *[1] * (value.ndim - 1))
-            node, slot = add_constant(self.fx, self._placeholders[-1], f"scaled_{weight.name}", value)
-            self._placeholders.append(node)
-            self.slots.append(slot)
-            self.values[slot.name] = value
-            self._constant[node] = value
-            self._scaled[weight, scale] = node
+            self._scaled[weight, scale] = self._add_constant(f"scaled_{weight.name}", value)
         return self._scaled[weight, scale]
+
+    def _add_constant(self, name: str, value: torch.Tensor) -> fx.Node:
+        node, slot = add_constant(self.fx, self._placeholders[-1], name, value)
+        self._placeholders.append(node)
+        self.slots.append(slot)
+        self.values[slot.name] = value
+        self._constant[node] = value
+        return node
 
     def fold_forward(self, mul: fx.Node) -> None:
         conv, factor = mul.args
@@ -92,14 +96,15 @@ class _Folder:
         if add.target is not aten.add.Tensor or add.args[0] is not mul or add.kwargs:
             return None
         view: Any = add.args[1]
-        if not isinstance(view, fx.Node) or view.target is not aten.reshape.default:
+        if not isinstance(view, fx.Node) or view.meta["val"].ndim != mul.meta["val"].ndim:
             return None
-        vector: Any = view.args[0]
-        return (
-            vector
-            if vector.meta["val"].ndim == 1 and list(view.args[1])[2:] == [1] * (len(view.args[1]) - 2)
-            else None
-        )  # pyright: ignore
+        per_channel = [s if d == 1 else 1 for d, s in enumerate(mul.meta["val"].shape)]
+        if list(view.meta["val"].shape) != per_channel:
+            return None
+        if view in self._constant:
+            return self._add_constant(f"shift_{view.name}", self._constant[view].reshape(-1))
+        vector = view.args[0] if view.target is aten.reshape.default else None
+        return vector if isinstance(vector, fx.Node) and vector.meta["val"].ndim == 1 else None
 
     def fold_backward(self, conv: fx.Node) -> None:
         mul, weight = conv.args[:2]

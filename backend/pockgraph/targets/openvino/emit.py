@@ -112,28 +112,41 @@ def convert(x: Value, to: torch.dtype) -> Value:
     return op.convert(x, OV_TYPES[to].get_type_name()).output(0)
 
 
+def lean(*xs: Value) -> list[Value]:
+    """Operands without an expansion that the other operands' shapes imply anyway."""
+    whole = [x for x in xs if x.get_node().get_type_name() != "Broadcast"]
+    return [
+        x.get_node().input_value(0) if x not in whole and any(shape(w) == shape(x) for w in whole) else x
+        for x in xs
+    ]
+
+
 def add(a: Value, b: Value) -> Value:
-    return op.add(a, b).output(0)
+    return op.add(*lean(a, b)).output(0)
 
 
 def sub(a: Value, b: Value) -> Value:
-    return op.subtract(a, b).output(0)
+    return op.subtract(*lean(a, b)).output(0)
 
 
 def mul(a: Value, b: Value) -> Value:
-    return op.multiply(a, b).output(0)
+    return op.multiply(*lean(a, b)).output(0)
 
 
 def div(a: Value, b: Value) -> Value:
-    return op.divide(a, b).output(0)
+    return op.divide(*lean(a, b)).output(0)
 
 
 def scale(x: Value, factor: float) -> Value:
-    return x if factor == 1 else mul(x, like(factor, x))
+    if factor == 1:
+        return x
+    if x.get_node().get_type_name() == "Broadcast":
+        return broadcast(scale(x.get_node().input_value(0), factor), shape(x))
+    return mul(x, like(factor, x))
 
 
 def select(condition: Value, a: Value, b: Value) -> Value:
-    return op.select(condition, a, b).output(0)
+    return op.select(*lean(condition, a, b)).output(0)
 
 
 def keep_where(mask: Value, x: Value) -> Value:

@@ -181,12 +181,21 @@ def lower(graph: Graph) -> ov.Model:
             sinks.append((node, ov.op.assign(_single_output(value), state[1])))
     # A variable that the graph only reads needs an Assign of itself: it is set from outside.
     own = [ov.op.assign(read, variable) for read, variable in reads.values()]
-    # OpenVINO schedules depth-first from the last sink to the first: listing the sinks in reverse
-    # order of the schedule makes it apply each update as soon as the gradient is there.
-    order = {node: i for i, node in enumerate(graph.fx.nodes)}
-    sinks.sort(key=lambda pair: -order[pair[0]])
+    # OpenVINO schedules depth-first from the last sink to the first. Those whose gradients come first
+    # stand last: then each update is applied as soon as its gradient is there, and frees it.
+    order = _gradient_order(graph)
+    sinks.sort(key=lambda pair: order[pair[0]], reverse=True)
     public.set()
     return ov.Model(results, own + [sink for _, sink in sinks], parameters, "pockui")
+
+
+def _gradient_order(graph: Graph) -> dict[fx.Node, int]:
+    """Node -> where in the schedule the last thing outside the update phase stands that it waits for."""
+    order: dict[fx.Node, int] = {}
+    for i, node in enumerate(graph.fx.nodes):
+        own = i if node.meta.get("phase") in ("forward", "backward") else 0
+        order[node] = max([own, *(order[n] for n in node.all_input_nodes)])
+    return order
 
 
 def _anchor(ctx: Context, node: fx.Node) -> None:

@@ -62,6 +62,8 @@ def rsub(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Va
 
 @elementwise(aten.mul.Tensor, aten.mul.Scalar)
 def mul(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
+    if not isinstance(other, Value) and out_dtype(node).is_floating_point:
+        return emit.scale(operand(x, out_dtype(node)), other)
     x, other = operands(node, x, other)
     if out_dtype(node) == torch.bool:
         return op.logical_and(x, other).output(0)
