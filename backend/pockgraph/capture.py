@@ -175,7 +175,8 @@ def _refuse_dynamic(task: Task, what: str, exported: torch.export.ExportedProgra
         value = node.meta.get("val")
         for v in value if isinstance(value, tuple | list) else (value,):
             symbolic = isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool)
-            if symbolic or (isinstance(v, torch.Tensor) and any(isinstance(s, torch.SymInt) for s in v.shape)):
+            sized = isinstance(v, torch.Tensor) and any(isinstance(s, torch.SymInt) for s in v.shape)
+            if symbolic or sized:
                 where = f" at {source}" if (source := _source(node.meta)) else ""
                 raise CaptureError(_not_static(task, what, where, DATA_DEPENDENT))
 

@@ -25,6 +25,7 @@ from torch import fx, nn
 from . import passes
 from .errors import NonFiniteLoss, TaskError
 from .graph import Graph, Role, output_args
+from .passes.pointwise_as_matmul import PointwiseAsMatmul
 from .plan import Plan
 from .prune import prune, specialise
 from .task import Batch, Batches, Task, as_named, check_batch
@@ -236,6 +237,11 @@ def finetune(
 # ---------------------------------------------------------------- in this process
 
 
+def _prepared(graph: Graph) -> Graph:
+    """After the passes that every target starts with, and those for eager PyTorch."""
+    return passes.run(graph, (*passes.pipeline(), PointwiseAsMatmul()))
+
+
 class _Function:
     """A graph as a Python function of named inputs; values that never change are bound."""
 
@@ -290,7 +296,7 @@ class _Source:
         values = sorted(
             {v for c in self.cuts[1:] for v in c.values}, key=list(self.forward.graph.fx.nodes).index
         )
-        graph = passes.run(self.forward.trunk(values))
+        graph = _prepared(self.forward.trunk(values))
         whole = [self.forward.slot_of(v).name for v in values if v.op == "placeholder"]
         return _Function(graph), [s.name for s in graph.outputs], whole
 
@@ -350,11 +356,9 @@ class EagerFinetuner:
         self._train, self._validation = bench.train, bench.validation
         self._cut = self._train.cut_for(plan.tensors)
         self._validation_cut = self._validation.cut_for(plan.tensors)
-        step = passes.run(prune(self._train.suffix(self._cut), graph.optimizer, plan))
+        step = _prepared(prune(self._train.suffix(self._cut), graph.optimizer, plan))
         self._step = _Function(step)
-        self._evaluate = _Function(
-            passes.run(specialise(self._validation.suffix(self._validation_cut), plan))
-        )
+        self._evaluate = _Function(_prepared(specialise(self._validation.suffix(self._validation_cut), plan)))
         self._initial = {s.name: step.values[s.name] for s in step.state_slots}
         state = {(s.role, s.fqn, s.key): self._step.at[s.name] for s in step.state_slots}
         self._next = [

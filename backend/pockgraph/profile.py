@@ -31,7 +31,8 @@ class Operator:
     Attributes:
         name: the node's.
         storage: index of the operator that owns its memory (its own index unless it is a view).
-        bytes, flops: of its result, and of computing it.
+        bytes: what it allocates (0 for a view); size_bytes: of its result, views included.
+        flops: of computing it.
         operands: storages it reads; `inputs`: the operators it reads, views included.
         serves: bit set of the tensors (by row) whose update needs it.
         forward: phase; `needed`: the loss needs it, whatever the plan.
@@ -46,6 +47,7 @@ class Operator:
     name: str
     storage: int
     bytes: int
+    size_bytes: int
     flops: int
     operands: tuple[int, ...]
     inputs: tuple[int, ...]
@@ -373,7 +375,7 @@ class _Replay:
         o = self.p.operators[n]
         onward = self.p.moves[i].get(n)
         if onward is None or self._only(o) != i:
-            size = round(self._value_bytes(n) * share)
+            size = round(o.size_bytes * share)
             # Later selections stand nearer to what they select from.
             at = len(self.events)
             storage = self._add(n, 1, 1000 - at, f"select_{o.name}", size, (self._resolved(o.storage),),
@@ -392,11 +394,6 @@ class _Replay:
                 self.storage[n] = storage
         self.selected[n, i] = storage
         return storage
-
-    def _value_bytes(self, n: int) -> int:
-        """Bytes of a result, counted for views too."""
-        o = self.p.operators[n]
-        return o.bytes if o.storage == n else self.p.operators[o.storage].bytes
 
     def _join_parts(self) -> dict[int, int]:
         """Whole weights made of constant and trained channels: row -> storage."""

@@ -45,6 +45,7 @@ def profile_of(graph: TrainGraph) -> Profile:
                 name=node.name,
                 storage=step.storage,
                 bytes=step.owns_bytes,
+                size_bytes=cost.value_bytes(node.meta["val"]),
                 flops=cost.node_flops(node),
                 operands=step.operands,
                 inputs=tuple(sorted({number[a] for a in node.all_input_nodes if a in number})),

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -122,6 +123,21 @@ def _programme(profile: Profile, contribution: Contribution, locked: Mapping[str
 
 Terms = dict[int, float]
 NEVER = -1  # a literal that is always 0
+
+
+class _Use(NamedTuple):
+    """An operator that reads a storage.
+
+    Attributes:
+        at: its position.
+        serves: rows whose update needs it; 0 when the loss does.
+        own: the row that would read selected channels instead, or -1; `part_bytes`: of all of them.
+    """
+
+    at: int
+    serves: int
+    own: int = -1
+    part_bytes: int = 0
 
 
 class _Programme:
@@ -241,19 +257,19 @@ class _Programme:
 
     # ------------------------------------------------------------------ memory
 
-    def _whole_uses(self) -> list[list[tuple[int, int, int]]]:
-        """Per storage: (position, rows it serves, row that would read a part instead or -1)."""
+    def _whole_uses(self) -> list[list[_Use]]:
+        """Per storage, who reads it, in schedule order."""
         operators = self.p.operators
-        uses: list[list[tuple[int, int, int]]] = [[] for _ in operators]
+        uses: list[list[_Use]] = [[] for _ in operators]
         for n, o in enumerate(operators):
             own = self._owner(o)
-            sliced: set[int] = set()
-            if own >= 0 and n in self.p.moves[own]:
-                sliced = {operators[m].storage for m in self.p.moves[own][n] if m >= 0}
+            moved = self.p.moves[own].get(n, ()) if own >= 0 else ()
+            part_bytes = {operators[m].storage: operators[m].size_bytes for m in moved if m >= 0}
             for s in o.operands:
-                uses[s].append((n, 0 if o.needed else o.serves, own if s in sliced else -1))
+                row = own if s in part_bytes else -1
+                uses[s].append(_Use(n, 0 if o.needed else o.serves, row, part_bytes.get(s, 0)))
             if o.needed:
-                uses[o.storage].append((n, 0, -1))
+                uses[o.storage].append(_Use(n, 0))
         return uses
 
     def _live(self, t: int, boundary: bool = False) -> tuple[Terms, float]:
@@ -282,14 +298,14 @@ class _Programme:
                 continue
             later = [u for u in self._uses[n] if u[0] > t or (u[0] == t and not boundary)]
             if n == t and not later and not boundary:
-                later = [(t, 0 if o.needed else o.serves, -1)]
+                later = [_Use(t, 0 if o.needed else o.serves)]
             if not later:
                 continue
             if n == t and not boundary and o.elementwise and self._reuses(n):
                 continue
-            if any(serves == 0 for _, serves, _ in later):
+            if any(use.serves == 0 for use in later):
                 constant += o.bytes
-                self._add_parts(n, later, add)
+                self._add_parts(later, add)
                 continue
             own = self._owner(o)
             if own >= 0 and not o.forward:
@@ -314,7 +330,7 @@ class _Programme:
                     self._read_by([u for u in self._uses[n] if u[1] and operators[u[0]].masks != n]),
                     add,
                 )
-            self._add_parts(n, later, add)
+            self._add_parts(later, add)
         self._add_joined(t, add)
         return terms, constant
 
@@ -359,22 +375,20 @@ class _Programme:
             self._pairs[a, b] = variable
         return self._pairs[a, b]
 
-    def _add_parts(
-        self, n: int, later: list[tuple[int, int, int]], add: Callable[[int | None, float], None]
-    ) -> None:
+    def _add_parts(self, later: list[_Use], add: Callable[[int | None, float], None]) -> None:
         """Selected channels of storage `n` that are kept instead of all of it."""
-        for _, _, own in later:
-            for ratio, literals in self.ways.get(own, {}).items():
+        for use in later:
+            for ratio, literals in self.ways.get(use.own, {}).items():
                 if ratio < 1:
                     for literal in literals:
-                        add(literal, self.p.operators[n].bytes * ratio)
+                        add(literal, use.part_bytes * ratio)
 
-    def _read_by(self, uses: list[tuple[int, int, int]]) -> int | None:
+    def _read_by(self, uses: list[_Use]) -> int | None:
         """1 when any of these uses reads the whole storage; None when one always does."""
         if not uses:
             return NEVER
         rows = whole = 0
-        for _, serves, own in uses:
+        for _, serves, own, _ in uses:
             if own >= 0:
                 whole |= serves
             else:

@@ -21,7 +21,7 @@ from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.graph import Graph, Role, Slot, dtype_name, meta_like
 from pockgraph.targets import get_target, require_supported, target_names
 from pockgraph.targets.openvino import RULES, TARGET, lower
-from pockgraph.targets.openvino import ops_convolution as conv
+from pockgraph.targets.openvino import weight_gradient as conv
 from pockgraph.targets.openvino.emit import ov
 
 aten = torch.ops.aten
@@ -603,6 +603,8 @@ CONVOLUTIONS = {
     "depthwise": ((9, 8), 2, 6, 6, 3, 1, 1, 1, 6),
     "depthwise_strided": ((9, 8), 2, 6, 6, 5, 2, 2, 1, 6),
     "depthwise_dilated": ((9, 8), 2, 6, 6, 3, 1, 2, 2, 6),
+    "depthwise_1d": ((11,), 3, 6, 6, 3, 2, 1, 1, 6),
+    "depthwise_batch": ((5, 6), 19, 3, 3, 3, 1, 1, 1, 3),
     "depthwise_multiplied": ((9, 8), 2, 3, 6, 3, 1, 1, 1, 3),
     "grouped": ((9, 8), 2, 6, 4, 3, 2, 1, 1, 2),
     "grouped_1x1": ((9, 8), 2, 6, 4, 1, 1, 0, 1, 2),
@@ -641,6 +643,40 @@ def test_gradient_of_the_input(name: str) -> None:
     check(input_gradient(y, w, x, stride, padding, dilation, groups), rand(*y.shape), w)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("size", "stride"), [(8, 2), (9, 2), (7, 1)])
+def test_padding_becomes_part_of_the_convolution(size: int, stride: int, groups: int) -> None:
+    """Uneven padding forward, and the crop of its backward."""
+    pad, w = (0, 1, 1, 2), rand(4, 4 // groups, 3, 3)
+
+    def forward(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.pad(x, pad), w, None, stride, 1, groups=groups)
+
+    x = rand(2, 4, size, size)
+    dy = rand(*forward(x, w).shape)
+    padded = F.pad(x, pad)
+    gradient = input_gradient(dy, w, padded, stride, 1, 1, groups)
+
+    def backward(dy: torch.Tensor, w: torch.Tensor) -> Any:
+        return F.pad(gradient(dy, w), [-p for p in pad])
+
+    def weight(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> Any:
+        space = [stride] * 2, [1, 1], [1, 1], False, [0, 0]
+        mask = [False, True, False]
+        return aten.convolution_backward(dy, F.pad(x, pad), w, None, *space, groups, mask)[1]
+
+    check(forward, x, w)
+    check(backward, dy, w)
+    check(weight, dy, x, w)
+    for graph in (graph_of(forward, x, w), graph_of(backward, dy, w)):
+        assert "Pad" not in {n.get_type_name() for n in lower(graph).get_ops()}
+
+
+def test_padding_with_another_value_stays() -> None:
+    check_grad(lambda x, w: F.conv2d(F.pad(x, (1, 1, 1, 1), value=3), w), rand(2, 4, 5, 5), rand(3, 4, 3, 3))
+    check_grad(lambda x, w: F.conv2d(F.pad(x, (-1, 1)), w), rand(2, 4, 5, 5), rand(3, 4, 3, 3))
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_transposed_convolution(stride: int, groups: int) -> None:
@@ -652,7 +688,7 @@ def test_transposed_convolution(stride: int, groups: int) -> None:
 def weight_gradient_by(strategy: Any, x: torch.Tensor, dy: torch.Tensor, w: torch.Tensor, g: Any) -> None:
     """One strategy, whatever the chooser would take, against ATen."""
     expected = aten.convolution_backward(
-        dy, x, w, None, g.stride, g.padding, g.dilation, False, [0] * len(g.kernel), g.groups, [False, True, False]
+        dy, x, w, None, g.stride, g.before, g.dilation, False, [0] * len(g.kernel), g.groups, [False, True, False]
     )[1]
     parameters = [ov.op.Parameter(ov.Type.f32, ov.PartialShape(list(v.shape))) for v in (x, dy)]
     made = strategy(parameters[0].output(0), parameters[1].output(0), g)
@@ -842,3 +878,33 @@ def test_unknown_targets_and_options(tmp_path: Path) -> None:
 def test_every_rule_is_of_an_operator() -> None:
     assert all(isinstance(o, torch._ops.OpOverload) for o in RULES)
     assert operator.getitem not in RULES
+
+
+def test_expansions_are_left_to_broadcasting() -> None:
+    """As in the backward of a mean: no tensor of repeated numbers is made."""
+
+    def function(dy: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (dy[:, :, None, None].expand(2, 3, 4, 5) / 20).masked_fill(y <= 0, 0.0)
+
+    args = rand(2, 3), rand(2, 3, 4, 5)
+    check(function, *args)
+    assert "Broadcast" not in {n.get_type_name() for n in lower(graph_of(function, *args)).get_ops()}
+    check(lambda a, b: (a.expand(4, 3) + b.expand(4, 3), a.expand(4, 3) * 2), rand(1, 3), rand(4, 1))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 32)])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_a_constant_matrix_is_used_as_it_is_and_transposed(
+    shape: tuple[int, int], batch: tuple[int, ...], tmp_path: Path
+) -> None:
+    """OpenVINO packs it for one of the two and would take that for the other when it is square."""
+    w = rand(*batch, *shape)
+    x, dy = rand(*batch, 16, shape[1], seed=1), rand(*batch, 16, shape[0], seed=2)
+    function = lambda x, dy, w: (x @ w.transpose(-1, -2), dy @ w)  # noqa: E731
+    graph = graph_of(function, x, dy, w)
+    slots = (*graph.inputs[:2], Slot(Role.PARAM, "w", tuple(w.shape), "float32"))
+    TARGET.write(Graph(graph.fx, slots, graph.outputs, {"param:w": w}), tmp_path, "g", {})
+    compiled = CORE.compile_model(CORE.read_model(tmp_path / "g.xml"), "CPU", CONFIG)
+    results = compiled({"batch:a0": x.numpy(), "batch:a1": dy.numpy()})
+    for slot, expected in zip(graph.outputs, function(x, dy, w)):
+        assert_close(torch.from_numpy(np.array(results[slot.name])), expected, slot.name)

@@ -1,12 +1,18 @@
-"""Matrix products. Transposes stay separate nodes: OpenVINO folds them into its MatMul."""
+"""Matrix products. Transposes stay separate nodes: OpenVINO folds them into its MatMul.
+
+One trap: OpenVINO's CPU plugin (2026.4) packs a constant matrix once for `x Wᵀ` and takes the packed
+copy for `dy W` as well when W is square: a wrong gradient, without a word. So a square constant is
+stored a second time, transposed, for the product in which it stands as it is.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import fx
 
 from . import emit
-from .emit import Value
+from .emit import Value, ov
 from .lowering import Context, rule
 
 aten = torch.ops.aten
@@ -14,12 +20,16 @@ aten = torch.ops.aten
 
 @rule(aten.mm.default, aten.bmm.default, aten.matmul.default)
 def mm(ctx: Context, node: fx.Node, a: Value, b: Value) -> Value:
+    matrix = b.get_node()
+    if isinstance(matrix, ov.op.Constant) and len(set(emit.shape(b)[-2:])) == 1 and emit.rank(b) >= 2:
+        turned = emit.array(np.swapaxes(matrix.data, -1, -2))
+        return emit.matmul(a, turned, transpose_b=True)
     return emit.matmul(a, b)
 
 
 @rule(aten.addmm.default, aten.baddbmm.default)
 def addmm(ctx: Context, node: fx.Node, x: Value, a: Value, b: Value, beta: float, alpha: float) -> Value:
-    product = emit.scale(emit.matmul(a, b), alpha)
+    product = emit.scale(mm(ctx, node, a, b), alpha)
     return product if beta == 0 else emit.add(product, emit.scale(x, beta))
 
 

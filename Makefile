@@ -1,0 +1,58 @@
+# Everything runs in $(VENV), which the first target makes and later ones find up to date.
+PYTHON ?= python3
+VENV ?= .venv
+# The pip requirement that torch comes from, as in: make TORCH='torch==2.13.0 --index-url ...'
+TORCH ?= torch==2.13.0
+STUDY ?=
+ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo app test test-all check format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install everything into $(VENV)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PIP) install --quiet $(TORCH)
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## analyse, plan, compile, train and compare a real network, in minutes
+	$(BIN)/pockui demo vision --quick --out out/demo-vision $(ARGS)
+
+app: $(READY) ## open the dashboard (STUDY=study.db for a study of your own)
+	$(BIN)/pockui serve $(or $(STUDY),$(wildcard out/demo-vision/study.db)) $(ARGS)
+
+test: $(READY) ## run the fast tests
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-all: $(READY) ## run every test, the slow ones included
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(READY) ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(READY) ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## time a step against PyTorch, side by side
+	$(BIN)/pockui bench vision $(ARGS)
+	$(BIN)/pockui bench text $(ARGS)
+
+clean: ## remove the environment and what the tools left
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,85 @@
+"""`pockui`: the command line.
+
+Exit status: 0 done; 1 the work failed (training diverged, a goal was missed); 2 bad input, told in one
+paragraph on standard error; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pockgraph import __version__
+from pockgraph.errors import NonFiniteLoss, PockError
+
+from .commands import comparison, device, doctor, projects, studies
+from .commands.output import BAD_INPUT, FAILED, fail
+
+# Nothing here may report its use to anybody, and no library may look for models elsewhere.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+
+
+class _Group(TyperGroup):
+    """Turns the project's errors into one paragraph and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NonFiniteLoss as e:
+            fail(str(e), FAILED)
+        except PockError as e:
+            fail(str(e), BAD_INPUT)
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Choose what a trained network keeps learning, compile that training step, run it on the device.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"pockui {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+app.command("demo")(comparison.demo)
+app.command("serve")(studies.serve)
+app.command("analyze")(projects.analyze)
+app.command("search")(projects.search)
+app.command("compile")(projects.compile_)
+app.command("train")(device.train)
+app.command("bench")(comparison.bench)
+app.command("report")(comparison.report_)
+app.add_typer(studies.app, name="study")
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

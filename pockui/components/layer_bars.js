@@ -1,0 +1,228 @@
+// Two-sided bars: what each tensor gains and costs, and a handle for the share of it that is trained.
+
+const PADLOCK = {
+  open: "M6 10V7a4 4 0 0 1 7.7-1.5l1.9-.7A6 6 0 0 0 4 7v3H3v10h14V10Zm-1 2h10v6H5Z",
+  shut: "M6 10V7a4 4 0 0 1 8 0v3h3v10H3V10Zm2 0h4V7a2 2 0 0 0-4 0Z",
+};
+
+function padlock(shut) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 20 22");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", shut ? PADLOCK.shut : PADLOCK.open);
+  path.setAttribute("fill-rule", "evenodd");
+  svg.appendChild(path);
+  return svg;
+}
+
+/** Linear between the measured ratios; nothing is gained at ratio 0. */
+function gainAt(gains, ratio) {
+  let before = [0, 0, 0, 0];
+  for (const point of gains) {
+    if (point[0] >= ratio) {
+      const share = point[0] === before[0] ? 1 : (ratio - before[0]) / (point[0] - before[0]);
+      return [1, 2, 3].map((i) =>
+        point[i] === null || before[i] === null ? null : before[i] + share * (point[i] - before[i]));
+    }
+    before = point;
+  }
+  return before.slice(1);
+}
+
+function ratioText(row, ratio) {
+  if (row.counted) return `${Math.round(ratio * row.steps)} / ${row.steps}`;
+  if (ratio <= 0) return "frozen";
+  const percent = 100 * ratio;
+  return `${Math.abs(percent - Math.round(percent)) > 0.05 ? percent.toFixed(1) : Math.round(percent)} %`;
+}
+
+function render({ model, el }) {
+  const root = make("div", "pock-layers", el);
+  const head = make("div", "pock-row pock-head", root);
+  make("span", "pock-name", head, "Tensor");
+  const gainHead = make("span", "pock-gain", head);
+  const costHead = make("span", "pock-cost", head);
+  make("span", "pock-ratio-head", head, "Trained share");
+  const list = make("div", "pock-list", root);
+  const empty = make("div", "pock-empty", root);
+  const live = make("div", "pock-live", root);
+  live.setAttribute("aria-live", "polite");
+  const tip = tooltip(root);
+  const edit = edits(model);
+  const shown = new Map(); // id -> parts of the row on screen
+
+  const ratioOf = (id) => model.get("ratios")[id] ?? 0;
+  const place = (element, from, to) => {
+    element.style.left = `${100 * Math.min(from, to)}%`;
+    element.style.width = `${100 * Math.abs(to - from)}%`;
+  };
+
+  function paint(parts, ratio) {
+    const { row } = parts;
+    const scale = model.get("scale");
+    const span = scale.gain_high - scale.gain_low || 1;
+    const across = (gain) => (scale.gain_high - gain) / span; // gains grow to the left
+    const zero = across(0);
+    parts.zero.style.left = `${100 * zero}%`;
+    const best = row.gains.length ? row.gains[row.gains.length - 1].slice(1) : null;
+    const now = row.gains.length && ratio > 0 ? gainAt(row.gains, ratio) : null;
+    place(parts.gainAll, zero, best ? across(best[0]) : zero);
+    place(parts.gainNow, zero, now ? across(now[0]) : zero);
+    parts.gainAll.classList.toggle("pock-loss", Boolean(best && best[0] < 0));
+    parts.gainNow.classList.toggle("pock-loss", Boolean(now && now[0] < 0));
+    const reach = now ?? best;
+    parts.whisker.hidden = !reach || reach[1] === null;
+    if (!parts.whisker.hidden) place(parts.whisker, across(reach[2]), across(reach[1]));
+    const full = scale.cost_high ? row.cost / scale.cost_high : 0;
+    place(parts.costAll, 0, full);
+    place(parts.costNow, 0, full * ratio);
+    parts.fill.style.width = `${100 * ratio}%`;
+    parts.handle.style.left = `${100 * ratio}%`;
+    parts.handle.setAttribute("aria-valuenow", String(Math.round(100 * ratio)));
+    parts.handle.setAttribute("aria-valuetext", ratioText(row, ratio));
+    parts.text.textContent = ratioText(row, ratio);
+    parts.element.classList.toggle("pock-trained", ratio > 0);
+  }
+
+  function build(id) {
+    const parts = { id, ratio: 0 };
+    const element = (parts.element = make("div", "pock-row"));
+    element.dataset.tensor = id;
+    const name = make("button", "pock-name", element);
+    name.type = "button";
+    parts.prefix = make("span", "pock-prefix", name);
+    parts.short = make("span", "pock-short", name);
+    const gain = make("div", "pock-gain", element);
+    parts.gainAll = make("i", "pock-bar pock-all", gain);
+    parts.gainNow = make("i", "pock-bar pock-now", gain);
+    parts.whisker = make("i", "pock-whisker", gain);
+    parts.zero = make("i", "pock-zero", gain);
+    parts.none = make("span", "pock-none", gain, "not measured");
+    const cost = make("div", "pock-cost", element);
+    parts.costAll = make("i", "pock-bar pock-all", cost);
+    parts.costNow = make("i", "pock-bar pock-now", cost);
+    parts.track = make("div", "pock-track", element);
+    parts.rail = make("div", "pock-rail", parts.track);
+    parts.fill = make("i", "pock-fill", parts.rail);
+    parts.marks = make("div", "pock-marks", parts.rail);
+    parts.handle = make("div", "pock-handle", parts.rail);
+    parts.text = make("span", "pock-ratio", element);
+    parts.lock = make("button", "pock-lock", element);
+    parts.lock.type = "button";
+
+    const write = (ratio, final) => {
+      paint(parts, (parts.ratio = ratio));
+      parts.edited = true;
+      if (final) live.textContent = `${id}: ${ratioText(parts.row, ratio)}`;
+      edit.send({ kind: "ratio", id, ratio, final });
+    };
+    parts.slider = slider(parts.rail, parts.handle, {
+      read: () => parts.ratio,
+      write,
+      marks: () => parts.row.marks,
+      quantise: (f) => {
+        const n = parts.row.steps;
+        return f <= 0.5 / n && f < SNAP ? 0 : n === 1 ? Math.round(f) : Math.round(f * n) / n;
+      },
+      step: () => 1 / parts.row.steps,
+      disabled: () => parts.row.fixed,
+    });
+    name.addEventListener("click", () => edit.send({ kind: "select", id }));
+    parts.lock.addEventListener("click", () => {
+      const on = !model.get("locked").includes(id);
+      edit.send({ kind: "lock", id, on, ratio: parts.ratio });
+    });
+    const explain = () => tip.show(element, id, [...parts.row.tip, ["Trained share", parts.text.textContent]]);
+    for (const part of [name, gain, cost]) {
+      part.addEventListener("pointerenter", (e) => e.pointerType !== "touch" && explain());
+      part.addEventListener("pointerleave", tip.hide);
+    }
+    name.addEventListener("focus", explain);
+    name.addEventListener("blur", tip.hide);
+    return parts;
+  }
+
+  function showRows() {
+    const rows = model.get("rows");
+    const scale = model.get("scale");
+    gainHead.textContent = scale.gain_title;
+    gainHead.title = scale.gain_help;
+    costHead.textContent = scale.cost_title;
+    costHead.title = scale.cost_help;
+    const wanted = new Set(rows.map((r) => r.id));
+    for (const [id, parts] of shown) {
+      if (!wanted.has(id)) {
+        parts.element.remove();
+        shown.delete(id);
+      }
+    }
+    let after = null;
+    for (const row of rows) {
+      const parts = shown.get(row.id) ?? build(row.id);
+      shown.set(row.id, parts);
+      parts.row = row;
+      parts.prefix.textContent = row.prefix;
+      parts.short.textContent = row.short;
+      parts.none.hidden = row.gains.length > 0 || row.fixed;
+      parts.whisker.hidden = !row.gains.length;
+      parts.marks.replaceChildren(...row.marks.filter((m) => m > 0 && m < 1).map((m) => {
+        const mark = make("i", "");
+        mark.style.left = `${100 * m}%`;
+        return mark;
+      }));
+      parts.handle.setAttribute("aria-label", `Trained share of ${row.id}`);
+      parts.handle.setAttribute("aria-disabled", String(row.fixed));
+      parts.handle.tabIndex = row.fixed ? -1 : 0;
+      parts.element.classList.toggle("pock-fixed", row.fixed);
+      const next = after ? after.nextSibling : list.firstChild;
+      if (next !== parts.element) list.insertBefore(parts.element, next); // keeps the focus where it is
+      after = parts.element;
+    }
+    empty.textContent = model.get("empty");
+    empty.hidden = rows.length > 0;
+    showRatios();
+    showLocks();
+    showSelected();
+  }
+  function showRatios() {
+    for (const parts of shown.values()) {
+      // An echo of an older position would pull the handle back.
+      if (parts.slider.dragging || (parts.edited && !edit.settled)) continue;
+      parts.edited = false;
+      parts.ratio = parts.row.fixed ? 1 : ratioOf(parts.id);
+      paint(parts, parts.ratio);
+    }
+  }
+  function showLocks() {
+    const locked = model.get("locked");
+    for (const parts of shown.values()) {
+      const on = parts.row.fixed || locked.includes(parts.id);
+      parts.lock.replaceChildren(padlock(on));
+      parts.lock.disabled = parts.row.fixed;
+      parts.lock.setAttribute("aria-pressed", String(on));
+      parts.lock.setAttribute("aria-label", `Lock ${parts.id}`);
+      parts.lock.title = parts.row.fixed
+        ? "The head is trained in every plan"
+        : on ? "Locked: searching keeps this share. Click to release" : "Lock: keep this share when the budget moves";
+      parts.element.classList.toggle("pock-locked", on);
+    }
+  }
+  function showSelected() {
+    for (const parts of shown.values()) {
+      parts.element.classList.toggle("pock-selected", parts.id === model.get("selected"));
+    }
+  }
+
+  list.addEventListener("scroll", tip.hide, { passive: true });
+  model.on("change:rows", showRows);
+  model.on("change:scale", showRows);
+  model.on("change:empty", showRows);
+  model.on("change:ratios", showRatios);
+  model.on("change:ack", showRatios);
+  model.on("change:locked", showLocks);
+  model.on("change:selected", showSelected);
+  showRows();
+}
+
+export default { render };

@@ -1,0 +1,175 @@
+"""What a comparison found, as plain values: `report.json` is exactly this."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pockgraph.errors import PockError, listing
+from pockgraph.plan import write_atomically
+
+SCHEMA = "pockui.report/1"
+REFERENCE = ("full", "eager")  # what every ratio is to
+RUNTIMES = {
+    "openvino": "OpenVINO",
+    "eager": "PyTorch eager",
+    "compiled": "torch.compile",
+}
+Runtime = Literal["openvino", "eager", "compiled"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Trial(_Strict):
+    """One learning rate tried on the validation split; no metric means that training diverged."""
+
+    lr: float
+    metric: float | None
+
+
+class Method(_Strict):
+    """One way of choosing what learns.
+
+    Attributes:
+        key, label: short and readable name.
+        rule: how the plan was made, in a sentence.
+        ratios: FQN -> trained share of the tensor's channels, for every tensor that learns.
+        values: how many numbers learn.
+        peak_bytes: modelled peak of a step, weights included.
+        extra_bytes: of it, what is kept only because the network trains.
+        flops: of a step.
+        predicted_gain: of the metric over the head alone, for searched plans.
+        lr: chosen among `trials`; `lr_on_edge`: it is the grid's smallest or largest.
+    """
+
+    key: str
+    label: str
+    rule: str
+    ratios: dict[str, float]
+    values: int
+    peak_bytes: int
+    extra_bytes: int
+    flops: int
+    predicted_gain: float | None = None
+    lr: float | None = None
+    lr_on_edge: bool = False
+    trials: tuple[Trial, ...] = ()
+
+
+class Row(_Strict):
+    """A method on a runtime.
+
+    Attributes:
+        metrics: on the test split, one per seed; None for a run that diverged; empty if not trained.
+        step_ms, step_q1_ms, step_q3_ms: median and quartiles of a step.
+        over_loaded_bytes: measured peak over the process with the model loaded.
+        over_imported_bytes: measured peak over the process with only the libraries imported.
+        whole_peak_bytes: measured peak of the process, loading included.
+        load_ms: to load, or load and compile, the step.
+        reason: why figures are missing; empty if none are.
+    """
+
+    method: str
+    runtime: Runtime
+    metrics: tuple[float | None, ...] = ()
+    step_ms: float | None = None
+    step_q1_ms: float | None = None
+    step_q3_ms: float | None = None
+    over_loaded_bytes: int | None = None
+    over_imported_bytes: int | None = None
+    whole_peak_bytes: int | None = None
+    load_ms: float | None = None
+    reason: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        """Of the metric; None when a run diverged or none was made."""
+        known = [m for m in self.metrics if m is not None]
+        return statistics.fmean(known) if known and len(known) == len(self.metrics) else None
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than two."""
+        known = [m for m in self.metrics if m is not None]
+        return statistics.stdev(known) if len(known) > 1 and self.mean is not None else None
+
+
+class Report(_Strict):
+    """A whole comparison.
+
+    Attributes:
+        task, title, metric: what was learnt, in words.
+        command, created: what made it, and when (ISO 8601, UTC).
+        quick: reduced settings; figures are rougher.
+        machine, versions, settings: of the run.
+        budget_bytes, budget_rule: of the automatic plan.
+        blocks: block name -> FQNs of its tensors, in forward order; `sizes`: FQN -> numbers in it.
+        seconds: stage -> how long it took.
+    """
+
+    schema_: Literal["pockui.report/1"] = Field(default=SCHEMA, alias="schema")
+    task: str
+    title: str
+    metric: str
+    command: str
+    created: str
+    quick: bool
+    machine: dict[str, Any]
+    versions: dict[str, str | None]
+    settings: dict[str, Any]
+    budget_bytes: int
+    budget_rule: str
+    blocks: dict[str, tuple[str, ...]]
+    sizes: dict[str, int]
+    seconds: dict[str, float]
+    methods: tuple[Method, ...]
+    rows: tuple[Row, ...]
+
+    def method(self, key: str) -> Method:
+        return next(m for m in self.methods if m.key == key)
+
+    def row(self, method: str, runtime: str) -> Row | None:
+        return next((r for r in self.rows if (r.method, r.runtime) == (method, runtime)), None)
+
+    @property
+    def reference(self) -> Row | None:
+        """Full fine-tuning in eager PyTorch."""
+        return self.row(*REFERENCE)
+
+    def speedup(self, row: Row) -> float | None:
+        """How many times faster than the reference; below 1 it is slower."""
+        return _ratio(self.reference and self.reference.step_ms, row.step_ms)
+
+    def memory_ratio(self, row: Row, field: str = "over_loaded_bytes") -> float | None:
+        """Measured peak as a share of the reference's."""
+        return _ratio(getattr(row, field), self.reference and getattr(self.reference, field))
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, (self.model_dump_json(by_alias=True, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read a report file.
+
+        Raises:
+            PockError: unreadable, or not a report.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as e:
+            raise PockError(f"Cannot read the report {path}: {e}.") from None
+        except ValidationError as e:
+            problems = [f"{'.'.join(map(str, err['loc'])) or 'file'}: {err['msg']}" for err in e.errors()]
+            raise PockError(f"{path} is not a valid report: {listing(problems)}.") from None
+
+
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    if value is None or not reference or not math.isfinite(value / reference):
+        return None
+    return value / reference

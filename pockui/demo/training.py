@@ -1,0 +1,165 @@
+"""The demo's training runs: the same batches, heads, steps and schedule for every method and runtime."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from pockgraph.errors import NonFiniteLoss
+from pockgraph.finetune import fresh_values
+from pockgraph.runtime import Trainer
+from pockgraph.task import Batch, Task
+
+from ..eager import PlainLoop
+from .results import Trial
+
+Head = dict[str, np.ndarray]  # FQN -> initial value of a fresh tensor
+TICK_STEPS = 10
+
+
+class Learner(Protocol):
+    """One method on one runtime."""
+
+    def reset(self, head: Head) -> None:
+        """Back to the pretrained weights, with this head."""
+        ...
+
+    def step(self, batch: Batch, lr: float) -> float:
+        """One update; returns the loss before it."""
+        ...
+
+    def evaluate(self, batches: Sequence[Any]) -> float: ...
+
+
+class CompiledLearner:
+    """An artefact."""
+
+    def __init__(self, artifact: Path, threads: int) -> None:
+        self._trainer = Trainer.load(artifact, threads=threads)
+
+    def reset(self, head: Head) -> None:
+        self._trainer.reset(head)
+
+    def step(self, batch: Batch, lr: float) -> float:
+        return self._trainer.step(batch, lr).loss
+
+    def evaluate(self, batches: Sequence[Any]) -> float:
+        return self._trainer.evaluate(batches).metric
+
+
+class EagerLearner:
+    """The plain PyTorch loop.
+
+    Args:
+        task: one's own: its weights change.
+        trained: FQNs of the tensors that learn.
+        optimizer: as in a plan.
+    """
+
+    def __init__(self, task: Task, trained: Sequence[str], optimizer: Mapping[str, Any]) -> None:
+        self._task, self._trained, self._optimizer = task, trained, optimizer
+        self._initial = {k: v.clone() for k, v in task.model.state_dict().items()}
+
+    def reset(self, head: Head) -> None:
+        fresh = {fqn: torch.from_numpy(value) for fqn, value in head.items()}
+        self._task.model.load_state_dict(self._initial | fresh)
+        self._loop = PlainLoop(self._task, self._trained, self._optimizer)
+
+    def step(self, batch: Batch, lr: float) -> float:
+        return self._loop.step(batch, lr)
+
+    def evaluate(self, batches: Sequence[Any]) -> float:
+        return self._loop.evaluate(batches)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        metric: None when training diverged.
+        losses: of each step, before its update.
+        duration_s: of the steps.
+    """
+
+    metric: float | None
+    losses: tuple[float, ...]
+    duration_s: float
+
+
+@dataclass
+class Schoolroom:
+    """Trains learners under equal conditions.
+
+    Attributes:
+        task: whose batches they get; its model is not touched.
+        heads: seed -> the head that every learner starts from.
+        tick: called with (steps done, note) now and then.
+    """
+
+    task: Task
+    heads: Mapping[int, Head]
+    tick: Callable[[int, str], None]
+    done: int = field(default=0, init=False)
+
+    def train(
+        self, learner: Learner, seed: int, lr: float, steps: int, held_out: Sequence[Any], note: str
+    ) -> Outcome:
+        """Reset, train on the batches that `seed` draws, evaluate."""
+        learner.reset(self.heads[seed])
+        losses: list[float] = []
+        start, before = time.perf_counter(), self.done
+        finished = True
+        for i, batch in enumerate(itertools.islice(self.task.forever(seed), steps)):
+            if i % TICK_STEPS == 0:
+                self.tick(before + i, note)
+            try:
+                losses.append(learner.step(batch, cosine(lr, i, steps)))
+            except NonFiniteLoss:
+                finished = False
+                break
+            if not math.isfinite(losses[-1]):
+                finished = False
+                break
+        duration_s = time.perf_counter() - start
+        self.done = before + steps
+        return Outcome(learner.evaluate(held_out) if finished else None, tuple(losses), duration_s)
+
+    def tune(
+        self,
+        learner: Learner,
+        seed: int,
+        rates: Sequence[float],
+        steps: int,
+        held_out: Sequence[Any],
+        note: str,
+    ) -> list[Trial]:
+        """One run for each learning rate."""
+        return [
+            Trial(lr=lr, metric=self.train(learner, seed, lr, steps, held_out, f"{note}, rate {lr:g}").metric)
+            for lr in rates
+        ]
+
+
+def cosine(lr: float, step: int, steps: int) -> float:
+    """The learning rate of a step: from `lr` down to zero along half a cosine."""
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def choose_rate(trials: Sequence[Trial]) -> float | None:
+    """The rate of the best metric, the smaller one of equals; None when all diverged."""
+    finished = [(t.metric, -t.lr) for t in trials if t.metric is not None]
+    return -max(finished)[1] if finished else None
+
+
+def fresh_head(task: Task, seed: int) -> Head:
+    """Initial values of the task's fresh tensors, drawn as contribution measurements draw them."""
+    return {fqn: value.numpy() for fqn, value in fresh_values(task, seed).items()}

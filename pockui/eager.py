@@ -1,0 +1,166 @@
+"""What people do today: PyTorch's own training loop, in full or with tensors frozen.
+
+The other side of every comparison: autograd and torch.optim, nothing of this project in the step.
+`python -m pockui.eager` is a contender for `pockgraph.measure`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pockgraph.errors import PockError
+from pockgraph.measure import LEARNING_RATE, Step, serve_steps
+from pockgraph.plan import Plan
+from pockgraph.task import Batch, Task, as_named
+
+_OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+class PlainLoop:
+    """The training loop of the PyTorch tutorials: zero_grad, loss, backward, step.
+
+    The network is in evaluation mode like everywhere here: frozen batch norm statistics, no dropout.
+
+    Args:
+        task: trained in place.
+        trained: FQNs of the tensors that learn, the others get `requires_grad=False`; None trains
+            all. A tensor learns as a whole: autograd has no way to train some of its channels.
+        optimizer: as in a plan, `{"name": "sgd", "momentum": 0.9, …}`.
+        compiled: run forward and backward through `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        trained: Collection[str] | None,
+        optimizer: Mapping[str, Any],
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.task = task
+        task.model.eval()
+        for fqn, parameter in task.model.named_parameters():
+            parameter.requires_grad_(trained is None or fqn in trained)
+            parameter.grad = None
+        options = {k: v for k, v in optimizer.items() if k != "name"}
+        learning = [p for p in task.model.parameters() if p.requires_grad]
+        self.optimizer = _OPTIMIZERS[optimizer["name"]](learning, **options)
+        model, loss = task.model, task.loss
+        self._loss = torch.compile(lambda batch: loss(model, batch)) if compiled else _bound(task)
+
+    def step(self, batch: Batch, lr: float) -> float:
+        """One update; returns the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        loss = self._loss(self.task.rebuild(batch))
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def evaluate(self, batches: Any) -> float:
+        """The mean of the metric over all samples of `batches`."""
+        values = [self.task.metric(self.task.model, batch) for batch in batches]
+        return float(torch.cat(values).double().mean())
+
+    def forget(self) -> None:
+        """Drop gradients and optimizer state."""
+        self.optimizer.zero_grad()
+        self.optimizer.state.clear()
+
+
+def _bound(task: Task) -> Any:
+    model, loss = task.model, task.loss
+    return lambda batch: loss(model, batch)
+
+
+# ---------------------------------------------------------------- as a contender
+
+
+def eager_command(
+    reference: str,
+    batch: Path,
+    optimizer: Mapping[str, Any],
+    *,
+    plan: Path | None = None,
+    compiled: bool = False,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[str, ...]:
+    """The command line that makes a plain PyTorch loop a contender.
+
+    Args:
+        reference: `module:task`.
+        batch: npz with one batch.
+        plan: whose tensors are trained; None trains all.
+        options: keyword arguments of the reference, when it is a function that takes some.
+    """
+    command = [sys.executable, "-m", "pockui.eager", reference, "--batch", str(batch)]
+    command += ["--optimizer", json.dumps(dict(optimizer)), "--options", json.dumps(dict(options or {}))]
+    if plan is not None:
+        command += ["--plan", str(plan)]
+    if compiled:
+        command += ["--compiled"]
+    if threads is not None:
+        command += ["--threads", str(threads)]
+    return tuple(command)
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(prog="python -m pockui.eager")
+    p.add_argument("reference")
+    p.add_argument("--batch", type=Path, required=True)
+    p.add_argument("--optimizer", type=json.loads, required=True)
+    p.add_argument("--options", type=json.loads, default={})
+    p.add_argument("--plan", type=Path)
+    p.add_argument("--compiled", action="store_true")
+    p.add_argument("--threads", type=int)
+    options = p.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(options.threads)
+    try:
+        trained = None if options.plan is None else set(Plan.load(options.plan).tensors)
+        with np.load(options.batch, allow_pickle=False) as file:
+            batch = as_named(dict(file))
+        _serve(options, trained, batch)
+    except (PockError, OSError) as e:
+        print(f"error: {e}".replace("\n", " "), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _serve(options: argparse.Namespace, trained: Collection[str] | None, batch: Batch) -> None:
+    from .project import load_task
+
+    weight_bytes = 0
+
+    def load() -> Step:
+        nonlocal weight_bytes
+        task = load_task(options.reference, **options.options)
+        for tensor in (*task.model.parameters(), *task.model.buffers()):
+            tensor.data = tensor.data.clone()  # now in memory as a whole, whatever file it was mapped from
+            weight_bytes += tensor.nbytes
+        loop = PlainLoop(task, trained, options.optimizer, compiled=options.compiled)
+        if options.compiled:  # compiling is part of loading, as it is for every other contender
+            loop.step(batch, LEARNING_RATE)
+            loop.forget()
+        return lambda: loop.step(batch, LEARNING_RATE)
+
+    # A task's module imports libraries and makes the model in one go, so the two are told apart by
+    # subtraction: what is left without the weights is libraries.
+    serve_steps(load, imported_bytes=lambda loaded: loaded - weight_bytes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

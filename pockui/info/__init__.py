@@ -1,0 +1,1 @@
+"""What the views show, as plain values: pure functions of engine values, without torch and Panel."""

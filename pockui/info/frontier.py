@@ -1,0 +1,129 @@
+"""Summed gain against a cost: the best plans, well-known ones, and the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import format as fmt
+from .costs import Cost
+
+if TYPE_CHECKING:
+    from pockgraph.plan import Plan
+    from pockgraph.search import Budget
+
+    from .outlook import Outlook
+
+
+FAR = 2.5  # full training this many times further out than all else would squeeze the rest, and is left out
+SIDES = {"Head": "bottom right", "Preset": "top right", "Best": "top left", "Full": "bottom left"}
+
+
+class FrontierPoint(NamedTuple):
+    """A plan in the chart: `index` into the frontier's list of plans, -1 for none of them."""
+
+    x: float
+    gain: float
+    text: str
+    index: int
+
+
+class Mark(NamedTuple):
+    """A well-known plan; `side` is where its name stands."""
+
+    name: str
+    x: float
+    gain: float
+    text: str
+    side: str
+
+
+class FrontierInfo(NamedTuple):
+    """All in the units of the axes.
+
+    Attributes:
+        points: the best plan for each of many budgets, cheapest first.
+        marks: head, preset, full and the like.
+        now: the current plan.
+        limit: the budget, where it concerns this axis.
+        infeasible_below: what the cheapest plan needs.
+    """
+
+    points: tuple[FrontierPoint, ...]
+    marks: tuple[Mark, ...]
+    now: FrontierPoint | None
+    limit: float | None
+    infeasible_below: float | None
+    x_title: str
+    y_title: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+
+
+def frontier_info(
+    plans: Sequence[Plan],
+    marks: Mapping[str, Outlook],
+    now: Outlook | None,
+    budget: Budget,
+    cost: Cost,
+    metric: fmt.MetricScale,
+) -> FrontierInfo:
+    """What the frontier chart shows.
+
+    Args:
+        plans: with `predicted["gain"]` and a figure under `cost.key`.
+        marks: name -> outlook.
+        cost: the horizontal axis.
+    """
+    needs = {name: getattr(o.figures, cost.key) for name, o in marks.items()}
+    unit = cost.axis(max((v for v in needs.values() if v is not None), default=0))
+    points = []
+    for i, plan in enumerate(plans):
+        if cost.key not in plan.predicted:
+            continue
+        gain, value = plan.predicted["gain"], plan.predicted[cost.key]
+        text = f"{metric.gain(gain)} at {cost.text(value)}<br>{len(plan.tensors)} tensors; click to take it"
+        points.append(FrontierPoint(value / unit.size, metric.factor * gain, text, i))
+    points.sort(key=lambda p: p.x)
+    named = []
+    for name, outlook in marks.items():
+        value = needs[name]
+        if value is not None:
+            text = f"{name}: {metric.gain(outlook.gain)} at {cost.text(value)}"
+            named.append(
+                Mark(
+                    name, value / unit.size, metric.factor * outlook.gain, text, SIDES.get(name, "top right")
+                )
+            )
+    current = None
+    if now is not None and getattr(now.figures, cost.key) is not None:
+        value = getattr(now.figures, cost.key)
+        text = f"this plan: {metric.gain(now.gain)} at {cost.text(value)}"
+        current = FrontierPoint(value / unit.size, metric.factor * now.gain, text, -1)
+    limit = getattr(budget, cost.key, None)
+    others = [m for m in named if m.name != "Full"]
+    shown = [*points, *others, *([current] if current else [])]
+    low, high = min(p.x for p in shown), max(p.x for p in shown)
+    named = [m for m in named if m in others or m.x - low <= FAR * (high - low)]
+    shown += [m for m in named if m not in others]
+    xs, ys = [p.x for p in shown], [p.gain for p in shown]
+    points_of = f", {metric.unit}" if metric.unit else ""
+    return FrontierInfo(
+        points=tuple(points),
+        marks=tuple(named),
+        now=current,
+        limit=None if limit is None else limit / unit.size,
+        infeasible_below=min(xs) if xs else None,
+        x_title=f"{cost.title}, {unit.name}",
+        y_title=f"Summed gain{points_of}",
+        x_range=_padded(xs, 0.06),
+        y_range=_padded([*ys, 0.0], 0.12),
+    )
+
+
+def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values), max(values)
+    pad = share * (high - low) or abs(high) * share or 1.0
+    return low - pad, high + pad

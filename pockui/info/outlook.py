@@ -1,0 +1,116 @@
+"""What the current plan promises, beside what well-known plans do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import format as fmt
+from .costs import COSTS
+
+if TYPE_CHECKING:
+    from pockgraph.profile import Figures, Profile
+    from pockgraph.search import Budget
+
+
+class Outlook(NamedTuple):
+    """A choice of tensors with its predicted figures.
+
+    Attributes:
+        choice: FQN -> trained share.
+        figures: modelled costs.
+        gain: predicted gain of the metric beside the head alone.
+    """
+
+    choice: Mapping[str, float]
+    figures: Figures
+    gain: float
+
+
+class Tile(NamedTuple):
+    """One figure to show: `alarm` when it breaks the budget."""
+
+    label: str
+    value: str
+    note: str
+    help: str
+    alarm: bool = False
+
+
+def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
+    """Key of `COSTS` -> by how much the figures exceed the budget."""
+    excess = {}
+    for key in ("peak_bytes", "extra_bytes", "step_ms"):
+        limit, need = getattr(budget, key), getattr(figures, key)
+        if limit is not None and need is not None and need > limit * (1 + 1e-9):
+            excess[key] = need - limit
+    return excess
+
+
+def tiles(now: Outlook, full: Outlook, baseline: float, profile: Profile, budget: Budget) -> tuple[Tile, ...]:
+    """The plan's figures, each beside what training everything needs.
+
+    Args:
+        baseline: the metric of the head alone.
+    """
+    metric = fmt.MetricScale(baseline)
+    excess = over_budget(now.figures, budget)
+    trained = [fqn for fqn, ratio in now.choice.items() if ratio]
+    parameters = sum(math.prod(row.shape) for row in profile.rows)
+    learning = sum(now.choice.get(row.fqn, 0) * math.prod(row.shape) for row in profile.rows)
+    too_good = metric.is_share and baseline + now.gain > 1
+    out = [
+        Tile(
+            "Summed gain",
+            metric.gain(now.gain),
+            "gains overlap" if too_good else f"head alone {metric.level(baseline)}",
+            "Sum of the measured gains of what is trained, beside training the head alone. "
+            "Gains of single tensors overlap, so the sum is more than the plan will reach. It ranks plans; "
+            "train one to know.",
+        )
+    ]
+    for key in ("peak_bytes", "extra_bytes", "flops", "step_ms"):
+        cost, value, whole = COSTS[key], getattr(now.figures, key), getattr(full.figures, key)
+        if key == "step_ms" and value is None:
+            note = "not measured yet"
+        elif key in excess:
+            note = f"{cost.text(excess[key])} over budget"
+        else:
+            note = f"{fmt.change(value, whole)} vs full"
+        out.append(
+            Tile(
+                cost.title,
+                cost.text(value),
+                note,
+                f"{cost.help} Full training: {cost.text(whole)}.",
+                key in excess,
+            )
+        )
+    out.append(
+        Tile(
+            "Trained",
+            f"{len(trained)} of {len(profile.rows)}",
+            f"{fmt.percent(learning / parameters)} of weights",
+            "Tensors that keep learning. All others stay as they are.",
+        )
+    )
+    return tuple(out)
+
+
+COMPARED = ("Plan", "Gain", "Peak", "Compute", "Step")
+
+
+def comparison(plans: Mapping[str, Outlook], baseline: float) -> list[tuple[str, ...]]:
+    """A line of text per plan, in the order of `COMPARED`."""
+    metric = fmt.MetricScale(baseline)
+    return [
+        (
+            name,
+            metric.gain(o.gain).removesuffix(f" {metric.unit}"),
+            fmt.size(o.figures.peak_bytes),
+            fmt.flops(o.figures.flops).removesuffix("FLOP"),
+            fmt.milliseconds(o.figures.step_ms),
+        )
+        for name, o in plans.items()
+    ]

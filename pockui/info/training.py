@@ -1,0 +1,167 @@
+"""A training run as the train view shows it, and the Python that does the same."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import format as fmt
+from .outlook import Tile
+
+if TYPE_CHECKING:
+    from pockgraph.plan import Plan
+
+RUNTIMES = {"openvino": "OpenVINO", "torch": "PyTorch"}  # target -> name; the module has the target's name
+
+
+def runnable_targets() -> dict[str, str]:
+    """Name -> target, for those whose runtime is installed here."""
+    return {name: target for target, name in RUNTIMES.items() if importlib.util.find_spec(target)}
+
+
+def why_not_trainable(reference: str) -> str:
+    """Why the study's task cannot be made here; empty when nothing speaks against it.
+
+    Only looks for the module: a task may take a while to import, and may still fail then.
+    """
+    if not reference:
+        return (
+            "This study does not say where its task comes from: it was made from a Task object and not from "
+            "a reference such as my_project:task."
+        )
+    module = reference.partition(":")[0]
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        return (
+            f"The study's task is {reference!r}, and there is no module {package!r} here. "
+            "Start the app in the folder that holds it, or install it."
+        )
+    return ""
+
+
+class Progress(NamedTuple):
+    """How far a run is: `share` is None while that is unknown."""
+
+    text: str
+    share: float | None
+
+
+def progress(events: Sequence[Mapping[str, Any]], steps: int) -> Progress:
+    """The newest stage or step of a run."""
+    for event in reversed(events):
+        if event["kind"] == "stage":
+            return Progress(f"{event['text']} …", None)
+        if event["kind"] == "loss" and event["step"] < steps:
+            left = fmt.duration(event["left_s"])
+            each = fmt.milliseconds(event["step_ms"])
+            return Progress(
+                f"Step {event['step']} of {steps}, {each} each, {left} left", event["step"] / steps
+            )
+    return Progress("Starting the worker …", None)
+
+
+def loss_history(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    """Steps and losses: as reported while it runs, all of them once it is done."""
+    done = next((e for e in reversed(events) if e["kind"] == "result"), None)
+    pairs = done["losses"] if done else [(e["step"], e["loss"]) for e in events if e["kind"] == "loss"]
+    return [int(s) for s, _ in pairs], [loss for _, loss in pairs]
+
+
+def result_tiles(
+    events: Sequence[Mapping[str, Any]], predicted: Mapping[str, float], metric: fmt.MetricScale
+) -> list[Tile]:
+    """Metric before and after, and what was measured beside what was predicted.
+
+    Args:
+        predicted: the plan's figures.
+    """
+    found = {(e["kind"], e.get("when", "")): e for e in events}
+    tiles = []
+    before, after = found.get(("metric", "before")), found.get(("metric", "after"))
+    if before:
+        now = metric.level(after["value"]) if after else "…"
+        tiles.append(
+            Tile(
+                "Metric, held out",
+                f"{metric.level(before['value'])} → {now}",
+                f"{before['samples']:,} samples",
+                "Before and after these steps, on the task's `eval` data.",
+            )
+        )
+    measured = found.get(("measured", ""))
+    if measured:
+        tiles.append(
+            Tile(
+                "Step time, measured",
+                fmt.milliseconds(measured["step_ms"]),
+                f"predicted {fmt.milliseconds(predicted.get('step_ms'))}",
+                f"Median of {measured['steps']} steps in a fresh process.",
+            )
+        )
+        tiles.append(
+            Tile(
+                "Memory, measured",
+                fmt.size(measured["over_imported_bytes"]),
+                f"modelled {fmt.size(predicted.get('peak_bytes'))}",
+                "Measured: what loading and training add to a process that has imported its libraries; "
+                "runtime and allocator included. Modelled: live tensors at the worst moment, nothing else.",
+            )
+        )
+    return tiles
+
+
+# ---------------------------------------------------------------- as Python
+
+
+def optimizer_code(optimizer: Mapping[str, Any]) -> str:
+    """`pg.SGD(lr=0.01, momentum=0.9)`."""
+    options = ", ".join(f"{k}={v!r}" for k, v in optimizer.items() if k != "name" and v)
+    return f"pg.{ {'sgd': 'SGD', 'adamw': 'AdamW'}[str(optimizer['name'])] }({options})"
+
+
+def training_code(plan: Plan, reference: str, target: str, steps: int, lr: float | None, file: str) -> str:
+    """What the train view does, as Python."""
+    if reference:
+        where = ["from pockui.project import load_task"]
+        task = f"task = load_task({reference!r})"
+    else:
+        where, task = [], "task = pg.Task(...)  # the task this study was made with"
+    rate = "" if lr is None else f", lr={lr:g}"
+    return "\n".join(
+        [
+            "from itertools import islice",
+            "",
+            "import pockgraph as pg",
+            *where,
+            "",
+            task,
+            f"plan = pg.Plan.load({file!r})",
+            f"graph = pg.build(task, {optimizer_code(plan.optimizer)})",
+            f"artifact = pg.compile(graph, plan, target={target!r}, out='out/{plan.task}')",
+            "trainer = artifact.trainer()",
+            f"for batch in islice(task.forever(seed=0), {steps}):",
+            f"    print(trainer.step(batch{rate}).loss)",
+            "print(trainer.evaluate(task.eval).metric)",
+        ]
+    )
+
+
+def planning_code(study: str, budget: Any, locked: Mapping[str, float], file: str) -> str:
+    """The search that leads to the current plan, as Python."""
+    limits = {
+        key: value
+        for key in ("peak_bytes", "extra_bytes", "step_ms")
+        if (value := getattr(budget, key)) is not None
+    }
+    inside = ", ".join(f"{k}={round(v) if k.endswith('bytes') else round(v, 3)}" for k, v in limits.items())
+    held = f", locked={dict(locked)!r}" if locked else ""
+    return "\n".join(
+        [
+            "import pockgraph as pg",
+            "",
+            f"study = pg.Study({study!r})",
+            f"plan = study.search(pg.Budget({inside}){held})",
+            f"plan.save({file!r})",
+        ]
+    )

@@ -1,0 +1,198 @@
+"""Work that takes a while, outside of any browser session.
+
+Planning runs in threads, latest request first (`Latest`). Training runs in a process of its own
+(`Jobs.start`), so that cancelling is a kill and never waits for a step to end. A job belongs to the
+registry and not to a session: a reloaded page finds it by its id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Literal
+
+from pockgraph.errors import PockError
+
+Status = Literal["running", "done", "failed", "cancelled"]
+Event = dict[str, Any]
+KEPT_LINES = 40  # of a worker's stderr, to explain a crash
+
+
+class Job:
+    """One process that reports events, JSON objects with a `kind`, one a line on its stdout.
+
+    Attributes:
+        id: finds the job again after a reload.
+        title: for people.
+        events: all so far, oldest first.
+        status: "running" until the process ended.
+        error: why it failed, for people; empty otherwise.
+    """
+
+    def __init__(self, title: str, module: str, spec: Mapping[str, Any]) -> None:
+        self.id = secrets.token_hex(4)
+        self.title = title
+        self.spec = dict(spec)
+        self.events: list[Event] = []
+        self.status: Status = "running"
+        self.error = ""
+        self.started = time.monotonic()
+        self.ended: float | None = None
+        self._cancelled = False
+        self._listeners: list[Callable[[], None]] = []
+        self._stderr: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # its own process group: cancelling ends its children, too
+        )
+        assert self._process.stdin is not None
+        # The pipe stays open: the worker takes its end for the end of this server, and stops.
+        self._process.stdin.write(json.dumps(self.spec) + "\n")
+        self._process.stdin.flush()
+        self._errors = threading.Thread(target=self._read_errors, daemon=True)
+        self._errors.start()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running, or ran."""
+        return (self.ended or time.monotonic()) - self.started
+
+    def last(self, kind: str) -> Event | None:
+        """The newest event of a kind."""
+        return next((e for e in reversed(self.events) if e["kind"] == kind), None)
+
+    def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed` (in a thread of the job) after every event; returns what ends that."""
+        self._listeners.append(changed)
+        return lambda: self._listeners.remove(changed) if changed in self._listeners else None
+
+    def cancel(self) -> None:
+        """Kill the process; `status` becomes "cancelled" at once."""
+        if self.status != "running":
+            return
+        self._cancelled = True
+        with suppress(ProcessLookupError):  # it may have ended by itself in this moment
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._end("cancelled")
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait for the process to end."""
+        self._process.wait(timeout)
+        limit = time.monotonic() + 5
+        while self.status == "running" and time.monotonic() < limit:
+            time.sleep(0.01)
+        return self.status
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            event = json.loads(line)
+            self.events.append(event)
+            if event["kind"] == "error":
+                self.error = event["message"]
+            self._notify()
+        code = self._process.wait()
+        self._errors.join(timeout=2)
+        if self._cancelled:
+            return
+        if code != 0 and not self.error:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            self.error = "\n".join([f"The worker process {how}.", *self._stderr[-6:]])
+        self._end("failed" if self.error else "done")
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._stderr.append(line.rstrip())
+            del self._stderr[:-KEPT_LINES]
+
+    def _end(self, status: Status) -> None:
+        if self.ended is None:
+            self.ended = time.monotonic()
+            self.status = status
+            self._notify()
+
+    def _notify(self) -> None:
+        for changed in list(self._listeners):
+            changed()
+
+
+class Jobs:
+    """All jobs of this server."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+
+    def start(self, title: str, module: str, spec: Mapping[str, Any]) -> Job:
+        """Run `python -m module` with `spec` as one line of JSON on its stdin."""
+        job = Job(title, module, spec)
+        self._jobs[job.id] = job
+        return job
+
+    def get(self, id: str) -> Job | None:
+        return self._jobs.get(id)
+
+    def shutdown(self) -> None:
+        """Kill what still runs."""
+        for job in self._jobs.values():
+            job.cancel()
+
+
+JOBS = Jobs()
+
+
+class Latest:
+    """Runs calls in one thread and drops all that wait but the newest.
+
+    A drag asks for a plan many times a second; only the last answer is of interest.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._waiting: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
+        self._busy = False
+
+    def submit(self, compute: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Call `then` with what `compute` returns, or with the PockError it raises, unless a newer call
+        came while this one was waiting."""
+        with self._lock:
+            self._waiting = (compute, then)
+            if self._busy:
+                return
+            self._busy = True
+        self._pool.submit(self._drain)
+
+    def _drain(self) -> None:
+        while True:
+            with self._lock:
+                if self._waiting is None:
+                    self._busy = False
+                    return
+                compute, then = self._waiting
+                self._waiting = None
+            answer: Any = None
+            try:
+                answer = compute()
+            except PockError as e:
+                answer = e
+            except BaseException:
+                with self._lock:
+                    self._busy = False  # a bug in one answer must not keep later questions waiting
+                raise
+            then(answer)

@@ -1,0 +1,167 @@
+"""The page of one session: what it is made of, and how it is served."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from pockgraph.errors import PockError
+from pockui.info.palette import theme
+from pockui.info.studies import find_studies, study_argument
+from pockui.jobs import JOBS, Latest
+from pockui.state import Run, State, run_now
+from pockui.views.budgets import Budgets
+from pockui.views.curves import Curves
+from pockui.views.export import Export
+from pockui.views.figures import FiguresStrip
+from pockui.views.frontier import Frontier
+from pockui.views.layers import Layers
+from pockui.views.start import start
+from pockui.views.train import Train
+
+logger = logging.getLogger(__name__)
+
+PLANNERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pockui-plan")
+
+
+def tell(error: Exception) -> None:
+    """Every error that a callback raises reaches the person as a toast, and the log."""
+    known = isinstance(error, PockError | ValueError)
+    if not known:
+        logger.exception("in a callback", exc_info=error)
+    if pn.state.notifications is not None:
+        what = str(error) if known else f"{type(error).__name__}: {error}. The server's log has the details."
+        pn.state.notifications.error(what, duration=0 if not known else 9000)
+
+
+def in_thread() -> Run:
+    """A `Run` for this session: computes in a thread, answers on the session's own."""
+    doc = pn.state.curdoc
+    if doc is None or doc.session_context is None:
+        return run_now
+    latest = Latest(PLANNERS)
+
+    def run(compute: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        def answer(value: Any) -> None:
+            def deliver() -> None:
+                with pn.io.hold():
+                    then(value)
+
+            doc.add_next_tick_callback(deliver)
+
+        latest.submit(compute, answer)
+
+    return run
+
+
+def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
+    """The page of one session.
+
+    Args:
+        study: the study's file; else the page's address (`?study=`), the command line or
+            `POCKUI_STUDY` name it, or the newest study in this folder or `out/` is taken.
+    """
+    state = State(in_thread())
+    query = pn.state.session_args.get("study", [b""])[0].decode()
+    asked = str(study or study_argument(sys.argv[1:], query, dict(os.environ)))
+    found = find_studies()
+    if asked or found:
+        state.open(asked or found[0])
+    return page_of(state, found)
+
+
+def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
+    """The page that shows a state.
+
+    Args:
+        found: studies to offer when the state has none.
+    """
+    pn.extension("plotly", notifications=True, exception_handler=tell)
+    page = pmui.Page(
+        title="PockUI",
+        theme_config=theme(),
+        busy_indicator=None,
+        meta_description="Choose which layers of a network keep learning on the device",
+    )
+    page.param.watch(lambda e: setattr(state, "dark", e.new), "dark_theme")
+    state.dark = page.dark_theme
+    if not state.ready:
+        problem = state.facts if isinstance(state.facts, PockError) else None
+        page.main = [start(problem, found)]
+        return page
+    page.title = f"PockUI · {state.facts.name}"
+    page.header = [_history(state)]
+    page.main = [_main(state)]
+    return page
+
+
+def _main(state: State) -> pn.viewable.Viewable:
+    train = Train(state)
+    if run := pn.state.session_args.get("run", [b""])[0].decode():
+        train.follow(run)
+    if pn.state.location is not None:
+        train.param.watch(lambda e: pn.state.location.update_query(run=e.new), "job_id")
+    pn.state.on_session_destroyed(lambda _: train.stop_listening())
+    fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
+    plan = pmui.Column(Layers(state), Curves(state), sx={"gap": 2}, **fill)
+    tabs = pmui.Tabs(
+        ("Plan", plan), ("Train", pmui.Column(train, **fill)), ("Export", pmui.Column(Export(state), **fill)),
+        active=1 if train.job_id else 0, **fill,
+    )  # fmt: skip
+    aside = pmui.Column(Budgets(state), Frontier(state, in_thread()), sx={"gap": 2}, **fill)
+    return pmui.Column(
+        FiguresStrip(state),
+        pmui.Grid(
+            pmui.Grid(aside, size={"xs": 12, "md": 5, "lg": 4, "xl": 3}),
+            pmui.Grid(tabs, size={"xs": 12, "md": 7, "lg": 8, "xl": 9}),
+            container=True, spacing=2, **fill,
+        ),
+        sx={
+            "px": {"xs": 1, "sm": 2}, "pt": {"xs": 0, "sm": 1}, "pb": 2, "gap": 2,
+            "maxWidth": 1760, "mx": "auto",
+        },
+        **fill,
+    )  # fmt: skip
+
+
+def _svg(path: str) -> str:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><path d="{path}"/></svg>'
+
+
+UNDO = _svg(
+    "M12.5 8a10.4 10.4 0 0 0-6.9 2.6L2 7v9h9l-3.6-3.6a8 8 0 0 1 12.7 3.6l2.4-.8A10.5 10.5 0 0 0 12.5 8"
+)
+REDO = _svg("M18.4 10.6A10.5 10.5 0 0 0 1.5 15.2l2.4.8a8 8 0 0 1 12.7-3.6L13 16h9V7z")
+
+
+def _history(state: State) -> pn.viewable.Viewable:
+    undo = pmui.IconButton(icon=UNDO, description="Undo", size="small", disabled=True, margin=0)
+    redo = pmui.IconButton(icon=REDO, description="Redo", size="small", disabled=True, margin=0)
+    undo.on_click(lambda _: state.undo())
+    redo.on_click(lambda _: state.redo())
+
+    def show(*_: object) -> None:
+        undo.disabled, redo.disabled = not state.can_undo, not state.can_redo
+
+    state.param.watch(show, ["can_undo", "can_redo"])
+    show()
+    return pmui.Row(undo, redo, margin=0, sx={"gap": 0.5, "ml": 2})
+
+
+def serve(study: str | os.PathLike[str] | None = None, port: int = 5006, show: bool = True) -> None:
+    """Serve the app on this machine until interrupted."""
+    try:
+        pn.serve(
+            {"/": lambda: create_app(study)}, port=port, address="127.0.0.1", show=show, title="PockUI",
+            websocket_origin=[f"127.0.0.1:{port}", f"localhost:{port}"],
+        )  # fmt: skip
+    finally:
+        JOBS.shutdown()

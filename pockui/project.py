@@ -1,0 +1,86 @@
+"""One's own project on the command line: `module:task`, a Task or a function that returns one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pockgraph.errors import TaskError, suggest
+
+if TYPE_CHECKING:
+    from pockgraph.task import Task
+
+DEMOS = {"vision": "pockui.demo.vision:task", "text": "pockui.demo.text:task"}
+
+
+def load_task(reference: str, **options: Any) -> Task:
+    """The Task that `module:name` stands for; its `reference` is set, so that a study can make it again.
+
+    Modules of the working directory can be imported. `vision` and `text` are the demo's tasks.
+
+    Args:
+        reference: `module:name`, where `name` is a Task or a function that returns one.
+        options: keyword arguments for that function.
+
+    Raises:
+        TaskError: no such module or name (with suggestions), or it is no Task and makes none.
+    """
+    from pockgraph.task import Task
+
+    reference = DEMOS.get(reference, reference)
+    module_name, colon, name = reference.partition(":")
+    if not (colon and module_name and name):
+        raise TaskError(
+            f"{reference!r} names no task. Write module:task, as in my_project:task, or one of the demo's: "
+            f"{', '.join(DEMOS)}.{suggest(reference, DEMOS)}"
+        )
+    found = _attribute(_module(module_name), name)
+    if not isinstance(found, Task):
+        if not callable(found):
+            raise TaskError(
+                f"{reference} is a {type(found).__name__}, not a Task. "
+                "Point to a pockgraph.Task or to a function that returns one."
+            )
+        try:
+            inspect.signature(found).bind(**options)
+        except TypeError as e:
+            raise TaskError(
+                f"{reference} cannot be called without arguments ({e}). Give its parameters defaults."
+            ) from None
+        made = found(**options)
+        if not isinstance(made, Task):
+            raise TaskError(
+                f"{reference}() returned a {type(made).__name__}, not a Task. Return a pockgraph.Task."
+            )
+        found = made
+    return replace(found, reference=reference)
+
+
+def _module(name: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        if e.name is None or not (name == e.name or name.startswith(f"{e.name}.")):
+            raise TaskError(
+                f"The module {name!r} needs the package {e.name!r}, which is not installed here. Install it."
+            ) from e
+        near = suggest(name, [p.stem for p in Path(here).glob("*.py")])
+        raise TaskError(
+            f"There is no module {e.name!r} in {here} or among the installed packages.{near} "
+            "Run the command in the folder that holds your module."
+        ) from None
+
+
+def _attribute(module: Any, name: str) -> Any:
+    if not hasattr(module, name):
+        known = [n for n in vars(module) if not n.startswith("_")]
+        raise TaskError(f"The module {module.__name__!r} has no {name!r}.{suggest(name, known)}")
+    return getattr(module, name)

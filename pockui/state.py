@@ -1,0 +1,326 @@
+"""What one session looks at and has chosen. No Panel here: widgets and tests use the same store."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import param
+
+from pockgraph.contribution import Contribution
+from pockgraph.errors import PlanError, PockError
+from pockgraph.plan import Plan
+from pockgraph.profile import Profile
+from pockgraph.search import Budget, frontier, search
+from pockgraph.study import Study
+
+from .info.costs import COSTS
+from .info.format import MetricScale
+from .info.layers import LayerRow, chosen, layer_rows, ratios_of
+from .info.outlook import Outlook, over_budget
+from .info.prediction import predicted_gain
+
+Then = Callable[[Any], None]
+Run = Callable[[Callable[[], Any], Then], None]
+UNDO_STEPS = 100
+FRONTIER_PLANS = 20
+
+
+def run_now(compute: Callable[[], Any], then: Then) -> None:
+    """Compute at once; a PockError is an answer, too."""
+    try:
+        answer = compute()
+    except PockError as e:
+        answer = e
+    then(answer)
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """All a page needs of a study. Sessions share it, nobody changes it.
+
+    Attributes:
+        path: the study's file.
+        name: the task's.
+        reference: `module:task` that makes the task again, or empty.
+        rows: one per tensor, and one for the last biases.
+        marks: well-known plans, cheapest first: the head alone, the paper's preset, the best
+            without a limit, everything.
+        progress: measurements that are finished, and planned in all.
+    """
+
+    path: Path
+    name: str
+    reference: str
+    profile: Profile
+    contribution: Contribution
+    rows: tuple[LayerRow, ...]
+    marks: Mapping[str, Outlook]
+    progress: tuple[int, int] = (0, 0)
+    _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
+
+    def frontier(self, by: str) -> list[Plan]:
+        """The best plan for each of many budgets, by one cost; computed once for all sessions.
+
+        Raises:
+            BudgetError: the cost is not known.
+        """
+        if by not in self._frontiers:
+            self._frontiers[by] = frontier(self.profile, self.contribution, FRONTIER_PLANS, by=by)
+        return self._frontiers[by]
+
+    @property
+    def metric(self) -> MetricScale:
+        return MetricScale(self.contribution.baseline.mean)
+
+    def outlook(self, choice: Mapping[str, float]) -> Outlook:
+        """The predicted figures of a choice of tensors."""
+        kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
+        return Outlook(kept, self.profile.figures(kept), predicted_gain(self.contribution, kept))
+
+    def row(self, id: str) -> LayerRow:
+        return next(r for r in self.rows if r.id == id)
+
+
+_KNOWN: dict[tuple[Path, int], tuple[Study, Facts]] = {}
+_KNOWN_LOCK = threading.Lock()
+
+
+def read_facts(path: str | os.PathLike[str]) -> Facts:
+    """What a study knows; read and costed again only after it changed.
+
+    Raises:
+        StudyError: no study there, or nothing was measured yet.
+    """
+    where = Path(path).resolve()
+    with _KNOWN_LOCK:
+        inode = where.stat().st_ino if where.exists() else 0
+        study, facts = _KNOWN.get((where, inode)) or (Study(where), None)
+        profile, contribution = study.profile, study.contribution
+        if facts is None or facts.profile is not profile or facts.contribution is not contribution:
+            facts = _facts(where, study, profile, contribution)
+            _KNOWN[where, inode] = (study, facts)
+        return facts
+
+
+def _facts(where: Path, study: Study, profile: Profile, contribution: Contribution) -> Facts:
+    rows = layer_rows(profile, contribution)
+    made = Facts(where, study.name, study.reference, profile, contribution, rows, {}, study.progress())
+    full = {row.fqn: 1.0 for row in profile.rows}
+    best = profile.choice(search(profile, contribution, Budget()))
+    known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
+    return replace(made, marks={name: made.outlook(choice) for name, choice in known.items()})
+
+
+class _Snapshot(NamedTuple):
+    """What undo brings back."""
+
+    budget: Budget
+    locked: Mapping[str, float]
+    plan: Plan
+    origin: str
+
+
+class State(param.Parameterized):
+    """The one store of a session. Views read it and call its methods; nobody else assigns.
+
+    Lists and dicts are replaced, never changed.
+    """
+
+    facts = param.Parameter(doc="Facts; a PockError that says why there are none; None: no study was named.")
+    budget = param.Parameter(default=Budget(), doc="What the plan may need.")
+    locked = param.Dict(default={}, doc="FQN -> share that a search keeps.")
+    outlook = param.Parameter(doc="Outlook of the current choice, or None. Follows a drag.")
+    plan = param.Parameter(doc="The Plan of the last finished edit, or None. Lags behind a drag.")
+    problem = param.Parameter(doc="The PockError that kept the last request from being met, or None.")
+    origin = param.String(
+        default="search", doc="search, edited, frontier or imported: how the plan came about."
+    )
+    selected = param.String(doc="Id of the row whose curves are shown.")
+    cost = param.Selector(default="peak_bytes", objects=list(COSTS), doc="Which cost the views compare.")
+    can_undo = param.Boolean(default=False)
+    can_redo = param.Boolean(default=False)
+    dark = param.Boolean(default=False, doc="Whether the page is dark; charts follow.")
+
+    def __init__(self, run: Run = run_now, **params: Any) -> None:
+        """Args:
+        run: computes plans: calls its second argument with what its first returns, or with the
+            PockError that raises. A server passes one that works in a thread.
+        """
+        super().__init__(**params)
+        self._run = run
+        self._past: list[_Snapshot] = []
+        self._future: list[_Snapshot] = []
+
+    # ------------------------------------------------------------------ opening
+
+    def open(self, path: str | os.PathLike[str]) -> None:
+        """Open a study; the budget starts half way between the head's need and the best plan's."""
+        try:
+            self.show(read_facts(path))
+        except PockError as e:
+            self.param.update(facts=e, plan=None, outlook=None)
+
+    def show(self, facts: Facts) -> None:
+        """Start over with these facts."""
+        self._past, self._future = [], []
+        low, high = (facts.marks[n].figures.peak_bytes for n in ("Head", "Best"))
+        best = max(facts.rows, key=lambda r: r.best)
+        self.param.update(
+            facts=facts, budget=Budget(peak_bytes=(low + high) // 2), locked={}, plan=None, outlook=None,
+            problem=None, origin="search", selected=best.id, can_undo=False, can_redo=False,
+        )  # fmt: skip
+        self._search(final=True)
+
+    @property
+    def ready(self) -> bool:
+        return isinstance(self.facts, Facts)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Row id -> trained share."""
+        return ratios_of(self.outlook.choice, self.facts.contribution) if self.outlook else {}
+
+    @property
+    def locked_rows(self) -> list[str]:
+        """Ids of the rows that are locked; the biases' row when all of them are."""
+        ids = list(self.locked)
+        order = self.facts.contribution.bias_order
+        if order and all(fqn in self.locked for fqn in order):
+            ids.append("biases")
+        return ids
+
+    @property
+    def excess(self) -> dict[str, float]:
+        """Key of a cost -> by how much the current choice exceeds the budget."""
+        return over_budget(self.outlook.figures, self.budget) if self.outlook else {}
+
+    # ------------------------------------------------------------------ edits
+
+    def set_budget(self, final: bool = True, **limits: float | None) -> None:
+        """Change one or more limits (`peak_bytes`, `extra_bytes`, `step_ms`; None lifts one) and search.
+
+        Args:
+            final: the end of a drag, or a single edit: one step for undo.
+        """
+        self.budget = replace(self.budget, **limits)
+        self._search(final)
+
+    def search_again(self) -> None:
+        """The best plan for the budget around what is locked, after edits by hand."""
+        self._search(final=True)
+
+    def set_ratio(self, id: str, ratio: float, final: bool = True) -> None:
+        """Set the trained share of a row by hand and lock it; everything else stays as it is."""
+        if self.outlook is None:
+            return
+        change = chosen(id, ratio, self.facts.contribution)
+        choice = {**self.outlook.choice, **change}
+        outlook = self.facts.outlook(choice)
+        if not final:
+            self.outlook = outlook
+            return
+        self._adopt(outlook, self._plan_of(outlook, "edited"), "edited", {**self.locked, **change})
+
+    def set_lock(self, id: str, on: bool) -> None:
+        """Keep the present share of a row in searches, or let it go."""
+        ids = list(chosen(id, 0, self.facts.contribution))
+        if on:
+            choice = self.outlook.choice if self.outlook else {}
+            self.locked = {**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in ids}}
+        else:
+            self.locked = {fqn: ratio for fqn, ratio in self.locked.items() if fqn not in ids}
+
+    def unlock_all(self) -> None:
+        self.locked = {}
+
+    def take(self, plan: Plan, origin: str = "imported") -> None:
+        """Make a plan the current one, with exactly the channels it names.
+
+        Raises:
+            PlanError: it was made for another model.
+        """
+        choice = self.facts.profile.choice(plan)
+        self._adopt(self.facts.outlook(choice), plan, origin, self.locked)
+
+    def take_with_budget(self, plan: Plan, key: str) -> None:
+        """Take a plan of the frontier, and make what it needs of `key` the budget."""
+        self.budget = replace(Budget(), **{key: plan.predicted[key]})
+        self.take(plan, "frontier")
+
+    def import_plan(self, text: str, where: str) -> None:
+        """Take a plan file's text.
+
+        Raises:
+            PlanError: it is no plan, or was made for another model.
+        """
+        self.take(Plan.from_json(text, where), "imported")
+
+    def undo(self) -> None:
+        """Back to the plan before; after a request that could not be met, to the plan that stands."""
+        if self.problem is not None and self._settled is not None:
+            self._show(self._settled, self.facts.outlook(self.facts.profile.choice(self._settled.plan)))
+        else:
+            self._travel(self._past, self._future)
+
+    def redo(self) -> None:
+        self._travel(self._future, self._past)
+
+    # ------------------------------------------------------------------ how
+
+    def _search(self, final: bool) -> None:
+        facts, budget, locked = self.facts, self.budget, self.locked
+
+        def compute() -> tuple[Outlook, Plan]:
+            plan = search(facts.profile, facts.contribution, budget, locked=locked)
+            return facts.outlook(facts.profile.choice(plan)), plan
+
+        def then(answer: Any) -> None:
+            if self.facts is not facts:
+                return  # another study was opened meanwhile
+            if isinstance(answer, PockError):
+                self.param.update(problem=answer, can_undo=self.plan is not None)
+            elif final:
+                self._adopt(*answer, "search", self.locked)
+            else:
+                self.param.update(outlook=answer[0], problem=None, origin="search")
+
+        self._run(compute, then)
+
+    def _plan_of(self, outlook: Outlook, made_by: str) -> Plan | PlanError:
+        if not outlook.choice:
+            return PlanError("Nothing is trained. Raise the share of at least one tensor.")
+        plan = self.facts.profile.plan(outlook.choice, {"made_by": made_by})
+        return plan.model_copy(update={"predicted": {**plan.predicted, "gain": outlook.gain}})
+
+    def _adopt(
+        self, outlook: Outlook, plan: Plan | PlanError, origin: str, locked: Mapping[str, float]
+    ) -> None:
+        """A finished edit."""
+        if isinstance(plan, PlanError):
+            self.param.update(outlook=outlook, locked=dict(locked), problem=plan)
+            return
+        if self.plan is not None and self._settled is not None:
+            self._past = [*self._past, self._settled][-UNDO_STEPS:]
+            self._future = []
+        self._show(_Snapshot(self.budget, dict(locked), plan, origin), outlook)
+
+    _settled: _Snapshot | None = None
+
+    def _show(self, snapshot: _Snapshot, outlook: Outlook) -> None:
+        self._settled = snapshot
+        self.param.update(
+            budget=snapshot.budget, locked=dict(snapshot.locked), plan=snapshot.plan, origin=snapshot.origin,
+            outlook=outlook, problem=None, can_undo=bool(self._past), can_redo=bool(self._future),
+        )  # fmt: skip
+
+    def _travel(self, source: list[_Snapshot], target: list[_Snapshot]) -> None:
+        if not source or self._settled is None:
+            return
+        target.append(self._settled)
+        snapshot = source.pop()
+        self._show(snapshot, self.facts.outlook(self.facts.profile.choice(snapshot.plan)))

@@ -1,0 +1,158 @@
+"""Compile a plan and train it, as a process of its own: `python -m pockui.train_job`.
+
+Reads one line of JSON (`TrainSpec`) and writes events, one line of JSON each:
+
+    {"kind": "stage", "text": …}                          what is being done
+    {"kind": "compiled", "path", "bytes", "seconds", "predicted": {…}}
+    {"kind": "metric", "when": "before" | "after", "value", "samples"}
+    {"kind": "loss", "step", "loss", "step_ms", "left_s"}  at most every tenth of a second
+    {"kind": "measured", "step_ms", "over_imported_bytes", …}
+    {"kind": "result", "checkpoint", "steps", "losses": [[step, loss], …]}
+    {"kind": "error", "message": …}                        and exit code 1
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pockgraph.errors import PockError
+
+EVENT_SECONDS = 0.1  # a page cannot show more often, and a fast step would flood it
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What to train.
+
+    Attributes:
+        reference: `module:task` that makes the Task.
+        plan: a plan's JSON text.
+        target: what to compile to.
+        out: folder of the artefact; the checkpoint is put beside it.
+        steps: how many.
+        lr: learning rate; None takes the plan's optimizer's.
+        seed: order of the training samples.
+        measure: also measure time and memory in a fresh process afterwards.
+    """
+
+    reference: str
+    plan: str
+    target: str
+    out: str
+    steps: int
+    lr: float | None = None
+    seed: int = 0
+    measure: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Reporter:
+    """Writes events where the parent reads them, and nobody else writes."""
+
+    def __init__(self) -> None:
+        self._stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)  # what a user's task prints must not look like an event
+
+    def __call__(self, kind: str, **data: Any) -> None:
+        self._stream.write(json.dumps({"kind": kind, **data}) + "\n")
+        self._stream.flush()
+
+
+def train(spec: TrainSpec, report: Reporter) -> None:
+    """Do what `spec` says.
+
+    Raises:
+        PockError: from any of the stages.
+    """
+    import pockgraph as pg
+    from pockgraph.optimizer import optimizer_from_dict
+
+    from .project import load_task
+
+    report("stage", text="Loading the task")
+    task = load_task(spec.reference)
+    plan = pg.Plan.from_json(spec.plan)
+
+    report("stage", text="Deriving the training graph")
+    graph = pg.build(task, optimizer_from_dict(plan.optimizer))
+
+    report("stage", text=f"Compiling for {spec.target}")
+    start = time.perf_counter()
+    artifact = pg.compile(graph, plan, target=spec.target, out=spec.out)
+    trainer = artifact.trainer()
+    report(
+        "compiled", path=str(artifact.path), bytes=artifact.nbytes, seconds=time.perf_counter() - start,
+        predicted=artifact.manifest.predicted,
+    )  # fmt: skip
+
+    held_out = list(task.eval)
+    report("stage", text="Evaluating before training")
+    _evaluate(trainer, held_out, "before", report)
+    report("stage", text="Training")
+    losses = _steps(trainer, task.forever(spec.seed), spec, report)
+    report("stage", text="Evaluating after training")
+    _evaluate(trainer, held_out, "after", report)
+    checkpoint = trainer.save(Path(spec.out).with_suffix(".safetensors"))
+
+    if spec.measure:
+        from pockgraph.measure import figures_to_json, measure_step
+
+        report("stage", text="Measuring time and memory in a fresh process")
+        batch = {name: tensor.numpy() for name, tensor in task.example.items()}
+        report("measured", **figures_to_json(measure_step(artifact.path, batch)))
+    report("result", checkpoint=str(checkpoint), steps=trainer.steps, losses=losses)
+
+
+def _evaluate(trainer: Any, batches: Iterable[Any], when: str, report: Reporter) -> None:
+    found = trainer.evaluate(batches)
+    report("metric", when=when, value=found.metric, samples=found.samples)
+
+
+def _steps(trainer: Any, batches: Iterable[Any], spec: TrainSpec, report: Reporter) -> list[list[float]]:
+    losses: list[list[float]] = []
+    start = shown = time.perf_counter()
+    for batch in batches:
+        result = trainer.step(batch, spec.lr)
+        losses.append([result.step, result.loss])
+        now = time.perf_counter()
+        last = result.step >= spec.steps
+        if last or result.step == 1 or now - shown >= EVENT_SECONDS:
+            shown = now
+            left_s = (now - start) / result.step * (spec.steps - result.step)
+            report("loss", step=result.step, loss=result.loss, step_ms=result.duration_ms, left_s=left_s)
+        if last:
+            break
+    return losses
+
+
+def _end_with_parent() -> None:
+    """Stop when the server's end of the pipe closes, which it does however the server ends."""
+    while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter shuts down
+        pass
+    os._exit(1)
+
+
+def main() -> int:
+    report = Reporter()
+    spec = TrainSpec(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        train(spec, report)
+    except PockError as e:
+        report("error", message=str(e))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One view a file: each shows the state and calls its methods, and knows no other view."""

@@ -1,0 +1,100 @@
+"""Take the plan away as a file or as Python, and bring one in."""
+
+from __future__ import annotations
+
+import html
+import io
+
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from pockgraph.errors import PlanError
+
+from ..info.training import planning_code
+from ..state import State
+from . import parts
+
+
+class Export(pn.viewable.Viewer):
+    """Download, import, and the code of the current state."""
+
+    state = param.ClassSelector(class_=State)
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state=state)
+        self._download = pmui.FileDownload(
+            callback=self._file, filename="plan.json", label="Download plan", color="primary", margin=0
+        )
+        self._upload = pmui.FileInput(
+            accept=".json,application/json", label="Import plan", variant="outlined", margin=0
+        )
+        self._rejected = pmui.Alert(severity="error", visible=False, margin=0, sizing_mode="stretch_width")
+        self._accepted = parts.text(visible=False)
+        self._summary = parts.text()
+        self._code = parts.text()
+        self._upload.param.watch(lambda _: self._import(), "value")
+        state.param.watch(lambda *_: self._show(), ["plan", "locked", "budget"])
+        self._show()
+
+    def _file(self) -> io.BytesIO:
+        return io.BytesIO(self.state.plan.to_json().encode())
+
+    def _import(self) -> None:
+        if not self._upload.value:
+            return
+        name = str(self._upload.filename or "the file")
+        parts.put(self._accepted, "")
+        try:
+            self.state.import_plan(self._upload.value.decode("utf-8"), name)
+        except (PlanError, UnicodeDecodeError) as e:
+            reason = (
+                str(e)
+                if isinstance(e, PlanError)
+                else f"{name} is not a text file. Choose a plan's JSON file."
+            )
+            self._rejected.param.update(object=reason, visible=True)
+            return
+        self._rejected.visible = False
+        parts.put(self._accepted, f'<p role="status">{html.escape(name)} is the current plan now.</p>')
+
+    def _show(self) -> None:
+        s = self.state
+        with pn.io.hold():
+            self._download.disabled = s.plan is None
+            if s.plan is None:
+                return
+            file = f"{s.facts.name}.plan.json"
+            self._download.filename = file
+            parts_trained = sum(t.channels is not None for t in s.plan.tensors.values())
+            self._summary.object = (
+                f'<span class="hint">{len(s.plan.tensors)} of {len(s.plan.model)} tensors learn, '
+                f"{parts_trained} of them in part. The file names every channel, so training and the device "
+                "read the same ones.</span>"
+            )
+            if s.origin == "search":
+                source = planning_code(str(s.facts.path), s.budget, s.locked, file)
+                self._code.object = '<span class="hint">The same search in Python:</span>' + parts.code(
+                    source
+                )
+            else:
+                source = f"import pockgraph as pg\n\nplan = pg.Plan.load({file!r})"
+                self._code.object = '<span class="hint">Read it in Python:</span>' + parts.code(source)
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        buttons = pmui.Row(
+            self._download, self._upload, margin=0, sx={"gap": 1.5, "flexWrap": "wrap", "py": 1}
+        )
+        return pmui.Column(
+            parts.card(
+                parts.heading("Export", "The plan as a file that people keep and share."),
+                self._summary,
+                buttons,
+                self._rejected,
+                self._accepted,
+            ),
+            parts.card(self._code),
+            margin=0,
+            sizing_mode="stretch_width",
+            sx={"gap": 2},
+        )

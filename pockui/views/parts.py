@@ -1,0 +1,92 @@
+"""What several views are made of."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from ..components.chart import Chart
+
+TYPE = (Path(__file__).parent / "type.css").read_text(encoding="utf-8")
+TILES = (Path(__file__).parent / "tiles.css").read_text(encoding="utf-8")
+FIELD = {"& .MuiInputBase-root": {"height": "36px"}}  # fields and menus side by side are equally high
+REDRAW_MS = 200  # a chart is redrawn this long after the last change; numbers follow at once
+
+
+def card(*objects: Any, **params: Any) -> pmui.Paper:
+    """A bordered panel."""
+    sx = {"p": {"xs": 1.5, "sm": 2}, "gap": 1, **params.pop("sx", {})}
+    return pmui.Paper(
+        *objects, variant="outlined", elevation=0, margin=0, sizing_mode="stretch_width", sx=sx, **params
+    )
+
+
+def text(content: str = "", **params: Any) -> pn.pane.HTML:
+    """A piece of HTML in the page's own type and colours."""
+    sheet = [TYPE, *params.pop("stylesheets", [])]
+    return pn.pane.HTML(content, margin=0, sizing_mode="stretch_width", stylesheets=sheet, **params)
+
+
+def heading(title: str, help: str = "") -> pn.pane.HTML:
+    hint = f'<span class="hint">{html.escape(help)}</span>' if help else ""
+    return text(f"<h2>{html.escape(title)}</h2>{hint}")
+
+
+def chart(label: str) -> Chart:
+    return Chart(label=label, sizing_mode="stretch_width", margin=0)
+
+
+def table(columns: Sequence[str], lines: Sequence[Sequence[str]], mark: int | None = None) -> str:
+    """An HTML table; the first column is a name, the others are figures."""
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
+    body = "".join(
+        f"<tr{' class=now' if i == mark else ''}>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in line)
+        + "</tr>"
+        for i, line in enumerate(lines)
+    )
+    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def code(source: str) -> str:
+    return f"<pre tabindex=0>{html.escape(source)}</pre>"
+
+
+def put(pane: pn.pane.HTML, content: str) -> None:
+    """Show `content`; an empty pane takes no room."""
+    pane.param.update(object=content, visible=bool(content))
+
+
+def tile_html(label: str, value: str, note: str, help: str = "", alarm: bool = False) -> str:
+    """One figure with its name, what it is compared with, and what it means."""
+    mark = " alarm" if alarm else ""
+    return (
+        f'<div class="tile{mark}" title="{html.escape(help)}"><div class="label">{html.escape(label)}</div>'
+        f'<div class="value">{html.escape(value)}</div><div class="note">{html.escape(note)}</div></div>'
+    )
+
+
+class Trailing:
+    """Calls `redraw` a moment after the last of many changes: a drag's numbers must not wait for charts."""
+
+    def __init__(self, redraw: Callable[[], None]) -> None:
+        self._redraw = redraw
+        self._pending: Any = None
+
+    def __call__(self, *_: object) -> None:
+        doc = pn.state.curdoc
+        if doc is None or doc.session_context is None:
+            self._redraw()
+            return
+        if self._pending is not None:
+            doc.remove_timeout_callback(self._pending)
+        self._pending = doc.add_timeout_callback(self._fire, REDRAW_MS)
+
+    def _fire(self) -> None:
+        self._pending = None
+        self._redraw()

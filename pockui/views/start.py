@@ -1,0 +1,43 @@
+"""What to do when there is no study to show."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import panel as pn
+
+from pockgraph.errors import PockError
+
+from . import parts
+
+MAKE = """pockui demo vision --quick     # five minutes: EfficientNet-Lite0 learns digits
+pockui serve out/vision.db"""
+
+
+def start(problem: PockError | None, found: Sequence[Path]) -> pn.viewable.Viewable:
+    """Why nothing is shown, the studies that lie around, and how to make one.
+
+    Args:
+        problem: why the study that was asked for cannot be shown.
+    """
+    blocks = []
+    if problem is not None:
+        blocks.append(f"<h2>This study cannot be shown</h2><p>{html.escape(str(problem))}</p>")
+    else:
+        blocks.append(
+            "<h2>No study yet</h2><p>A study holds what each tensor of a network gains and costs on a task. "
+            "PockUI plans from it.</p>"
+        )
+    if found:
+        links = "".join(f'<p><a href="?study={quote(str(p))}">{html.escape(str(p))}</a></p>' for p in found)
+        blocks.append(f"<h2>Open one</h2>{links}")
+    blocks.append(f"<h2>Make one</h2>{parts.code(MAKE)}")
+    blocks.append(
+        "<p>Or from your own task, <code>pockui analyze my_project:task --study my.db</code>, "
+        "and then <code>pockui serve my.db</code>.</p>"
+    )
+    return parts.card(*(parts.text(b) for b in blocks),
+                      sx={"maxWidth": 720, "mx": "auto", "my": 3, "gap": 2})  # fmt: skip

@@ -1,0 +1,157 @@
+"""One's own project, from the task to trained weights, by commands alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Cli  # pyright: ignore
+
+from pockgraph.plan import Plan
+
+
+def test_from_task_to_trained_weights(study: Path, cli: Cli) -> None:
+    found = cli("search", study, "--peak-mb", 1, "--out", "plan.json", "--json")
+    assert found.code == 0, found.err
+    assert found.json["plan"]["predicted"]["peak_bytes"] <= 1e6
+    plan = Plan.load("plan.json")
+    assert {"head.weight", "head.bias"} <= set(plan.tensors)
+
+    made = cli("compile", "my_project:task", "--plan", "plan.json", "--out", "out", "--json")
+    assert made.code == 0, made.err
+    assert made.json["tensors"] == len(plan.tensors)
+    assert made.json["predicted"]["peak_bytes"] == found.json["plan"]["predicted"]["peak_bytes"]
+
+    trained = cli("train", "out", "my_project:task", "--steps", 60, "--lr", 0.1, "--save", "ckpt", "--json")
+    assert trained.code == 0, trained.err
+    assert trained.json["steps"] == 60
+    assert trained.json["loss"] < trained.json["first_loss"]
+    assert trained.json["samples"] == 48
+
+    again = cli("train", "out", "my_project:task", "--steps", 5, "--resume", "ckpt", "--json")
+    assert again.json["steps"] == 65
+
+
+def test_plans_by_name_and_training_on_a_file(project: Path, cli: Cli) -> None:
+    made = cli("compile", "my_project:ready", "--plan", "biases:1", "--target", "torch", "--out", "out")
+    assert made.code == 0, made.err
+    assert "modelled peak" in made.out
+
+    import my_project  # pyright: ignore
+
+    np.savez("data.npz", **my_project.samples(40, 3))
+    trained = cli("train", "out", "--data", "data.npz", "--steps", 3, "--eval", "data.npz")
+    assert trained.code == 0, trained.err
+    assert "on 40 held-out samples" in trained.out
+
+
+def test_analysis_tells_what_each_tensor_gains(study: Path, cli: Cli) -> None:
+    shown = cli("study", "show", study)
+    assert shown.code == 0
+    assert "conv2.weight" in shown.out
+    figures = cli("study", "show", study, "--json").json
+    assert figures["measured"] == figures["planned"] > 0
+    assert figures["reference"] == "my_project:task"
+    assert set(figures["contribution"]["weights"]["conv2.weight"]) == {"1.0", "0.5"}
+
+
+def test_same_analysis_again_measures_nothing(study: Path, cli: Cli) -> None:
+    start = time.perf_counter()
+    before = cli("study", "show", study, "--json").json
+    again = cli(
+        "analyze",
+        "my_project:task",
+        "--study",
+        study,
+        "--steps",
+        20,
+        "--ratios",
+        "1,0.5",
+        "--lr",
+        0.1,
+        "--json",
+    )
+    assert again.code == 0, again.err
+    assert cli("study", "show", study, "--json").json == before
+    assert time.perf_counter() - start < 30
+
+
+def test_list_of_studies(study: Path, cli: Cli) -> None:
+    (study.parent / "other.db").write_bytes(b"not a database at all, just bytes")
+    listed = cli("study", "ls", study.parent, "--json").json
+    assert [Path(s["path"]).name for s in listed] == ["study.db"]
+    assert "my_project:task" in cli("study", "ls", study.parent).out
+
+
+def test_frontier(study: Path, cli: Cli) -> None:
+    found = cli("search", study, "--peak-mb", 1, "--frontier", 4, "--json")
+    assert found.code == 0, found.err
+    peaks = [p["predicted"]["peak_bytes"] for p in found.json["frontier"]]
+    assert peaks == sorted(peaks)
+    assert "Frontier" in cli("search", study, "--peak-mb", 1, "--frontier", 4).out
+
+
+def test_budget_in_milliseconds(study: Path, cli: Cli) -> None:
+    refused = cli("search", study, "--step-ms", 1000)
+    assert refused.code == 2
+    assert "time" in refused.err
+    timed = cli(
+        "analyze",
+        "my_project:task",
+        "--study",
+        study,
+        "--steps",
+        20,
+        "--ratios",
+        "1,0.5",
+        "--lr",
+        0.1,
+        "--time",
+    )
+    assert timed.code == 0, timed.err
+    found = cli("search", study, "--step-ms", 1000, "--json")
+    assert found.code == 0, found.err
+    assert 0 < found.json["plan"]["predicted"]["step_ms"] <= 1000
+
+
+def test_locked_tensor_stays_out(study: Path, cli: Cli) -> None:
+    found = cli(
+        "search", study, "--peak-mb", 1, "--lock", "conv1.weight=0", "--lock", "conv2.weight=0.5", "--json"
+    )
+    assert found.code == 0, found.err
+    assert "conv1.weight" not in found.json["plan"]["ratios"]
+    assert found.json["plan"]["ratios"]["conv2.weight"] == 0.5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT for child processes")
+def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, cli: Cli) -> None:
+    command = [sys.executable, "-m", "pockui.cli", "analyze", "my_project:task", "--study", "study.db"]
+    command += ["--steps", "2000", "--ratios", "1,0.5,0.25", "--lr", "0.01", "--target", "torch"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        shown = cli("study", "show", "study.db", "--json") if (project / "study.db").exists() else None
+        if shown is not None and shown.code == 0 and shown.json["measured"] >= 1:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130, words
+    assert "goes on" in words
+    assert "Traceback" not in words
+    kept = cli("study", "show", "study.db", "--json").json
+    assert 0 < kept["measured"] < kept["planned"]
+
+
+def test_json_is_alone_on_standard_output(study: Path) -> None:
+    command = [sys.executable, "-m", "pockui.cli", "search", str(study), "--peak-mb", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["plan"]

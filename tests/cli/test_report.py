@@ -1,0 +1,142 @@
+"""The report from a fixed comparison: every row is there, the losing and the missing ones too."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import Cli  # pyright: ignore
+
+from pockgraph.errors import PockError
+from pockui.demo import charts
+from pockui.demo import report as pages
+from pockui.demo.results import Report, Row
+
+FIXTURE = Path(__file__).with_name("report.json")
+
+
+@pytest.fixture
+def report() -> Report:
+    return Report.load(FIXTURE)
+
+
+def test_every_row_is_shown(report: Report) -> None:
+    shown = pages.lines(report)
+    assert len(shown) == len(report.rows)
+    page = pages.render(report)
+    for line in shown:
+        assert line.metric in page
+        assert line.step.partition(" [")[0] in page
+    assert "InvalidCxxCompiler" in page
+
+
+def test_ratios_are_to_full_fine_tuning_in_eager_pytorch(report: Report) -> None:
+    full = report.row("full", "eager")
+    auto = report.row("auto", "openvino")
+    assert full is not None
+    assert auto is not None
+    assert report.reference == full
+    assert report.speedup(full) == 1
+    assert report.speedup(auto) == pytest.approx(88 / 22.4)
+    assert report.memory_ratio(auto) == pytest.approx(31 / 131)
+
+
+def test_unwelcome_findings_are_said(report: Report) -> None:
+    said = " ".join(pages.findings(report))
+    assert "More accurate than the automatic plan: Full fine-tuning (+0.9 points)" in said
+    assert "Faster a step than the automatic plan: Head only" in said
+    assert (
+        "Slower than full fine-tuning in eager PyTorch: Full fine-tuning on OpenVINO (0.95× as fast)" in said
+    )
+    assert "edge of the grid for Head only, Full fine-tuning" in said
+    assert "torch.compile has no figures: InvalidCxxCompiler" in said
+
+
+def test_diverged_runs_are_not_averaged_away() -> None:
+    assert pages.metric_text(Row(method="a", runtime="eager", metrics=(None, None))) == "diverged"
+    partly = Row(method="a", runtime="eager", metrics=(0.9, None, 0.8))
+    assert pages.metric_text(partly) == "1 of 3 diverged"
+    assert partly.mean is None
+    assert pages.metric_text(Row(method="a", runtime="eager", metrics=(0.5,))) == "50.0 %"
+
+
+def test_page_stands_alone(report: Report) -> None:
+    page = pages.render(report)
+    assert not re.search(r"(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org)", page)
+    assert "<script" not in page
+    assert "prefers-color-scheme: dark" in page
+
+    class Balance(HTMLParser):
+        open_tags: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in ("meta", "br"):
+                self.open_tags.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: object) -> None:
+            pass
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open_tags.pop() == tag
+
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open_tags == []
+
+
+def test_names_are_escaped(report: Report) -> None:
+    data = json.loads(FIXTURE.read_text())
+    data["title"] = "<script>alert(1)</script>"
+    data["methods"][0]["label"] = "<b>Head</b>"
+    page = pages.render(Report.model_validate(data))
+    assert "<script>alert" not in page
+    assert "<b>Head</b>" not in page
+
+
+def test_labels_do_not_overlap(report: Report) -> None:
+    drawing = str(charts.tradeoff(report))
+    boxes = []
+    pattern = r'class="label" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)<'
+    for x, y, anchor, text in re.findall(pattern, drawing):
+        width = len(text) * charts.LETTER
+        left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
+        boxes.append((left, float(y) - 11, left + width, float(y) + 4))
+    assert len(boxes) == len(charts.tradeoff_points(report)) > 3
+    for i, a in enumerate(boxes):
+        assert a[0] > 0
+        assert a[2] < charts.WIDTH
+        for b in boxes[:i]:
+            assert not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
+
+
+def test_plan_map_shades_by_share(report: Report) -> None:
+    assert charts.learning_share(report, "full", "blocks.3") == (1.0, 4)
+    share, count = charts.learning_share(report, "auto", "blocks.2")
+    assert 0 < share < 0.5
+    assert count == 1
+    assert charts.learning_share(report, "head", "blocks.2") == (0.0, 0)
+
+
+def test_report_command(tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(FIXTURE.read_text())
+    result = cli("report", path)
+    assert result.code == 0, result.err
+    assert "Paper preset" in result.out
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert cli("report", tmp_path, "--json").json["rows"][0]["method"] == "head"
+
+
+def test_round_trip(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path / "r.json")
+    assert Report.load(tmp_path / "r.json") == report
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"schema": "pockui.plan/1"}'])
+def test_no_report(content: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(PockError, match=r"not a valid report"):
+        Report.load(tmp_path / "r.json")

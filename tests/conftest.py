@@ -1,0 +1,18 @@
+"""Shared by all tests: helpers that are importable by name, and runs that repeat exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+pytest.register_assert_rewrite("oracle")
+
+# The same examples on every machine; a fresh seed belongs to a fuzzing run, not to a gate.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)

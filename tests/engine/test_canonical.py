@@ -1,0 +1,174 @@
+"""Canonical form: the same numbers, in operators that can be dropped one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import models
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import ZOO, zoo
+from oracle import assert_equal_gradients, built
+from torch import fx, nn
+
+import pockgraph as pg
+from pockgraph import cost
+from pockgraph.canonical import canonicalise, hoist_weight_gradients
+from pockgraph.capture import trace_loss
+from pockgraph.graph import Graph
+from pockgraph.rows import TensorRow
+
+aten = torch.ops.aten
+
+
+def ops(graph: Graph) -> list[str]:
+    return [str(n.target) for n in graph.nodes()]
+
+
+def saved_by(node: fx.Node) -> Iterator[fx.Node]:
+    """Forward activations that a backward node reads."""
+    for operand in node.all_input_nodes:
+        storage = cost.storage_of(operand)
+        if storage.op == "call_function" and storage.meta["phase"] == "forward":
+            yield storage
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_gradients_stay_autograds(name: str) -> None:
+    assert_equal_gradients(built(name).gradients, zoo(name))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_canonical_form_is_canonical(name: str) -> None:
+    graph = built(name).gradients
+    again = canonicalise(graph)
+    assert sorted(ops(again)) == sorted(ops(graph))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_only_canonical_operators_remain(name: str) -> None:
+    gone = {
+        aten.detach.default, aten.alias.default, aten.t.default, aten.transpose.int, aten.view.default,
+        aten._unsafe_view.default, aten._native_batch_norm_legit_no_training.default,
+        aten.native_batch_norm_backward.default,
+    }  # fmt: skip
+    for graph in (built(name).gradients, built(name).metric):
+        for node in graph.nodes():
+            assert node.target not in gone, node
+            assert node.all_input_nodes, f"{node} depends on nothing and is no constant"
+            if node.target is aten.convolution_backward.default:
+                assert list(node.args[-1]) == [False, True, False]  # pyright: ignore
+            if node.target is aten.permute.default:
+                assert node.args[0].target is not aten.permute.default  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "resnet", "unet"])
+def test_passing_a_gradient_through_a_convolution_saves_nothing(name: str) -> None:
+    """dX reads dy and the weight. Were it a part of `convolution_backward`, x would stay alive."""
+    backward = [n for n in built(name).gradients.nodes("backward") if n.target is aten.convolution.default]
+    assert backward
+    for node in backward:
+        assert not list(saved_by(node)), node
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_bias_gradient_saves_nothing(name: str) -> None:
+    graph = built(name).gradients
+    biases = [r.fqn for r in graph_rows(name) if r.kind == "bias"]
+    results = graph.results
+    for fqn in biases:
+        node = results[f"grad:{fqn}"]
+        while node.target in (aten.reshape.default, aten.add.Tensor):
+            node = node.all_input_nodes[0]
+        assert node.target is aten.sum.dim_IntList, (fqn, node)
+        assert not list(saved_by(node)), fqn
+
+
+def graph_rows(name: str) -> tuple[TensorRow, ...]:
+    return built(name).tensors
+
+
+def test_relu6_masks_come_from_the_result() -> None:
+    """The result of a clamp is often saved anyway; its input is not."""
+    nodes = [n for n in built("mobilenet").gradients.nodes() if n.target is aten.hardtanh_backward.default]
+    assert len(nodes) == 7
+    assert all(n.args[1].target is aten.hardtanh.default for n in nodes)  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_hoisting_never_raises_the_peak(name: str) -> None:
+    trace = canonicalise(trace_loss(zoo(name)).graph)
+    before = pg.build.__globals__["prune"]  # the function that build itself prunes with
+    whole = built(name)
+    plain = before(trace, whole.optimizer, whole.plan)
+    hoisted = before(hoist_weight_gradients(trace), whole.optimizer, whole.plan)
+    assert cost.timeline(hoisted).peak_bytes <= cost.timeline(plain).peak_bytes
+
+
+def test_weight_gradients_stand_before_the_gradient_moves_on() -> None:
+    """x, saved for dW, is dead before dX is there."""
+    graph = built("mlp").gradients
+    order = {n: i for i, n in enumerate(graph.fx.nodes)}
+    results = graph.results
+    assert order[results["grad:layers.4.weight"]] < order[results["grad:layers.2.weight"]]
+    through = [n for n in graph.nodes("backward") if n.target is aten.threshold_backward.default]
+    assert order[results["grad:layers.4.weight"]] < order[through[0]]
+
+
+# ---------------------------------------------------------------- convolutions of every shape
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
+    """A convolution and an input shape it accepts."""
+    ndim = draw(st.sampled_from([1, 2, 2, 2, 3]))
+    transposed = draw(st.booleans())
+    groups = draw(st.sampled_from([1, 1, 2, 4]))
+    inputs = groups * draw(st.integers(1, 2))
+    outputs = groups * draw(st.integers(1, 2))
+    kernel = draw(st.integers(1, 3))
+    stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    padding = draw(st.integers(0, kernel - 1))
+    size = draw(st.integers(5, 8))
+    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, bias=draw(st.booleans()))
+    if transposed:
+        options["output_padding"] = draw(st.integers(0, max(stride, dilation) - 1))
+        kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[ndim - 1]
+    else:
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[ndim - 1]
+    return kind(inputs, outputs, kernel, **options), (2, inputs, *[size] * ndim)
+
+
+class Probe(nn.Module):
+    """A convolution with something trainable before it, so that its dX is needed."""
+
+    def __init__(self, conv: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x * self.gain.reshape(1, -1, *[1] * (x.ndim - 2)))
+
+
+@given(convolutions())
+@settings(max_examples=30)
+def test_gradients_of_any_convolution(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
+    conv, shape = drawn
+    net = models.randomised(Probe(conv, shape[1]))
+    batches = [{"x": torch.randn(shape, generator=torch.Generator().manual_seed(0))}]
+    task = pg.Task(
+        "conv",
+        net,
+        lambda net, b: net(b["x"]).square().mean(),
+        lambda net, b: net(b["x"]).flatten(1).mean(1),
+        batches,
+        batches,
+    )
+    trace = trace_loss(task)
+    assert_equal_gradients(hoist_weight_gradients(canonicalise(trace.graph)), task)

@@ -1,0 +1,25 @@
+"""Pruned graphs, run operator by operator without any target, equal eager PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oracle import Steps, TrainingContract, run_steps
+
+from pockgraph import passes
+from pockgraph.task import Batch
+from pockgraph.train_graph import TrainGraph
+
+
+class TestPruned(TrainingContract):
+    """The graph as pruning leaves it."""
+
+    def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
+        return run_steps(graph, graph, graph.evaluation(), batches, lrs)
+
+
+class TestAfterPasses(TrainingContract):
+    """The graph that targets start from."""
+
+    def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
+        return run_steps(graph, passes.run(graph), passes.run(graph.evaluation()), batches, lrs)

@@ -1,0 +1,212 @@
+"""Passes: smaller graphs with the same inputs, outputs and numbers. (The numbers: see the contract.)"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import models
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import ZOO
+from oracle import PLANS, assert_equal_gradients, built, choices
+from torch import fx, nn
+
+import pockgraph as pg
+from pockgraph import cost, passes
+from pockgraph.graph import Graph, Role
+from pockgraph.passes.fold_constants import FoldConstants
+from pockgraph.passes.fold_scale import FoldScale
+from pockgraph.train_graph import TrainGraph
+
+aten = torch.ops.aten
+
+
+def per_channel_products(graph: Graph, layer: str) -> list[fx.Node]:
+    """Multiplications of an image by one factor a channel in a layer: a batch norm's scale."""
+    return [
+        n for n in graph.nodes()
+        if n.target is aten.mul.Tensor and n.meta["layer"] == layer and n.meta["val"].ndim == 4
+        and any(cost.value_bytes(a.meta["val"]) < cost.value_bytes(n.meta["val"]) for a in n.all_input_nodes)
+    ]  # fmt: skip
+
+
+def optimised(name: str, tensors: Sequence[str], optimizer: str = "sgd") -> TrainGraph:
+    graph = built(name, optimizer)
+    return passes.run(graph.prune(pg.Plan.of(graph, dict.fromkeys(tensors, 1.0))))
+
+
+# ---------------------------------------------------------------- laws of every pass
+
+
+@pytest.mark.parametrize("apply", passes.pipeline(), ids=lambda p: p.name)
+@given(data=st.data())
+def test_a_pass_keeps_the_interface(apply: passes.Pass, data: st.DataObject) -> None:
+    graph = built(data.draw(st.sampled_from(sorted(ZOO))), "momentum")
+    small = graph.prune(pg.Plan.of(graph, data.draw(choices(graph))))
+    before = small.code()
+    after = apply(small)
+    after.check()
+    assert small.code() == before, "it changed its argument"
+    assert after.outputs == small.outputs
+    carried = (Role.BATCH, Role.LR, Role.OPT_STATE)
+    kept = [s for s in small.inputs if s.trained or s.role in carried]
+    assert [s for s in after.inputs if s.trained or s.role in carried] == kept
+    assert len(list(after.nodes())) <= len(list(small.nodes()))
+    again = apply(after)
+    assert [n.target for n in again.nodes()] == [n.target for n in after.nodes()], "it is not done at once"
+    for node in after.nodes():
+        assert node.meta["phase"] in ("forward", "backward", "update")
+
+
+def test_passes_are_values() -> None:
+    for apply in passes.pipeline():
+        assert dataclasses.is_dataclass(apply)
+        assert apply == type(apply)()
+        assert len({apply, type(apply)()}) == 1
+        module = __import__(type(apply).__module__, fromlist=["_"])
+        assert "→" in (module.__doc__ or ""), f"{apply.name}: its docstring shows a before and after"
+
+
+def test_evaluation_graphs_pass_too() -> None:
+    graph = built("mobilenet")
+    evaluation = passes.run(graph.prune(pg.Plan.head(graph)).evaluation())
+    assert [s.role for s in evaluation.outputs] == [Role.METRIC]
+    assert not [n for n in evaluation.nodes() if n.target is aten.rsqrt.default]
+
+
+# ---------------------------------------------------------------- constants
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", ["mobilenet", "resnet", "transformer", "tied"])
+def test_what_depends_on_constants_alone_is_computed_once(name: str, plan: str) -> None:
+    """Except a view of a weight, which costs nothing, and what would be larger than its source."""
+    graph = built(name)
+    after = FoldConstants()(graph.prune(PLANS[plan](graph)))
+    constant = {
+        n for s, n in zip(after.inputs, after.placeholders.values())
+        if s.role in (Role.PARAM, Role.BUFFER, Role.CONST) and not s.trained
+    }  # fmt: skip
+    for node in after.nodes():
+        if node.all_input_nodes and all(a in constant for a in node.all_input_nodes):
+            grows = cost.value_bytes(node.meta["val"]) > 4096
+            assert node.target in cost.VIEWS or grows, node
+
+
+def test_a_trained_tensor_is_never_folded() -> None:
+    graph = built("mobilenet")
+    small = graph.prune(pg.Plan.of(graph, {"stem.1.weight": 1.0, "stem.1.bias": 1.0}))
+    after = passes.run(small)
+    readers = after.placeholders["trained:stem.1.weight"].users
+    assert any(u.meta["phase"] == "forward" for u in readers)
+    assert any(u.meta["phase"] == "forward" for u in after.placeholders["trained:stem.1.bias"].users)
+
+
+def test_equal_constants_are_stored_once() -> None:
+    """Forward and backward scale by the same factors."""
+    after = passes.run(built("mobilenet"))
+    values = [v.numpy().tobytes() for n, v in after.values.items() if n.startswith("const:folded")]
+    assert len(values) == len(set(values))
+
+
+# ---------------------------------------------------------------- batch norm
+
+
+def test_batch_norms_of_frozen_convolutions_disappear() -> None:
+    small = optimised("mobilenet", ["classifier.weight"])
+    assert not [n for n in small.nodes() if n.target in (aten.mul.Tensor, aten.rsqrt.default) and n.meta["phase"] == "forward"]
+    convolutions = [n for n in small.nodes() if n.target is aten.convolution.default]
+    assert len(convolutions) == 10
+    assert all(n.args[2] is not None for n in convolutions), "the shift is the convolution's bias"
+
+
+def test_frozen_scales_disappear_from_the_backward_pass() -> None:
+    """dX of a frozen convolution uses the scaled weight: no product by its batch norm's scale is left."""
+    small = optimised("mobilenet", ["blocks.0.expand.0.weight"])
+    for layer in ("blocks.1.expand", "blocks.1.depthwise", "blocks.2.expand", "blocks.2.depthwise"):
+        assert not per_channel_products(small, f"{layer}.1"), layer
+    assert not per_channel_products(small, "blocks.2.norm")
+
+
+def test_a_trained_convolution_keeps_its_scale() -> None:
+    """Trap 7: folded away, its gradient would be another network's. Forward and backward keep it."""
+    layer = "blocks.1.expand"
+    small = optimised("mobilenet", [f"{layer}.0.weight"])
+    phases = [n.meta["phase"] for n in per_channel_products(small, f"{layer}.1")]
+    assert phases == ["forward", "backward"]
+
+
+def test_a_trained_shift_does_not_keep_a_frozen_scale() -> None:
+    """Bias-only training of a batch norm: the scale folds, the trained shift is the bias."""
+    small = optimised("mobilenet", ["blocks.1.expand.1.bias"])
+    conv = next(n for n in small.nodes("forward") if n.target is aten.convolution.default and n.meta["layer"] == "blocks.1.expand.0")
+    assert not per_channel_products(small, "blocks.1.expand.1")
+    shift = conv.args[2]
+    assert isinstance(shift, fx.Node)
+    assert small.placeholders["trained:blocks.1.expand.1.bias"] in shift.all_input_nodes
+
+
+def test_a_trained_scale_is_not_folded() -> None:
+    small = optimised("mobilenet", ["blocks.1.expand.1.weight"])
+    assert [n for n in per_channel_products(small, "blocks.1.expand.1") if n.meta["phase"] == "forward"]
+
+
+class Awkward(nn.Module):
+    """Products that look like a batch norm's: of a shared convolution, of one with a bias, by one
+    factor for all channels, and by a factor that widens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Conv2d(3, 4, 1, bias=False)
+        self.biased, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.single, self.wide = nn.Conv2d(4, 1, 1, bias=False), nn.Parameter(torch.ones(1, 4, 1, 1))
+        self.one = nn.Parameter(torch.ones(1, 1, 1, 1))
+        self.plain = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4, affine=False)
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.shared(x)
+        y = y * self.wide + y
+        y = self.norm(self.biased(y)) * self.one
+        y = self.single(y) * self.wide
+        return self.last(self.norm2(self.plain(y)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("tensors", [["last.weight"], ["shared.weight"], ["single.weight"], ["wide"], ["norm.bias", "plain.weight"]])
+def test_products_that_only_look_like_a_batch_norm(tensors: list[str]) -> None:
+    task = models.task_of("awkward", Awkward(), models.images(), lambda net, b: net(b["x"]))
+    graph = pg.build(task)
+    small = graph.prune(pg.Plan.of(graph, dict.fromkeys(tensors, 1.0)))
+    from oracle import OPTIMIZERS, assert_equal_steps, eager, run_steps
+
+    lrs, batches = [0.1, 0.05, 0.1], list(task.train)
+    got = run_steps(small, passes.run(small), passes.run(small.evaluation()), batches, lrs)
+    args = (task, small.plan, OPTIMIZERS["sgd"], batches, lrs)
+    assert_equal_steps(got, eager(*args), eager(*args, dtype=torch.float64), small)
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "resnet"])
+def test_folding_keeps_gradients(name: str) -> None:
+    assert_equal_gradients(FoldScale()(FoldConstants()(built(name).gradients)), models.zoo(name))
+
+
+# ---------------------------------------------------------------- for whoever works on it
+
+
+def test_debugging_shows_passes_and_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POCK_DEBUG", "1")
+    monkeypatch.setenv("POCK_DUMP", str(tmp_path / "dump"))
+    passes.run(built("mlp"))
+    names = [p.name for p in passes.pipeline()]
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in printed] == names
+    assert sorted(f.name for f in (tmp_path / "dump").iterdir()) == [f"{i:02d}-{n}.py" for i, n in enumerate(names)]
+    for file in (tmp_path / "dump").iterdir():
+        compile(file.read_text(), str(file), "exec")

@@ -1,0 +1,182 @@
+"""The profile predicts, to the byte, what pruning makes; the search keeps budgets and is optimal."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from models import ZOO
+from oracle import built
+
+import pockgraph as pg
+from pockgraph import presets
+from pockgraph.contribution import Contribution, Gain
+from pockgraph.errors import BudgetError, PlanError
+from pockgraph.profile import Profile
+from pockgraph.profiling import profile_of
+from pockgraph.search import Budget, frontier, search
+from pockgraph.timing import fit, probe_choices
+from pockgraph.train_graph import TrainGraph
+
+RATIOS = (1.0, 0.5, 0.25)
+
+
+def random_choice(graph: TrainGraph, rng: random.Random) -> dict[str, float]:
+    rows = rng.sample(list(graph.tensors), rng.randint(1, len(graph.tensors)))
+    return {r.fqn: rng.choice(RATIOS) if r.channel_dim is not None else 1.0 for r in rows}
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+@pytest.mark.parametrize("model", list(ZOO))
+def test_figures_equal_the_pruned_graph_to_the_byte(model: str, optimizer: str) -> None:
+    graph = built(model, optimizer)
+    profile = profile_of(graph)
+    rng = random.Random(model)
+    for _ in range(12):
+        choice = random_choice(graph, rng)
+        small, figures = graph.prune(profile.plan(choice)), profile.figures(choice)
+        assert figures.peak_bytes == small.peak_bytes, choice
+        assert figures.saved_bytes == small.timeline.saved_bytes, choice
+        assert figures.extra_bytes == small.extra_bytes, choice
+        assert figures.flops == small.flops, choice
+
+
+def test_a_profile_survives_json() -> None:
+    profile = profile_of(built("mobilenet", "adamw"))
+    assert Profile.from_json(profile.to_json()) == profile
+
+
+def test_plans_of_profile_and_graph_are_the_same() -> None:
+    graph = built("mobilenet")
+    choice = {r.fqn: 0.5 for r in graph.tensors if r.channel_dim is not None}
+    assert profile_of(graph).plan(choice).tensors == pg.Plan.of(graph, choice).tensors
+
+
+def test_an_unknown_tensor_is_named_with_a_suggestion() -> None:
+    profile = profile_of(built("mlp"))
+    name = profile.rows[0].fqn
+    with pytest.raises(PlanError, match=name):
+        profile.figures({name + "x": 1.0})
+
+
+# ---------------------------------------------------------------- search
+
+
+def gains(graph: TrainGraph, weights: int, seed: int = 0) -> Contribution:
+    """Made-up gains for a few weights and bias counts: what is searched is what the test says."""
+    rng = random.Random(seed)
+    head = presets.head(graph)
+    rows = [
+        r for r in graph.tensors if r.kind == "weight" and r.channel_dim is not None and r.fqn not in head
+    ]
+    table = {
+        r.fqn: {q: Gain(rng.uniform(0.2, 1) * q**0.5, 0.0, 3) for q in (1.0, 0.5)} for r in rows[:: max(1, len(rows) // weights)]
+    }  # fmt: skip
+    order = tuple(r.fqn for r in presets.biases(graph))
+    counts = {k: Gain(0.1 * k**0.5, 0.0, 3) for k in (1, len(order)) if order}
+    return Contribution(Gain(0.5, 0.0, 3), table, counts, order, tuple(head))
+
+
+def every_choice(table: Contribution) -> list[tuple[dict[str, float], float]]:
+    options = [[({}, 0.0), *(({f: r}, g.mean) for r, g in ways.items())] for f, ways in table.weights.items()]
+    options.append(
+        [({}, 0.0), *((dict.fromkeys(table.bias_order[:k], 1.0), g.mean) for k, g in table.biases.items())]
+    )
+    out = []
+    for combination in itertools.product(*options):
+        choice = dict.fromkeys(table.head, 1.0)
+        for part, _ in combination:
+            choice |= part
+        out.append((choice, sum(g for _, g in combination)))
+    return out
+
+
+@pytest.mark.parametrize("model", ["mobilenet", "resnet", "unet", "transformer"])
+def test_the_search_finds_what_trying_everything_finds(model: str) -> None:
+    graph = built(model)
+    profile, table = profile_of(graph), gains(graph, weights=5)
+    tried = [(profile.figures(choice).peak_bytes, gain) for choice, gain in every_choice(table)]
+    least, most = min(p for p, _ in tried), max(p for p, _ in tried)
+    for share in (0.0, 0.15, 0.3, 0.5, 0.8, 1.0):
+        budget = int(least + share * (most - least))
+        best = max(gain for peak, gain in tried if peak <= budget)
+        plan = search(profile, table, Budget(peak_bytes=budget))
+        assert plan.predicted["peak_bytes"] <= budget
+        # The solver keeps a few hundred bytes of distance, which here is a visible share of a network.
+        near = max(gain for peak, gain in tried if peak <= budget - 1024) if budget - 1024 >= least else 0.0
+        assert near - 1e-6 <= plan.predicted["gain"] <= best + 1e-6
+
+
+def test_extra_memory_is_a_budget_too() -> None:
+    graph = built("mobilenet")
+    profile, table = profile_of(graph), gains(graph, weights=4)
+    tried = [(profile.figures(choice).extra_bytes, gain) for choice, gain in every_choice(table)]
+    budget = sorted(e for e, _ in tried)[len(tried) // 3]
+    plan = search(profile, table, Budget(extra_bytes=budget))
+    assert plan.predicted["extra_bytes"] <= budget
+    assert plan.predicted["gain"] >= max(g for e, g in tried if e <= budget - 1024) - 1e-6
+
+
+def test_a_budget_that_cannot_be_met_names_the_smallest_that_can() -> None:
+    graph = built("mobilenet")
+    profile, table = profile_of(graph), gains(graph, weights=4)
+    least = profile.figures(dict.fromkeys(table.head, 1.0)).peak_bytes
+    with pytest.raises(BudgetError, match=r"smallest feasible is 0\.0"):
+        search(profile, table, Budget(peak_bytes=least - 1))
+    assert search(profile, table, Budget(peak_bytes=least)).predicted["peak_bytes"] <= least
+
+
+def test_locks_are_kept() -> None:
+    graph = built("mobilenet")
+    profile, table = profile_of(graph), gains(graph, weights=4)
+    out, inside = list(table.weights)[:2]
+    plan = search(profile, table, Budget(), locked={out: 0.0, inside: 0.5})
+    assert out not in plan.tensors
+    assert plan.ratio(inside) == 0.5
+
+
+def test_a_frontier_rises_in_cost_and_gain() -> None:
+    graph = built("mobilenet")
+    profile, table = profile_of(graph), gains(graph, weights=5)
+    plans = frontier(profile, table, 8)
+    peaks, found = [p.predicted["peak_bytes"] for p in plans], [p.predicted["gain"] for p in plans]
+    assert peaks == sorted(peaks)
+    assert found == sorted(set(found))
+    assert found[-1] == pytest.approx(search(profile, table, Budget()).predicted["gain"])
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_a_time_model_recovers_times_that_are_linear_in_work() -> None:
+    profile = profile_of(built("mobilenet"))
+    truth = (0.0, 3e-6, 5e-6, 4e-6, 9e-6, 2e-7)
+    choices = [
+        *probe_choices(profile),
+        *(random_choice(built("mobilenet"), random.Random(i)) for i in range(6)),
+    ]
+    timed = [(c, 1.0 + sum(a * b for a, b in zip(truth, profile.work(c)))) for c in choices]
+    model = fit(profile, "openvino", timed)
+    assert model.error_ratio < 0.01
+    for choice, ms in timed:
+        assert profile.with_time(model).figures(choice).step_ms == pytest.approx(ms, rel=0.05)
+
+
+def test_a_time_budget_is_kept_and_needs_times() -> None:
+    graph = built("mobilenet")
+    profile, table = profile_of(graph), gains(graph, weights=5)
+    with pytest.raises(BudgetError, match="no measured times"):
+        search(profile, table, Budget(step_ms=1.0))
+    timed = [(c, 1.0 + 1e-6 * sum(profile.work(c)[1:])) for c in probe_choices(profile)]
+    profile = profile.with_time(fit(profile, "openvino", timed))
+    low = profile.figures(dict.fromkeys(table.head, 1.0)).step_ms
+    high = search(profile, table, Budget()).predicted["step_ms"]
+    assert low is not None
+    budget = (low + high) / 2
+    plan = search(profile, table, Budget(step_ms=budget))
+    assert plan.predicted["step_ms"] <= budget * (1 + 1e-6)
+    best = max(
+        g for c, g in every_choice(table) if (profile.figures(c).step_ms or 0.0) <= budget * (1 - 1e-3)
+    )
+    assert plan.predicted["gain"] >= best - 1e-6

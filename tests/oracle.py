@@ -1,0 +1,353 @@
+"""The oracle: eager PyTorch autograd and `torch.optim`, and the contract that every form of a
+training graph has to meet.
+
+A tensor counts as right by one rule for all tests. Where a gradient is truly zero (an attention
+key's bias) AdamW divides rounding by rounding, and two correct float32 programs differ by as much as
+the update. So a float64 run of the same steps is the referee:
+
+    |ours - f64| <= update_ratio |f64 - initial| + referee_factor |eager - f64| + rounding
+
+where `rounding` is what storing a weight in its dtype costs, once a step. A tensor that eager PyTorch
+gets wrong by more than the whole update is noise; there the factor is `noise_factor`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import ZOO, zoo
+from torch import Tensor, fx, nn
+
+import pockgraph as pg
+from pockgraph.graph import Graph, Role
+from pockgraph.optimizer import Optimizer
+from pockgraph.task import Batch, as_named
+from pockgraph.train_graph import TrainGraph
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a correct program of one dtype may be from the oracle.
+
+    Attributes:
+        loss_ratio: error of a loss or metric, relative to its size.
+        update_ratio: error of a trained tensor, relative to the norm of what training changed.
+        referee_factor: times the error that eager PyTorch itself makes.
+        noise_factor: the same, for a tensor on which eager PyTorch is wrong by more than the update.
+        rounding_ratio: of the tensor's norm, per step.
+    """
+
+    loss_ratio: float
+    update_ratio: float
+    referee_factor: float
+    noise_factor: float
+    rounding_ratio: float
+
+
+TOLERANCE = {torch.float32: Tolerance(1e-5, 1e-4, 2.0, 10.0, 2.0**-24)}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What some training steps did.
+
+    Attributes:
+        losses: before each update.
+        weights: FQN -> trained tensor in its full shape, after the last step.
+        metric: `[N]` of the first batch, after the last step.
+    """
+
+    losses: list[float]
+    weights: dict[str, Tensor]
+    metric: Tensor
+
+
+# ---------------------------------------------------------------- eager PyTorch
+
+
+def torch_optimizer(optimizer: Optimizer, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
+    options = optimizer.to_dict()
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[options.pop("name")]
+    return kind(leaves, **options)
+
+
+def eager(
+    task: pg.Task,
+    plan: pg.Plan,
+    optimizer: Optimizer,
+    batches: Sequence[Batch],
+    lrs: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+) -> Steps:
+    """Train a copy of the model with autograd and `torch.optim`.
+
+    The gradient of a partly trained tensor is computed whole and then cut, the optimizer works on the
+    trained channels alone.
+    """
+
+    def cast(batch: Batch) -> Batch:
+        return {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
+
+    net: nn.Module = copy.deepcopy(task.model).eval().to(dtype)
+    params = dict(net.named_parameters())
+    for fqn, p in params.items():
+        p.requires_grad_(fqn in plan.tensors)
+    leaves: dict[str, Tensor] = {}
+    for fqn, how in plan.tensors.items():
+        whole = params[fqn]
+        leaves[fqn] = whole if how.dim is None else whole.detach().index_select(how.dim, indices(how.channels))
+    stepper = torch_optimizer(optimizer, list(leaves.values()))
+    losses: list[float] = []
+    for batch, lr in zip(batches, lrs, strict=True):
+        net.zero_grad()
+        loss = task.loss(net, task.rebuild(cast(batch)))
+        loss.backward()
+        losses.append(float(loss.detach()))
+        for fqn, how in plan.tensors.items():
+            grad = params[fqn].grad
+            if how.dim is not None and grad is not None:
+                leaves[fqn].grad = grad.index_select(how.dim, indices(how.channels))
+        for group in stepper.param_groups:
+            group["lr"] = lr
+        stepper.step()
+        with torch.no_grad():
+            for fqn, how in plan.tensors.items():
+                if how.dim is not None:
+                    params[fqn].index_copy_(how.dim, indices(how.channels), leaves[fqn])
+    with torch.no_grad():
+        metric = task.metric(net, task.rebuild(cast(batches[0])))
+    return Steps(losses, {fqn: params[fqn].detach() for fqn in plan.tensors}, metric)
+
+
+def indices(channels: Sequence[int] | None) -> Tensor:
+    assert channels is not None
+    return torch.tensor(channels, dtype=torch.int64)
+
+
+# ---------------------------------------------------------------- running a graph without any target
+
+
+def feed(graph: Graph, values: Mapping[str, Tensor], batch: Batch, lr: float) -> list[Tensor]:
+    """The graph's outputs for one batch, computed by `torch.fx` operator by operator."""
+    given = {Role.BATCH: lambda s: batch[s.fqn], Role.LR: lambda s: torch.tensor(lr)}
+    inputs = [given.get(s.role, lambda s: values[s.name])(s) for s in graph.inputs]
+    with torch.no_grad():
+        return list(fx.Interpreter(nn.Module(), graph=graph.fx).run(*inputs))
+
+
+def next_state(graph: Graph, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Input slot name -> its next value."""
+    role = {Role.NEW_PARAM: Role.PARAM, Role.NEW_OPT_STATE: Role.OPT_STATE}
+    return {
+        replace(s, role=role[s.role], trained=s.role is Role.NEW_PARAM).name: value
+        for s, value in zip(graph.outputs, outputs, strict=True)
+        if s.role in role
+    }
+
+
+def run_steps(
+    graph: TrainGraph, train: Graph, evaluation: Graph, batches: Sequence[Batch], lrs: Sequence[float]
+) -> Steps:
+    """Take steps with `train`, which is `graph` or what passes made of it."""
+    values, losses = dict(train.values), []
+    for batch, lr in zip(batches, lrs, strict=True):
+        outputs = feed(train, values, batch, lr)
+        losses.append(float(outputs[0]))
+        values |= next_state(train, outputs)
+    metric = feed(evaluation, {**evaluation.values, **values}, batches[0], 0.0)[0]
+    return Steps(losses, {fqn: whole(graph, fqn, values[f"trained:{fqn}"]) for fqn in graph.plan.tensors}, metric)
+
+
+def whole(graph: TrainGraph, fqn: str, trained: Tensor) -> Tensor:
+    """A trained tensor in its full shape."""
+    how = graph.plan.tensors[fqn]
+    if how.dim is None:
+        return trained
+    return graph.initial(fqn).index_copy(how.dim, indices(how.channels), trained)
+
+
+# ---------------------------------------------------------------- judging
+
+
+def assert_equal_steps(
+    got: Steps, expected: Steps, referee: Steps, graph: TrainGraph, dtype: torch.dtype = torch.float32
+) -> None:
+    """Three runs of the same steps: ours, eager PyTorch's, and eager PyTorch's in float64."""
+    t = TOLERANCE[dtype]
+    for step, (a, b) in enumerate(zip(got.losses, expected.losses, strict=True)):
+        assert abs(a - b) <= t.loss_ratio * abs(b), f"loss of step {step}: {a}, eager PyTorch {b}"
+    scale = expected.metric.abs().max()
+    assert got.metric.shape == expected.metric.shape
+    assert (got.metric - expected.metric).abs().max() <= t.loss_ratio * scale, "metric"
+    assert got.weights.keys() == expected.weights.keys()
+    steps = len(expected.losses)
+    for fqn, exact in referee.weights.items():
+        initial = graph.initial(fqn).double()
+        error = (got.weights[fqn].double() - exact).norm()
+        eager_error = (expected.weights[fqn].double() - exact).norm()
+        update = (exact - initial).norm()
+        factor = t.noise_factor if eager_error > update else t.referee_factor
+        allowed = t.update_ratio * update + factor * eager_error + steps * t.rounding_ratio * initial.norm()
+        assert error <= allowed, f"{fqn}: off by {error:.3g}, update {update:.3g}, eager {eager_error:.3g}"
+
+
+def assert_frozen_unchanged(got: Steps, graph: TrainGraph) -> None:
+    """The channels that a plan leaves out are the model's, bit for bit."""
+    for fqn, how in graph.plan.tensors.items():
+        initial = graph.initial(fqn)
+        if how.dim is not None:
+            frozen = indices(sorted({*range(initial.shape[how.dim])} - {*how.channels}))  # pyright: ignore
+            after = got.weights[fqn].index_select(how.dim, frozen)
+            assert torch.equal(after, initial.index_select(how.dim, frozen)), f"{fqn}: frozen channels moved"
+
+
+# ---------------------------------------------------------------- the cases
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": pg.SGD(lr=0.1),
+    "momentum": pg.SGD(lr=0.1, momentum=0.9),
+    "nesterov": pg.SGD(lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    "adamw": pg.AdamW(lr=1e-2),
+}
+
+
+def parts(graph: TrainGraph, ratio: float) -> dict[str, float]:
+    return {r.fqn: ratio for r in graph.tensors if r.channel_dim is not None}
+
+
+PLANS: dict[str, Callable[[TrainGraph], pg.Plan]] = {
+    "full": pg.Plan.full,
+    "head": pg.Plan.head,
+    "biases": lambda g: pg.Plan.last_k_biases(g, 3),
+    "preset": pg.Plan.preset,
+    "half": lambda g: pg.Plan.of(g, parts(g, 0.5)),
+    "eighth": lambda g: pg.Plan.of(g, parts(g, 0.125), channels="random", seed=3),
+}
+
+
+@functools.cache
+def built(model: str, optimizer: str = "sgd") -> TrainGraph:
+    """The training graph of a zoo task. Captured once; an optimizer only adds nodes to it."""
+    if optimizer == "sgd":
+        return pg.build(zoo(model), OPTIMIZERS["sgd"])
+    graph = replace(built(model), optimizer=OPTIMIZERS[optimizer])
+    return graph.prune(pg.Plan.full(graph))
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    plan: str
+    optimizer: str
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.plan}-{self.optimizer}"
+
+
+ALL_CASES = tuple(itertools.starmap(Case, itertools.product(ZOO, PLANS, OPTIMIZERS)))
+
+
+def lrs_for(optimizer: Optimizer) -> list[float]:
+    """A rate that changes with every step."""
+    return [optimizer.lr, optimizer.lr * 0.5, optimizer.lr * 0.8]
+
+
+@functools.cache
+def pruned(model: str, optimizer: str, plan_json: str) -> TrainGraph:
+    """A plan's graph, shared by all that read it."""
+    return built(model, optimizer).prune(pg.Plan.from_json(plan_json))
+
+
+@functools.cache
+def expected(model: str, optimizer: str, plan_json: str) -> tuple[Steps, Steps]:
+    """Eager PyTorch in float32 and in float64."""
+    task, rule, plan = zoo(model), OPTIMIZERS[optimizer], pg.Plan.from_json(plan_json)
+    args = (task, plan, rule, list(task.train), lrs_for(rule))
+    return eager(*args), eager(*args, dtype=torch.float64)
+
+
+@st.composite
+def choices(draw: st.DrawFn, graph: TrainGraph) -> dict[str, float | list[int]]:
+    """What `Plan.of` takes: some tensors, whole or by explicit channels; never nothing."""
+    rows = draw(st.lists(st.sampled_from(graph.tensors), min_size=1, max_size=6, unique_by=lambda r: r.fqn))
+    choice: dict[str, float | list[int]] = {}
+    for row in rows:
+        if row.channels is None or draw(st.booleans()):
+            choice[row.fqn] = 1.0
+        else:
+            channel = st.integers(0, row.channels - 1)
+            choice[row.fqn] = draw(st.lists(channel, min_size=1, max_size=row.channels, unique=True))
+    return choice
+
+
+class TrainingContract:
+    """Three steps, each with its own batch and learning rate, equal eager PyTorch's.
+
+    Inherit it in a test class and say in `run` how a training graph is run. `cases` may be fewer.
+    """
+
+    cases: Sequence[Case] = ALL_CASES
+
+    def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
+        """Take the steps of `graph` (a plan's graph) and evaluate the first batch."""
+        raise NotImplementedError
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize("case", self.cases, ids=str)
+
+    def test_steps_equal_eager_pytorch(self, case: Case) -> None:
+        graph = built(case.model, case.optimizer)
+        self.check(PLANS[case.plan](graph), case)
+
+    @given(data=st.data())
+    @settings(max_examples=12, suppress_health_check=[*HealthCheck])
+    def test_any_plan_equals_eager_pytorch(self, data: st.DataObject) -> None:
+        cells = sorted({(c.model, c.optimizer) for c in self.cases})
+        model, optimizer = data.draw(st.sampled_from(cells))
+        graph = built(model, optimizer)
+        plan = pg.Plan.of(graph, data.draw(choices(graph)))
+        self.check(plan, Case(model, "drawn", optimizer))
+
+    def check(self, plan: pg.Plan, case: Case) -> None:
+        small = pruned(case.model, case.optimizer, plan.to_json())
+        rule = OPTIMIZERS[case.optimizer]
+        got = self.run(small, list(zoo(case.model).train), lrs_for(rule))
+        reference, referee = expected(case.model, case.optimizer, plan.to_json())
+        assert_equal_steps(got, reference, referee, small)
+        assert_frozen_unchanged(got, small)
+
+
+# ---------------------------------------------------------------- single gradients
+
+
+def eager_gradients(task: pg.Task, batch: Batch, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """FQN -> gradient of the loss; parameters without one are left out."""
+    net = copy.deepcopy(task.model).eval().to(dtype)
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
+    net.requires_grad_(True)
+    task.loss(net, task.rebuild(cast)).backward()
+    return {fqn: p.grad for fqn, p in net.named_parameters() if p.grad is not None}
+
+
+def assert_equal_gradients(graph: Graph, task: pg.Task) -> None:
+    """The GRAD outputs of `graph` are autograd's, judged as weights are."""
+    t = TOLERANCE[torch.float32]
+    batch = as_named(next(iter(task.train)))
+    got = dict(zip((s.fqn for s in graph.outputs), feed(graph, graph.values, batch, 0.0)))
+    reference, referee = eager_gradients(task, batch), eager_gradients(task, batch, torch.float64)
+    got.pop("")
+    assert got.keys() == reference.keys()
+    typical = sum(g.norm() for g in referee.values()) / len(referee)
+    for fqn, exact in referee.items():
+        error, eager_error = (got[fqn].double() - exact).norm(), (reference[fqn].double() - exact).norm()
+        allowed = t.update_ratio * exact.norm() + t.referee_factor * eager_error + t.rounding_ratio * typical
+        assert error <= allowed, f"{fqn}: gradient off by {error:.3g} of {exact.norm():.3g}"

@@ -1,0 +1,70 @@
+"""Compiled artefacts, run by a Trainer on every target, equal eager PyTorch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from models import zoo
+from oracle import OPTIMIZERS, PLANS, ZOO, Case, Steps, TrainingContract, built
+
+import pockgraph as pg
+from pockgraph.task import Batch
+from pockgraph.train_graph import TrainGraph
+
+# Every model with every plan, and every optimizer with each of them: what an optimizer adds to a graph
+# does not depend on the model, so their product is left to the engine's own contract.
+CASES = tuple(
+    Case(model, plan, list(OPTIMIZERS)[(i + j) % len(OPTIMIZERS)])
+    for i, model in enumerate(ZOO)
+    for j, plan in enumerate(PLANS)
+)
+
+
+class TargetContract(TrainingContract):
+    target: ClassVar[str]
+    cases = CASES
+
+    def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
+        with tempfile.TemporaryDirectory() as folder:
+            artifact = pg.compile(graph, target=self.target, out=Path(folder) / "out")
+            trainer = artifact.trainer()
+            arrays = [{k: v.numpy() for k, v in b.items()} for b in batches]
+            losses = [trainer.step(b, lr=lr).loss for b, lr in zip(arrays, lrs, strict=True)]
+            weights = {fqn: torch.from_numpy(w) for fqn, w in trainer.state().items()}
+            metric = torch.from_numpy(np.asarray(trainer.evaluate([arrays[0]]).values))
+            return Steps(losses, weights, metric)
+
+
+class TestTorch(TargetContract):
+    target = "torch"
+
+
+class TestOpenVINO(TargetContract):
+    target = "openvino"
+
+
+@pytest.mark.parametrize("target", ["torch", "openvino"])
+@pytest.mark.parametrize("name", ["mobilenet", "tied", "unused"])
+def test_trained_tensors_go_home(name: str, target: str, tmp_path: Path) -> None:
+    """Into a fresh model: the trained tensors change, everything else stays bit for bit."""
+    graph = built(name)
+    artifact = pg.compile(graph, PLANS["half"](graph), target=target, out=tmp_path / "out")
+    trainer = artifact.trainer()
+    batch = {k: v.numpy() for k, v in next(iter(zoo(name).train)).items()}
+    trainer.step(batch, lr=0.1)
+    net = ZOO[name]().model
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    artifact.merge_into(net, trainer)
+    moved = {k for k, v in net.named_parameters() if not torch.equal(v, before[k])}
+    assert moved == set(artifact.plan.tensors)
+    task = zoo(name)
+    with torch.no_grad():
+        expected = task.metric(net, next(iter(task.eval)))
+    values = trainer.evaluate([batch]).values
+    np.testing.assert_allclose(values, expected.numpy(), rtol=1e-5)

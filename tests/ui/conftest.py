@@ -1,0 +1,71 @@
+"""One small, real study for all tests of the app, and a browser for some."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of `ui_task`, measured with two seeds and ten steps."""
+    from ui_task import task
+
+    import pockgraph as pg
+
+    path = tmp_path_factory.mktemp("study") / "blobs.db"
+    with pg.Study(path, task()) as study:
+        study.analyze(steps=10, seeds=(0, 1), lr=0.05, target="torch")
+        _ = study.profile  # makes it, so that the file can be read without the task
+    return path
+
+
+@pytest.fixture(scope="session")
+def facts(study_path: Path):
+    from pockui.state import read_facts
+
+    return read_facts(study_path)
+
+
+@pytest.fixture
+def state(facts):
+    from pockui.state import State
+
+    made = State()
+    made.show(facts)
+    return made
+
+
+@pytest.fixture
+def worker_finds_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that tests start can import `ui_task`."""
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("Debian's chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

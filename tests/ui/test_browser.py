@@ -1,0 +1,215 @@
+"""The page in a real browser: what a person sees, does and downloads."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pockgraph.plan import Plan
+
+pytestmark = pytest.mark.browser
+
+WEIGHT = "blocks.1.0.weight"
+PATIENCE_MS = 30_000
+
+
+@dataclass
+class Server:
+    """The app, served from this process, with the states of its sessions."""
+
+    url: str
+    states: list[Any] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def server(facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    import panel as pn
+
+    from pockui import page
+    from pockui.state import State
+
+    made = Server("")
+
+    def session() -> Any:
+        state = State(page.in_thread())
+        if b"empty" not in pn.state.session_args.get("study", []):
+            state.show(facts)
+        made.states.append(state)
+        return page.page_of(state)
+
+    before = Path.cwd()
+    import os
+
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    running = pn.serve(
+        {"/": session}, port=0, address="127.0.0.1", show=False, threaded=True, admin=False, verbose=False
+    )
+    limit = time.monotonic() + 20
+    while not pn.state._server_config and time.monotonic() < limit:
+        time.sleep(0.05)
+    http = next(iter(pn.state._servers.values()))[0]
+    while not getattr(http, "port", 0) and time.monotonic() < limit:
+        time.sleep(0.05)
+    made.url = f"http://127.0.0.1:{http.port}/"
+    yield made
+    page.JOBS.shutdown()
+    running.stop()
+    os.chdir(before)
+
+
+class Watched:
+    """A page, all it asked other machines for, and all its errors."""
+
+    def __init__(self, page: Any, server: Server) -> None:
+        self.page, self.server = page, server
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("request", lambda r: self._request(r.url))
+        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: self.errors.append(str(e)))
+
+    def _request(self, url: str) -> None:
+        if not url.startswith((self.server.url, self.server.url.replace("http", "ws"), "data:", "blob:")):
+            self.outside.append(url)
+
+    def open(self, query: str = "", until: str = "Budget") -> Any:
+        """Load the page; returns the session's state."""
+        self.page.goto(self.server.url + query)
+        self.page.get_by_text(until, exact=True).first.wait_for()
+        self.page.locator("[data-tensor]").first.wait_for() if until == "Budget" else None
+        return self.server.states[-1]
+
+    def drag(self, handle: Any, dx: float) -> None:
+        """With the mouse, from where the handle is now."""
+        handle.scroll_into_view_if_needed()
+        box = handle.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + dx, y, steps=6)
+        self.page.mouse.up()
+
+
+@pytest.fixture
+def watched(chromium, server: Server) -> Iterator[Watched]:
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000}, accept_downloads=True)
+    made = Watched(page, server)
+    yield made
+    page.close()
+    assert made.outside == []
+    assert made.errors == []
+
+
+def _wait(until: Callable[[], Any], seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.05)
+
+
+def test_budget_and_shares_are_dragged_typed_and_undone(watched: Watched) -> None:
+    state, page = watched.open(), watched.page
+    first = state.plan
+
+    limit = state.budget.peak_bytes
+    watched.drag(page.get_by_role("slider", name="Peak memory"), -80)
+    _wait(lambda: state.plan is not first)
+    assert state.budget.peak_bytes < limit
+    assert state.outlook.figures.peak_bytes <= state.budget.peak_bytes
+
+    field = page.get_by_label("Peak memory in kB")
+    field.fill("1")
+    field.press("Enter")
+    page.get_by_role("alert").get_by_text("smallest").wait_for()
+    page.get_by_role("button", name="Full", exact=True).first.click()
+    _wait(lambda: state.problem is None and not state.excess)
+
+    handle = page.get_by_role("slider", name=f"Trained share of {WEIGHT}")
+    rail = page.locator(f"[data-tensor='{WEIGHT}'] .pock-rail")
+    width = rail.bounding_box()["width"]
+    share = state.ratios.get(WEIGHT, 0.0)
+    watched.drag(handle, (0.75 - share) * width)
+    _wait(lambda: state.origin == "edited")
+    assert state.plan.ratio(WEIGHT) == pytest.approx(0.75, abs=0.13)
+    assert WEIGHT in state.locked
+    kept = state.plan.ratio(WEIGHT)
+    _wait(lambda: handle.get_attribute("aria-valuenow") == str(round(100 * kept)))
+
+    handle.press("ArrowLeft")
+    _wait(lambda: state.plan.ratio(WEIGHT) == kept - 0.125)  # one of eight channels
+    page.get_by_role("button", name="Undo").click()
+    _wait(lambda: state.plan.ratio(WEIGHT) == kept)
+    page.get_by_text(f"{100 * kept:g} %", exact=True).first.wait_for()
+
+
+def test_it_is_usable_when_narrow_and_dark(chromium, server: Server) -> None:
+    page = chromium.new_page(viewport={"width": 420, "height": 900}, has_touch=True)
+    watched = Watched(page, server)
+    state = watched.open()
+    overflow = page.evaluate(
+        "() => { const m = document.querySelector('.main-content') ?? document.scrollingElement;"
+        " return m.scrollWidth - m.clientWidth }"
+    )
+    assert overflow <= 1
+    page.get_by_label("Toggle theme").click()
+    _wait(lambda: state.dark)
+    page.get_by_label("Filter tensors").fill("stem")
+    _wait(lambda: page.locator("[data-tensor]").count() == 1)
+    page.get_by_label("Filter tensors").fill("nothing like it")
+    page.get_by_text("Clear the filter").wait_for()
+    page.close()
+    assert watched.outside == []
+    assert watched.errors == []
+
+
+def test_a_plan_is_downloaded_and_a_broken_one_refused(watched: Watched, tmp_path: Path) -> None:
+    state, page = watched.open(), watched.page
+    page.get_by_role("tab", name="Export").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download plan").click()
+    saved = tmp_path / "plan.json"
+    download.value.save_as(saved)
+    assert download.value.suggested_filename == "blobs.plan.json"
+    assert Plan.load(saved) == state.plan
+
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"schema": "pockui.plan/1"}')
+    page.locator("input[type=file]").set_input_files(broken)
+    page.get_by_text("not a valid plan").wait_for()
+
+    data = json.loads(saved.read_text())
+    data["tensors"] = {"head.weight": {}}
+    saved.write_text(json.dumps(data))
+    page.locator("input[type=file]").set_input_files(saved)
+    _wait(lambda: list(state.plan.tensors) == ["head.weight"])
+    assert state.origin == "imported"
+
+
+def test_a_run_shows_its_loss_survives_a_reload_and_is_cancelled(watched: Watched, worker_finds_task) -> None:
+    watched.open()
+    page = watched.page
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_label("Steps").fill("100000")
+    page.get_by_label("Steps").press("Enter")
+    page.get_by_role("button", name="Compile and train").click()
+    page.get_by_text("of 100000").wait_for(timeout=60_000)
+    page.locator(".pock-chart .js-plotly-plot").last.wait_for()
+    _wait(lambda: "run=" in page.url)
+
+    page.reload()
+    page.get_by_text("of 100000").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled after").wait_for()
+    page.get_by_role("button", name="Compile and train").wait_for()
+
+
+def test_without_a_study_it_says_how_to_make_one(watched: Watched) -> None:
+    watched.open("?study=empty", until="No study yet")
+    watched.page.get_by_text("pockui demo vision --quick").wait_for()

@@ -1,0 +1,365 @@
+"""What views show, from engine values: no browser, no server."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from ui_task import task
+
+from pockgraph.contribution import Contribution, Gain
+from pockgraph.search import Budget
+from pockui.info import charts, curves
+from pockui.info import format as fmt
+from pockui.info.budgets import budget_range, to_limit
+from pockui.info.costs import COSTS
+from pockui.info.frontier import frontier_info
+from pockui.info.gains import interval
+from pockui.info.layers import (
+    BIASES,
+    chosen,
+    component_rows,
+    component_scale,
+    ratios_of,
+    select_rows,
+    table,
+)
+from pockui.info.outlook import comparison, over_budget, tiles
+from pockui.info.palette import DARK, LIGHT
+from pockui.info.prediction import predicted_gain
+from pockui.info.studies import find_studies, study_argument
+from pockui.info.training import (
+    loss_history,
+    optimizer_code,
+    planning_code,
+    progress,
+    result_tiles,
+    training_code,
+    why_not_trainable,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (85_900, "85.9 kB"),
+        (999_600, "1.00 MB"),
+        (12_345_678, "12.3 MB"),
+        (None, "–"),
+    ],
+)
+def test_sizes_have_three_digits_and_a_unit(value: float | None, text: str) -> None:
+    assert fmt.size(value) == text
+
+
+def test_times_changes_and_ratios_read_like_prose() -> None:
+    assert fmt.milliseconds(1234) == "1.23 s"
+    assert fmt.duration(3725) == "1 h 2 min"
+    assert fmt.change(38, 100) == "−62 %"
+    assert fmt.change(100, 100) == "same"
+    assert fmt.change(1, None) == ""
+    assert fmt.percent(0.125) == "12.5 %"
+
+
+def test_a_metric_between_0_and_1_is_written_in_points() -> None:
+    assert fmt.MetricScale(0.84).gain(0.024) == "+2.40 points"
+    assert fmt.MetricScale(0.84).gain(-0.024) == "−2.40 points"
+    assert fmt.MetricScale(-3.2).gain(0.024) == "+0.02"
+    assert fmt.MetricScale(0.84).level(math.nan) == "–"
+
+
+def test_interval_is_students_and_unknown_for_one_seed() -> None:
+    assert interval(Gain(1.0, math.nan, 1)) is None
+    sure = interval(Gain(1.0, 0.5, 4))
+    assert sure is not None
+    assert sure.high - 1.0 == pytest.approx(3.182 * 0.5 / 2)
+
+
+# ---------------------------------------------------------------- prediction
+
+
+def _contribution() -> Contribution:
+    return Contribution(
+        Gain(0.5, 0.0, 2),
+        weights={"a": {0.25: Gain(0.1, 0.0, 2), 1.0: Gain(0.4, 0.0, 2)}},
+        biases={2: Gain(0.2, 0.0, 2)},
+        bias_order=("z", "y", "x"),
+        head=("h",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "gain"),
+    [
+        ({}, 0.0),
+        ({"a": 0.25}, 0.1),
+        ({"a": 0.125}, 0.05),
+        ({"a": 0.625}, 0.25),
+        ({"z": 1.0, "y": 1.0}, 0.2),
+        ({"z": 1.0}, 0.1),
+        ({"z": 1.0, "y": 1.0, "x": 1.0}, 0.2),  # more than was measured gains no more
+        ({"y": 1.0}, 0.0),  # not the last ones
+        ({"a": 1.0, "unmeasured": 1.0}, 0.4),
+    ],
+)
+def test_gain_is_additive_and_linear_between_measurements(choice: dict[str, float], gain: float) -> None:
+    assert predicted_gain(_contribution(), choice) == pytest.approx(gain)
+
+
+def test_prediction_agrees_with_the_search(facts) -> None:
+    for plan in facts.frontier("peak_bytes"):
+        mine = predicted_gain(facts.contribution, facts.profile.choice(plan))
+        assert mine == pytest.approx(plan.predicted["gain"], abs=1e-9)
+
+
+# ---------------------------------------------------------------- layers
+
+
+def test_rows_cost_what_the_profile_says_beside_the_head(facts) -> None:
+    head = dict.fromkeys(facts.contribution.head, 1.0)
+    alone = facts.profile.figures(head)
+    row = facts.row("blocks.1.0.weight")
+    whole = facts.profile.figures({**head, row.id: 1.0})
+    assert row.costs["peak_bytes"] == whole.peak_bytes - alone.peak_bytes
+    assert row.costs["step_ms"] is None  # nothing was timed
+    assert row.steps == 8
+    assert (row.prefix, row.short) == ("", "blocks.1.0")
+
+
+def test_all_biases_share_a_row(facts) -> None:
+    row = facts.row(BIASES)
+    assert row.steps == 4
+    assert chosen(BIASES, 0.5, facts.contribution) == {
+        "blocks.2.0.bias": 1.0, "blocks.1.0.bias": 1.0, "blocks.0.0.bias": 0.0, "stem.bias": 0.0,
+    }  # fmt: skip
+    assert ratios_of({"blocks.2.0.bias": 1.0}, facts.contribution)[BIASES] == 0.25
+    assert set(row.gains) <= {0.25, 0.5, 0.75, 1.0}
+
+
+def test_rows_are_filtered_and_ordered(facts) -> None:
+    ids = [r.id for r in select_rows(facts.rows)]
+    assert ids[0] == "stem.weight"
+    assert "blocks.0.0.bias" not in ids
+    assert "blocks.0.0.bias" in [r.id for r in select_rows(facts.rows, all_tensors=True)]
+    assert [r.id for r in select_rows(facts.rows, text="BLOCKS.1")] == ["blocks.1.0.weight"]
+    gains = [r.best for r in select_rows(facts.rows, order="gain")]
+    assert gains == sorted(gains, reverse=True)
+    costs = [r.costs["flops"] for r in select_rows(facts.rows, order="cost", cost="flops")]
+    assert costs == sorted(costs, reverse=True)
+    trained = [r.id for r in select_rows(facts.rows, trained={"stem.bias"})]
+    assert "stem.bias" in trained
+    worth = [r.id for r in select_rows(facts.rows, order="worth")]
+    assert worth[-1].startswith("head")  # what was not measured stands last
+
+
+def test_component_gets_plain_values_that_json_can_carry(facts) -> None:
+    import json
+
+    rows = component_rows(facts.rows, COSTS["peak_bytes"], facts.metric)
+    scale = component_scale(facts.rows, COSTS["peak_bytes"], facts.metric)
+    json.dumps([rows, scale], allow_nan=False)
+    stem = next(r for r in rows if r["id"] == "stem.weight")
+    assert stem["marks"] == [0.0, 1.0]  # one input channel: on or off
+    assert scale["gain_low"] <= 0 < scale["gain_high"]
+
+
+def test_intervals_do_not_squeeze_the_bars(facts) -> None:
+    scale = component_scale(facts.rows, COSTS["peak_bytes"], facts.metric)
+    means = [0.0] + [g.mean for r in facts.rows for g in r.gains.values()]
+    assert scale["gain_high"] - scale["gain_low"] <= 1.8 * (max(means) - min(means)) + 1e-12
+
+
+def test_table_has_a_line_per_row(facts) -> None:
+    lines = table(facts.rows, {"stem.weight": 1.0}, facts.metric)
+    by_name = {line[0]: line for line in lines}
+    assert by_name["stem.weight"][3] == "100 %"
+    assert by_name["blocks.0.0.weight"][3] == "frozen"
+    assert by_name["head.weight"][3] == "head"
+    assert by_name["last 4 biases"][3] == "0 of 4"
+
+
+# ---------------------------------------------------------------- figures, budgets, curves, frontier
+
+
+def test_tiles_compare_with_full_and_mark_what_breaks_the_budget(facts) -> None:
+    full = facts.marks["Full"]
+    shown = tiles(full, full, facts.contribution.baseline.mean, facts.profile, Budget(peak_bytes=100_000))
+    by_label = {t.label: t for t in shown}
+    assert by_label["Peak memory"].alarm
+    assert by_label["Peak memory"].note.endswith("over budget")
+    assert by_label["Compute"].note == "same vs full"
+    assert by_label["Step time"].value == "–"
+    assert by_label["Trained"].value == "10 of 10"
+    assert all(t.help for t in shown)
+
+
+def test_no_excess_within_the_budget(facts) -> None:
+    head = facts.marks["Head"].figures
+    assert over_budget(head, Budget(peak_bytes=head.peak_bytes)) == {}
+    assert over_budget(head, Budget(peak_bytes=head.peak_bytes - 1)) == {"peak_bytes": 1}
+
+
+def test_comparison_lists_all_plans(facts) -> None:
+    lines = comparison(facts.marks, facts.contribution.baseline.mean)
+    assert [line[0] for line in lines] == ["Head", "Preset", "Best", "Full"]
+    assert "FLOP" not in lines[0][3]
+
+
+def test_a_mark_on_the_slider_is_a_budget_that_its_plan_meets(facts) -> None:
+    found = budget_range("peak_bytes", facts.marks)
+    assert found is not None
+    assert found.unit.name == "kB"
+    for mark in found.marks:
+        limit = to_limit("peak_bytes", mark["value"], found.unit)
+        assert limit == facts.marks[mark["name"]].figures.peak_bytes
+    assert to_limit("peak_bytes", None, found.unit) is None
+    assert budget_range("step_ms", facts.marks) is None
+
+
+def test_cost_curve_is_the_plans_cost_at_each_share(facts, state) -> None:
+    row = facts.row("blocks.1.0.weight")
+    choice = state.outlook.choice
+    curve = curves.cost_curve(
+        facts.profile, facts.contribution, choice, row, 0.5, COSTS["peak_bytes"], Budget(peak_bytes=150_000)
+    )
+    frozen = {k: v for k, v in choice.items() if k != row.id}
+    assert curve.points[0].cost == pytest.approx(facts.profile.figures(frozen).peak_bytes / 1e3)
+    assert len(curve.points) == 9
+    assert curve.limit == 150
+    onoff = facts.row("stem.weight")
+    args = (onoff, 0.0, COSTS["flops"], Budget())
+    assert len(curves.cost_curve(facts.profile, facts.contribution, choice, *args).points) == 2
+
+
+def test_frontier_names_marks_and_the_infeasible_region(facts, state) -> None:
+    plans = facts.frontier("peak_bytes")
+    info = frontier_info(plans, facts.marks, state.outlook, state.budget, COSTS["peak_bytes"], facts.metric)
+    assert [m.name for m in info.marks] == ["Head", "Preset", "Best", "Full"]
+    xs = [p.x for p in info.points]
+    assert xs == sorted(xs)
+    assert info.infeasible_below == pytest.approx(facts.marks["Head"].figures.peak_bytes / 1e3)
+    assert info.limit == pytest.approx(state.budget.peak_bytes / 1e3)
+    assert {p.index for p in info.points} == set(range(len(plans)))
+
+
+def test_far_away_full_training_is_left_out_of_the_chart(facts) -> None:
+    full = facts.marks["Full"]
+    far = full._replace(figures=replace(full.figures, peak_bytes=10**9))
+    marks = {**facts.marks, "Full": far}
+    info = frontier_info([], marks, None, Budget(), COSTS["peak_bytes"], facts.metric)
+    assert "Full" not in [m.name for m in info.marks]
+    assert info.x_range[1] < 1000
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK])
+def test_charts_set_all_that_a_theme_could_change(facts, state, colours) -> None:
+    row = facts.row("blocks.1.0.weight")
+    figures = [
+        charts.gain_chart(curves.gain_curve(row, 0.5, facts.metric), colours),
+        charts.loss_chart([1, 2], [2.0, 1.0], 10, colours),
+        charts.frontier_chart(
+            frontier_info([], facts.marks, None, Budget(), COSTS["peak_bytes"], facts.metric), colours
+        ),
+    ]
+    for figure in figures:
+        layout = figure.to_plotly_json()["layout"]
+        assert layout["margin"]["t"] < 20
+        assert layout["font"]["color"] == colours.text
+
+
+# ---------------------------------------------------------------- training and code
+
+
+def test_progress_follows_the_newest_event() -> None:
+    assert progress([], 10).text == "Starting the worker …"
+    events = [{"kind": "stage", "text": "Compiling"}]
+    assert progress(events, 10) == ("Compiling …", None)
+    events.append({"kind": "loss", "step": 5, "loss": 1.0, "step_ms": 20.0, "left_s": 65.0})
+    now = progress(events, 10)
+    assert now.share == 0.5
+    assert "1 min 5 s left" in now.text
+    events.append({"kind": "stage", "text": "Evaluating"})
+    assert progress(events, 10).text == "Evaluating …"
+
+
+def test_all_losses_are_shown_once_a_run_is_done() -> None:
+    events = [{"kind": "loss", "step": 1, "loss": 3.0}]
+    assert loss_history(events) == ([1], [3.0])
+    events.append({"kind": "result", "losses": [[1, 3.0], [2, 2.0]]})
+    assert loss_history(events) == ([1, 2], [3.0, 2.0])
+
+
+def test_results_stand_beside_predictions() -> None:
+    events = [
+        {"kind": "metric", "when": "before", "value": 0.1, "samples": 1000},
+        {"kind": "metric", "when": "after", "value": 0.9, "samples": 1000},
+        {"kind": "measured", "step_ms": 12.0, "steps": 20, "over_imported_bytes": 5e6},
+    ]
+    metric, step, memory = result_tiles(events, {"peak_bytes": 4e6}, fmt.MetricScale(0.5))
+    assert metric.value == "10.0 % → 90.0 %"
+    assert (step.value, step.note) == ("12.0 ms", "predicted –")
+    assert (memory.value, memory.note) == ("5.00 MB", "modelled 4.00 MB")
+
+
+def test_a_task_that_cannot_be_made_again_is_explained() -> None:
+    assert "does not say" in why_not_trainable("")
+    assert "no_such_package" in why_not_trainable("no_such_package.tasks:task")
+    assert why_not_trainable("ui_task:task") == ""
+
+
+def test_code_is_python_that_names_the_plan(facts, state) -> None:
+    source = training_code(state.plan, "ui_task:task", "openvino", 7, 0.1, "p.json")
+    compile(source, "code", "exec")
+    assert "load_task('ui_task:task')" in source
+    assert "lr=0.1" in source
+    compile(training_code(state.plan, "", "torch", 7, None, "p.json"), "code", "exec")
+    assert optimizer_code({"name": "sgd", "lr": 0.01, "momentum": 0.0}) == "pg.SGD(lr=0.01)"
+
+
+def test_planning_code_gives_the_same_plan_when_run(study_path, state, tmp_path, monkeypatch) -> None:
+    from pockgraph.plan import Plan
+
+    monkeypatch.chdir(tmp_path)
+    state.set_lock("blocks.1.0.weight", True)
+    state.set_budget(peak_bytes=160_000)
+    exec(planning_code(str(study_path), state.budget, state.locked, "p.json"), {})
+    assert Plan.load(tmp_path / "p.json").tensors == state.plan.tensors
+
+
+# ---------------------------------------------------------------- finding studies
+
+
+def test_studies_are_found_by_their_content(study_path, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_studies() == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "not.db").write_text("something else")
+    (tmp_path / "out" / "s.db").write_bytes(study_path.read_bytes()[:100])
+    assert [p.name for p in find_studies()] == ["s.db"]
+
+
+def test_the_address_wins_over_arguments_and_environment() -> None:
+    assert study_argument(["a.db"], "q.db", {"POCKUI_STUDY": "e.db"}) == "q.db"
+    assert study_argument(["--port", "1", "a.db"], "", {"POCKUI_STUDY": "e.db"}) == "a.db"
+    assert study_argument([], "", {"POCKUI_STUDY": "e.db"}) == "e.db"
+    assert study_argument([], "", {}) == ""
+
+
+def test_planning_needs_neither_torch_nor_panel(study_path) -> None:
+    script = (
+        "import sys; from pockui.state import State; s = State(); s.open(sys.argv[1]); "
+        "assert s.plan is not None, s.facts; print([m for m in ('torch', 'panel') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(study_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_example_task_is_whole() -> None:
+    assert task().reference == "ui_task:task"

@@ -1,0 +1,190 @@
+"""The store of a session: edits, budgets, locks, undo."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pockgraph.errors import BudgetError, PlanError, StudyError
+from pockgraph.plan import Plan
+from pockgraph.search import Budget
+from pockui.info.layers import BIASES
+from pockui.state import State
+
+WEIGHT = "blocks.1.0.weight"
+
+
+def test_it_opens_half_way_between_the_head_and_the_best(state, facts) -> None:
+    low, high = (facts.marks[n].figures.peak_bytes for n in ("Head", "Best"))
+    assert state.budget.peak_bytes == (low + high) // 2
+    assert state.plan is not None
+    assert state.outlook.figures.peak_bytes <= state.budget.peak_bytes
+    assert state.plan.predicted["peak_bytes"] == state.outlook.figures.peak_bytes
+    assert not state.can_undo
+
+
+def test_a_missing_study_is_a_value_to_show(tmp_path) -> None:
+    state = State()
+    state.open(tmp_path / "none.db")
+    assert isinstance(state.facts, StudyError)
+    assert state.plan is None
+    assert not state.ready
+
+
+def test_moving_the_budget_changes_the_plan(state, facts) -> None:
+    state.set_budget(peak_bytes=None)
+    everything = state.plan
+    state.set_budget(peak_bytes=facts.marks["Head"].figures.peak_bytes)
+    assert set(state.plan.tensors) == set(facts.contribution.head)
+    assert len(everything.tensors) > len(state.plan.tensors)
+
+
+def test_an_unmet_budget_keeps_the_plan_and_says_why(state) -> None:
+    before = state.plan
+    state.set_budget(peak_bytes=1000)
+    assert isinstance(state.problem, BudgetError)
+    assert "smallest" in str(state.problem)
+    assert state.plan is before
+    assert state.excess["peak_bytes"] > 0
+    state.undo()
+    assert state.problem is None
+    assert state.budget.peak_bytes > 1000
+
+
+def test_a_drag_moves_the_figures_and_only_its_end_the_plan(state) -> None:
+    plan, outlook = state.plan, state.outlook
+    state.set_ratio(WEIGHT, 0.75, final=False)
+    assert state.plan is plan
+    assert state.outlook.choice[WEIGHT] == 0.75
+    assert state.outlook.figures != outlook.figures
+    state.set_ratio(WEIGHT, 0.75)
+    assert state.plan.ratio(WEIGHT) == 0.75
+    assert state.origin == "edited"
+    assert state.locked == {WEIGHT: 0.75}
+
+
+def test_others_keep_their_share_while_one_is_edited(state) -> None:
+    before = dict(state.outlook.choice)
+    state.set_ratio(WEIGHT, 0.0)
+    assert WEIGHT not in state.outlook.choice
+    assert {k: v for k, v in before.items() if k != WEIGHT} == state.outlook.choice
+
+
+def test_a_search_works_around_what_is_locked(state) -> None:
+    state.set_ratio(WEIGHT, 0.375)
+    state.set_budget(peak_bytes=None)
+    assert state.plan.ratio(WEIGHT) == 0.375
+    assert state.origin == "search"
+    state.unlock_all()
+    state.search_again()
+    assert state.plan.ratio(WEIGHT) != 0.375
+
+
+def test_a_lock_keeps_the_present_share(state) -> None:
+    now = state.ratios.get(WEIGHT, 0.0)
+    state.set_lock(WEIGHT, True)
+    assert state.locked == {WEIGHT: now}
+    assert state.locked_rows == [WEIGHT]
+    state.set_lock(WEIGHT, False)
+    assert state.locked == {}
+
+
+def test_biases_are_set_from_the_output_on(state, facts) -> None:
+    state.set_ratio(BIASES, 0.5)
+    trained = [fqn for fqn in facts.contribution.bias_order if fqn in state.plan.tensors]
+    assert trained == list(facts.contribution.bias_order[:2])
+    assert BIASES in state.locked_rows
+    assert state.ratios[BIASES] == 0.5
+
+
+def test_one_undo_per_finished_edit(state) -> None:
+    first = state.plan
+    for share in (0.2, 0.4, 0.6):
+        state.set_ratio(WEIGHT, share, final=False)
+    state.set_ratio(WEIGHT, 0.75)
+    second = state.plan
+    state.set_budget(peak_bytes=None)
+    third, budget = state.plan, state.budget
+    state.undo()
+    assert state.plan == second
+    state.undo()
+    assert state.plan == first
+    assert state.locked == {}
+    assert not state.can_undo
+    state.redo()
+    state.redo()
+    assert state.plan == third
+    assert state.budget == budget
+    assert not state.can_redo
+
+
+def test_nothing_trained_is_a_problem_and_no_plan(state) -> None:
+    for fqn in list(state.outlook.choice):
+        state.set_ratio(fqn, 0.0)
+    assert isinstance(state.problem, PlanError)
+    assert state.plan.tensors
+
+
+def test_imports_keep_the_very_channels(state, tmp_path: Path) -> None:
+    plan = state.facts.profile.plan({WEIGHT: 0.25, "head.weight": 1.0})
+    other = plan.model_copy(
+        update={"tensors": {**plan.tensors, WEIGHT: replace_channels(plan.tensors[WEIGHT], (0, 7))}}
+    )
+    state.import_plan(other.to_json(), "file")
+    assert state.plan.tensors[WEIGHT].channels == (0, 7)
+    assert state.origin == "imported"
+
+
+def replace_channels(trained, channels):
+    return trained.model_copy(update={"channels": channels})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("{", "not JSON"), ("{}", "schema"), ('{"schema": "pockui.plan/1"}', "not a valid plan")],
+)
+def test_a_broken_file_is_refused_and_changes_nothing(state, text: str, reason: str) -> None:
+    before = state.plan
+    with pytest.raises(PlanError, match=reason):
+        state.import_plan(text, "broken.json")
+    assert state.plan is before
+
+
+def test_another_models_plan_is_refused(state) -> None:
+    foreign = Plan(
+        task="x", model={"w": (2, 2)}, batch={}, optimizer={"name": "sgd", "lr": 0.1}, tensors={"w": {}}
+    )
+    with pytest.raises(PlanError, match="another model"):
+        state.import_plan(foreign.to_json(), "foreign.json")
+
+
+def test_taking_a_point_of_the_frontier_sets_its_budget(state, facts) -> None:
+    plan = facts.frontier("peak_bytes")[1]
+    state.take_with_budget(plan, "peak_bytes")
+    assert state.plan is plan
+    assert state.budget == Budget(peak_bytes=plan.predicted["peak_bytes"])
+    assert state.excess == {}
+
+
+def test_sessions_do_not_see_each_others_edits(facts) -> None:
+    one, other = State(), State()
+    one.show(facts)
+    other.show(facts)
+    before = other.plan
+    one.set_ratio(WEIGHT, 0.125)
+    one.set_budget(peak_bytes=None)
+    assert other.plan is before
+    assert other.locked == {}
+
+
+def test_an_answer_for_a_closed_study_is_dropped(facts) -> None:
+    waiting = []
+    state = State(run=lambda compute, then: waiting.append((compute, then)))
+    state.show(facts)
+    compute, then = waiting.pop()
+    answer = compute()
+    state.show(replace(facts))
+    then(answer)
+    assert state.plan is None
