@@ -91,8 +91,8 @@ def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
         busy_indicator=None,
         meta_description="Choose which layers of a network keep learning on the device",
     )
-    page.param.watch(lambda e: setattr(state, "dark", e.new), "dark_theme")
-    state.dark = page.dark_theme
+    page.dark_theme = state.dark = pn.state.session_args.get("theme") == [b"dark"]
+    page.param.watch(lambda e: _darken(state, e.new), "dark_theme")
     if not state.ready:
         problem = state.facts if isinstance(state.facts, PockError) else None
         page.main = [start(problem, found)]
@@ -101,6 +101,13 @@ def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
     page.header = [_history(state)]
     page.main = [_main(state)]
     return page
+
+
+def _darken(state: State, dark: bool) -> None:
+    state.dark = dark
+    if pn.state.location is not None:
+        query: dict[str, Any] = {"theme": "dark" if dark else "light"}
+        pn.state.location.update_query(**query)  # a reload keeps it
 
 
 def _main(state: State) -> pn.viewable.Viewable:

@@ -285,7 +285,8 @@ class State(param.Parameterized):
             if isinstance(answer, PockError):
                 self.param.update(problem=answer, can_undo=self.plan is not None)
             elif final:
-                self._adopt(*answer, "search", self.locked)
+                outlook, plan = answer
+                self._adopt(outlook, plan, "search", self.locked)
             else:
                 self.param.update(outlook=answer[0], problem=None, origin="search")
 

@@ -77,9 +77,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, groups=2, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs)
-        )
+        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -125,7 +123,11 @@ class MLP(nn.Module):
     def __init__(self, inputs: int = 12, hidden: int = 8) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)
+            nn.Linear(inputs, hidden),
+            nn.Tanh(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, CLASSES),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -327,9 +329,7 @@ def resnet() -> Task:
 
 def unet() -> Task:
     g = torch.Generator().manual_seed(2)
-    batches = [
-        {**b, "y": torch.randint(0, CLASSES, (BATCH_SIZE, *IMAGE[1:]), generator=g)} for b in images()
-    ]
+    batches = [{**b, "y": torch.randint(0, CLASSES, (BATCH_SIZE, *IMAGE[1:]), generator=g)} for b in images()]
     return task_of("unet", UNet(), batches, _of_images)
 
 

@@ -103,7 +103,9 @@ def eager(
     leaves: dict[str, Tensor] = {}
     for fqn, how in plan.tensors.items():
         whole = params[fqn]
-        leaves[fqn] = whole if how.dim is None else whole.detach().index_select(how.dim, indices(how.channels))
+        leaves[fqn] = (
+            whole if how.dim is None else whole.detach().index_select(how.dim, indices(how.channels))
+        )
     stepper = torch_optimizer(optimizer, list(leaves.values()))
     losses: list[float] = []
     for batch, lr in zip(batches, lrs, strict=True):
@@ -163,7 +165,9 @@ def run_steps(
         losses.append(float(outputs[0]))
         values |= next_state(train, outputs)
     metric = feed(evaluation, {**evaluation.values, **values}, batches[0], 0.0)[0]
-    return Steps(losses, {fqn: whole(graph, fqn, values[f"trained:{fqn}"]) for fqn in graph.plan.tensors}, metric)
+    return Steps(
+        losses, {fqn: whole(graph, fqn, values[f"trained:{fqn}"]) for fqn in graph.plan.tensors}, metric
+    )
 
 
 def whole(graph: TrainGraph, fqn: str, trained: Tensor) -> Tensor:

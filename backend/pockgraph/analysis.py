@@ -11,191 +11,31 @@ behind the last finished measurement.
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import os
-import secrets
-import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import presets
-from .channels import count_of
+from .candidates import Settings, bias_order_of, candidates, choice_of, head_of
 from .contribution import HEAD, Candidate, Measurement, Progress
-from .errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing, suggest
-from .finetune import (
-    Bench,
-    CompiledBench,
-    Data,
-    EagerBench,
-    Estimate,
-    Finetuner,
-    finetune,
-    fresh_values,
-    with_validation,
-)
+from .data import Data, fresh_values, with_validation
+from .errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing
+from .finetune import Bench, CompiledBench, EagerBench, Estimate, Finetuner, finetune
+from .lease import lease
 from .plan import Plan
 from .store import Store
+from .task import Task
+from .train_graph import TrainGraph
 from .trunk import Forward
 
-if TYPE_CHECKING:
-    from .profile import Profile
-    from .task import Task
-    from .train_graph import TrainGraph
-
-LR_GRID = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)  # times the optimizer's rate
-MAX_BIAS_COUNTS = 8
-CACHE_BYTES = 1 << 30
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
-BEAT_S, STALE_S = 5.0, 60.0
 
 
 class Cancelled(PockError):
     """An analysis was stopped on request; what it measured is kept."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an analysis measures; the arguments of `Study.analyze`, see there.
-
-    Raises:
-        StudyError: a value that makes no sense.
-    """
-
-    steps: int = 100
-    seeds: tuple[int, ...] = (0,)
-    ratios: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
-    tensors: tuple[str, ...] | None = None
-    bias_counts: tuple[int, ...] | None = None
-    lr: float | tuple[float, ...] | None = None
-    target: str = "auto"
-    batches: int | None = None
-    cache_bytes: int = CACHE_BYTES
-
-    def __post_init__(self) -> None:
-        rates = (self.lr,) if isinstance(self.lr, int | float) else self.lr or (1.0,)
-        wrong = {
-            "steps must be 1 or more": self.steps >= 1,
-            "seeds must be distinct, and at least one": len(set(self.seeds)) == len(self.seeds) > 0,
-            "ratios must lie above 0 and at most at 1": all(0 < r <= 1 for r in self.ratios),
-            "lr must be positive": all(r > 0 for r in rates),
-            "batches must be 1 or more": self.batches is None or self.batches >= 1,
-        }
-        broken = [rule for rule, holds in wrong.items() if not holds]
-        if broken:
-            raise StudyError(f"Cannot analyse with these settings: {'; '.join(broken)}. Got {self}.")
-
-    def comparable(self, default_lr: float) -> str:
-        """The settings that measurements must share to be compared, as JSON."""
-        rate = {"lr": self.lr} if isinstance(self.lr, int | float) else {"grid": self.grid(default_lr)}
-        return json.dumps({"steps": self.steps, "batches": self.batches, **rate}, sort_keys=True)
-
-    def grid(self, default_lr: float) -> list[float]:
-        """The learning rates that are tried."""
-        return list(self.lr) if isinstance(self.lr, tuple) else [default_lr * r for r in LR_GRID]
-
-
-def quick_settings(profile: Profile) -> dict[str, Any]:
-    """Keywords for `Study.analyze` that give a first, rough table within a minute on two cores.
-
-    One seed, 30 steps, 256 validation samples, two ratios, three learning rates, and of each block only the
-    weight that matters most (arXiv 2310.17752): its first pointwise convolution, or its first matrix.
-    """
-    first: dict[str, str] = {}
-    for row in sorted(profile.rows, key=lambda r: r.depth):
-        spatial = row.shape[2:]
-        if row.kind == "weight" and row.channels is not None and all(s == 1 for s in spatial):
-            first.setdefault(row.block, row.fqn)
-    samples = max((spec.shape[0] for spec in profile.batch.values() if spec.shape), default=1)
-    rate = float(profile.optimizer["lr"])
-    return {
-        "steps": 30,
-        "seeds": (0,),
-        "ratios": (1.0, 0.25),
-        "tensors": tuple(fqn for fqn in first.values() if fqn not in profile.head),
-        "bias_counts": None,
-        "lr": (rate * 0.1, rate * 10**-0.5, rate),
-        "batches": max(1, 256 // samples),
-    }
-
-
-# ---------------------------------------------------------------- what is measured
-
-
-def head_of(graph: TrainGraph, task: Task) -> tuple[str, ...]:
-    """What every measurement trains: the last layer, and all that was never pretrained."""
-    fresh = set(task.fresh_fqns())
-    chosen = presets.head(graph).keys() | fresh
-    return tuple(r.fqn for r in graph.tensors if r.fqn in chosen)
-
-
-def bias_order_of(graph: TrainGraph, head: Iterable[str]) -> tuple[str, ...]:
-    """Biases outside the head, last layer first."""
-    skip = set(head)
-    return tuple(r.fqn for r in presets.biases(graph) if r.fqn not in skip)
-
-
-def candidates(graph: TrainGraph, head: Sequence[str], settings: Settings) -> list[Candidate]:
-    """Everything that is measured beside the head.
-
-    Every weight at each ratio (at 1 only where it has no channels to choose; a ratio that means as many
-    channels as a larger one is left out), and the last k biases.
-
-    Raises:
-        StudyError: a pattern that matches no weight, or a k that is no number of biases.
-    """
-    weights = {r.fqn: r for r in graph.tensors if r.kind == "weight" and r.fqn not in head}
-    chosen = list(weights)
-    if settings.tensors is not None:
-        for glob in settings.tensors:
-            if not fnmatch.filter(weights, glob):
-                raise StudyError(
-                    f"tensors={glob!r} matches no weight outside the head.{suggest(glob, weights)} "
-                    f"There are {listing(list(weights))}."
-                )
-        chosen = [w for w in weights if any(fnmatch.fnmatchcase(w, g) for g in settings.tensors)]
-    found = []
-    for fqn in chosen:
-        counts = set()
-        for ratio in sorted(set(settings.ratios), reverse=True):
-            channels = weights[fqn].channels
-            if channels is None and ratio < 1:
-                continue
-            count = channels and count_of(ratio, channels)
-            if count not in counts:
-                counts.add(count)
-                found.append(Candidate("weight", fqn, ratio=1.0 if count == channels else ratio))
-    order = bias_order_of(graph, head)
-    counts = _bias_counts(graph, order) if settings.bias_counts is None else settings.bias_counts
-    for k in counts:
-        if not 1 <= k <= len(order):
-            raise StudyError(f"bias_counts: the model has {len(order)} biases outside the head, got {k}.")
-    return found + [Candidate("bias_k", k=k) for k in sorted(set(counts))]
-
-
-def _bias_counts(graph: TrainGraph, order: Sequence[str]) -> list[int]:
-    """Counts that end with a whole block, thinned out to `MAX_BIAS_COUNTS`; all biases are among them."""
-    block = {r.fqn: r.block for r in graph.tensors}
-    ends = [k for k in range(1, len(order) + 1) if k == len(order) or block[order[k]] != block[order[k - 1]]]
-    if len(ends) <= MAX_BIAS_COUNTS:
-        return ends
-    return [ends[-1 - round(i * (len(ends) - 1) / (MAX_BIAS_COUNTS - 1))] for i in range(MAX_BIAS_COUNTS)]
-
-
-def choice_of(candidate: Candidate, head: Iterable[str], bias_order: Sequence[str]) -> dict[str, float]:
-    """FQN -> ratio of what a measurement trains."""
-    choice = dict.fromkeys(head, 1.0)
-    if candidate.kind == "weight":
-        choice[candidate.fqn] = candidate.ratio
-    return choice | dict.fromkeys(bias_order[: candidate.k], 1.0)
-
-
-# ---------------------------------------------------------------- measuring
 
 
 def analyze(
@@ -235,12 +75,14 @@ class _Analysis:
         }
         self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
         self._wanted: list[Measurement] = []
-        self._measured_s = self._measured_work = 0.0
+        # The first measurements also fill the cache of the trunk: one forward pass for every batch.
+        batches = settings.steps * len(settings.seeds) + self.data.validation_count
+        self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
         self._beat: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         self.id = self._open()
-        with _lease(self.store, self.id) as self._beat:
+        with lease(self.store, self.id) as self._beat:
             self._plan()
             self._report("preparing", None)
             self._measure_all([m for m in self._wanted if m.purpose == "tuning"])
@@ -461,62 +303,5 @@ class _Analysis:
         if self._progress is None:
             return
         left = sum(self.work[m.candidate] for m in self._wanted if m.status == "planned")
-        seconds = self._measured_s / self._measured_work * left if self._measured_work else None
+        seconds = self._measured_s / self._measured_work * left if self._measured_s else None
         self._progress(Progress(*self._counts(), label, seconds, last))
-
-
-# ---------------------------------------------------------------- one analysis at a time
-
-
-@contextmanager
-def _lease(store: Store, analysis: int) -> Iterator[Callable[[], None]]:
-    """Keep other processes from taking the same measurements; gives a function to call now and then.
-
-    Raises:
-        StudyError: another living process is measuring.
-    """
-    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    with store.transaction() as write:
-        row = write.execute("SELECT holder, beat FROM analyses WHERE id = ?", (analysis,)).fetchone()
-        if row["holder"] and _is_alive(row["holder"], row["beat"]):
-            raise StudyError(
-                f"{store.path} is being analysed by another process ({row['holder']}). "
-                "Wait for it, or stop it."
-            )
-        write.execute(
-            "UPDATE analyses SET holder = ?, beat = ? WHERE id = ?", (holder, time.time(), analysis)
-        )
-    last = time.monotonic()
-    _held.add(holder)
-
-    def beat() -> None:
-        nonlocal last
-        if time.monotonic() - last > BEAT_S:
-            last = time.monotonic()
-            with store.transaction() as write:
-                write.execute("UPDATE analyses SET beat = ? WHERE holder = ?", (time.time(), holder))
-
-    try:
-        yield beat
-    finally:
-        _held.discard(holder)
-        with store.transaction() as write:
-            write.execute("UPDATE analyses SET holder = NULL WHERE holder = ?", (holder,))
-
-
-_held: set[str] = set()
-
-
-def _is_alive(holder: str, beat: float) -> bool:
-    host, pid, _ = holder.rsplit(":", 2)
-    if host == socket.gethostname():
-        if int(pid) == os.getpid():
-            return holder in _held
-        if os.name == "posix":
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                return False
-            except PermissionError:
-                pass  # it lives, and is another user's
-    return time.time() - beat < STALE_S

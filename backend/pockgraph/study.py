@@ -182,6 +182,8 @@ class Study:
         if self._optimizer is not None:
             given = json.loads(json.dumps(self._optimizer.to_dict()))
             wrong += _differences("optimizer's ", facts["optimizer"], given)
+        if self._graph is not None and self._graph.fingerprint != self.fingerprint:
+            wrong.append(f"fingerprint {self._graph.fingerprint} instead of {self.fingerprint}")
         if wrong:
             self._refuse(wrong)
 
@@ -303,7 +305,8 @@ class Study:
             StudyError: another process is analysing, the settings make no sense, or a measurement failed.
             Cancelled: `cancel` said so (see `analysis.py`); what was measured is kept.
         """
-        from .analysis import CACHE_BYTES, Settings, analyze
+        from .analysis import analyze
+        from .candidates import CACHE_BYTES, Settings
 
         settings = Settings(
             steps=steps,

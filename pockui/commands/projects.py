@@ -70,7 +70,7 @@ def analyze(
     record = Study(study, load_task(task), make_optimizer(optimizer, momentum, weight_decay))
     profile = record.profile  # made now, so that the study can be searched where there is no model
     if quick:
-        from pockgraph.analysis import quick_settings
+        from pockgraph.candidates import quick_settings
 
         options = quick_settings(profile) | options
     contribution = run_analysis(record, target=target, **options)

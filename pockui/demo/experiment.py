@@ -13,6 +13,7 @@ Rules that keep it fair, and that the report repeats:
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import tempfile
 import time
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 import pockgraph as pg
-from pockgraph.analysis import quick_settings
+from pockgraph.candidates import quick_settings
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
 from pockgraph.profile import Profile
 from pockgraph.study import Run
@@ -61,7 +62,7 @@ class Settings:
     Attributes:
         seeds: of the final runs: each draws a head and the order of the batches.
         steps: of a final run; `tuning_steps`: of a trial.
-        rates: the grid of learning rates.
+        rates: the grid of learning rates; `validation_batches`: how many judge a trial, None takes all.
         analysis: passed to `Study.analyze`; None takes its quick settings.
         blocks, block_steps: rounds of the interleaved timing, and steps in each.
         eager_methods: methods that plain PyTorch is timed with too; `eager_trains`: those it trains.
@@ -70,9 +71,10 @@ class Settings:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 750
-    tuning_steps: int = 375
-    rates: tuple[float, ...] = (0.0001, 0.0003, 0.001, 0.003, 0.01)
+    steps: int = 300
+    tuning_steps: int = 150
+    rates: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01)
+    validation_batches: int | None = None
     analysis: Mapping[str, Any] | None = None
     blocks: int = 8
     block_steps: int = 5
@@ -83,17 +85,20 @@ class Settings:
 
 
 def settings_for(which: str, quick: bool, seeds: int | None) -> Settings:
-    """The settings of a demo: about three minutes on two cores if `quick`, else about an hour."""
+    """The settings of a demo: under three minutes on two idle cores if `quick`, else about twenty."""
     if quick:
         return Settings(
             seeds=tuple(range(seeds or 1)), steps=120, tuning_steps=60, rates=(0.001, 0.003, 0.01),
-            blocks=3, block_steps=4, eager_methods=("auto", "full"), compiled=False, equal_memory=False,
+            validation_batches=64, blocks=3, block_steps=4, eager_methods=("auto", "full"), compiled=False,
+            equal_memory=False,
         )  # fmt: skip
     chosen = tuple(range(seeds or 3))
     if which == "text":  # a step takes ten times as long as one of vision
-        analysis = {"steps": 60, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 64}
-        return Settings(seeds=chosen, steps=400, tuning_steps=200, analysis=analysis)
-    return Settings(seeds=chosen, analysis={"steps": 100, "seeds": (0, 1)})
+        return Settings(
+            seeds=chosen, steps=150, tuning_steps=50, rates=(0.001, 0.003, 0.01, 0.03), validation_batches=64,
+            analysis={"steps": 40, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 32},
+        )  # fmt: skip
+    return Settings(seeds=chosen, analysis={"steps": 60, "seeds": (0,), "batches": 64})
 
 
 class Candidate(NamedTuple):
@@ -129,6 +134,7 @@ class _Experiment:
     def __init__(self, which: str, out: Path, settings: Settings, progress: Progress) -> None:
         self.which, self.out, self.settings, self.progress = which, out, settings, progress
         self.seconds: dict[str, float] = {}
+        self.losses: dict[tuple[str, str], list[tuple[float, ...]]] = {}  # (method, runtime) -> per seed
         self.threads = usable_cores()
         torch.set_num_threads(self.threads)
 
@@ -154,6 +160,11 @@ class _Experiment:
                 methods, metrics = self._train(candidates, folder)
             with self._stage("Training in plain PyTorch"):
                 metrics |= self._train_eager(methods)
+            agreement = {
+                key: loss_difference(self.losses[key, "openvino"], self.losses[key, "eager"])
+                for key, runtime in metrics
+                if runtime == "eager"
+            }
             with self._stage("Measuring time and memory"):
                 rows = self._measure(folder, metrics)
                 self._learn_times(profile, candidates, rows)
@@ -164,7 +175,7 @@ class _Experiment:
             machine=machine(), versions=versions(), settings=self._settings(analysis),
             budget_bytes=budget, budget_rule=BUDGET_RULE,
             blocks=self._blocks(), sizes={r.fqn: math.prod(r.shape) for r in self.graph.tensors},
-            seconds=self.seconds, methods=tuple(methods.values()), rows=tuple(rows),
+            seconds=self.seconds, agreement=agreement, methods=tuple(methods.values()), rows=tuple(rows),
         )  # fmt: skip
 
     def _settings(self, analysis: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +250,8 @@ class _Experiment:
         """Each method with its learning rate chosen, and its metric for each seed."""
         s = self.settings
         room = self._schoolroom(len(candidates) * (len(s.rates) * s.tuning_steps + len(s.seeds) * s.steps))
-        validation, test = list(self.task.validation or ()), list(self.task.eval)
+        validation = list(itertools.islice(self.task.validation or (), s.validation_batches))
+        test = list(self.task.eval)
         methods: dict[str, Method] = {}
         metrics: dict[tuple[str, str], tuple[float | None, ...]] = {}
         for key, candidate in candidates.items():
@@ -250,6 +262,7 @@ class _Experiment:
             for seed in s.seeds if lr is not None else ():
                 outcomes.append(room.train(learner, seed, lr, s.steps, test, f"{label}, seed {seed}"))  # pyright: ignore
                 self._keep(candidate, seed, lr, outcomes[-1])
+            self.losses[key, "openvino"] = [o.losses for o in outcomes]
             metrics[key, "openvino"] = tuple(o.metric for o in outcomes) or (None,) * len(s.seeds)
             methods[key] = self._method(key, candidate, trials, lr)
         return methods, metrics
@@ -278,10 +291,12 @@ class _Experiment:
             assert method.lr is not None
             # A task of its own: the weights of the other one are the graph's constants.
             learner = EagerLearner(load_task(DEMOS[self.which]), tuple(method.ratios), self.optimizer)
-            metrics[key, "eager"] = tuple(
-                room.train(learner, seed, method.lr, s.steps, test, f"{method.label}, seed {seed}").metric
+            outcomes = [
+                room.train(learner, seed, method.lr, s.steps, test, f"{method.label}, seed {seed}")
                 for seed in s.seeds
-            )
+            ]
+            self.losses[key, "eager"] = [o.losses for o in outcomes]
+            metrics[key, "eager"] = tuple(o.metric for o in outcomes)
         return metrics
 
     def _method(self, key: str, candidate: Candidate, trials: list[Trial], lr: float | None) -> Method:
@@ -359,6 +374,12 @@ class _Experiment:
 
     def _analysis_progress(self, event: Any) -> None:
         self._report(event.done, event.total, event.label)
+
+
+def loss_difference(some: list[tuple[float, ...]], others: list[tuple[float, ...]], steps: int = 3) -> float:
+    """The largest relative difference over the first steps of several runs."""
+    pairs = [pair for a, b in zip(some, others) for pair in zip(a[:steps], b[:steps])]
+    return max((abs(a - b) / max(abs(b), 1e-12) for a, b in pairs), default=0.0)
 
 
 def _rule(budget: int, what: str) -> str:

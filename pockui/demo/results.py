@@ -111,6 +111,8 @@ class Report(_Strict):
         budget_bytes, budget_rule: of the automatic plan.
         blocks: block name -> FQNs of its tensors, in forward order; `sizes`: FQN -> numbers in it.
         seconds: stage -> how long it took.
+        agreement: method -> largest relative difference between the losses of OpenVINO and of eager
+            PyTorch over the first three steps, all seeds.
     """
 
     schema_: Literal["pockui.report/1"] = Field(default=SCHEMA, alias="schema")
@@ -128,6 +130,7 @@ class Report(_Strict):
     blocks: dict[str, tuple[str, ...]]
     sizes: dict[str, int]
     seconds: dict[str, float]
+    agreement: dict[str, float] = {}
     methods: tuple[Method, ...]
     rows: tuple[Row, ...]
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from pockgraph.data import fresh_values
 from pockgraph.errors import NonFiniteLoss
-from pockgraph.finetune import fresh_values
 from pockgraph.runtime import Trainer
 from pockgraph.task import Batch, Task
 

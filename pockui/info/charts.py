@@ -120,7 +120,7 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> go.Figure:
         line={"color": colours.gain, "width": 2, "shape": "hv"},
         marker={"size": 7, "color": colours.gain},
         text=[p.text for p in info.points],
-        customdata=[p.index for p in info.points],
+        customdata=[p.place for p in info.points],
         hovertemplate="%{text}<extra></extra>",
         name="frontier",
     )

@@ -20,12 +20,12 @@ SIDES = {"Head": "bottom right", "Preset": "top right", "Best": "top left", "Ful
 
 
 class FrontierPoint(NamedTuple):
-    """A plan in the chart: `index` into the frontier's list of plans, -1 for none of them."""
+    """A plan in the chart: `place` in the frontier's list of plans, -1 for none of them."""
 
     x: float
     gain: float
     text: str
-    index: int
+    place: int
 
 
 class Mark(NamedTuple):

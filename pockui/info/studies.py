@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-PLACES = (".", "out")  # relative to the working directory
+PLACES = (".", "out", "out/*")  # relative to the working directory
 SUFFIX = ".db"
 SQLITE = b"SQLite format 3\x00"
 
 
-def find_studies(places: Iterable[str | os.PathLike[str]] = PLACES) -> list[Path]:
+def find_studies(places: Iterable[str] = PLACES) -> list[Path]:
     """SQLite files that may be studies, newest first."""
-    found = [p for place in places for p in Path(place).glob(f"*{SUFFIX}") if _is_sqlite(p)]
+    found = [p for place in places for p in Path().glob(f"{place}/*{SUFFIX}") if _is_sqlite(p)]
     return sorted(found, key=lambda p: -p.stat().st_mtime)
 
 

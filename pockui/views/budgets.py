@@ -113,7 +113,10 @@ class Budgets(pn.viewable.Viewer):
         if s.problem is not None:
             out = f'<div class="problem" role="alert">{html.escape(str(s.problem))}</div>'
         if s.facts.profile.time is None:
-            out += '<span class="hint">Step time was not measured, so there is no budget for it yet.</span>'
+            out += (
+                '<span class="hint">Step time was not measured, so there is no budget for it. '
+                "<code>pockui analyze --time</code> measures it.</span>"
+            )
         return out
 
     def __panel__(self) -> pn.viewable.Viewable:

@@ -13,8 +13,8 @@ from pockgraph.errors import PockError
 
 from . import parts
 
-MAKE = """pockui demo vision --quick     # five minutes: EfficientNet-Lite0 learns digits
-pockui serve out/vision.db"""
+MAKE = """pockui demo vision --quick    # EfficientNet-Lite0 learns digits, in minutes
+pockui serve out/demo-vision/study.db"""
 
 
 def start(problem: PockError | None, found: Sequence[Path]) -> pn.viewable.Viewable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,9 +151,14 @@ class Train(pn.viewable.Viewer):
         typed = self._rate.value.strip()
         if not typed:
             return None
-        rate = float(typed)
-        if not rate > 0:
-            raise ValueError(f"The learning rate must be above 0, not {typed}.")
+        try:
+            rate = float(typed)
+        except ValueError:
+            rate = math.nan
+        if not (rate > 0 and math.isfinite(rate)):
+            raise ValueError(
+                f"{typed!r} is no learning rate. Type a number above 0, or leave the field empty."
+            )
         return rate
 
     # ------------------------------------------------------------------ showing

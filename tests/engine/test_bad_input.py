@@ -40,14 +40,14 @@ def refused(kind: type[PockError], act: Callable[[], object], *says: str) -> str
 
 def task_of(**changes: Any) -> pg.Task:
     """A good task, but for `changes`."""
-    good: dict[str, Any] = dict(
-        name="bad",
-        model=models.randomised(models.MLP()),
-        loss=lambda net, b: F.cross_entropy(net(b["x"]), b["y"]),
-        metric=lambda net, b: (net(b["x"]).argmax(1) == b["y"]).float(),
-        train=models.vectors(),
-        eval=models.vectors(),
-    )
+    good: dict[str, Any] = {
+        "name": "bad",
+        "model": models.randomised(models.MLP()),
+        "loss": lambda net, b: F.cross_entropy(net(b["x"]), b["y"]),
+        "metric": lambda net, b: (net(b["x"]).argmax(1) == b["y"]).float(),
+        "train": models.vectors(),
+        "eval": models.vectors(),
+    }
     return pg.Task(**(good | changes))
 
 
@@ -56,28 +56,50 @@ def task_of(**changes: Any) -> pg.Task:
 
 def test_a_plan_for_another_model() -> None:
     plan = Plan.head(built("mlp"))
-    message = refused(PlanError, lambda: built("mobilenet").prune(plan), "another model", "'mlp'", "layers.0.weight",
-                      "which the model lacks", "stem.0.weight", "Plan.of")  # fmt: skip
+    message = refused(
+        PlanError,
+        lambda: built("mobilenet").prune(plan),
+        "another model",
+        "'mlp'",
+        "layers.0.weight",
+        "which the model lacks",
+        "stem.0.weight",
+        "Plan.of",
+    )
     assert "more" in message, "a long list is cut"
 
 
 def test_a_plan_for_the_same_names_with_other_shapes() -> None:
     data = models.vectors(width=10)
     wider = pg.build(task_of(model=models.randomised(models.MLP(10)), train=data, eval=data))
-    refused(PlanError, lambda: wider.prune(Plan.head(built("mlp"))), "shapes differ", "layers.0.weight (8, 12) -> (8, 10)")
+    refused(
+        PlanError,
+        lambda: wider.prune(Plan.head(built("mlp"))),
+        "shapes differ",
+        "layers.0.weight (8, 12) -> (8, 10)",
+    )
 
 
 def test_a_plan_file_for_another_model(tmp_path: Path) -> None:
     Plan.head(built("mlp")).save(tmp_path / "plan.json")
-    refused(PlanError, lambda: Plan.load(tmp_path / "plan.json", built("bert")), "another model", "layers.4.weight")
+    refused(
+        PlanError,
+        lambda: Plan.load(tmp_path / "plan.json", built("bert")),
+        "another model",
+        "layers.4.weight",
+    )
 
 
 # ---------------------------------------------------------------- plans that name the wrong thing
 
 
 def test_a_mistyped_tensor() -> None:
-    refused(PlanError, lambda: Plan.of(built("mobilenet"), {"blocks.2.projct.weight": 1.0}),
-            "'blocks.2.projct.weight'", "Did you mean 'blocks.2.project.weight'")  # fmt: skip
+    refused(
+        PlanError,
+        lambda: Plan.of(built("mobilenet"), {"blocks.2.projct.weight": 1.0}),
+        "'blocks.2.projct.weight'",
+        "Did you mean 'blocks.2.project.weight'",
+    )
 
 
 def test_a_tensor_that_is_nothing_like_any() -> None:
@@ -85,28 +107,49 @@ def test_a_tensor_that_is_nothing_like_any() -> None:
 
 
 def test_an_unused_parameter() -> None:
-    refused(PlanError, lambda: Plan.of(built("unused"), {"spare.weight": 1.0}), "spare.weight", "does not depend",
-            "Leave")  # fmt: skip
+    refused(
+        PlanError,
+        lambda: Plan.of(built("unused"), {"spare.weight": 1.0}),
+        "spare.weight",
+        "does not depend",
+        "Leave",
+    )
 
 
 def test_another_name_of_a_tied_tensor() -> None:
-    refused(PlanError, lambda: Plan.of(built("tied"), {"decoder.weight": 1.0}), "'decoder.weight'", "tied",
-            "Plan 'embedding.weight'")  # fmt: skip
+    refused(
+        PlanError,
+        lambda: Plan.of(built("tied"), {"decoder.weight": 1.0}),
+        "'decoder.weight'",
+        "tied",
+        "Plan 'embedding.weight'",
+    )
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.5, 2, float("nan"), float("inf")])
 def test_a_ratio_out_of_range(ratio: float) -> None:
-    refused(PlanError, lambda: Plan.of(built("mobilenet"), {WIDE: ratio}), WIDE, "between 0 and 1", str(ratio))
+    refused(
+        PlanError, lambda: Plan.of(built("mobilenet"), {WIDE: ratio}), WIDE, "between 0 and 1", str(ratio)
+    )
 
 
 @pytest.mark.parametrize("channels", [[12], [-1], [0, 5, 99]])
 def test_channels_out_of_range(channels: list[int]) -> None:
-    refused(PlanError, lambda: Plan.of(built("mobilenet"), {WIDE: channels}), WIDE, "0 to 11", "dim 1",
-            str(next(c for c in channels if not 0 <= c < 12)))  # fmt: skip
+    refused(
+        PlanError,
+        lambda: Plan.of(built("mobilenet"), {WIDE: channels}),
+        WIDE,
+        "0 to 11",
+        "dim 1",
+        str(next(c for c in channels if not 0 <= c < 12)),
+    )
 
 
 @pytest.mark.parametrize("what", [0.5, [0, 1]])
-@pytest.mark.parametrize(("name", "fqn"), [("mobilenet", "stem.1.bias"), ("mobilenet", "stem.1.weight"), ("tied", "embedding.weight")])
+@pytest.mark.parametrize(
+    ("name", "fqn"),
+    [("mobilenet", "stem.1.bias"), ("mobilenet", "stem.1.weight"), ("tied", "embedding.weight")],
+)
 def test_a_part_of_a_tensor_without_channels(name: str, fqn: str, what: Any) -> None:
     refused(PlanError, lambda: Plan.of(built(name), {fqn: what}), fqn, "whole or not at all", "Use 1.0")
 
@@ -117,11 +160,15 @@ def test_a_choice_that_is_neither_ratio_nor_channels(what: Any) -> None:
 
 
 def test_an_unknown_way_to_pick_channels() -> None:
-    refused(PlanError, lambda: Plan.of(built("mobilenet"), {WIDE: 0.5}, channels="best"), "'best'", "magnitude")  # pyright: ignore
+    refused(
+        PlanError, lambda: Plan.of(built("mobilenet"), {WIDE: 0.5}, channels="best"), "'best'", "magnitude"
+    )  # pyright: ignore
 
 
 def test_a_plan_that_trains_nothing() -> None:
-    refused(PlanError, lambda: built("mlp").prune(Plan.of(built("mlp"), {})), "trains nothing", "Plan.head(graph)")
+    refused(
+        PlanError, lambda: built("mlp").prune(Plan.of(built("mlp"), {})), "trains nothing", "Plan.head(graph)"
+    )
 
 
 # ---------------------------------------------------------------- plan files
@@ -151,13 +198,18 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], str]:
         (lambda d: d["tensors"][WIDE].update(channels=["a"]), [f"tensors.{WIDE}.channels.0"]),
         (lambda d: d["tensors"][WIDE].update(channels=None), ["together, or neither"]),
         (lambda d: d["tensors"][WIDE].update(dim=7), ["dim 7"]),
-        (lambda d: d["tensors"].update({"blocks.2.projct.weight": {}}), ["not in the plan's model", "Did you mean"]),
+        (
+            lambda d: d["tensors"].update({"blocks.2.projct.weight": {}}),
+            ["not in the plan's model", "Did you mean"],
+        ),
         (lambda d: d.update(tensor={}), ["tensor:", "Extra inputs"]),
         (lambda d: d.pop("model"), ["model:", "required"]),
         (lambda d: d["model"].update({WIDE: "wide"}), [f"model.{WIDE}"]),
     ],
 )
-def test_an_edited_plan_file(change: Callable[[dict[str, Any]], object], says: list[str], tmp_path: Path) -> None:
+def test_an_edited_plan_file(
+    change: Callable[[dict[str, Any]], object], says: list[str], tmp_path: Path
+) -> None:
     file = tmp_path / "plan.json"
     data = plan_data()
     change(data)
@@ -223,12 +275,25 @@ def test_a_loss_that_is_no_number(loss: Any, says: list[str]) -> None:
     ],
 )
 def test_a_loss_that_is_no_tensor(loss: Any, got: str) -> None:
-    refused(TaskError, lambda: pg.build(task_of(loss=loss)), "'bad'", "one floating-point number", f"gives a {got}")
-    refused(TaskError, lambda: pg.build(task_of(metric=loss)), "'bad'", "one value per sample", f"gives a {got}")
+    refused(
+        TaskError,
+        lambda: pg.build(task_of(loss=loss)),
+        "'bad'",
+        "one floating-point number",
+        f"gives a {got}",
+    )
+    refused(
+        TaskError, lambda: pg.build(task_of(metric=loss)), "'bad'", "one value per sample", f"gives a {got}"
+    )
 
 
 @pytest.mark.parametrize(
-    "loss", [lambda net, b: b["x"].mean(), lambda net, b: net(b["x"]).detach().mean(), lambda net, b: torch.zeros(())]
+    "loss",
+    [
+        lambda net, b: b["x"].mean(),
+        lambda net, b: net(b["x"]).detach().mean(),
+        lambda net, b: torch.zeros(()),
+    ],
 )
 def test_a_loss_without_parameters(loss: Any) -> None:
     refused(TaskError, lambda: pg.build(task_of(loss=loss)), "'bad'", "depends on no parameter")
@@ -252,9 +317,11 @@ def test_a_loss_under_no_grad() -> None:
     ],
 )
 def test_a_metric_that_is_not_one_value_a_sample(metric: Any, says: list[str]) -> None:
-    if metric is not None and says == ["per sample"]:
+    if says == ["per sample"]:
         batches = [{k: v[:3] for k, v in b.items()} for b in models.vectors()]  # 3 samples, 4 classes
-        refused(TaskError, lambda: pg.build(task_of(metric=metric, train=batches, eval=batches)), "metric", *says)
+        refused(
+            TaskError, lambda: pg.build(task_of(metric=metric, train=batches, eval=batches)), "metric", *says
+        )
         return
     refused(TaskError, lambda: pg.build(task_of(metric=metric)), "'bad'", "one value per sample", *says)
 
@@ -280,7 +347,12 @@ def test_no_data(which: str) -> None:
 
 @pytest.mark.parametrize(
     ("entry", "says"),
-    [("a caption", "'note' is a str"), ([1, 2], "'note' is a list"), (3, "'note' is a int"), (None, "'note' is a NoneType")],
+    [
+        ("a caption", "'note' is a str"),
+        ([1, 2], "'note' is a list"),
+        (3, "'note' is a int"),
+        (None, "'note' is a NoneType"),
+    ],
 )
 def test_a_batch_entry_that_is_no_tensor(entry: Any, says: str) -> None:
     batches = [{**b, "note": entry} for b in models.vectors()]
@@ -293,7 +365,13 @@ def test_a_batch_that_is_a_bare_tensor() -> None:
 
 
 def test_a_mistyped_fresh_glob() -> None:
-    refused(TaskError, lambda: task_of(fresh=("layer.4.weight",)), "'layer.4.weight'", "matches no parameter", "Did you mean")
+    refused(
+        TaskError,
+        lambda: task_of(fresh=("layer.4.weight",)),
+        "'layer.4.weight'",
+        "matches no parameter",
+        "Did you mean",
+    )
 
 
 # ---------------------------------------------------------------- models
@@ -301,8 +379,14 @@ def test_a_mistyped_fresh_glob() -> None:
 
 def test_control_flow_that_depends_on_data() -> None:
     """The message names the user's own line."""
-    message = refused(CaptureError, lambda: pg.build(models.branching()),
-                      "'branching'", "models.py:", "control flow", "torch.where")  # fmt: skip
+    message = refused(
+        CaptureError,
+        lambda: pg.build(models.branching()),
+        "'branching'",
+        "models.py:",
+        "control flow",
+        "torch.where",
+    )
     line = int(re.findall(r"models\.py:(\d+)", message)[0])
     assert "# the branch" in linecache.getline(models.__file__, line)
 
@@ -366,12 +450,19 @@ def test_a_model_that_raises() -> None:
 
 
 def test_a_batch_without_the_key_that_the_loss_wants() -> None:
-    refused(CaptureError, lambda: pg.build(task_of(loss=lambda net, b: net(b["image"]).sum())), "'bad'", "image",
-            "test_bad_input.py:")  # fmt: skip
+    refused(
+        CaptureError,
+        lambda: pg.build(task_of(loss=lambda net, b: net(b["image"]).sum())),
+        "'bad'",
+        "image",
+        "test_bad_input.py:",
+    )
 
 
 def test_a_model_without_parameters() -> None:
-    task = task_of(model=nn.Flatten(), loss=lambda net, b: net(b["x"]).sum(), metric=lambda net, b: net(b["x"])[:, 0])
+    task = task_of(
+        model=nn.Flatten(), loss=lambda net, b: net(b["x"]).sum(), metric=lambda net, b: net(b["x"])[:, 0]
+    )
     refused(TaskError, lambda: pg.build(task), "'bad'", "depends on no parameter")
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import models
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import ZOO, zoo
@@ -135,7 +132,8 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
     stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     padding = draw(st.integers(0, kernel - 1))
     size = draw(st.integers(5, 8))
-    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, bias=draw(st.booleans()))
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    options["bias"] = draw(st.booleans())
     if transposed:
         options["output_padding"] = draw(st.integers(0, max(stride, dilation) - 1))
         kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[ndim - 1]

@@ -61,10 +61,9 @@ def test_a_graph_is_aten_operators_with_named_inputs(name: str) -> None:
         graph.check()
         for node in graph.fx.nodes:
             assert node.op in ("placeholder", "call_function", "output")
-            if node.op == "call_function":
-                if node.target is not operator.getitem:
-                    assert node.target.namespace == "aten", node
-                    assert not node.target._schema.is_mutable, node
+            if node.op == "call_function" and node.target is not operator.getitem:
+                assert node.target.namespace == "aten", node
+                assert not node.target._schema.is_mutable, node
 
 
 @pytest.mark.parametrize("name", ["transformer", "bert"])
@@ -205,7 +204,12 @@ def test_a_tied_weight_is_one_tensor_with_the_gradient_of_both_uses() -> None:
     assert graph.aliases == {"decoder.weight": "embedding.weight"}
     assert [r.fqn for r in graph.tensors].count("embedding.weight") == 1
     batch = as_named(next(iter(task.train)))
-    got = dict(zip((s.fqn for s in graph.gradients.outputs), feed(graph.gradients, graph.gradients.values, batch, 0.0)))
+    got = dict(
+        zip(
+            (s.fqn for s in graph.gradients.outputs),
+            feed(graph.gradients, graph.gradients.values, batch, 0.0),
+        )
+    )
     untied = copy.deepcopy(task.model)
     untied.decoder.weight = nn.Parameter(untied.embedding.weight.detach().clone())
     task.loss(untied, batch).backward()
@@ -279,4 +283,6 @@ def test_a_librarys_model_is_captured_with_its_own_paths() -> None:
     sources = {n.meta["source"].rpartition(":")[0] for n in graph.nodes("forward") if n.meta["source"]}
     assert any(s.endswith("modeling_bert.py") for s in sources)
     assert {"ids", "mask", "y"} == {s.fqn for s in graph.batch_slots}
-    assert eager_gradients(zoo("bert"), next(iter(zoo("bert").train))).keys() == {r.fqn for r in graph.tensors}
+    assert eager_gradients(zoo("bert"), next(iter(zoo("bert").train))).keys() == {
+        r.fqn for r in graph.tensors
+    }

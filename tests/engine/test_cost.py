@@ -38,7 +38,10 @@ def test_flops_of_products_are_torchs_count(name: str) -> None:
     convolution's gradient is wrong, so those are counted by hand below.)"""
     task = zoo(name)
     net = copy.deepcopy(task.model).requires_grad_(True)
-    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
         task.loss(net, as_named(next(iter(task.train)))).backward()
     assert product_flops(built(name).gradients) == counter.get_total_flops()
 
@@ -126,8 +129,7 @@ class Weighed(fx.Interpreter):
     def __init__(self, graph: TrainGraph) -> None:
         super().__init__(nn.Module(), graph=graph.fx)
         self._results = output_args(graph.fx)
-        self._last_forward = [n for n in graph.nodes("forward")][-1]
-        self._inputs = 0
+        self._last_forward = list(graph.nodes("forward"))[-1]
         self.saved_bytes = 0
         self._previous: fx.Node | None = None
 
@@ -160,7 +162,10 @@ def test_saved_bytes_are_what_real_tensors_hold(name: str, plan: str) -> None:
     graph = built(name)
     small = graph.prune(PLANS[plan](graph))
     batch = as_named(next(iter(zoo(name).train)))
-    inputs = [batch[s.fqn] if s.role is Role.BATCH else small.values.get(s.name, torch.tensor(0.1)) for s in small.inputs]
+    inputs = [
+        batch[s.fqn] if s.role is Role.BATCH else small.values.get(s.name, torch.tensor(0.1))
+        for s in small.inputs
+    ]
     weighed = Weighed(small)
     with torch.no_grad():
         weighed.run(*inputs)

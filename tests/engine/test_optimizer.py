@@ -40,7 +40,9 @@ def update_graph(optimizer: Optimizer) -> Graph:
     scalars = {k: nodes[f"opt_state:{k}"] for k in optimizer.scalar_state}
     advanced = {**scalars, **optimizer.advance(b, scalars)}
     states = {k: nodes[f"opt_state:p:{k}"] for k in optimizer.tensor_state}
-    new, new_state = optimizer.update(b, nodes["trained:p"], nodes["batch:grad"], states, advanced, nodes["lr"])
+    new, new_state = optimizer.update(
+        b, nodes["trained:p"], nodes["batch:grad"], states, advanced, nodes["lr"]
+    )
     outputs = {Slot(Role.NEW_PARAM, "p", SHAPE, "float32"): new}
     outputs |= {Slot(Role.NEW_OPT_STATE, "p", SHAPE, "float32", key=k): v for k, v in new_state.items()}
     outputs |= {Slot(Role.NEW_OPT_STATE, "", (), "float32", key=k): advanced[k] for k in scalars}
@@ -51,7 +53,9 @@ def update_graph(optimizer: Optimizer) -> Graph:
 def optimizers() -> st.SearchStrategy[Optimizer]:
     decay = st.sampled_from([0.0, 1e-4, 0.1])
     sgd = st.builds(pg.SGD, momentum=st.sampled_from([0.0, 0.5, 0.9]), weight_decay=decay)
-    nesterov = st.builds(pg.SGD, momentum=st.sampled_from([0.5, 0.9]), weight_decay=decay, nesterov=st.just(True))
+    nesterov = st.builds(
+        pg.SGD, momentum=st.sampled_from([0.5, 0.9]), weight_decay=decay, nesterov=st.just(True)
+    )
     betas = st.tuples(st.sampled_from([0.0, 0.8, 0.9]), st.sampled_from([0.9, 0.999]))
     adamw = st.builds(pg.AdamW, betas=betas, eps=st.sampled_from([1e-8, 1e-3]), weight_decay=decay)
     return st.one_of(sgd, nesterov, adamw)

@@ -118,7 +118,11 @@ def test_equal_constants_are_stored_once() -> None:
 
 def test_batch_norms_of_frozen_convolutions_disappear() -> None:
     small = optimised("mobilenet", ["classifier.weight"])
-    assert not [n for n in small.nodes() if n.target in (aten.mul.Tensor, aten.rsqrt.default) and n.meta["phase"] == "forward"]
+    assert not [
+        n
+        for n in small.nodes()
+        if n.target in (aten.mul.Tensor, aten.rsqrt.default) and n.meta["phase"] == "forward"
+    ]
     convolutions = [n for n in small.nodes() if n.target is aten.convolution.default]
     assert len(convolutions) == 10
     assert all(n.args[2] is not None for n in convolutions), "the shift is the convolution's bias"
@@ -143,7 +147,11 @@ def test_a_trained_convolution_keeps_its_scale() -> None:
 def test_a_trained_shift_does_not_keep_a_frozen_scale() -> None:
     """Bias-only training of a batch norm: the scale folds, the trained shift is the bias."""
     small = optimised("mobilenet", ["blocks.1.expand.1.bias"])
-    conv = next(n for n in small.nodes("forward") if n.target is aten.convolution.default and n.meta["layer"] == "blocks.1.expand.0")
+    conv = next(
+        n
+        for n in small.nodes("forward")
+        if n.target is aten.convolution.default and n.meta["layer"] == "blocks.1.expand.0"
+    )
     assert not per_channel_products(small, "blocks.1.expand.1")
     shift = conv.args[2]
     assert isinstance(shift, fx.Node)
@@ -177,7 +185,10 @@ class Awkward(nn.Module):
         return self.last(self.norm2(self.plain(y)).mean((2, 3)))
 
 
-@pytest.mark.parametrize("tensors", [["last.weight"], ["shared.weight"], ["single.weight"], ["wide"], ["norm.bias", "plain.weight"]])
+@pytest.mark.parametrize(
+    "tensors",
+    [["last.weight"], ["shared.weight"], ["single.weight"], ["wide"], ["norm.bias", "plain.weight"]],
+)
 def test_products_that_only_look_like_a_batch_norm(tensors: list[str]) -> None:
     task = models.task_of("awkward", Awkward(), models.images(), lambda net, b: net(b["x"]))
     graph = pg.build(task)
@@ -207,6 +218,8 @@ def test_debugging_shows_passes_and_graphs(
     names = [p.name for p in passes.pipeline()]
     printed = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in printed] == names
-    assert sorted(f.name for f in (tmp_path / "dump").iterdir()) == [f"{i:02d}-{n}.py" for i, n in enumerate(names)]
+    assert sorted(f.name for f in (tmp_path / "dump").iterdir()) == [
+        f"{i:02d}-{n}.py" for i, n in enumerate(names)
+    ]
     for file in (tmp_path / "dump").iterdir():
         compile(file.read_text(), str(file), "exec")

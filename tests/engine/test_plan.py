@@ -126,7 +126,9 @@ def test_larger_ratios_contain_smaller_ones() -> None:
     assert sets[0] < sets[1] < sets[2]
 
 
-@pytest.mark.parametrize(("ratio", "count"), [(0.001, 1), (0.125, 2), (0.25, 3), (0.5, 6), (0.9, 11), (0.99, 12)])
+@pytest.mark.parametrize(
+    ("ratio", "count"), [(0.001, 1), (0.125, 2), (0.25, 3), (0.5, 6), (0.9, 11), (0.99, 12)]
+)
 def test_ratios_round_to_at_least_one_channel(ratio: float, count: int) -> None:
     plan = Plan.of(built("mobilenet"), {WIDE: ratio})
     channels = plan.tensors[WIDE].channels
@@ -151,7 +153,11 @@ def test_nothing_everything_and_duplicates() -> None:
     assert plan.tensors[WIDE] == Trained()
     assert "stem.0.weight" not in plan.tensors
     assert plan.tensors["blocks.1.expand.0.weight"].channels == (0, 2)
-    assert (plan.ratio(WIDE), plan.ratio("stem.0.weight"), plan.ratio("blocks.1.expand.0.weight")) == (1.0, 0.0, 0.5)
+    assert (plan.ratio(WIDE), plan.ratio("stem.0.weight"), plan.ratio("blocks.1.expand.0.weight")) == (
+        1.0,
+        0.0,
+        0.5,
+    )
 
 
 def test_tensors_stand_in_forward_order_whatever_order_they_came_in() -> None:
@@ -159,7 +165,11 @@ def test_tensors_stand_in_forward_order_whatever_order_they_came_in() -> None:
     fqns = [r.fqn for r in graph.tensors]
     plan = Plan.of(graph, dict.fromkeys(reversed(fqns), 1.0))
     assert list(plan.tensors) == fqns
-    assert fqns.index("stem.0.weight") < fqns.index("blocks.1.depthwise.0.weight") < fqns.index("classifier.bias")
+    assert (
+        fqns.index("stem.0.weight")
+        < fqns.index("blocks.1.depthwise.0.weight")
+        < fqns.index("classifier.bias")
+    )
 
 
 def test_channels_are_those_of_the_weights_at_build_time() -> None:

@@ -16,10 +16,16 @@ from pockgraph import Plan
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
-        ("mobilenet", "classifier"), ("resnet", "fc"), ("unet", "pixels"), ("mlp", "layers.4"), ("twice", "leave"),
-        ("unused", "layers.4"), ("transformer", "classifier"), ("bert", "classifier"),
+        ("mobilenet", "classifier"),
+        ("resnet", "fc"),
+        ("unet", "pixels"),
+        ("mlp", "layers.4"),
+        ("twice", "leave"),
+        ("unused", "layers.4"),
+        ("transformer", "classifier"),
+        ("bert", "classifier"),
     ],
-)  # fmt: skip
+)
 def test_the_head_is_the_last_layer_with_a_weight(name: str, layer: str) -> None:
     plan = Plan.head(built(name))
     assert set(plan.tensors) == {f"{layer}.weight", f"{layer}.bias"}
@@ -60,13 +66,19 @@ def test_convolutional_networks_train_the_first_pointwise_convolution_of_late_bl
     """7 of MobileNetV2's 17 blocks; of three blocks that is one."""
     plan = Plan.preset(built("mobilenet"))
     assert set(plan.tensors) == {
-        "blocks.2.expand.0.weight", "blocks.2.expand.1.bias", "blocks.2.depthwise.1.bias", "blocks.2.norm.bias",
-        "classifier.weight", "classifier.bias",
-    }  # fmt: skip
+        "blocks.2.expand.0.weight",
+        "blocks.2.expand.1.bias",
+        "blocks.2.depthwise.1.bias",
+        "blocks.2.norm.bias",
+        "classifier.weight",
+        "classifier.bias",
+    }
     assert all(t == pg.plan.Trained() for t in plan.tensors.values())
 
 
-@pytest.mark.parametrize(("name", "prefix"), [("bert", "encoder.encoder.layer.1"), ("transformer", "blocks.1")])
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("bert", "encoder.encoder.layer.1"), ("transformer", "blocks.1")]
+)
 def test_transformers_train_attention_and_the_first_feed_forward_layer(name: str, prefix: str) -> None:
     """Of two blocks: biases and weights of the last one."""
     graph = built(name)
@@ -89,7 +101,9 @@ class Blocks(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*[nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)) for _ in range(count)])
+        self.blocks = nn.Sequential(
+            *[nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)) for _ in range(count)]
+        )
         self.head = nn.Linear(2, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -108,8 +122,9 @@ def test_seventeen_blocks_give_the_papers_seven() -> None:
     )
     plan = Plan.preset(pg.build(task))
     assert {t.rpartition(".")[0] for t in plan.tensors if t.endswith("weight")} == {
-        "head", *(f"blocks.{i}.0" for i in range(10, 17)),
-    }  # fmt: skip
+        "head",
+        *(f"blocks.{i}.0" for i in range(10, 17)),
+    }
     assert {t for t in plan.tensors if t.startswith("blocks") and t.endswith("bias")} == {
         f"blocks.{i}.{j}.bias" for i in range(10, 17) for j in (0, 2)
     }

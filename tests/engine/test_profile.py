@@ -33,7 +33,7 @@ def test_figures_equal_the_pruned_graph_to_the_byte(model: str, optimizer: str) 
     graph = built(model, optimizer)
     profile = profile_of(graph)
     rng = random.Random(model)
-    for _ in range(12):
+    for _ in range(6):
         choice = random_choice(graph, rng)
         small, figures = graph.prune(profile.plan(choice)), profile.figures(choice)
         assert figures.peak_bytes == small.peak_bytes, choice

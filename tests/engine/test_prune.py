@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from typing import Any
 
 import models
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ZOO, zoo
@@ -73,7 +73,9 @@ def test_pruning_twice_is_pruning_once(data: st.DataObject) -> None:
 def test_training_fewer_tensors_costs_no_more(data: st.DataObject) -> None:
     """Nodes, FLOPs, extra memory and the modelled peak."""
     graph = built(data.draw(NETS), "momentum")
-    large = data.draw(st.lists(st.sampled_from(graph.tensors), min_size=2, max_size=8, unique_by=lambda r: r.fqn))
+    large = data.draw(
+        st.lists(st.sampled_from(graph.tensors), min_size=2, max_size=8, unique_by=lambda r: r.fqn)
+    )
     small = data.draw(st.lists(st.sampled_from(large), min_size=1, unique_by=lambda r: r.fqn))
     a = graph.prune(pg.Plan.of(graph, {r.fqn: 1.0 for r in large}))
     b = graph.prune(pg.Plan.of(graph, {r.fqn: 1.0 for r in small}))
@@ -105,7 +107,11 @@ def test_training_half_of_a_tensor_saves_less_than_training_it(name: str) -> Non
     """Where its layer reads an activation; an embedding and the first layer read the batch, which is
     there anyway."""
     graph = built(name)
-    depths = [r.depth for r in graph.tensors if r.kind == "weight" and "embedding" not in r.fqn and r.fqn != "token.weight"]
+    depths = [
+        r.depth
+        for r in graph.tensors
+        if r.kind == "weight" and "embedding" not in r.fqn and r.fqn != "token.weight"
+    ]
     for row in graph.tensors:
         if row.channels and row.depth > min(depths) and row.depth in depths:
             half, whole = (graph.prune(pg.Plan.of(graph, {row.fqn: r})) for r in (0.5, 1.0))
@@ -135,7 +141,9 @@ def test_exactly_the_planned_channels_move(data: st.DataObject) -> None:
         start = start.index_select(how.dim, indices(how.channels))
         assert torch.equal(small.values[slot.name], start)
         moved = (after[slot.name] - start).abs().transpose(0, how.dim).flatten(1).amax(1)
-        reachable = full_gradient(graph, fqn).abs().transpose(0, how.dim).flatten(1).amax(1)[indices(how.channels)]
+        reachable = (
+            full_gradient(graph, fqn).abs().transpose(0, how.dim).flatten(1).amax(1)[indices(how.channels)]
+        )
         assert torch.equal(moved > 0, reachable > 0), fqn
 
 
@@ -159,7 +167,10 @@ def test_frozen_tensors_are_constants() -> None:
     graph = built("mobilenet", "adamw")
     small = graph.prune(pg.Plan.head(graph))
     states = {s.name for s in small.state_slots}
-    assert {n.split(":")[1] for n in states if n.startswith("trained")} == {"classifier.weight", "classifier.bias"}
+    assert {n.split(":")[1] for n in states if n.startswith("trained")} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
     for slot in small.inputs:
         if slot.role is Role.PARAM and not slot.trained:
             assert torch.equal(small.values[slot.name], graph.initial(slot.fqn))
@@ -221,10 +232,19 @@ def test_frozen_layers_before_the_first_trained_one_are_not_differentiated(name:
 
 
 def test_a_bias_alone_keeps_no_input_of_its_layer() -> None:
-    for name, fqn in (("unet", "down.bias"), ("unet", "leave.bias"), ("resnet", "conv1.bias"), ("unet", "up.bias")):
+    for name, fqn in (
+        ("unet", "down.bias"),
+        ("unet", "leave.bias"),
+        ("resnet", "conv1.bias"),
+        ("unet", "up.bias"),
+    ):
         small = built(name).prune(pg.Plan.of(built(name), {fqn: 1.0}))
         layer = fqn.rpartition(".")[0]
-        conv = next(n for n in small.nodes("forward") if n.target is aten.convolution.default and n.meta["layer"] == layer)
+        conv = next(
+            n
+            for n in small.nodes("forward")
+            if n.target is aten.convolution.default and n.meta["layer"] == layer
+        )
         assert cost.storage_of(conv.args[0]) not in crossing(small), fqn  # pyright: ignore
         assert not [n for n in small.nodes() if n.target is aten.convolution_backward.default]
 
@@ -251,7 +271,9 @@ def test_masks_of_frozen_layers_are_booleans(name: str, fqn: str, activations: i
 def test_an_activation_that_is_kept_anyway_masks_itself() -> None:
     """A boolean beside the activation that dW needs would only cost more."""
     graph = built("mobilenet")
-    small = graph.prune(pg.Plan.of(graph, {"blocks.0.expand.0.weight": 1.0, "blocks.0.depthwise.0.weight": 1.0}))
+    small = graph.prune(
+        pg.Plan.of(graph, {"blocks.0.expand.0.weight": 1.0, "blocks.0.depthwise.0.weight": 1.0})
+    )
     kept = [n for n in small.nodes() if n.target is aten.hardtanh_backward.default]
     assert len(kept) == 1
     assert kept[0].args[1].meta["layer"] == "blocks.0.expand.2"  # pyright: ignore
@@ -301,16 +323,23 @@ class FanOut(nn.Module):
         return y + self.left(y) + self.right(y)
 
 
-@pytest.mark.parametrize("tensors", [["first.weight"], ["first.weight", "left.weight"], ["left.weight", "right.weight"]])
+@pytest.mark.parametrize(
+    "tensors", [["first.weight"], ["first.weight", "left.weight"], ["left.weight", "right.weight"]]
+)
 def test_gradients_add_up_at_a_fan_out(tensors: list[str]) -> None:
     """Trap 3: assigned instead of accumulated. The whole gradient is ones @ (I + L + R)^T-shaped."""
     net = models.randomised(FanOut())
     batches = [{"x": torch.tensor([[1.0, 2.0], [3.0, -1.0]])}]
-    task = pg.Task("fan", net, lambda net, b: net(b["x"]).sum(), lambda net, b: net(b["x"]).sum(1), batches, batches)
+    task = pg.Task(
+        "fan", net, lambda net, b: net(b["x"]).sum(), lambda net, b: net(b["x"]).sum(1), batches, batches
+    )
     graph = pg.build(task, pg.SGD(lr=1.0))
     small = graph.prune(pg.Plan.of(graph, dict.fromkeys(tensors, 1.0)))
     after = next_state(small, feed(small, small.values, batches[0], 1.0))
-    x, (first, left, right) = batches[0]["x"], (graph.initial(f"{n}.weight") for n in ("first", "left", "right"))
+    x, (first, left, right) = (
+        batches[0]["x"],
+        (graph.initial(f"{n}.weight") for n in ("first", "left", "right")),
+    )
     dy = torch.ones(2, 2)
     y = x @ first.T
     expected = {

@@ -91,8 +91,15 @@ def dw_nodes(graph: TrainGraph, fqn: str, count: int) -> list[fx.Node]:
     return [node]
 
 
-@pytest.mark.parametrize(("name", "fqn"), [("mobilenet", "blocks.2.project.weight"), ("mobilenet", "blocks.1.depthwise.0.weight"),
-                                           ("mlp", "layers.2.weight"), ("bert", "encoder.encoder.layer.1.output.dense.weight")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "fqn"),
+    [
+        ("mobilenet", "blocks.2.project.weight"),
+        ("mobilenet", "blocks.1.depthwise.0.weight"),
+        ("mlp", "layers.2.weight"),
+        ("bert", "encoder.encoder.layer.1.output.dense.weight"),
+    ],
+)
 def test_only_the_selected_channels_of_an_activation_are_kept(name: str, fqn: str) -> None:
     graph = built(name)
     small = graph.prune(pg.Plan.of(graph, {fqn: [0, 2]}))
@@ -139,7 +146,9 @@ def test_a_selection_stays_where_another_gradient_needs_the_whole() -> None:
     below = "blocks.1.expand.0.weight"
     alone = graph.prune(pg.Plan.of(graph, {below: 1.0}))
     both = graph.prune(pg.Plan.of(graph, {below: 1.0, "blocks.1.depthwise.0.weight": [0, 3]}))
-    transposed = [len([n for n in g.nodes("backward") if n.target is aten.convolution.default]) for g in (alone, both)]
+    transposed = [
+        len([n for n in g.nodes("backward") if n.target is aten.convolution.default]) for g in (alone, both)
+    ]
     assert transposed[0] == transposed[1]
 
 

@@ -86,7 +86,9 @@ def test_training_data_never_ends_and_repeats_for_the_same_seed() -> None:
 
 def test_samples_are_mixed_anew_each_epoch_where_the_data_can() -> None:
     data = numbered(8, 2)
-    task = pg.Task("t", models.MLP(2), lambda m, b: m(b["x"]).sum(), lambda m, b: m(b["x"]).sum(1), data, data)
+    task = pg.Task(
+        "t", models.MLP(2), lambda m, b: m(b["x"]).sum(), lambda m, b: m(b["x"]).sum(1), data, data
+    )
     pairs = {tuple(sorted(rows([b]))) for b in itertools.islice(task.forever(0), 16)}
     assert len(pairs) > 4, "the same samples always meet"
 
@@ -121,8 +123,14 @@ def test_batches_are_rebuilt_in_the_form_that_the_loss_takes() -> None:
 
 
 def test_numpy_arrays_become_tensors_of_the_same_type() -> None:
-    named = as_named({"x": np.zeros((2, 3), np.float32), "y": np.zeros(2, np.int64), "flag": np.zeros(2, bool)})
-    assert {k: v.dtype for k, v in named.items()} == {"x": torch.float32, "y": torch.int64, "flag": torch.bool}
+    named = as_named(
+        {"x": np.zeros((2, 3), np.float32), "y": np.zeros(2, np.int64), "flag": np.zeros(2, bool)}
+    )
+    assert {k: v.dtype for k, v in named.items()} == {
+        "x": torch.float32,
+        "y": torch.int64,
+        "flag": torch.bool,
+    }
 
 
 def test_a_wrong_batch_is_refused_with_every_difference() -> None:
@@ -143,5 +151,7 @@ def test_a_task_puts_its_model_into_evaluation_mode() -> None:
 
 def test_fresh_tensors_are_found_by_glob() -> None:
     data = models.vectors()
-    task = pg.Task("t", models.MLP(), lambda m, b: b["x"], lambda m, b: b["x"], data, data, fresh=("layers.4.*",))
+    task = pg.Task(
+        "t", models.MLP(), lambda m, b: b["x"], lambda m, b: b["x"], data, data, fresh=("layers.4.*",)
+    )
     assert task.fresh_fqns() == ["layers.4.weight", "layers.4.bias"]

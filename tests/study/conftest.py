@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 import pytest
-from shapes_task import OPTIMIZER, make_task
+from shapes_task import OPTIMIZER, make_shapes
 
 from pockgraph import autodiff
 from pockgraph.study import Study
@@ -22,9 +22,6 @@ def one_build(monkeypatch):
     """`build` gives the same graph for the same task object and optimizer."""
     _built(make_shapes(), OPTIMIZER)
     monkeypatch.setattr(autodiff, "build", _built)
-
-
-make_shapes = functools.cache(make_task)
 
 
 @pytest.fixture

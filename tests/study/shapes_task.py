@@ -76,6 +76,8 @@ def make_task(name: str = "shapes", classes: int = CLASSES, seed: int = 0) -> Ta
     return Task(name, net, loss, accuracy, train.shuffled(0), test, validation, ("head.*",))
 
 
+make_shapes = functools.cache(make_task)
+
 # A short analysis: 2 learning rates x 2 plans, 2 seeds x (head alone, 3 weights x 2 ratios, 2 biases).
 QUICK = {"steps": 4, "seeds": (0, 1), "ratios": (1.0, 0.5), "lr": (0.02, 0.1), "target": "torch"}
 QUICK_COUNT = 2 * 2 + 2 * (1 + 2 * 2 + 1 + 3)

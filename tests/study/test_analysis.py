@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_shapes
 from models import zoo
-from shapes_task import BATCH, OPTIMIZER, QUICK, make_task, samples
+from shapes_task import BATCH, OPTIMIZER, QUICK, make_shapes, make_task, samples
 from torch import nn
 
 from pockgraph import analysis, autodiff, finetune, passes, presets
-from pockgraph.analysis import Candidate, Settings, candidates, choice_of, head_of, quick_settings
-from pockgraph.contribution import HEAD, Gain, Measurement, tabulate
+from pockgraph.candidates import MAX_BIAS_COUNTS, Settings, candidates, choice_of, head_of, quick_settings
+from pockgraph.contribution import HEAD, Candidate, Gain, Measurement, tabulate
+from pockgraph.data import Data, fresh_values, with_validation
 from pockgraph.errors import NonFiniteLoss, StudyError, TaskError
-from pockgraph.finetune import CompiledBench, Data, EagerBench, fresh_values, with_validation
-from pockgraph.graph import Role
+from pockgraph.finetune import CompiledBench, EagerBench
+from pockgraph.graph import Role, aten
 from pockgraph.optimizer import SGD
+from pockgraph.passes.pointwise_as_matmul import PointwiseAsMatmul
 from pockgraph.plan import Plan
 from pockgraph.profiling import profile_of
 from pockgraph.study import Study
@@ -31,6 +33,11 @@ GIGABYTE = 1 << 30
 @pytest.fixture(scope="module")
 def graph():
     return autodiff.build(make_shapes(), OPTIMIZER)
+
+
+@functools.cache
+def transformer():
+    return autodiff.build(zoo("transformer"), SGD(lr=0.1))
 
 
 # ---------------------------------------------------------------- the table
@@ -74,10 +81,10 @@ def test_every_weight_at_each_ratio_and_ends_of_blocks(graph) -> None:
 
 
 def test_bias_counts_are_thinned_out_and_end_with_all() -> None:
-    many = autodiff.build(zoo("bert"), SGD())
+    many = transformer()
     found = candidates(many, tuple(presets.head(many)), Settings())
     counts = [c.k for c in found if c.kind == "bias_k"]
-    assert len(counts) <= analysis.MAX_BIAS_COUNTS
+    assert len(counts) <= MAX_BIAS_COUNTS
     assert counts[-1] == len(presets.biases(many))
 
 
@@ -105,9 +112,9 @@ def test_settings_that_make_no_sense_are_refused(wrong) -> None:
 
 def test_quick_settings_fit_the_profile(graph) -> None:
     quick = quick_settings(profile_of(graph))
-    assert quick["batches"] == 256 // BATCH
+    assert quick["batches"] == 200 // BATCH
     assert not quick["tensors"]  # there is no pointwise convolution
-    text = autodiff.build(zoo("bert"), SGD(lr=0.1))
+    text = transformer()
     assert all(len(text.row(f).shape) == 2 for f in quick_settings(profile_of(text))["tensors"])
 
 
@@ -217,27 +224,38 @@ def plain_finetune(graph, plan: Plan, data: Data, seed: int, lr: float) -> tuple
     return losses, torch.cat(values).numpy()
 
 
-@pytest.mark.parametrize(
-    "name", ["mobilenet", "resnet", "unet", "mlp", "twice", "transformer", "bert", "tied"]
-)
+@pytest.mark.parametrize("name", ["mobilenet", "unet", "twice", "transformer", "tied"])
 def test_the_cached_trunk_changes_no_bit(name: str) -> None:
     task = with_validation(zoo(name))
-    graph = autodiff.build(task, SGD(lr=0.05, momentum=0.9))
+    graph = transformer() if name == "transformer" else autodiff.build(task, SGD(lr=0.05, momentum=0.9))
     head = presets.head(graph)
     ratios = {r.fqn: 0.5 if r.channel_dim is not None else 1.0 for r in graph.tensors}
-    plans = [head, *(head | {fqn: ratio} for fqn, ratio in list(ratios.items())[:: max(1, len(ratios) // 6)])]
+    plans = [head, *(head | {fqn: ratio} for fqn, ratio in list(ratios.items())[:: max(1, len(ratios) // 4)])]
     data = Data(task, 2)
     cached, uncached = (EagerBench(graph, data, plans, 1, limit) for limit in (GIGABYTE, 0))
     assert [c.position for c in uncached.train.cuts] == [0]
     assert len(cached.train.cuts) > 1
     for choice in plans:
         plan = Plan.of(graph, choice)
-        losses, values = plain_finetune(graph, plan, data, 0, 0.05)
-        for bench, _ in itertools.product((cached, uncached), range(2)):
+        found = []
+        for bench, _ in itertools.product((uncached, cached), range(2)):
             tuner = bench.prepare(plan)
             tuner.reset({})
-            assert list(tuner.train(0, 0.05)) == losses
-            assert np.array_equal(np.concatenate(list(tuner.evaluate())), values)
+            found.append((list(tuner.train(0, 0.05)), np.concatenate(list(tuner.evaluate())).tolist()))
+        assert all(f == found[0] for f in found)
+        losses, values = plain_finetune(graph, plan, data, 0, 0.05)
+        assert found[0][0] == pytest.approx(losses, rel=1e-5)
+        np.testing.assert_allclose(found[0][1], values, rtol=1e-4, atol=1e-5)
+
+
+def test_pointwise_convolutions_on_few_pixels_become_matrix_products() -> None:
+    graph = autodiff.build(zoo("mobilenet"), SGD(lr=0.05))
+    step = passes.run(graph.prune(Plan.full(graph)))
+    fewer = PointwiseAsMatmul()(step)
+    fewer.check()
+    count = [sum(n.target is aten.convolution.default for n in g.nodes()) for g in (step, fewer)]
+    assert count[0] - count[1] >= 4  # forward and backward
+    assert PointwiseAsMatmul(pixels=0)(step).code() == step.code()
 
 
 def test_cuts_keep_to_their_limit_and_late_plans_get_late_cuts(graph) -> None:
@@ -270,7 +288,8 @@ def test_a_cancelled_pass_leaves_a_trunk_that_goes_on(graph) -> None:
     tuner.reset({})
     next(iter(tuner.train(0, 0.1)))
     tuner.reset({})
-    assert list(tuner.train(0, 0.1)) == plain_finetune(graph, Plan.head(graph), data, 0, 0.1)[0]
+    losses = plain_finetune(graph, Plan.head(graph), data, 0, 0.1)[0]
+    assert list(tuner.train(0, 0.1)) == pytest.approx(losses, rel=1e-5)
 
 
 def test_the_compiled_bench_agrees(graph) -> None:
@@ -291,13 +310,14 @@ def test_the_compiled_bench_agrees(graph) -> None:
     assert results[0][0] == results[0][1]
 
 
-def test_a_loss_or_metric_that_is_not_finite_is_an_error(graph) -> None:
+def test_a_loss_or_metric_that_is_not_finite_is_an_error(graph, monkeypatch) -> None:
     data = Data(make_shapes(), 4)
     tuner = EagerBench(graph, data, [presets.head(graph)], 1, 0).prepare(Plan.head(graph))
     with pytest.raises(NonFiniteLoss, match="in step 2 at lr 1e"):
         finetune.finetune(tuner, {}, 0, 1e38, lambda: None)
-    with pytest.raises(NonFiniteLoss, match="metric became nan"):
-        finetune.finetune(tuner, {"head.bias": torch.full((4,), torch.nan)}, 0, 0.0, lambda: None)
+    monkeypatch.setattr(tuner, "evaluate", lambda: iter([np.array([1.0, np.nan])]))
+    with pytest.raises(NonFiniteLoss, match="metric became nan after 4 steps"):
+        finetune.finetune(tuner, {}, 0, 0.1, lambda: None)
 
 
 # ---------------------------------------------------------------- the whole analysis

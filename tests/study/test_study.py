@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_shapes
-from shapes_task import OPTIMIZER, QUICK, QUICK_COUNT, make_task, stop_after
+from shapes_task import OPTIMIZER, QUICK, QUICK_COUNT, make_shapes, make_task, stop_after
 
 from pockgraph import analysis
 from pockgraph.analysis import Cancelled

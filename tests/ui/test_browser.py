@@ -160,6 +160,9 @@ def test_it_is_usable_when_narrow_and_dark(chromium, server: Server) -> None:
     assert overflow <= 1
     page.get_by_label("Toggle theme").click()
     _wait(lambda: state.dark)
+    page.wait_for_function("location.search.includes('theme=dark')")
+    state = watched.open("?theme=dark")
+    assert state.dark
     page.get_by_label("Filter tensors").fill("stem")
     _wait(lambda: page.locator("[data-tensor]").count() == 1)
     page.get_by_label("Filter tensors").fill("nothing like it")
@@ -198,10 +201,17 @@ def test_a_run_shows_its_loss_survives_a_reload_and_is_cancelled(watched: Watche
     page.get_by_role("tab", name="Train").click()
     page.get_by_label("Steps").fill("100000")
     page.get_by_label("Steps").press("Enter")
+    rate = page.get_by_label("Learning rate")
+    rate.fill("fast")
+    rate.press("Enter")
+    page.get_by_role("button", name="Compile and train").click()
+    page.get_by_text("'fast' is no learning rate").wait_for()  # a toast with the reason
+    rate.fill("0.05")
+    rate.press("Enter")
     page.get_by_role("button", name="Compile and train").click()
     page.get_by_text("of 100000").wait_for(timeout=60_000)
     page.locator(".pock-chart .js-plotly-plot").last.wait_for()
-    _wait(lambda: "run=" in page.url)
+    page.wait_for_function("location.search.includes('run=')")
 
     page.reload()
     page.get_by_text("of 100000").wait_for()

@@ -244,7 +244,7 @@ def test_frontier_names_marks_and_the_infeasible_region(facts, state) -> None:
     assert xs == sorted(xs)
     assert info.infeasible_below == pytest.approx(facts.marks["Head"].figures.peak_bytes / 1e3)
     assert info.limit == pytest.approx(state.budget.peak_bytes / 1e3)
-    assert {p.index for p in info.points} == set(range(len(plans)))
+    assert {p.place for p in info.points} == set(range(len(plans)))
 
 
 def test_far_away_full_training_is_left_out_of_the_chart(facts) -> None:
@@ -337,9 +337,9 @@ def test_planning_code_gives_the_same_plan_when_run(study_path, state, tmp_path,
 def test_studies_are_found_by_their_content(study_path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_studies() == []
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "demo").mkdir(parents=True)
     (tmp_path / "not.db").write_text("something else")
-    (tmp_path / "out" / "s.db").write_bytes(study_path.read_bytes()[:100])
+    (tmp_path / "out" / "demo" / "s.db").write_bytes(study_path.read_bytes()[:100])
     assert [p.name for p in find_studies()] == ["s.db"]
 
 

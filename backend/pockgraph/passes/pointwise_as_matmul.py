@@ -42,7 +42,7 @@ class PointwiseAsMatmul:
         x, weight, _, stride, padding, dilation, _, extra, groups = node.args
         plain = all(s == 1 for s in (*stride, *dilation)) and not any((*padding, *extra))  # pyright: ignore
         kernel, spatial = weight.meta["val"].shape[2:], x.meta["val"].shape[2:]  # pyright: ignore
-        return plain and groups == 1 and math.prod(kernel) == 1 and math.prod(spatial) <= self.pixels
+        return bool(plain and groups == 1 and math.prod(kernel) == 1 and math.prod(spatial) <= self.pixels)
 
 
 def _matmul(b: Builder, conv: fx.Node) -> fx.Node:

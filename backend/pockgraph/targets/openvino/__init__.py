@@ -15,6 +15,7 @@ from ...errors import UnsupportedOperators
 from ...graph import Graph
 from .. import Unsupported, check_options, unsupported_message
 from . import (  # noqa: F401  the rules register themselves on import
+    ops_activations,
     ops_convolution,
     ops_creation,
     ops_elementwise,
@@ -28,7 +29,8 @@ from . import (  # noqa: F401  the rules register themselves on import
     weight_gradient,
 )
 from .emit import ov
-from .lowering import RULES, find_unsupported, lower
+from .lowering import lower
+from .rules import RULES, find_unsupported
 
 
 class OpenVINO:

@@ -14,8 +14,7 @@ import torch
 
 from ...runtime.quiet_openvino import ov
 
-import openvino.opset15 as op  # noqa: E402, I001  after the quiet import
-
+op = ov.opset15  # not imported: whatever imports openvino first must do it quietly
 Value = ov.Output
 
 OV_TYPES = {
@@ -229,6 +228,17 @@ def flip(x: Value, dims: Sequence[int]) -> Value:
     n = len(dims)
     low = ints([-(2**31)] * n)
     return op.slice(x, ints([-1] * n), low, ints([-1] * n), ints(dims)).output(0)
+
+
+def own_copy(x: Value) -> Value:
+    """A constant's numbers in memory of their own.
+
+    OpenVINO's CPU plugin (2026.4) keeps packed weights by address and shape. A square weight that a
+    convolution and its transpose share would be packed for one and taken by the other: a wrong
+    gradient, without a word. Turned around twice it is folded into another constant.
+    """
+    axis = next((d for d, s in enumerate(shape(x)) if s > 1), None)
+    return x if axis is None else flip(flip(x, [axis]), [axis])
 
 
 def concat(parts: Sequence[Value], dim: int) -> Value:

@@ -1,11 +1,4 @@
-"""The table of rules, and the walk that turns a graph into an OpenVINO model.
-
-A rule lowers one ATen overload. It gets the arguments of the call in the order of the operator's
-schema, defaults filled in, tensors as `ov.Output`s:
-
-    @rule(aten.neg.default)
-    def neg(ctx, node, x):
-        return op.negative(x).output(0)
+"""The walk that turns a graph into an OpenVINO model.
 
 State is held by `ReadValue`/`Assign` pairs without an initial value: nothing is stored in the file
 for it, and whoever runs the model sets it (`query_state`) before the first step.
@@ -13,126 +6,20 @@ for it, and whoever runs the model sets it (`query_state`) before the first step
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from openvino.op.util import Variable, VariableInfo
 from torch import fx
 
 from ...errors import PockError
 from ...graph import Graph, Role, Slot
-from .. import Unsupported
 from . import emit
 from .emit import Value, ov
+from .rules import Context
 
-Rule = Callable[..., Value | tuple[Value | None, ...]]
-Check = Callable[..., str]
-
-RULES: dict[Any, Rule] = {}
-ELEMENTWISE: set[Any] = set()
-CHECKS: dict[Any, Check] = {}
-
-
-def rule(*overloads: Any) -> Callable[[Rule], Rule]:
-    """Register a function as the lowering of ATen overloads."""
-
-    def register(function: Rule) -> Rule:
-        for overload in overloads:
-            assert overload not in RULES, f"{overload} has two rules"
-            RULES[overload] = function
-        return function
-
-    return register
-
-
-def elementwise(*overloads: Any) -> Callable[[Rule], Rule]:
-    """Like `rule`, for a function that does the same to every element, whatever the shape."""
-    ELEMENTWISE.update(overloads)
-    return rule(*overloads)
-
-
-def check(*overloads: Any) -> Callable[[Check], Check]:
-    """Register what the rules of `overloads` demand of their arguments.
-
-    The function gets `(node, *args)`, tensors as fx nodes, and returns the reason why a call cannot
-    be lowered, or an empty string.
-    """
-
-    def register(function: Check) -> Check:
-        CHECKS.update(dict.fromkeys(overloads, function))
-        return function
-
-    return register
-
-
-def bound_args(node: fx.Node) -> list[Any]:
-    """The arguments of an operator call in the order of its schema, with its defaults."""
-    bound = []
-    for i, argument in enumerate(node.target._schema.arguments):  # pyright: ignore
-        if i < len(node.args):
-            bound.append(node.args[i])
-        else:
-            bound.append(node.kwargs.get(argument.name, argument.default_value))
-    return bound
-
-
-def find_unsupported(graph: Graph) -> list[Unsupported]:
-    """Every call in `graph` that has no rule, or whose arguments its rule cannot take."""
-    found = []
-    for node in graph.nodes():
-        reason = _refusal(node)
-        if reason:
-            meta = node.meta
-            found.append(Unsupported(str(node.target), meta.get("layer", ""), meta.get("source", ""), reason))
-    return found
-
-
-def _refusal(node: fx.Node) -> str:
-    if node.target is operator.getitem:
-        return ""
-    if node.target not in RULES:
-        return "no rule lowers this operator to OpenVINO"
-    values = node.meta["val"] if isinstance(node.meta["val"], tuple) else (node.meta["val"],)
-    for value in values:
-        if isinstance(value, torch.Tensor) and value.dtype not in emit.OV_TYPES:
-            return f"OpenVINO has no dtype {value.dtype}"
-    return CHECKS[node.target](node, *bound_args(node)) if node.target in CHECKS else ""
-
-
-@dataclass
-class Context:
-    """A graph half lowered.
-
-    Attributes:
-        values: fx node -> what it became.
-    """
-
-    graph: Graph
-    values: dict[fx.Node, Any]
-
-    def lower(self, node: fx.Node) -> Any:
-        if node.target is operator.getitem:
-            return self.values[node.args[0]][node.args[1]]  # pyright: ignore
-        args = fx.map_arg(tuple(bound_args(node)), self.values.__getitem__)
-        if node.meta["phase"] == "update" and node.target in ELEMENTWISE:
-            return _flat(self, node, args)
-        return RULES[node.target](self, node, *args)
-
-
-def _flat(ctx: Context, node: fx.Node, args: tuple[Any, ...]) -> Value:
-    """An elementwise operator on weights as vectors.
-
-    OpenVINO's kernels vectorise over the innermost dimensions: on a weight [O, I, 1, 1] or
-    [O, I, 3, 3] they take about ten times as long as on the same numbers in a row.
-    """
-    size = tuple(node.meta["val"].shape)
-    tensors = [a for a in args if isinstance(a, Value)]
-    if len(size) > 2 and all(emit.shape(t) in (size, ()) for t in tensors):
-        args = tuple(emit.reshape(a, [-1]) if isinstance(a, Value) and emit.rank(a) else a for a in args)
-    return emit.reshape(RULES[node.target](ctx, node, *args), size)  # pyright: ignore
+Variable = ov.op.util.Variable
+_STATE_OF: Mapping[Role, Role] = {Role.NEW_PARAM: Role.PARAM, Role.NEW_OPT_STATE: Role.OPT_STATE}
 
 
 def lower(graph: Graph) -> ov.Model:
@@ -166,13 +53,15 @@ def lower(graph: Graph) -> ov.Model:
     for node in graph.nodes():
         ctx.values[node] = value = ctx.lower(node)
         _check_value(node, value)
+        anchored = _anchor(ctx, node)
         _name(node, value, named)
-        _anchor(ctx, node)
+        if anchored is not None:
+            _name(node, anchored, named)
 
     results, sinks = [], []
     for slot, node in zip(graph.outputs, graph.results.values()):
         value = ctx.values[node]
-        state = reads.pop((_STATE_OF[slot.role], slot.fqn, slot.key), None) if slot.role in _STATE_OF else None
+        state = reads.pop((_STATE_OF.get(slot.role, slot.role), slot.fqn, slot.key), None)
         if state is None:
             results.append(ov.op.Result(value))
             results[-1].set_friendly_name(slot.name)
@@ -186,7 +75,8 @@ def lower(graph: Graph) -> ov.Model:
     order = _gradient_order(graph)
     sinks.sort(key=lambda pair: order[pair[0]], reverse=True)
     public.set()
-    return ov.Model(results, own + [sink for _, sink in sinks], parameters, "pockui")
+    sinks = own + [sink for _, sink in sinks]
+    return ov.Model(results, sinks, parameters, "pockui")  # pyright: ignore
 
 
 def _gradient_order(graph: Graph) -> dict[fx.Node, int]:
@@ -198,7 +88,7 @@ def _gradient_order(graph: Graph) -> dict[fx.Node, int]:
     return order
 
 
-def _anchor(ctx: Context, node: fx.Node) -> None:
+def _anchor(ctx: Context, node: fx.Node) -> Value | None:
     """Make OpenVINO compute a mask where the graph has it: in the forward pass.
 
     OpenVINO runs an operator when somebody needs its result. A mask that only the backward pass reads
@@ -207,22 +97,21 @@ def _anchor(ctx: Context, node: fx.Node) -> None:
     """
     val = node.meta["val"]
     if node.meta["phase"] != "forward" or not isinstance(val, torch.Tensor) or val.dtype != torch.bool:
-        return
+        return None
     if not node.users or any(u.meta.get("phase") != "backward" for u in node.users):
-        return
+        return None
     source = node
     while source.op == "call_function" and source.meta["val"].dtype == torch.bool:
         source = source.all_input_nodes[0]
     value = ctx.values[source]
-    if source.op == "call_function" and emit.shape(value) == emit.shape(ctx.values[node]):
-        ctx.values[source] = emit.select(ctx.values[node], value, value)
-
-
-_STATE_OF: Mapping[Role, Role] = {Role.NEW_PARAM: Role.PARAM, Role.NEW_OPT_STATE: Role.OPT_STATE}
+    if source.op != "call_function" or emit.shape(value) != emit.shape(ctx.values[node]):
+        return None
+    ctx.values[source] = emit.select(ctx.values[node], value, value)
+    return ctx.values[source]
 
 
 def _variable(slot: Slot) -> Variable:
-    info = VariableInfo()
+    info = ov.op.util.VariableInfo()
     info.variable_id = slot.name
     info.data_type = emit.OV_TYPES[getattr(torch, slot.dtype)]
     info.data_shape = ov.PartialShape(list(slot.shape))

@@ -19,7 +19,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, rule
+from .rules import Context, rule
 
 aten = torch.ops.aten
 
@@ -36,9 +36,7 @@ class Geometry:
     groups: int
 
     @classmethod
-    def of(
-        cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int = 1
-    ) -> Geometry:
+    def of(cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int = 1) -> Geometry:
         """From ATen's arguments, where one number may stand for all dimensions."""
         n = len(kernel)
         stride, padding, dilation = (
@@ -91,9 +89,7 @@ def convolve(x: Value, g: Geometry, weight: Value) -> Value:
     if g.groups == 1:
         return op.convolution(x, weight, *space).output(0)
     o, *rest = emit.shape(weight)
-    return op.group_convolution(
-        x, emit.reshape(weight, [g.groups, o // g.groups, *rest]), *space
-    ).output(0)
+    return op.group_convolution(x, emit.reshape(weight, [g.groups, o // g.groups, *rest]), *space).output(0)
 
 
 # ---------------------------------------------------------------- gradient of the input
@@ -135,6 +131,8 @@ def by_convolution(x: Value, weight: Value, g: Geometry, out: Sequence[int]) -> 
 
 def by_backprop_data(x: Value, weight: Value, g: Geometry, out: Sequence[int]) -> Value:
     """OpenVINO's own transposed convolution."""
+    if emit.is_constant(weight) and emit.shape(weight)[0] == g.groups * emit.shape(weight)[1]:
+        weight = emit.own_copy(weight)
     # The padding behind that gives `out`; where it is negative, `output_padding` adds instead.
     behind = [
         (n - 1) * s + r + 1 - b - o
@@ -178,16 +176,15 @@ def _amounts(node: fx.Node) -> tuple[list[int], list[int]]:
 
 
 @rule(aten.constant_pad_nd.default)
-def constant_pad_nd(
-    ctx: Context, node: fx.Node, x: Value, amounts: Sequence[int], value: complex
-) -> Value:
+def constant_pad_nd(ctx: Context, node: fx.Node, x: Value, amounts: Sequence[int], value: float) -> Value:
     before, after = _amounts(node)
     source: Any = node.args[0]
     crops = max(before + after) <= 0 and not any(before[:2]) and not any(after[:2])
     if crops and source.target is aten.convolution.default and source.args[6] and source.args[2] is None:
         # The backward of a padding: the transposed convolution leaves the rim out by itself.
         dy, weight = (ctx.values[a] for a in source.args[:2])
-        g = Geometry.of(emit.shape(weight)[2:], *source.args[3:6], source.args[8])
+        stride, padding, dilation = source.args[3:6]
+        g = Geometry.of(emit.shape(weight)[2:], stride, padding, dilation, source.args[8])
         g = replace(g, before=tuple(a - b for a, b in zip(g.before, before[2:])))
         return transposed_convolution(dy, weight, g, tuple(node.meta["val"].shape)[2:])
     return emit.pad(x, before, after, value)

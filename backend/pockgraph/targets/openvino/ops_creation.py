@@ -9,7 +9,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value
-from .lowering import Context, rule
+from .rules import Context, rule
 
 aten = torch.ops.aten
 

@@ -1,4 +1,4 @@
-"""Elementwise operators: arithmetic, comparisons, activations and their backwards, casts.
+"""Elementwise operators: arithmetic, functions of one tensor, comparisons, logic, casts.
 
 ATen's broadcasting is numpy's, which is OpenVINO's default. ATen's type promotion is made explicit:
 operands are cast to the dtype that the node's value has (for comparisons, that the operands promote to).
@@ -15,7 +15,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, check, elementwise, rule
+from .rules import Context, elementwise, rule
 
 aten = torch.ops.aten
 Number = int | float | bool
@@ -172,15 +172,13 @@ def _log1p(x: Value) -> Value:
     return emit.select(exact, x, emit.div(emit.mul(op.log(u).output(0), x), rest))
 
 
-def _expm1(x: Value) -> Value:
+def expm1(x: Value) -> Value:
     # expm1(x) = 2 t / (1 - t) with t = tanh(x / 2); far from 0 the plain form is the exact one.
     one = emit.like(1, x)
     t = op.tanh(emit.scale(x, 0.5)).output(0)
     near = op.less(op.abs(x), emit.like(0.5, x)).output(0)
     t = emit.keep_where(near, t)
-    return emit.select(
-        near, emit.div(emit.scale(t, 2), emit.sub(one, t)), emit.sub(op.exp(x).output(0), one)
-    )
+    return emit.select(near, emit.div(emit.scale(t, 2), emit.sub(one, t)), emit.sub(op.exp(x).output(0), one))
 
 
 _UNARY: dict[Any, Callable[[Value], Any]] = {
@@ -190,7 +188,7 @@ _UNARY: dict[Any, Callable[[Value], Any]] = {
     aten.log2.default: lambda x: emit.scale(op.log(x).output(0), 1 / math.log(2)),
     aten.log10.default: lambda x: emit.scale(op.log(x).output(0), 1 / math.log(10)),
     aten.log1p.default: _log1p,
-    aten.expm1.default: _expm1,
+    aten.expm1.default: expm1,
     aten.sqrt.default: op.sqrt,
     aten.rsqrt.default: _rsqrt,
     aten.reciprocal.default: lambda x: emit.div(emit.like(1, x), x),
@@ -246,182 +244,13 @@ def isfinite(ctx: Context, node: fx.Node, x: Value) -> Value:
     return op.less(op.abs(x), emit.like(math.inf, x)).output(0)
 
 
-# ---------------------------------------------------------------- activations and their backwards
-
-
-@rule(aten.hardtanh.default)
-def hardtanh(ctx: Context, node: fx.Node, x: Value, low: Number, high: Number) -> Value:
-    return op.clamp(x, float(low), float(high)).output(0)
-
-
-@rule(aten.hardtanh_backward.default)
-def hardtanh_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, low: Number, high: Number) -> Value:
-    # low < x < high exactly where low < hardtanh(x) < high: reading the output instead leaves the
-    # input without another reader, so that the plugin can fuse the activation into what makes it.
-    for user in node.args[1].users:  # pyright: ignore
-        if user.target is aten.hardtanh.default and user in ctx.values and _bounds(user) == (low, high):
-            x = ctx.values[user]
-    inside = op.logical_and(op.greater(x, emit.like(low, x)), op.less(x, emit.like(high, x)))
-    return emit.keep_where(inside.output(0), dy)
-
-
-def _bounds(node: fx.Node) -> tuple[Number, Number]:
-    low, high = (*node.args[1:], *(-1, 1)[len(node.args) - 1 :])
-    return low, high  # pyright: ignore
-
-
-@rule(aten.threshold_backward.default)
-def threshold_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, threshold: Number) -> Value:
-    return emit.keep_where(op.greater(x, emit.like(threshold, x)).output(0), dy)
-
-
-@rule(aten.threshold.default)
-def threshold(ctx: Context, node: fx.Node, x: Value, threshold: Number, value: Number) -> Value:
-    return emit.select(op.greater(x, emit.like(threshold, x)).output(0), x, emit.like(value, x))
-
-
-@rule(aten.sigmoid_backward.default)
-def sigmoid_backward(ctx: Context, node: fx.Node, dy: Value, y: Value) -> Value:
-    return emit.mul(dy, emit.mul(y, emit.sub(emit.like(1, y), y)))
-
-
-@rule(aten.tanh_backward.default)
-def tanh_backward(ctx: Context, node: fx.Node, dy: Value, y: Value) -> Value:
-    return emit.mul(dy, emit.sub(emit.like(1, y), emit.mul(y, y)))
-
-
-@rule(aten.gelu.default)
-def gelu(ctx: Context, node: fx.Node, x: Value, approximate: str) -> Value:
-    return op.gelu(x, "tanh" if approximate == "tanh" else "erf").output(0)
-
-
-@rule(aten.gelu_backward.default)
-def gelu_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, approximate: str) -> Value:
-    one = emit.like(1, x)
-    square = emit.mul(x, x)
-    if approximate == "tanh":
-        # y = x/2 (1 + tanh u), u = a (x + b x³); y' = (1 + tanh u)/2 + x/2 (1 - tanh² u) u'
-        a, b = math.sqrt(2 / math.pi), 0.044715
-        u = emit.mul(x, emit.add(emit.like(a, x), emit.scale(square, a * b)))
-        t = op.tanh(u).output(0)
-        slope = emit.add(emit.like(a, x), emit.scale(square, 3 * a * b))
-        left = emit.scale(emit.add(one, t), 0.5)
-        right = emit.mul(emit.mul(emit.scale(x, 0.5), emit.sub(one, emit.mul(t, t))), slope)
-        return emit.mul(dy, emit.add(left, right))
-    # y = x Φ(x); y' = Φ(x) + x φ(x)
-    cdf = emit.scale(emit.add(one, op.erf(emit.scale(x, math.sqrt(0.5))).output(0)), 0.5)
-    pdf = emit.scale(op.exp(emit.scale(square, -0.5)).output(0), 1 / math.sqrt(2 * math.pi))
-    return emit.mul(dy, emit.add(cdf, emit.mul(x, pdf)))
-
-
-@rule(aten.silu_backward.default)
-def silu_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
-    one = emit.like(1, x)
-    s = op.sigmoid(x).output(0)
-    return emit.mul(dy, emit.mul(s, emit.add(one, emit.mul(x, emit.sub(one, s)))))
-
-
-@rule(aten.mish_backward.default)
-def mish_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
-    t = op.tanh(op.softplus(x)).output(0)
-    s = op.sigmoid(x).output(0)
-    slope = emit.mul(emit.mul(x, s), emit.sub(emit.like(1, x), emit.mul(t, t)))
-    return emit.mul(dy, emit.add(t, slope))
-
-
-@rule(aten.hardswish_backward.default)
-def hardswish_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
-    slope = emit.add(emit.scale(x, 1 / 3), emit.like(0.5, x))
-    above = op.greater_equal(x, emit.like(3, x)).output(0)
-    below = op.less_equal(x, emit.like(-3, x)).output(0)
-    slope = emit.select(above, emit.like(1, x), emit.select(below, emit.like(0, x), slope))
-    return emit.mul(dy, slope)
-
-
-@rule(aten.hardsigmoid_backward.default)
-def hardsigmoid_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
-    inside = op.less(op.abs(x), emit.like(3, x)).output(0)
-    return emit.keep_where(inside, emit.scale(dy, 1 / 6))
-
-
-@rule(aten.leaky_relu.default)
-def leaky_relu(ctx: Context, node: fx.Node, x: Value, slope: Number) -> Value:
-    return op.prelu(x, emit.const([slope], emit.dtype(x))).output(0)
-
-
-@rule(aten.leaky_relu_backward.default)
-def leaky_relu_backward(
-    ctx: Context, node: fx.Node, dy: Value, x: Value, slope: Number, self_is_result: bool
-) -> Value:
-    return emit.select(op.greater(x, emit.like(0, x)).output(0), dy, emit.scale(dy, slope))
-
-
-@rule(aten.elu.default)
-def elu(ctx: Context, node: fx.Node, x: Value, alpha: Number, scale: Number, input_scale: Number) -> Value:
-    negative = emit.scale(_expm1(op.minimum(emit.scale(x, input_scale), emit.like(0, x)).output(0)), alpha)
-    positive = op.greater(x, emit.like(0, x)).output(0)
-    return emit.scale(emit.select(positive, x, negative), scale)
-
-
-@rule(aten.celu.default)
-def celu(ctx: Context, node: fx.Node, x: Value, alpha: Number) -> Value:
-    return elu(ctx, node, x, alpha, 1, 1 / alpha)
-
-
-@rule(aten.elu_backward.default)
-def elu_backward(
-    ctx: Context,
-    node: fx.Node,
-    dy: Value,
-    alpha: Number,
-    scale: Number,
-    input_scale: Number,
-    is_result: bool,
-    x: Value,
-) -> Value:
-    positive = op.greater(x, emit.like(0, x)).output(0)
-    if is_result:
-        slope = emit.scale(emit.add(x, emit.like(alpha * scale, x)), input_scale)
-    else:
-        below = op.minimum(emit.scale(x, input_scale), emit.like(0, x))
-        slope = emit.scale(op.exp(below).output(0), input_scale * alpha * scale)
-    return emit.mul(dy, emit.select(positive, emit.like(scale, x), slope))
-
-
-@rule(aten.softplus.default)
-def softplus(ctx: Context, node: fx.Node, x: Value, beta: Number, threshold: Number) -> Value:
-    scaled = emit.scale(x, beta)
-    soft = emit.scale(op.softplus(scaled).output(0), 1 / beta)
-    return emit.select(op.greater(scaled, emit.like(threshold, x)).output(0), x, soft)
-
-
-@rule(aten.softplus_backward.default)
-def softplus_backward(
-    ctx: Context, node: fx.Node, dy: Value, x: Value, beta: Number, threshold: Number
-) -> Value:
-    scaled = emit.scale(x, beta)
-    soft = emit.mul(dy, op.sigmoid(scaled).output(0))
-    return emit.select(op.greater(scaled, emit.like(threshold, x)).output(0), dy, soft)
-
-
-@rule(aten.log_sigmoid_forward.default)
-def log_sigmoid_forward(ctx: Context, node: fx.Node, x: Value) -> tuple[Value, None]:
-    """The second output is a buffer that only ATen's own backward reads."""
-    return op.negative(op.softplus(op.negative(x))).output(0), None
-
-
-@rule(aten.log_sigmoid_backward.default)
-def log_sigmoid_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, buffer: None) -> Value:
-    return emit.mul(dy, op.sigmoid(op.negative(x)).output(0))
-
-
 # ---------------------------------------------------------------- comparisons, logic, choice
 
 
 def promoted(node: fx.Node, *xs: Any) -> list[Value]:
     """The first two operands of a comparison in the dtype that they promote to."""
-    metas = [a.meta["val"] if isinstance(a, fx.Node) else a for a in node.args[:2]]
-    common = torch.result_type(*metas)
+    a, b = (a.meta["val"] if isinstance(a, fx.Node) else a for a in node.args[:2])
+    common = torch.result_type(a, b)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return [operand(x, common) for x in xs]
 
 
@@ -492,8 +321,8 @@ def minimum(ctx: Context, node: fx.Node, x: Value, other: Value) -> Value:
 
 @rule(aten.clamp.default, aten.clamp.Tensor)
 def clamp(ctx: Context, node: fx.Node, x: Value, low: Any, high: Any) -> Value:
-    numbers = not isinstance(low, Value) and not isinstance(high, Value)
-    if numbers and None not in (low, high) and low <= high and out_dtype(node).is_floating_point:
+    numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if numbers and low <= high and out_dtype(node).is_floating_point:
         return op.clamp(operand(x, out_dtype(node)), float(low), float(high)).output(0)
     x = operand(x, out_dtype(node))
     if low is not None:
@@ -534,8 +363,3 @@ def alias(ctx: Context, node: fx.Node, x: Value) -> Value:
 @rule(aten.copy.default)
 def copy(ctx: Context, node: fx.Node, x: Value, source: Value, non_blocking: bool) -> Value:
     return emit.broadcast(emit.convert(source, out_dtype(node)), out_shape(node))
-
-
-@check(aten.hardtanh.default, aten.gelu.default, aten.leaky_relu.default)
-def _floating(node: fx.Node, x: fx.Node, *rest: Any) -> str:
-    return "" if x.meta["val"].is_floating_point() else f"it takes floating-point tensors only, not {x.meta['val'].dtype}"

@@ -15,7 +15,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, check, rule
+from .rules import Context, check, rule
 
 aten = torch.ops.aten
 

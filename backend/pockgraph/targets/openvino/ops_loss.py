@@ -10,7 +10,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, rule
+from .rules import Context, rule
 
 aten = torch.ops.aten
 
@@ -36,10 +36,8 @@ def _class_axis(x: Value) -> int:
     return 0 if emit.rank(x) == 1 else 1
 
 
-def _targets(
-    target: Value, weight: Value | None, x: Value, ignore_index: int
-) -> tuple[Value, Value, Value]:
-    """Which samples are not ignored, class indices (0 if ignored), and each sample's weight (0 if ignored)."""
+def _targets(target: Value, weight: Value | None, x: Value, ignore_index: int) -> tuple[Value, Value, Value]:
+    """Which samples count, their class indices and weights; 0 stands for both where one is ignored."""
     kept = op.not_equal(target, emit.like(ignore_index, target)).output(0)
     safe = emit.keep_where(kept, target)
     if weight is None:

@@ -13,17 +13,17 @@ from torch import fx
 
 from . import emit
 from .emit import Value, ov
-from .lowering import Context, rule
+from .rules import Context, rule
 
 aten = torch.ops.aten
 
 
 @rule(aten.mm.default, aten.bmm.default, aten.matmul.default)
 def mm(ctx: Context, node: fx.Node, a: Value, b: Value) -> Value:
-    matrix = b.get_node()
-    if isinstance(matrix, ov.op.Constant) and len(set(emit.shape(b)[-2:])) == 1 and emit.rank(b) >= 2:
-        turned = emit.array(np.swapaxes(matrix.data, -1, -2))
-        return emit.matmul(a, turned, transpose_b=True)
+    if emit.rank(b) >= 2 and emit.shape(b)[-1] == emit.shape(b)[-2] and emit.is_constant(b):
+        if isinstance(b.get_node(), ov.op.Constant):
+            return emit.matmul(a, emit.array(np.swapaxes(b.get_node().data, -1, -2)), transpose_b=True)
+        b = emit.own_copy(b)
     return emit.matmul(a, b)
 
 

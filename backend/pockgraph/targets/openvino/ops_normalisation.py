@@ -15,7 +15,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, check, rule
+from .rules import Context, check, rule
 
 aten = torch.ops.aten
 
@@ -215,7 +215,9 @@ _TRAINING = "batch statistics are not supported; use the model in eval mode (run
 
 
 @check(aten.native_batch_norm.default)
-def _no_training(node: fx.Node, x: Any, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any) -> str:
+def _no_training(
+    node: fx.Node, x: Any, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any
+) -> str:
     return _TRAINING if training else ""
 
 

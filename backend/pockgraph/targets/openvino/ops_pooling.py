@@ -16,7 +16,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, check, rule
+from .rules import Context, check, rule
 
 aten = torch.ops.aten
 
@@ -41,9 +41,7 @@ def _along(x: Value, matrices: Sequence[torch.Tensor]) -> Value:
 def _pads_end(x: Value, out: Sequence[int], k: Sequence[int], s: Sequence[int], p: Any, d: Any) -> list[int]:
     """What must be added behind so that `out` windows fit (ceil mode needs more than `p`)."""
     sizes = emit.shape(x)[-len(out) :]
-    return [
-        max((o - 1) * s[i] + d[i] * (k[i] - 1) + 1 - sizes[i] - p[i], 0) for i, o in enumerate(out)
-    ]
+    return [max((o - 1) * s[i] + d[i] * (k[i] - 1) + 1 - sizes[i] - p[i], 0) for i, o in enumerate(out)]
 
 
 @rule(aten.max_pool2d_with_indices.default)
@@ -126,7 +124,9 @@ def _indices_unused(node: fx.Node, *args: Any) -> str:
 # ---------------------------------------------------------------- average pooling
 
 
-def _average_matrix(size: int, out: int, k: int, s: int, p: int, include_pad: bool, divide: bool) -> torch.Tensor:
+def _average_matrix(
+    size: int, out: int, k: int, s: int, p: int, include_pad: bool, divide: bool
+) -> torch.Tensor:
     """[out, size]: row i averages the window of output i along one axis."""
     matrix = torch.zeros(out, size)
     for i in range(out):

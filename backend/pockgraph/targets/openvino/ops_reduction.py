@@ -11,7 +11,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, check, rule
+from .rules import Context, check, rule
 
 aten = torch.ops.aten
 
@@ -144,7 +144,13 @@ def min_all(ctx: Context, node: fx.Node, x: Value) -> Value:
 
 def _top(x: Value, k: int, dim: int, largest: bool) -> tuple[Value, Value]:
     top = op.topk(
-        x, emit.ints(k), emit.axis(dim, emit.rank(x)), "max" if largest else "min", "value", "i64", stable=True
+        x,
+        emit.ints(k),
+        emit.axis(dim, emit.rank(x)),
+        "max" if largest else "min",
+        "value",
+        "i64",
+        stable=True,
     )
     return top.output(0), top.output(1)
 

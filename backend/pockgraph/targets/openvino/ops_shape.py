@@ -10,7 +10,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, rule
+from .rules import Context, rule
 
 aten = torch.ops.aten
 

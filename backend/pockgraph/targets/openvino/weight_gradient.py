@@ -22,8 +22,8 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .lowering import Context, rule
 from .ops_convolution import Geometry, convolve, transposed_convolution, unpadded
+from .rules import Context, rule
 
 aten = torch.ops.aten
 

@@ -1,0 +1,32 @@
+"""What we show people runs: README's example, and the notebooks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[0]
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    before, after = map(float, re.findall(r"modelled peak ([\d.]+) -> ([\d.]+) MB", printed)[0])
+    assert after < before
+    assert float(re.findall(r"accuracy ([\d.]+)", printed)[0]) > 0.5  # of ten classes, after a hundred steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_run(notebook: Path, tmp_path: Path) -> None:
+    content = nbformat.read(notebook, as_version=4)
+    assert not any(cell.get("outputs") for cell in content.cells), "clear the outputs before committing"
+    NotebookClient(content, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
