@@ -9,7 +9,7 @@ from hypothesis import settings
 pytest.register_assert_rewrite("oracle")
 
 # The same examples on every machine; a fresh seed belongs to a fuzzing run, not to a gate.
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=12)
 settings.load_profile("repeatable")
 
 

@@ -27,6 +27,7 @@ from models import ZOO, zoo
 from torch import Tensor, fx, nn
 
 import pockgraph as pg
+from pockgraph.capture import trace_loss
 from pockgraph.graph import Graph, Role
 from pockgraph.optimizer import Optimizer
 from pockgraph.task import Batch, as_named
@@ -257,11 +258,24 @@ class Case:
 
 
 ALL_CASES = tuple(itertools.starmap(Case, itertools.product(ZOO, PLANS, OPTIMIZERS)))
+# Every model with every plan, and every optimizer with each of them: what an optimizer adds to a graph
+# does not depend on the model, so the whole product is checked once and this elsewhere.
+COVERING_CASES = tuple(
+    Case(model, plan, list(OPTIMIZERS)[(i + j) % len(OPTIMIZERS)])
+    for i, model in enumerate(ZOO)
+    for j, plan in enumerate(PLANS)
+)
 
 
 def lrs_for(optimizer: Optimizer) -> list[float]:
     """A rate that changes with every step."""
     return [optimizer.lr, optimizer.lr * 0.5, optimizer.lr * 0.8]
+
+
+@functools.cache
+def traced(model: str) -> Graph:
+    """Loss and gradients as captured, before they are made canonical."""
+    return trace_loss(zoo(model)).graph
 
 
 @functools.cache

@@ -20,20 +20,33 @@ _HOME = {
     "Plan": "plan",
     "compile": "compiler",
     "Artifact": "artifact",
-    "Budget": "search",
+    "Budget": "budget",
     "Study": "study",
     "PockError": "errors",
 }
-__all__ = [*_HOME]
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Artifact",
+    "Batches",
+    "Budget",
+    "Plan",
+    "PockError",
+    "Study",
+    "Task",
+    "TrainGraph",
+    "build",
+    "compile",
+]
 
 if TYPE_CHECKING:
     from .artifact import Artifact
     from .autodiff import build
+    from .budget import Budget
     from .compiler import compile
     from .errors import PockError
     from .optimizer import SGD, AdamW
     from .plan import Plan
-    from .search import Budget
     from .study import Study
     from .task import Batches, Task
     from .train_graph import TrainGraph

@@ -12,12 +12,14 @@ Before → after:
 - `hardtanh_backward(dy, x)` → `hardtanh_backward(dy, y)`: the result decides as well as the input
   (`x <= low` exactly when `y <= low`), and it is often saved anyway
 - nodes without any input → constants
+- `_safe_softmax` → `_softmax`, with rows that are masked out entirely set to zero where there can be any
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +66,7 @@ def canonicalise(graph: Graph) -> Graph:
         else:
             node.replace_all_uses_with(replacement)
     new.eliminate_dead_code()
-    return fold_constants(rebuilt(graph, new))
+    return plain_softmax(fold_constants(rebuilt(graph, new)))
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -93,6 +95,44 @@ def fold_constants(graph: Graph) -> Graph:
         values[slot.name] = value.contiguous()
     graph.fx.eliminate_dead_code()
     return rebuilt(graph, graph.fx, inputs=tuple(slots), values=values)
+
+
+def plain_softmax(graph: Graph) -> Graph:
+    """Attention's softmax, which is zero where everything is -inf, in terms of the ordinary one.
+
+    After constants are folded, so that a causal mask is seen to leave something in every row.
+    """
+    constants = {node: graph.values.get(name) for name, node in graph.placeholders.items()}
+    for node in graph.fx.find_nodes(op="call_function", target=aten._safe_softmax.default):
+        args: Any = node.args
+        x, dim = args[:2]
+        b = Builder(graph.fx, node.meta["phase"], node.meta["layer"], node.meta["source"])
+        with b.before(node):
+            if node.meta["val"].dtype != x.meta["val"].dtype:
+                x = b.call(aten._to_copy.default, x, dtype=node.meta["val"].dtype)
+            result = b.call(aten._softmax.default, x, dim, False)
+            last = dim in (-1, x.meta["val"].ndim - 1)
+            if not last or not _leaves_something(x, constants):
+                empty = b.call(aten.eq.Scalar, b.call(aten.amax.default, x, [dim], True), -math.inf)
+                result = b.call(aten.masked_fill.Scalar, result, empty, 0.0)
+        node.replace_all_uses_with(result)
+        graph.fx.erase_node(node)
+    return replace(graph)
+
+
+def _leaves_something(x: Any, constants: Mapping[fx.Node, torch.Tensor | None]) -> bool:
+    """Is it plain that no row of scores (along the last dimension) is -inf throughout?"""
+    shape = x.meta["val"].shape
+    if x.target in (aten.bmm.default, aten.mm.default):
+        return True
+    if x.target in (aten.reshape.default, aten.clone.default):
+        return shape[-1] == x.args[0].meta["val"].shape[-1] and _leaves_something(x.args[0], constants)
+    if x.target is aten.add.Tensor:
+        scores, mask = x.args
+        value = constants.get(mask)
+        empty = value is None or bool((value.expand(shape) == -math.inf).all(-1).any())
+        return not empty and _leaves_something(scores, constants)
+    return False
 
 
 @rule(aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default)
@@ -135,8 +175,9 @@ def _permute(b: Builder, x: Any, dims: list[int]) -> fx.Node:
 
 @rule(aten.hardtanh_backward.default)
 def _hardtanh_backward(b: Builder, node: fx.Node) -> Any:
-    dy, x, low, high = node.args
-    for user in x.users:  # pyright: ignore
+    args: Any = node.args
+    dy, x, low, high = args
+    for user in x.users:
         if user.target is aten.hardtanh.default and tuple(user.args[1:]) == (low, high):
             return b.call(aten.hardtanh_backward.default, dy, user, low, high)
     return None
@@ -144,41 +185,28 @@ def _hardtanh_backward(b: Builder, node: fx.Node) -> Any:
 
 @rule(aten.convolution_backward.default)
 def _convolution_backward(b: Builder, node: fx.Node) -> Any:
-    dy, x, w, _, stride, padding, dilation, transposed, _, groups, mask = node.args
+    args: Any = node.args
+    dy, x, w, _, stride, padding, dilation, transposed, _, groups, mask = args
     results: dict[int, fx.Node] = {}
-    if mask[1]:  # pyright: ignore
-        dw = b.call(aten.convolution_backward.default, *node.args[:-1], [False, True, False])
+    if mask[1]:
+        dw = b.call(aten.convolution_backward.default, *args[:-1], [False, True, False])
         results[1] = _take(b, dw, 1)
-    if mask[2]:  # pyright: ignore
-        dims = [d for d in range(dy.meta["val"].ndim) if d != 1]  # pyright: ignore
+    if mask[2]:
+        dims = [d for d in range(dy.meta["val"].ndim) if d != 1]
         results[2] = b.call(aten.sum.dim_IntList, dy, dims)
-    if mask[0]:  # pyright: ignore
+    if mask[0]:
         if transposed:
+            none = [0] * len(stride)
             results[0] = b.call(
-                aten.convolution.default,
-                dy,
-                w,
-                None,
-                stride,
-                padding,
-                dilation,
-                False,
-                [0] * len(stride),
-                groups,  # pyright: ignore
+                aten.convolution.default, dy, w, None, stride, padding, dilation, False, none, groups
             )
             # An output padding of a whole stride adds positions that no element of x reaches.
-            for d, size in enumerate(x.meta["val"].shape[2:], start=2):  # pyright: ignore
+            for d, size in enumerate(x.meta["val"].shape[2:], start=2):
                 if results[0].meta["val"].shape[d] > size:
                     results[0] = b.call(aten.slice.Tensor, results[0], d, 0, size)
         else:
-            sizes = zip(
-                x.meta["val"].shape[2:],
-                dy.meta["val"].shape[2:],
-                w.meta["val"].shape[2:],  # pyright: ignore
-                stride,
-                padding,
-                dilation,
-            )  # pyright: ignore
+            spatial = (v.meta["val"].shape[2:] for v in (x, dy, w))
+            sizes = zip(*spatial, stride, padding, dilation)
             extra = [xs - ((ys - 1) * s - 2 * p + d * (k - 1) + 1) for xs, ys, k, s, p, d in sizes]
             results[0] = b.call(
                 aten.convolution.default, dy, w, None, stride, padding, dilation, True, extra, groups
@@ -204,19 +232,23 @@ def _bn_scale(b: Builder, w: Any, var: Any, eps: float) -> tuple[fx.Node, fx.Nod
 
 @rule(aten.native_batch_norm.default)
 def _native_batch_norm(b: Builder, node: fx.Node) -> Any:
-    x, w, bias, mean, var, training, _, eps = node.args
+    args: Any = node.args
+    x, w, bias, mean, var, training, _, eps = args
     return None if training else _scale_and_shift(b, x, w, bias, mean, var, eps)
 
 
 @rule(aten._native_batch_norm_legit_no_training.default)
 def _batch_norm(b: Builder, node: fx.Node) -> Any:
-    x, w, bias, mean, var, _, eps = node.args
+    args: Any = node.args
+    x, w, bias, mean, var, _, eps = args
     return _scale_and_shift(b, x, w, bias, mean, var, eps)
 
 
-def _scale_and_shift(b: Builder, x: Any, w: Any, bias: Any, mean: Any, var: Any, eps: Any) -> dict[int, fx.Node]:
-    ndim = x.meta["val"].ndim  # pyright: ignore
-    _, scale = _bn_scale(b, w, var, eps)  # pyright: ignore
+def _scale_and_shift(
+    b: Builder, x: Any, w: Any, bias: Any, mean: Any, var: Any, eps: Any
+) -> dict[int, fx.Node]:
+    ndim = x.meta["val"].ndim
+    _, scale = _bn_scale(b, w, var, eps)
     shift = b.call(aten.neg.default, b.call(aten.mul.Tensor, mean, scale))
     if bias is not None:
         shift = b.call(aten.add.Tensor, bias, shift)
@@ -226,34 +258,36 @@ def _scale_and_shift(b: Builder, x: Any, w: Any, bias: Any, mean: Any, var: Any,
 
 @rule(aten.native_batch_norm_backward.default)
 def _batch_norm_backward(b: Builder, node: fx.Node) -> Any:
-    dy, x, w, mean, var, _, _, training, eps, mask = node.args
+    args: Any = node.args
+    dy, x, w, mean, var, _, _, training, eps, mask = args
     if training:
         return None
-    ndim = x.meta["val"].ndim  # pyright: ignore
+    ndim = x.meta["val"].ndim
     dims = [d for d in range(ndim) if d != 1]
-    inv, scale = _bn_scale(b, w, var, eps)  # pyright: ignore
+    inv, scale = _bn_scale(b, w, var, eps)
     results: dict[int, fx.Node] = {}
-    if mask[1]:  # pyright: ignore
+    if mask[1]:
         centred = b.call(aten.sub.Tensor, x, _per_channel(b, mean, ndim))
         product = b.call(aten.sum.dim_IntList, b.call(aten.mul.Tensor, dy, centred), dims)
         results[1] = b.call(aten.mul.Tensor, product, inv)
-    if mask[2]:  # pyright: ignore
+    if mask[2]:
         results[2] = b.call(aten.sum.dim_IntList, dy, dims)
-    if mask[0]:  # pyright: ignore
+    if mask[0]:
         results[0] = b.call(aten.mul.Tensor, dy, _per_channel(b, scale, ndim))
     return results
 
 
 @rule(aten.native_layer_norm_backward.default)
 def _layer_norm_backward(b: Builder, node: fx.Node) -> Any:
-    dy, _, normalized, *_, mask = node.args
+    args: Any = node.args
+    dy, _, normalized, *_, mask = args
     results: dict[int, fx.Node] = {}
-    if mask[2]:  # pyright: ignore
-        outer = dy.meta["val"].ndim - len(normalized)  # pyright: ignore
-        results[2] = b.call(aten.sum.dim_IntList, dy, list(range(outer))) if outer else dy  # pyright: ignore
-    if mask[0] or mask[1]:  # pyright: ignore
-        rest = b.call(aten.native_layer_norm_backward.default, *node.args[:-1], [mask[0], mask[1], False])  # pyright: ignore
-        results |= {i: _take(b, rest, i) for i in (0, 1) if mask[i]}  # pyright: ignore
+    if mask[2]:
+        outer = dy.meta["val"].ndim - len(normalized)
+        results[2] = b.call(aten.sum.dim_IntList, dy, list(range(outer))) if outer else dy
+    if mask[0] or mask[1]:
+        rest = b.call(aten.native_layer_norm_backward.default, *args[:-1], [mask[0], mask[1], False])
+        results |= {i: _take(b, rest, i) for i in (0, 1) if mask[i]}
     return results
 
 

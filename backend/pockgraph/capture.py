@@ -11,12 +11,13 @@ one device only.
 from __future__ import annotations
 
 import inspect
+import itertools
 import operator
 import re
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,24 +119,32 @@ def _export(task: Task, function: Callable[..., torch.Tensor], what: str) -> tor
     training = {n: m.training for n, m in task.model.named_modules()}
     module = _Wrapped(task, function, what).eval()  # and with it the model
     try:
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        with _explained(task, what), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, example, strict=False)
             _refuse_dynamic(task, what, exported)
             _detach_no_grad(exported.graph_module)
             return exported if _is_functional(exported) else exported.run_decompositions({})
-    except (TaskError, CaptureError):
-        raise
-    except Exception as e:  # whatever the user's code or export raises becomes one readable error
-        raise CaptureError(_explain(task, what, e)) from e
     finally:
         for name, m in task.model.named_modules():
             m.training = training[name]
 
 
+@contextmanager
+def _explained(task: Task, what: str) -> Iterator[None]:
+    """Whatever the user's code or tracing raises becomes one readable error."""
+    try:
+        yield
+    except (TaskError, CaptureError):
+        raise
+    except Exception as e:
+        raise CaptureError(_explain(task, what, e)) from e
+
+
 def _is_functional(exported: torch.export.ExportedProgram) -> bool:
     """Is the graph free of mutation as exported? Making it so by decomposition costs a second trace."""
-    for node in exported.graph.nodes:
+    parts = [m for m in exported.graph_module.modules() if isinstance(m, fx.GraphModule)]
+    for node in itertools.chain.from_iterable(part.graph.nodes for part in parts):
         if node.op != "call_function":
             continue
         schema = getattr(node.target, "_schema", None)
@@ -200,11 +209,15 @@ def _not_static(task: Task, what: str, where: str, reason: str) -> str:
     return f"Task {task.name!r}: the {what} cannot be turned into one static graph{where}: {reason}."
 
 
+def _first_output(exported: torch.export.ExportedProgram) -> Any:
+    return next(iter(exported.graph_signature.user_outputs))
+
+
 def _only_output(exported: torch.export.ExportedProgram) -> Any:
     outputs = exported.graph.output_node().args[0]
-    user = exported.graph_signature.user_outputs
+    name = _first_output(exported)
     for node in outputs:  # pyright: ignore
-        if isinstance(node, fx.Node) and node.name == user[0]:
+        if isinstance(node, fx.Node) and node.name == name:
             return node
     raise TaskError("The loss or metric returned something that does not depend on the model or batch.")
 
@@ -217,6 +230,9 @@ class _Replay(fx.Interpreter):
             target = aten.reshape.default
         if target is aten._assert_tensor_metadata.default:
             return None
+        if target is aten.copy.default:  # has no derivative
+            into, value = args[:2]
+            return value.to(into.dtype).expand(into.shape)
         return super().call_function(target, args, kwargs)
 
 
@@ -251,14 +267,19 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
             if fake.is_floating_point():
                 params.append(i)
         else:
-            slots.append(Slot(Role.BUFFER, fqn, shape, dtype))
+            constant = spec.kind is InputKind.CONSTANT_TENSOR
+            slots.append(
+                Slot(Role.CONST, "", shape, dtype, key=fqn)
+                if constant
+                else Slot(Role.BUFFER, fqn, shape, dtype)
+            )
             store = exported.state_dict if spec.target in exported.state_dict else exported.constants
             values[slots[-1].name] = store[spec.target].detach()  # pyright: ignore
 
     output = next(
         i
         for i, n in enumerate(module.graph.output_node().args[0])  # pyright: ignore
-        if isinstance(n, fx.Node) and n.name == exported.graph_signature.user_outputs[0]
+        if isinstance(n, fx.Node) and n.name == _first_output(exported)
     )
 
     grads_exist: list[bool] = []
@@ -280,6 +301,7 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
 
     mode = next(f.fake_mode for f in fakes)
     with ExitStack() as stack:
+        stack.enter_context(_explained(task, "loss" if with_gradients else "metric"))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -326,7 +348,7 @@ def _annotate(graph: fx.Graph, slots: list[Slot], outside: str) -> None:
     Autograd's nodes carry no module. One belongs to the module of the parameter it reads, else to that
     of the saved activation, else to that of the gradient it continues.
     """
-    result = graph.output_node().args[0][0]  # pyright: ignore
+    result: Any = graph.output_node().args[0][0]  # pyright: ignore
     while result.target in (aten.detach.default, aten.view.default, aten.reshape.default):
         result = result.args[0]
     views = (aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.detach.default)

@@ -42,10 +42,12 @@ def resolve_channels(
         channels = _needs_channels(row, "ratio below 1")
         count = count_of(what, channels)
         return () if count == channels else pick(graph, row, count, method, seed)
-    listed = isinstance(what, Iterable) and not isinstance(what, str | bytes | Mapping)
-    if not listed or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in what):
+    listed = (
+        list(what) if isinstance(what, Iterable) and not isinstance(what, str | bytes | Mapping) else None
+    )
+    if listed is None or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed):
         raise PlanError(f"{row.fqn!r}: give a ratio from 0 to 1 or a list of channel numbers, not {what!r}.")
-    indices = sorted({int(i) for i in what})
+    indices = sorted({int(i) for i in listed})
     if not indices:
         return None
     channels = _needs_channels(row, "list of channels")

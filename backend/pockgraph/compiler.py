@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import Artifact, write_artifact
-from .errors import UnsupportedOperators
 from .passes import run
 from .plan import Plan
-from .targets import get_target
+from .targets import get_target, require_supported
 from .train_graph import TrainGraph
 
 
@@ -40,14 +39,5 @@ def compile(
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
     train, evaluation = run(small), run(small.evaluation())
-    lacking = {(u.op, u.layer): u for g in (train, evaluation) for u in lowering.unsupported(g)}
-    if lacking:
-        lines = "\n".join(
-            f"  {u.op} in {u.layer or 'the loss'} ({u.source or 'no source'}): {u.reason}"
-            for u in lacking.values()
-        )
-        raise UnsupportedOperators(
-            f"Target {target!r} cannot run {len(lacking)} operators of task {graph.name!r}:\n{lines}\n"
-            "Train fewer layers, use another target, or replace these layers."
-        )
+    require_supported(lowering, {"train": train, "eval": evaluation})
     return write_artifact(Path(out), lowering, train, evaluation, small, dict(options or {}))

@@ -62,7 +62,10 @@ def _is_view(node: fx.Node) -> bool:
 
 
 def node_flops(node: fx.Node) -> int:
-    """Floating-point operations of one node: a multiply-add counts two, an elementwise result or a reduced element one."""
+    """Floating-point operations of one node.
+
+    A multiply-add counts two, an elementwise result or a reduced element one.
+    """
     if node.target in VIEWS or node.target is operator.getitem:
         return 0
     if node.target is aten.convolution_backward.default:

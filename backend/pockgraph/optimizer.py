@@ -29,8 +29,9 @@ class Optimizer(Protocol):
     """
 
     name: ClassVar[str]
-    lr: float
 
+    @property
+    def lr(self) -> float: ...
     @property
     def tensor_state(self) -> tuple[str, ...]: ...
     @property

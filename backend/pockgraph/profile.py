@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .channels import count_of
@@ -251,7 +251,8 @@ class Profile:
         operators = []
         for o in data["operators"]:
             o[_SERVES] = int(o[_SERVES], 16)
-            operators.append(Operator(*(tuple(v) if isinstance(v, list) else v for v in o)))
+            values: Any = (tuple(v) if isinstance(v, list) else v for v in o)
+            operators.append(Operator(*values))
         data["operators"] = tuple(operators)
         data["rows"] = tuple(TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in data["rows"])
         data["batch"] = {k: BatchSpec(**v) for k, v in data["batch"].items()}
@@ -269,7 +270,7 @@ class Profile:
         return replace(self, time=time)
 
 
-_SERVES = Operator.__slots__.index("serves")
+_SERVES = [f.name for f in fields(Operator)].index("serves")
 
 
 class _Replay:

@@ -19,7 +19,8 @@ from .train_graph import TrainGraph
 
 MATRIX = (aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default,
           aten.bmm.default)  # fmt: skip
-CLAMPS = {aten.hardtanh_backward.default: 2, aten.threshold_backward.default: 1}
+GROUPS_ARGUMENT: dict[Any, int] = {aten.convolution.default: 8, aten.convolution_backward.default: 9}
+CLAMPS: dict[Any, int] = {aten.hardtanh_backward.default: 2, aten.threshold_backward.default: 1}
 
 
 def profile_of(graph: TrainGraph) -> Profile:
@@ -153,7 +154,7 @@ def _work(node: fx.Node, serves: int) -> tuple[int, int]:
         return 0, cost.node_flops(node)
     if node.target in MATRIX:
         own = serves & (serves - 1) == 0
-        groups = {aten.convolution.default: 8, aten.convolution_backward.default: 9}.get(node.target)
+        groups = GROUPS_ARGUMENT.get(node.target)
         grouped = groups is not None and node.args[groups] != 1
         kind = ("dw_" if own else "dx_") + ("depthwise" if grouped else "matrix")
         return WORK_KINDS.index(kind), cost.node_flops(node)

@@ -99,10 +99,10 @@ class Task:
 
     def __post_init__(self) -> None:
         self.model.eval()
-        for name in ("train", "eval", "validation"):
-            data = getattr(self, name)
-            if data is None and name == "validation":
-                continue
+        given: dict[str, Any] = {"train": self.train, "eval": self.eval}
+        if self.validation is not None:
+            given["validation"] = self.validation
+        for name, data in given.items():
             if iter(data) is data:
                 raise TaskError(
                     f"Task {self.name!r}: `{name}` is an iterator, which yields its batches once; every "

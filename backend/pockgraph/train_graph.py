@@ -117,7 +117,7 @@ class TrainGraph(Graph):
 
     def phase_flops(self) -> dict[str, int]:
         """FLOPs of the forward, backward and update phases."""
-        out = dict.fromkeys(("forward", "backward", "update"), 0)
+        out: dict[str, int] = dict.fromkeys(("forward", "backward", "update"), 0)
         for node in self.nodes():
             out[node.meta["phase"]] += cost.node_flops(node)
         return out

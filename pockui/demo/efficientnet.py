@@ -41,7 +41,8 @@ class SameConv2d(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         top, bottom = self._padding(x.shape[2], 0)
         left, right = self._padding(x.shape[3], 1)
         if (top, left) != (bottom, right):

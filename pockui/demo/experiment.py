@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 import math
 import tempfile
 import time
@@ -94,11 +95,14 @@ def settings_for(which: str, quick: bool, seeds: int | None) -> Settings:
         )  # fmt: skip
     chosen = tuple(range(seeds or 3))
     if which == "text":  # a step takes ten times as long as one of vision
+        analysis = {"steps": 25, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 32}
         return Settings(
-            seeds=chosen, steps=150, tuning_steps=50, rates=(0.001, 0.003, 0.01, 0.03), validation_batches=64,
-            analysis={"steps": 40, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 32},
-        )  # fmt: skip
-    return Settings(seeds=chosen, analysis={"steps": 60, "seeds": (0,), "batches": 64})
+            seeds=chosen, steps=200, tuning_steps=100, rates=(0.001, 0.003, 0.01, 0.03), analysis=analysis
+        )
+    analysis = {"steps": 40, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 50}
+    return Settings(
+        seeds=chosen, steps=400, tuning_steps=200, rates=(0.0003, 0.001, 0.003, 0.01), analysis=analysis
+    )
 
 
 class Candidate(NamedTuple):
@@ -186,7 +190,7 @@ class _Experiment:
             "optimizer": self.optimizer,
             "batch": batch,
         }
-        return asdict(self.settings) | more
+        return json.loads(json.dumps(asdict(self.settings) | more))  # as the file will hold them
 
     def _blocks(self) -> dict[str, tuple[str, ...]]:
         blocks: dict[str, list[str]] = {}

@@ -184,8 +184,8 @@ def findings(report: Report) -> list[str]:
         assert theirs is not None
         said.append(
             f"{report.method(key).label}, the same runs on both: {metric_text(ours)} on OpenVINO, "
-            f"{metric_text(theirs)} in eager PyTorch. Losses of the first three steps agree to {difference:.0e}; "
-            "rounding grows from step to step, the more the higher the rate."
+            f"{metric_text(theirs)} in eager PyTorch. Losses of the first three steps agree to "
+            f"{difference:.0e}; rounding grows from step to step, the more the higher the rate."
         )
     edge = [m.label for m in report.methods if m.lr_on_edge]
     if edge:

@@ -23,6 +23,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,10 +52,10 @@ class SentimentClassifier(nn.Module):
         seed: draws the classifier.
     """
 
-    def __init__(self, bert: nn.Module, num_classes: int = len(CLASSES), seed: int = 0):
+    def __init__(self, bert: Any, num_classes: int = len(CLASSES), seed: int = 0):
         super().__init__()
-        self.bert = bert
-        self.classifier = fresh_linear(bert.config.hidden_size, num_classes, seed)  # pyright: ignore
+        self.bert: Any = bert
+        self.classifier = fresh_linear(bert.config.hidden_size, num_classes, seed)
 
     def features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids and mask, int64 `[N, L]`, to sentence vectors, float32 `[N, H]`."""

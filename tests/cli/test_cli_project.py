@@ -63,7 +63,6 @@ def test_analysis_tells_what_each_tensor_gains(study: Path, cli: Cli) -> None:
 
 
 def test_same_analysis_again_measures_nothing(study: Path, cli: Cli) -> None:
-    start = time.perf_counter()
     before = cli("study", "show", study, "--json").json
     again = cli(
         "analyze",
@@ -80,7 +79,6 @@ def test_same_analysis_again_measures_nothing(study: Path, cli: Cli) -> None:
     )
     assert again.code == 0, again.err
     assert cli("study", "show", study, "--json").json == before
-    assert time.perf_counter() - start < 30
 
 
 def test_list_of_studies(study: Path, cli: Cli) -> None:

@@ -449,6 +449,15 @@ def test_a_model_that_raises() -> None:
     assert any(name in message for name in ("models.py:", "test_bad_input.py:"))
 
 
+def test_an_operator_without_a_derivative() -> None:
+    """Found only when the backward pass is traced, which is no reason for a bare traceback."""
+
+    def loss(net: nn.Module, b: Batch) -> torch.Tensor:
+        return torch.special.zeta(net(b["x"]).abs() + 2, torch.tensor(2.0)).sum()
+
+    refused(CaptureError, lambda: pg.build(task_of(loss=loss)), "'bad'", "the loss", "zeta")
+
+
 def test_a_batch_without_the_key_that_the_loss_wants() -> None:
     refused(
         CaptureError,

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import models
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import ZOO, zoo
-from oracle import assert_equal_gradients, built
+from oracle import assert_equal_gradients, built, traced
 from torch import fx, nn
 
 import pockgraph as pg
@@ -18,6 +19,7 @@ from pockgraph import cost
 from pockgraph.canonical import canonicalise, hoist_weight_gradients
 from pockgraph.capture import trace_loss
 from pockgraph.graph import Graph
+from pockgraph.prune import prune
 from pockgraph.rows import TensorRow
 
 aten = torch.ops.aten
@@ -97,13 +99,42 @@ def test_relu6_masks_come_from_the_result() -> None:
     assert all(n.args[1].target is aten.hardtanh.default for n in nodes)  # pyright: ignore
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    ("mask", "guarded"),
+    [("none", False), ("causal", False), ("first", False), ("empty", True), ("input", True)],
+)
+def test_attention_ignores_rows_that_are_masked_out_entirely(mask: str, guarded: bool) -> None:
+    """PyTorch gives them zeros, not NaN; where no row can be, nothing is spent on it."""
+    masks = {"first": torch.tensor([[True, False, False, True]]).expand(4, 4), "empty": torch.eye(4) > 2}
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(4, 12)
+
+        def forward(self, x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+            chosen = keep[:, None, None, :] if mask == "input" else masks.get(mask)
+            return F.scaled_dot_product_attention(q, k, v, chosen, is_causal=mask == "causal")
+
+    torch.manual_seed(0)
+    keep = torch.tensor([[True, True, False, True], [False, False, False, False]])
+    batch = {"x": torch.randn(2, 4, 4), "keep": keep}
+    task = pg.Task(
+        name="attending", model=Attending(), train=[batch], eval=[batch],
+        loss=lambda net, b: net(b["x"], b["keep"]).square().mean(),
+        metric=lambda net, b: net(b["x"], b["keep"]).mean((1, 2, 3)),
+    )  # fmt: skip
+    graph = canonicalise(trace_loss(task).graph)
+    assert_equal_gradients(graph, task)
+    assert guarded == any(n.target is aten.amax.default for n in graph.nodes())
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "transformer", "tied"])
 def test_hoisting_never_raises_the_peak(name: str) -> None:
-    trace = canonicalise(trace_loss(zoo(name)).graph)
-    before = pg.build.__globals__["prune"]  # the function that build itself prunes with
-    whole = built(name)
-    plain = before(trace, whole.optimizer, whole.plan)
-    hoisted = before(hoist_weight_gradients(trace), whole.optimizer, whole.plan)
+    trace, whole = canonicalise(traced(name)), built(name)
+    plain = prune(trace, whole.optimizer, whole.plan)
+    hoisted = prune(hoist_weight_gradients(trace), whole.optimizer, whole.plan)
     assert cost.timeline(hoisted).peak_bytes <= cost.timeline(plain).peak_bytes
 
 

@@ -156,7 +156,7 @@ class Weighed(fx.Interpreter):
         return sum(size for pointer, size in sizes.items() if pointer not in inputs)
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", ["full", "biases", "preset", "half"])
 @pytest.mark.parametrize("name", ZOO)
 def test_saved_bytes_are_what_real_tensors_hold(name: str, plan: str) -> None:
     graph = built(name)
@@ -172,8 +172,8 @@ def test_saved_bytes_are_what_real_tensors_hold(name: str, plan: str) -> None:
     assert weighed.saved_bytes == small.timeline.saved_bytes
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("plan", ["full", "biases", "half"])
+@pytest.mark.parametrize("name", ["mobilenet", "unet", "mlp", "transformer", "tied"])
 def test_the_timeline_keeps_its_books(name: str, plan: str) -> None:
     """Alive at a step: made by then and read from then on. Recomputed for each step from nothing."""
     graph = built(name, "adamw")

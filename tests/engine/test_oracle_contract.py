@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oracle import Steps, TrainingContract, run_steps
+from oracle import COVERING_CASES, Steps, TrainingContract, run_steps
 
 from pockgraph import passes
 from pockgraph.task import Batch
@@ -20,6 +20,8 @@ class TestPruned(TrainingContract):
 
 class TestAfterPasses(TrainingContract):
     """The graph that targets start from."""
+
+    cases = COVERING_CASES
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         return run_steps(graph, passes.run(graph), passes.run(graph.evaluation()), batches, lrs)

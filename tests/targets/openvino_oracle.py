@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,23 @@ def check(function: Callable[..., Any], *args: torch.Tensor) -> None:
             assert torch.equal(a.to(b.dtype), b), f"{slot.name}: {a} is not {b}"
         else:
             assert_close(a, b, slot.name)
+
+
+def check_with_constants(function: Callable[..., Any], constants: set[int], *args: torch.Tensor) -> None:
+    """`check` with the arguments at `constants` built in, and the model read back from its files."""
+    graph = graph_of(function, *args)
+    slots = tuple(
+        Slot(Role.PARAM, s.fqn, s.shape, s.dtype) if i in constants else s for i, s in enumerate(graph.inputs)
+    )
+    values = {f"param:a{i}": args[i] for i in constants}
+    with tempfile.TemporaryDirectory() as folder:
+        TARGET.write(Graph(graph.fx, slots, graph.outputs, values), Path(folder), "model", {})
+        model = CORE.read_model(Path(folder) / "model.xml")
+        results = CORE.compile_model(model, "CPU", CONFIG)(
+            {f"batch:a{i}": a.numpy() for i, a in enumerate(args) if i not in constants}
+        )
+    for slot, expected in zip(graph.outputs, function(*args), strict=True):
+        assert_close(torch.from_numpy(np.array(results[slot.name])), expected, slot.name)
 
 
 def with_grad(function: Callable[..., torch.Tensor], *wanted: int) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openvino_oracle import CONFIG, CORE, assert_close, check, check_grad, graph_of, rand
+from openvino_oracle import (
+    CONFIG,
+    CORE,
+    assert_close,
+    check,
+    check_grad,
+    check_with_constants,
+    graph_of,
+    rand,
+)
 
-from pockgraph.graph import Graph, Role, Slot
-from pockgraph.targets.openvino import TARGET, lower
+from pockgraph.targets.openvino import lower
 from pockgraph.targets.openvino import weight_gradient as conv
 from pockgraph.targets.openvino.emit import ov
 
@@ -193,27 +200,19 @@ def test_gradients_of_any_convolution(
 @pytest.mark.parametrize("shape", [(64, 64), (64, 32)])
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_a_constant_matrix_is_used_as_it_is_and_transposed(
-    shape: tuple[int, int], batch: tuple[int, ...], tmp_path: Path
+    shape: tuple[int, int], batch: tuple[int, ...]
 ) -> None:
     """OpenVINO packs it for one of the two and would take that for the other when it is square."""
     w = rand(*batch, *shape)
     x, dy = rand(*batch, 16, shape[1], seed=1), rand(*batch, 16, shape[0], seed=2)
     function = lambda x, dy, w: (x @ w.transpose(-1, -2), dy @ w)  # noqa: E731
-    graph = graph_of(function, x, dy, w)
-    slots = (*graph.inputs[:2], Slot(Role.PARAM, "w", tuple(w.shape), "float32"))
-    TARGET.write(Graph(graph.fx, slots, graph.outputs, {"param:w": w}), tmp_path, "g", {})
-    compiled = CORE.compile_model(CORE.read_model(tmp_path / "g.xml"), "CPU", CONFIG)
-    results = compiled({"batch:a0": x.numpy(), "batch:a1": dy.numpy()})
-    for slot, expected in zip(graph.outputs, function(x, dy, w)):
-        assert_close(torch.from_numpy(np.array(results[slot.name])), expected, slot.name)
+    check_with_constants(function, {2}, x, dy, w)
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_a_constant_kernel_is_used_forward_and_backward(
-    kernel: int, stride: int, groups: int, tmp_path: Path
-) -> None:
+def test_a_constant_kernel_is_used_forward_and_backward(kernel: int, stride: int, groups: int) -> None:
     """As above, with as many inputs as outputs."""
     w = rand(16, 16 // groups, kernel, kernel)
     x = rand(2, 16, 8, 8, seed=1)
@@ -223,11 +222,24 @@ def test_a_constant_kernel_is_used_forward_and_backward(
     def function(x: torch.Tensor, dy: torch.Tensor, w: torch.Tensor) -> Any:
         return F.conv2d(x, w, None, stride, kernel // 2, 1, groups), backward(dy, w)
 
-    dy = rand(*y.shape, seed=2)
-    graph = graph_of(function, x, dy, w)
-    slots = (*graph.inputs[:2], Slot(Role.PARAM, "w", tuple(w.shape), "float32"))
-    TARGET.write(Graph(graph.fx, slots, graph.outputs, {"param:w": w}), tmp_path, "g", {})
-    compiled = CORE.compile_model(CORE.read_model(tmp_path / "g.xml"), "CPU", CONFIG)
-    results = compiled({"batch:a0": x.numpy(), "batch:a1": dy.numpy()})
-    for slot, expected in zip(graph.outputs, function(x, dy, w)):
-        assert_close(torch.from_numpy(np.array(results[slot.name])), expected, slot.name)
+    check_with_constants(function, {2}, x, rand(*y.shape, seed=2), w)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 12])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_scale_behind_a_convolution_stays_out_of_its_backward(
+    groups: int, stride: int, trained: bool
+) -> None:
+    """OpenVINO moves the scale into the weight, of which the backward must not see anything."""
+    x, w, scale = rand(2, 12, 6, 6), rand(12, 12 // groups, 3, 3), rand(1, 12, 1, 1)
+    y = F.conv2d(x, w, None, stride, 1, 1, groups)
+    backward = input_gradient(y, w, x, stride, 1, 1, groups)
+
+    def function(x: torch.Tensor, dy: torch.Tensor, w: torch.Tensor, scale: torch.Tensor) -> Any:
+        y = F.conv2d(x, w, None, stride, 1, 1, groups) * scale
+        again = F.conv2d(x, w, None, stride, 1, 1, groups) * (scale * 2)
+        return y, again, backward(dy, w), backward(dy * scale, w)
+
+    constants = {3} if trained else {2, 3}
+    check_with_constants(function, constants, x, rand(*y.shape, seed=1), w, scale)

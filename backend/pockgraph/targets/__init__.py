@@ -98,7 +98,7 @@ def unsupported_message(target: str, problems: Sequence[str]) -> str:
     lines = "\n".join(f"  - {p}" for p in problems)
     return (
         f"Target {target!r} cannot lower {len(problems)} operator{'s' * (len(problems) > 1)}:\n{lines}\n"
-        f"Rewrite those lines of the model, or compile for another target ({others})."
+        f"Train fewer layers, rewrite those lines of the model, or compile for another target ({others})."
     )
 
 

@@ -88,8 +88,23 @@ def convolve(x: Value, g: Geometry, weight: Value) -> Value:
     space = list(g.stride), list(g.before), list(g.after), list(g.dilation)
     if g.groups == 1:
         return op.convolution(x, weight, *space).output(0)
+    return op.group_convolution(x, in_groups(weight, g.groups), *space).output(0)
+
+
+def in_groups(weight: Value, groups: int) -> Value:
+    """weight [O, I/G, *k] as [G, O/G, I/G, *k].
+
+    OpenVINO (2026.4) moves a constant factor behind a grouped convolution in front of the `Reshape`
+    of its weight, and with that into everything else that reads the same reshaped weight: its own
+    transpose in the backward. So a trained weight gets there by way of a transpose.
+    """
     o, *rest = emit.shape(weight)
-    return op.group_convolution(x, emit.reshape(weight, [g.groups, o // g.groups, *rest]), *space).output(0)
+    size = [groups, o // groups, *rest]
+    if emit.is_constant(weight):
+        return emit.reshape(weight, size)
+    ndim = len(rest)
+    last = emit.reshape(emit.transpose(weight, [*range(1, ndim + 1), 0]), [*rest, *size[:2]])
+    return emit.transpose(last, [ndim, ndim + 1, *range(ndim)])
 
 
 # ---------------------------------------------------------------- gradient of the input

@@ -1,0 +1,88 @@
+"""The demo's comparison, on a small project instead of a real network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pockgraph import Plan, Study
+from pockgraph.runtime import Trainer
+from pockui import project as projects
+from pockui.demo import experiment, report
+from pockui.demo.experiment import Settings, loss_difference
+from pockui.demo.results import Report, Trial
+from pockui.demo.training import choose_rate, cosine
+
+SETTINGS = Settings(
+    seeds=(0, 1), steps=12, tuning_steps=6, rates=(0.01, 0.1), blocks=1, block_steps=2, compiled=False,
+    analysis={"steps": 10, "ratios": (1.0, 0.5), "lr": 0.05}, eager_methods=("auto", "full"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def found(project: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    monkeypatch.setitem(projects.DEMOS, "tiny", "my_project:task")
+    monkeypatch.setitem(experiment.TITLES, "tiny", ("Textures", "accuracy on 48 textures"))
+    return experiment.run(
+        "tiny",
+        project / "out",
+        SETTINGS,
+        quick=False,
+        command="pockui demo tiny",
+        progress=lambda *event: None,
+    )
+
+
+def test_comparison_end_to_end(found: Report, project: Path) -> None:
+    out = project / "out"
+    rows = {(r.method, r.runtime): r for r in found.rows}
+    methods = ["head", "biases", "preset", "auto", "auto_small", "full"]
+    assert [m.key for m in found.methods] == methods
+    assert all(len(rows[key, "openvino"].metrics) == 2 for key in methods)
+    assert all(r.step_ms for r in found.rows if not r.reason)
+    assert rows["full", "compiled"].reason
+    assert found.method("auto").peak_bytes <= found.budget_bytes
+    assert found.method("auto_small").peak_bytes <= found.method("preset").peak_bytes
+    assert all(len(m.trials) == 2 for m in found.methods)
+
+    # What PyTorch trains is what OpenVINO trains.
+    assert found.agreement["full"] < 1e-5
+    assert rows["full", "eager"].metrics == pytest.approx(rows["full", "openvino"].metrics, abs=0.05)
+
+    plan = Plan.load(out / "plan.json")
+    assert Trainer.load(out / "artifact").plan.tensors == plan.tensors
+    study = Study(out / "study.db")
+    assert "Automatic" in study.plans()
+    assert len(study.runs()) == len(methods) * 2
+    assert study.profile.time is not None
+
+    data, page = report.write(found, out)
+    assert Report.load(data) == found
+    assert "Textures" in page.read_text()
+
+
+def test_rates_fall_along_a_cosine() -> None:
+    rates = [cosine(0.2, i, 10) for i in range(10)]
+    assert rates[0] == 0.2
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 0
+
+
+def test_best_rate_is_the_smaller_of_equals_and_never_one_that_diverged() -> None:
+    tried = [Trial(lr=0.1, metric=0.8), Trial(lr=0.01, metric=0.8), Trial(lr=1.0, metric=None)]
+    assert choose_rate(tried) == 0.01
+    assert choose_rate([Trial(lr=1.0, metric=None)]) is None
+
+
+def test_loss_difference_looks_at_the_first_steps_only() -> None:
+    assert loss_difference([(1.0, 2.0, 4.0, 9.0)], [(1.0, 2.0, 4.4, 1.0)]) == pytest.approx(0.4 / 4.4)
+
+
+@pytest.mark.parametrize("which", ["vision", "text"])
+def test_settings(which: str) -> None:
+    full, quick = (experiment.settings_for(which, q, None) for q in (False, True))
+    assert len(full.seeds) >= 3
+    assert experiment.TUNING_SEED not in full.seeds
+    assert quick.steps < full.steps or which == "text"
+    assert experiment.settings_for(which, True, 5).seeds == (0, 1, 2, 3, 4)
