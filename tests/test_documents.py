@@ -21,7 +21,7 @@ def test_the_readme_example_runs(
     printed = capsys.readouterr().out
     before, after = map(float, re.findall(r"modelled peak ([\d.]+) -> ([\d.]+) MB", printed)[0])
     assert after < before
-    assert float(re.findall(r"accuracy ([\d.]+)", printed)[0]) > 0.5  # of ten classes, after a hundred steps
+    assert float(re.findall(r"accuracy ([\d.]+)", printed)[0]) > 0.7  # of ten classes, after a hundred steps
 
 
 @pytest.mark.slow

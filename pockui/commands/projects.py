@@ -11,7 +11,7 @@ import typer
 
 from pockgraph.errors import PlanError, PockError, suggest
 
-from ..info.format import flops, milliseconds, percent, signed, size
+from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, size
 from .output import JsonFlag, out, print_json, print_table, progress_bars, say
 
 if TYPE_CHECKING:
@@ -349,8 +349,9 @@ def _predicted(plan: Plan) -> tuple[str, ...]:
 def print_plan(plan: Plan) -> None:
     gain, peak, extra, work, step = _predicted(plan)
     out().print(
-        f"[bold]{len(plan.tensors)} of {len(plan.model)} tensors learn[/]; predicted gain over the head "
-        f"alone {gain}, modelled peak {peak}, extra {extra}, {work} a step, {step}.\n"
+        f"[bold]{len(plan.tensors)} of {len(plan.model)} tensors learn[/]; measured gains over the head "
+        f"alone add up to {gain} (they overlap), modelled peak {peak}, extra {extra}, {work} a step, "
+        f"{'time not measured' if step == UNKNOWN else step}.\n"
     )
     rows = [(fqn, percent(plan.ratio(fqn)), "×".join(map(str, plan.model[fqn]))) for fqn in plan.tensors]
     print_table(("Tensor", ">Trained", ">Shape"), rows)
