@@ -65,6 +65,9 @@ def report_(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write the page here; beside the file by default.")
     ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the tables as Markdown, too.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a comparison again, and write its page anew."""
@@ -77,6 +80,8 @@ def report_(
     found = Report.load(path)
     page = html or path.with_suffix(".html")
     write_atomically(page, pages.render(found).encode())
+    if markdown is not None:
+        write_atomically(markdown, pages.markdown(found).encode())
     if as_json:
         print_json(pages.summary(found))
         return

@@ -1,4 +1,4 @@
-"""Shows a comparison: on the terminal, and as one HTML page that needs nothing else."""
+"""Shows a comparison: on the terminal, as one HTML page that needs nothing else, and as Markdown."""
 
 from __future__ import annotations
 
@@ -264,6 +264,46 @@ NOTE = (
     "* the reference of all ratios. Modelled: peak bytes by liveness, weights included. Measured: peak "
     "memory of a fresh process over the same process with its model loaded. Process: its whole peak."
 )
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def markdown(report: Report) -> str:
+    """The comparison for a repository: the big table, what it says, and how it was made."""
+    heads = [c.removeprefix(">") for c in COLUMNS]
+    rules = ["--:" if c.startswith(">") else "---" for c in COLUMNS]
+    rows = [["" if cell == UNKNOWN else cell for cell in row] for row in table(report)]
+    rates = sorted({t.lr for m in report.methods for t in m.trials})
+    s = report.settings
+    parts = [
+        f"# {report.title}",
+        f"`{report.command}`, {report.created[:10]}: {report.machine['cpu']}, {s['threads']} threads, "
+        f"{', '.join(f'{name} {version}' for name, version in report.versions.items() if version)}. "
+        f"{duration(sum(report.seconds.values()))} in all.",
+        f"{report.metric.capitalize()}: mean ± sample standard deviation over {len(s['seeds'])} seeds. "
+        f"{NOTE.replace('*', chr(92) + '*')}",
+        _pipes([heads, rules, *rows]),
+        "\n".join(f"- {finding}" for finding in findings(report)),
+        f"The automatic plan had {size(report.budget_bytes)}: {report.budget_rule}. Every method had "
+        f"the same batches, heads, seeds and {s['steps']} steps, and its learning rate by the same "
+        f"{len(rates)} trials of {s['tuning_steps']} steps on the validation split (the best is marked):",
+        _pipes(
+            [
+                ["Method", *(f"{lr:g}" for lr in rates)],
+                ["---", *("--:" for _ in rates)],
+                *(
+                    [m.label, *(_trial(report, m.key, lr) + (" ✓" if m.lr == lr else "") for lr in rates)]
+                    for m in report.methods
+                ),
+            ]
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _pipes(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def summary(report: Report) -> dict[str, Any]:

@@ -33,6 +33,16 @@ def test_every_row_is_shown(report: Report) -> None:
     assert "InvalidCxxCompiler" in page
 
 
+def test_markdown_has_every_row_and_every_finding(report: Report) -> None:
+    text = pages.markdown(report)
+    for row in pages.table(report):
+        assert f"| {' | '.join('' if cell == pages.UNKNOWN else cell for cell in row)} |" in text
+    for finding in pages.findings(report):
+        assert f"- {finding}\n" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
 def test_ratios_are_to_full_fine_tuning_in_eager_pytorch(report: Report) -> None:
     full = report.row("full", "eager")
     auto = report.row("auto", "openvino")
