@@ -5,6 +5,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 STUDY ?=
 ARGS ?=
+# Test processes, each with one thread: a file is one process's, so that what it builds is built once.
+JOBS ?= auto
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -36,10 +39,10 @@ app: $(READY) ## open the dashboard (STUDY=study.db for a study of your own)
 	$(BIN)/pockui serve $(or $(STUDY),$(wildcard out/demo-vision/study.db)) $(ARGS)
 
 test: $(READY) ## run the fast tests
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(READY) ## run every test, the slow ones included
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(READY) ## lint, formatting, types
 	$(BIN)/ruff check .
