@@ -304,7 +304,7 @@ def _file_spec(path: Path) -> FileSpec:
 def _versions() -> dict[str, str]:
     """Of this project and of the runtimes installed here."""
     versions = {"pockui": __version__}
-    for name in ("torch", "openvino"):
+    for name in ("torch", "openvino", "onnx", "onnxruntime"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -27,7 +27,7 @@ def compile(
     Args:
         graph: from `build`.
         plan: what is trained; by default the graph's own plan.
-        target: `"openvino"` (no torch on the device) or `"torch"`.
+        target: `"openvino"` or `"onnx"` (no torch on the device), or `"torch"`.
         out: the folder; an artefact that is there already is replaced in one step.
         options: the target's own, stored in the manifest.
 

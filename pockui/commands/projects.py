@@ -165,7 +165,7 @@ def compile_(
     task: TaskArgument,
     plan: Annotated[str, typer.Option(help=f"A plan file, or one of {', '.join(NAMED_PLANS)}.")],
     out_folder: Annotated[Path, typer.Option("--out", help="The artefact's folder.")] = Path("out"),
-    target: Annotated[str, typer.Option(help="openvino or torch.")] = "openvino",
+    target: Annotated[str, typer.Option(help="openvino, onnx or torch.")] = "openvino",
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the target; may be repeated.")
     ] = None,

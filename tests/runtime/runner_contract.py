@@ -353,7 +353,7 @@ class RunnerContract:
     ) -> None:
         trainer.step(batches(1)[0])
         trainer.save(tmp_path / "checkpoint")
-        for target in ("torch", "openvino"):
+        for target in ("torch", "openvino", "onnx"):
             other = Trainer.load(compiled(target).path, threads=1)
             other.load_checkpoint(tmp_path / "checkpoint")
             assert same(other.state(), trainer.state())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ def run_openvino(graph: Graph, *args: torch.Tensor) -> list[torch.Tensor]:
     return [torch.from_numpy(np.array(results[s.name])) for s in graph.outputs]
 
 
+# What `check` runs a graph with; `test_onnx_ops` takes the same cases to another target.
+RUN: ContextVar[Callable[..., list[torch.Tensor]]] = ContextVar("RUN", default=run_openvino)
+
+
 def assert_close(got: torch.Tensor, expected: torch.Tensor, what: str = "") -> None:
     assert got.shape == expected.shape, what
     assert got.dtype == expected.dtype, what
@@ -73,10 +78,10 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor, what: str = "") -> N
 
 
 def check(function: Callable[..., Any], *args: torch.Tensor) -> None:
-    """`function` must give the same through OpenVINO as its ATen graph gives in eager PyTorch."""
+    """`function` must give the same through the target as its ATen graph gives in eager PyTorch."""
     graph = graph_of(function, *args)
     expected = fx.Interpreter(fx.GraphModule(torch.nn.Module(), graph.fx)).run(*args)
-    for slot, a, b in zip(graph.outputs, run_openvino(graph, *args), expected, strict=True):
+    for slot, a, b in zip(graph.outputs, RUN.get()(graph, *args), expected, strict=True):
         if b.dtype in (torch.int64, torch.bool):
             assert torch.equal(a.to(b.dtype), b), f"{slot.name}: {a} is not {b}"
         else:

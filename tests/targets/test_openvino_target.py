@@ -252,7 +252,7 @@ def test_arguments_that_a_rule_cannot_take() -> None:
 
 
 def test_unknown_targets_and_options(tmp_path: Path) -> None:
-    assert set(target_names()) == {"openvino", "torch"}
+    assert set(target_names()) == {"openvino", "onnx", "torch"}
     with pytest.raises(PockError, match=r"Did you mean 'openvino'"):
         get_target("openvno")
     with pytest.raises(PockError, match=r"has no option 'precision'"):

@@ -37,6 +37,10 @@ class TestTorch(TargetContract):
     target = "torch"
 
 
+class TestONNX(TargetContract):
+    target = "onnx"
+
+
 class TestOpenVINO(TargetContract):
     target = "openvino"
 

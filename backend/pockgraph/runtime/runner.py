@@ -18,6 +18,7 @@ from .manifest import Manifest
 
 _MODULES = {
     "openvino": "pockgraph.runtime.openvino",
+    "onnx": "pockgraph.runtime.onnx",
     "torch": "pockgraph.runtime.torch",
 }
 

@@ -17,6 +17,7 @@ from ..graph import Graph
 
 _MODULES = {
     "openvino": "pockgraph.targets.openvino",
+    "onnx": "pockgraph.targets.onnx",
     "torch": "pockgraph.targets.torch",
 }
 

@@ -11,51 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from ..convolution import Geometry, padding_amounts
 from . import emit
 from .emit import Value, op
 from .rules import Context, rule
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a convolution does to space, one number a dimension: padding is given before and after."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    @classmethod
-    def of(cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int = 1) -> Geometry:
-        """From ATen's arguments, where one number may stand for all dimensions."""
-        n = len(kernel)
-        stride, padding, dilation = (
-            tuple(v) if len(v) == n else (v[0],) * n for v in (stride, padding, dilation)
-        )
-        return cls(tuple(kernel), stride, padding, padding, dilation, groups)
-
-    @property
-    def reach(self) -> tuple[int, ...]:
-        """How far apart the first and the last element under the kernel are."""
-        return tuple(d * (k - 1) for k, d in zip(self.kernel, self.dilation))
-
-    def fitted(self, size: Sequence[int], out: Sequence[int]) -> Geometry:
-        """The same with the padding behind that makes `out` of `size`; rows that no window reaches stay."""
-        need = [
-            (o - 1) * s + r + 1 - n - b
-            for o, s, r, n, b in zip(out, self.stride, self.reach, size, self.before)
-        ]
-        return replace(self, after=tuple(max(n, 0) for n in need))
 
 
 # ---------------------------------------------------------------- forward
@@ -169,30 +136,16 @@ def unpadded(ctx: Context, source: Any, x: Value, g: Geometry) -> tuple[Value, G
     """What `source` padded with zeros, and the geometry that does the padding instead."""
     if source.target is not aten.constant_pad_nd.default:
         return x, g
-    before, after = _amounts(source)
+    before, after = padding_amounts(source)
     value = source.args[2] if len(source.args) > 2 else 0
     if value != 0 or min(before + after) < 0 or any(before[:2]) or any(after[:2]):
         return x, g
-    return ctx.values[source.args[0]], replace(
-        g,
-        before=tuple(a + b for a, b in zip(g.before, before[2:])),
-        after=tuple(a + b for a, b in zip(g.after, after[2:])),
-    )
-
-
-def _amounts(node: fx.Node) -> tuple[list[int], list[int]]:
-    """What `constant_pad_nd` adds before and after each dimension; its list starts at the last one."""
-    x, amounts = node.args[:2]
-    ndim = x.meta["val"].ndim  # pyright: ignore
-    before, after = [0] * ndim, [0] * ndim
-    for i in range(len(amounts) // 2):  # pyright: ignore
-        before[-1 - i], after[-1 - i] = amounts[2 * i : 2 * i + 2]  # pyright: ignore
-    return before, after
+    return ctx.values[source.args[0]], g.padded(before[2:], after[2:])
 
 
 @rule(aten.constant_pad_nd.default)
 def constant_pad_nd(ctx: Context, node: fx.Node, x: Value, amounts: Sequence[int], value: float) -> Value:
-    before, after = _amounts(node)
+    before, after = padding_amounts(node)
     source: Any = node.args[0]
     crops = max(before + after) <= 0 and not any(before[:2]) and not any(after[:2])
     if crops and source.target is aten.convolution.default and source.args[6] and source.args[2] is None:

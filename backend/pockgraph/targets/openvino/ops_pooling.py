@@ -1,8 +1,7 @@
 """Pooling, adaptive pooling and resampling, with their backwards.
 
-Average pooling and resampling are linear and separable: y = A_h x A_wᵀ with one constant matrix an
-axis, so that the backward is the same with the matrices transposed. Where OpenVINO has the forward
-as one kernel, that is used.
+Average pooling and resampling are products with constant matrices (`targets.resampling`). Where OpenVINO
+has the forward as one kernel, that is used.
 """
 
 from __future__ import annotations
@@ -14,15 +13,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..resampling import adaptive_matrix, average_matrices, linear_matrix, nearest_matrix, pair
 from . import emit
 from .emit import Value, op
 from .rules import Context, check, rule
 
 aten = torch.ops.aten
-
-
-def _pair(x: Sequence[int]) -> tuple[int, int]:
-    return (x[0], x[0]) if len(x) == 1 else (x[0], x[1])
 
 
 def _along(x: Value, matrices: Sequence[torch.Tensor]) -> Value:
@@ -61,8 +57,8 @@ def max_pool2d(
 
 
 def _max_pool2d(x: Value, out: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> Value:
-    k, p, d = _pair(kernel), _pair(padding), _pair(dilation)
-    s = _pair(stride) if stride else k
+    k, p, d = pair(kernel), pair(padding), pair(dilation)
+    s = pair(stride) if stride else k
     lead = emit.shape(x)[:-3]
     x = emit.reshape(x, (1, *emit.shape(x))) if not lead else x
     end = _pads_end(x, out, k, s, p, d)
@@ -84,8 +80,8 @@ def max_pool2d_backward(
     indices: None,
 ) -> Value:
     """Each offset of the window takes dy where its value is the maximum and no earlier offset's was."""
-    k, p, d = _pair(kernel), _pair(padding), _pair(dilation)
-    s = _pair(stride) if stride else k
+    k, p, d = pair(kernel), pair(padding), pair(dilation)
+    s = pair(stride) if stride else k
     out = emit.shape(dy)[-2:]
     ndim = emit.rank(x)
     dims = [ndim - 2, ndim - 1]
@@ -124,30 +120,6 @@ def _indices_unused(node: fx.Node, *args: Any) -> str:
 # ---------------------------------------------------------------- average pooling
 
 
-def _average_matrix(
-    size: int, out: int, k: int, s: int, p: int, include_pad: bool, divide: bool
-) -> torch.Tensor:
-    """[out, size]: row i averages the window of output i along one axis."""
-    matrix = torch.zeros(out, size)
-    for i in range(out):
-        start, stop = i * s - p, min(i * s - p + k, size + p)
-        inside = range(max(start, 0), min(stop, size))
-        count = stop - start if include_pad else len(inside)
-        matrix[i, inside.start : inside.stop] = 1 / count if divide else 1
-    return matrix
-
-
-def _average_matrices(
-    sizes: Any, out: Any, kernel: Any, stride: Any, padding: Any, include_pad: bool, divisor: int | None
-) -> list[torch.Tensor]:
-    k, p = _pair(kernel), _pair(padding)
-    s = _pair(stride) if stride else k
-    matrices = [
-        _average_matrix(sizes[i], out[i], k[i], s[i], p[i], include_pad, divisor is None) for i in range(2)
-    ]
-    return matrices if divisor is None else [matrices[0] / divisor, matrices[1]]
-
-
 @rule(aten.avg_pool2d.default)
 def avg_pool2d(
     ctx: Context,
@@ -163,9 +135,9 @@ def avg_pool2d(
     out = tuple(node.meta["val"].shape)[-2:]
     if ceil_mode or divisor is not None or emit.rank(x) != 4:
         sizes = emit.shape(x)[-2:]
-        return _along(x, _average_matrices(sizes, out, kernel, stride, padding, include_pad, divisor))
-    k, p = list(_pair(kernel)), list(_pair(padding))
-    s = list(_pair(stride)) if stride else k
+        return _along(x, average_matrices(sizes, out, kernel, stride, padding, include_pad, divisor))
+    k, p = list(pair(kernel)), list(pair(padding))
+    s = list(pair(stride)) if stride else k
     return op.avg_pool(x, s, p, p, k, not include_pad).output(0)
 
 
@@ -183,16 +155,8 @@ def avg_pool2d_backward(
     divisor: int | None,
 ) -> Value:
     sizes, out = emit.shape(x)[-2:], emit.shape(dy)[-2:]
-    matrices = _average_matrices(sizes, out, kernel, stride, padding, include_pad, divisor)
+    matrices = average_matrices(sizes, out, kernel, stride, padding, include_pad, divisor)
     return _along(dy, [m.T for m in matrices])
-
-
-def _adaptive_matrix(size: int, out: int) -> torch.Tensor:
-    matrix = torch.zeros(out, size)
-    for i in range(out):
-        start, stop = i * size // out, -(-(i + 1) * size // out)
-        matrix[i, start:stop] = 1 / (stop - start)
-    return matrix
 
 
 @rule(aten._adaptive_avg_pool2d.default)
@@ -203,7 +167,7 @@ def adaptive_avg_pool2d(ctx: Context, node: fx.Node, x: Value, out: Sequence[int
     if emit.rank(x) == 4 and all(n % o == 0 for n, o in zip(sizes, out)):
         k = [n // o for n, o in zip(sizes, out)]
         return op.avg_pool(x, k, [0, 0], [0, 0], k, True).output(0)
-    return _along(x, [_adaptive_matrix(n, o) for n, o in zip(sizes, out)])
+    return _along(x, [adaptive_matrix(n, o) for n, o in zip(sizes, out)])
 
 
 @rule(aten._adaptive_avg_pool2d_backward.default)
@@ -211,24 +175,16 @@ def adaptive_avg_pool2d_backward(ctx: Context, node: fx.Node, dy: Value, x: Valu
     sizes, out = emit.shape(x)[-2:], emit.shape(dy)[-2:]
     if out == (1, 1):
         return emit.broadcast(emit.scale(dy, 1 / (sizes[0] * sizes[1])), emit.shape(x))
-    return _along(dy, [_adaptive_matrix(n, o).T for n, o in zip(sizes, out)])
+    return _along(dy, [adaptive_matrix(n, o).T for n, o in zip(sizes, out)])
 
 
 # ---------------------------------------------------------------- resampling
 
 
-def _nearest(size: int, out: int, scale: float | None) -> torch.Tensor:
-    return aten.upsample_nearest1d.default(torch.eye(size)[None], [out], scale)[0].T
-
-
-def _linear(size: int, out: int, scale: float | None, align_corners: bool) -> torch.Tensor:
-    return aten.upsample_linear1d.default(torch.eye(size)[None], [out], align_corners, scale)[0].T
-
-
 @rule(aten.upsample_nearest2d.default)
 def upsample_nearest2d(ctx: Context, node: fx.Node, x: Value, out: Any, *scales: float | None) -> Value:
     sizes = emit.shape(x)[-2:]
-    return _along(x, [_nearest(n, o, s) for n, o, s in zip(sizes, out, scales)])
+    return _along(x, [nearest_matrix(n, o, s) for n, o, s in zip(sizes, out, scales)])
 
 
 @rule(aten.upsample_nearest2d.vec)
@@ -241,7 +197,7 @@ def upsample_nearest2d_vec(ctx: Context, node: fx.Node, x: Value, size: Any, sca
 def upsample_nearest2d_backward(
     ctx: Context, node: fx.Node, dy: Value, out: Any, size: Any, *scales: float | None
 ) -> Value:
-    return _along(dy, [_nearest(n, o, s).T for n, o, s in zip(size[-2:], out, scales)])
+    return _along(dy, [nearest_matrix(n, o, s).T for n, o, s in zip(size[-2:], out, scales)])
 
 
 @rule(aten.upsample_bilinear2d.default)
@@ -249,7 +205,7 @@ def upsample_bilinear2d(
     ctx: Context, node: fx.Node, x: Value, out: Any, align_corners: bool, *scales: float | None
 ) -> Value:
     sizes = emit.shape(x)[-2:]
-    return _along(x, [_linear(n, o, s, align_corners) for n, o, s in zip(sizes, out, scales)])
+    return _along(x, [linear_matrix(n, o, s, align_corners) for n, o, s in zip(sizes, out, scales)])
 
 
 @rule(aten.upsample_bilinear2d.vec)
@@ -264,4 +220,4 @@ def upsample_bilinear2d_vec(
 def upsample_bilinear2d_backward(
     ctx: Context, node: fx.Node, dy: Value, out: Any, size: Any, align_corners: bool, *scales: float | None
 ) -> Value:
-    return _along(dy, [_linear(n, o, s, align_corners).T for n, o, s in zip(size[-2:], out, scales)])
+    return _along(dy, [linear_matrix(n, o, s, align_corners).T for n, o, s in zip(size[-2:], out, scales)])

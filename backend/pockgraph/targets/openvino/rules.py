@@ -17,88 +17,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import fx
 
 from ...graph import Graph
-from .. import Unsupported
+from ..rule_table import RuleTable, bound_args
 from . import emit
 from .emit import Value
 
 Rule = Callable[..., Value | tuple[Value | None, ...]]
-Check = Callable[..., str]
 R = TypeVar("R", bound=Rule)
-C = TypeVar("C", bound=Check)
 
-RULES: dict[Any, Rule] = {}
+TABLE = RuleTable("OpenVINO", emit.OV_TYPES)
+RULES, rule, check, find_unsupported = TABLE.rules, TABLE.rule, TABLE.check, TABLE.unsupported
 ELEMENTWISE: set[Any] = set()
-CHECKS: dict[Any, Check] = {}
-
-
-def rule(*overloads: Any) -> Callable[[R], R]:
-    """Register a function as the lowering of ATen overloads."""
-
-    def register(function: R) -> R:
-        for overload in overloads:
-            assert overload not in RULES, f"{overload} has two rules"
-            RULES[overload] = function
-        return function
-
-    return register
 
 
 def elementwise(*overloads: Any) -> Callable[[R], R]:
     """Like `rule`, for a function that does the same to every element, whatever the shape."""
     ELEMENTWISE.update(overloads)
     return rule(*overloads)
-
-
-def check(*overloads: Any) -> Callable[[C], C]:
-    """Register what the rules of `overloads` demand of their arguments.
-
-    The function gets `(node, *args)`, tensors as fx nodes, and returns the reason why a call cannot
-    be lowered, or an empty string.
-    """
-
-    def register(function: C) -> C:
-        CHECKS.update(dict.fromkeys(overloads, function))
-        return function
-
-    return register
-
-
-def bound_args(node: fx.Node) -> list[Any]:
-    """The arguments of an operator call in the order of its schema, with its defaults."""
-    bound = []
-    for i, argument in enumerate(node.target._schema.arguments):  # pyright: ignore
-        if i < len(node.args):
-            bound.append(node.args[i])
-        else:
-            bound.append(node.kwargs.get(argument.name, argument.default_value))
-    return bound
-
-
-def find_unsupported(graph: Graph) -> list[Unsupported]:
-    """Every call in `graph` that has no rule, or whose arguments its rule cannot take."""
-    found = []
-    for node in graph.nodes():
-        reason = _refusal(node)
-        if reason:
-            meta = node.meta
-            found.append(Unsupported(str(node.target), meta.get("layer", ""), meta.get("source", ""), reason))
-    return found
-
-
-def _refusal(node: fx.Node) -> str:
-    if node.target is operator.getitem:
-        return ""
-    if node.target not in RULES:
-        return "no rule lowers this operator to OpenVINO"
-    values = node.meta["val"] if isinstance(node.meta["val"], tuple) else (node.meta["val"],)
-    for value in values:
-        if isinstance(value, torch.Tensor) and value.dtype not in emit.OV_TYPES:
-            return f"OpenVINO has no dtype {value.dtype}"
-    return CHECKS[node.target](node, *bound_args(node)) if node.target in CHECKS else ""
 
 
 @dataclass

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..convolution import Geometry
 from . import emit
 from .emit import Value, op
-from .ops_convolution import Geometry, convolve, transposed_convolution, unpadded
+from .ops_convolution import convolve, transposed_convolution, unpadded
 from .rules import Context, rule
 
 aten = torch.ops.aten

@@ -1,0 +1,165 @@
+"""Runs ONNX artefacts with ONNX Runtime. Needs neither torch nor the `onnx` package.
+
+The step takes the state as inputs and gives the next state as outputs. Both are bound to memory of our
+own, of which there are two sets: a step reads one and writes the other, and the next step goes back.
+One set would not do: the runtime may overwrite a weight that a later operator of the same step reads.
+Evaluation is a model of its own, compiled on first use, and reads the current set in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..errors import ArtifactError, listing
+from .manifest import GraphSpec, Manifest, SlotSpec
+
+_SUFFIX = "ExecutionProvider"
+
+
+def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> ONNXRunner:
+    """See `runner.open_runner`; a device is an execution provider: `"CPU"`, `"CUDA"`, `"QNN"`, …
+
+    `threads=None` leaves the number to ONNX Runtime.
+    """
+    names: dict[str, str] = {p.removesuffix(_SUFFIX).upper(): p for p in ort.get_available_providers()}
+    if device.upper() not in names:
+        raise ArtifactError(
+            f"ONNX Runtime has no device {device!r} here; it has {listing(sorted(names))}. "
+            "Name one of these, or install the ONNX Runtime package of the device."
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # What a device cannot take is computed on the CPU.
+    providers = list(dict.fromkeys((names[device.upper()], f"CPU{_SUFFIX}")))
+    return ONNXRunner(folder, manifest, options, providers)
+
+
+class ONNXRunner:
+    """A `Runner` on an execution provider of ONNX Runtime."""
+
+    def __init__(self, folder: Path, manifest: Manifest, options: Any, providers: list[str]) -> None:
+        self._open = lambda stem: _session(folder / f"{stem}.onnx", options, providers)
+        self._folder, self._eval_spec = folder, manifest.eval
+        spec = manifest.train
+        session = self._open("train")
+        _check(folder / "train.onnx", session, spec)
+        self._state_slots = spec.state
+        made = {s.name for s in spec.outputs}
+        current = {s.name: _Tensor(s) for s in spec.state}
+        # State that a step only reads has one place.
+        other = {s.name: _Tensor(s) if s.next_name in made else current[s.name] for s in spec.state}
+        self._states = (current, other)
+        self._now = 0
+        self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in ("batch", "lr")}
+        self._loss = _Tensor(next(s for s in spec.outputs if s.role == "loss"))
+        self._steps = tuple(
+            _Step(
+                session,
+                {**self._feeds, **before},
+                {"loss": self._loss}
+                | {s.next_name: after[s.name] for s in spec.state if s.next_name in made},
+            )
+            for before, after in ((current, other), (other, current))
+        )
+        self._evals: tuple[_Step, ...] = ()
+
+    def step(self, batch: Mapping[str, np.ndarray], lr: float) -> float:
+        self._feed(batch)
+        if "lr" in self._feeds:
+            self._feeds["lr"].array[...] = lr
+        self._steps[self._now].run()
+        self._now = 1 - self._now
+        return float(self._loss.array)
+
+    def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        if not self._evals:
+            self._evals = tuple(self._evaluations())
+        self._feed(batch)
+        self._evals[self._now].run()
+        return self._metric.array.copy()
+
+    def _evaluations(self) -> Iterable[_Step]:
+        spec, session = self._eval_spec, self._open("eval")
+        _check(self._folder / "eval.onnx", session, spec)
+        self._metric = _Tensor(next(s for s in spec.outputs if s.role == "metric"))
+        for s in spec.batch:
+            self._feeds.setdefault(s.name, _Tensor(s))
+        for state in self._states:
+            yield _Step(session, {**self._feeds, **state}, {"metric": self._metric})
+
+    def _feed(self, batch: Mapping[str, np.ndarray]) -> None:
+        for name, array in batch.items():
+            tensor = self._feeds.get(f"batch:{name}")
+            if tensor is not None:
+                np.copyto(tensor.array, array)
+
+    def read_state(self) -> dict[str, np.ndarray]:
+        return {name: tensor.array.copy() for name, tensor in self._states[self._now].items()}
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            np.copyto(self._states[self._now][name].array, value)
+
+
+class _Tensor:
+    """Memory that the model and numpy share."""
+
+    def __init__(self, slot: SlotSpec) -> None:
+        self.array = np.zeros(slot.shape, slot.dtype)
+        self.value = ort.OrtValue.ortvalue_from_numpy(self.array)
+
+
+class _Step:
+    """A session bound to the tensors of its inputs and outputs."""
+
+    def __init__(self, session: Any, inputs: Mapping[str, _Tensor], outputs: Mapping[str, _Tensor]) -> None:
+        self._session, self._kept = session, (inputs, outputs)
+        self._binding = session.io_binding()
+        for node in session.get_inputs():
+            self._binding.bind_ortvalue_input(node.name, inputs[node.name].value)
+        for name, tensor in outputs.items():
+            self._binding.bind_ortvalue_output(name, tensor.value)
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+
+def _session(path: Path, options: Any, providers: list[str]) -> Any:
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as e:  # ONNX Runtime's exceptions have no base class of their own
+        raise ArtifactError(
+            f"ONNX Runtime {ort.__version__} cannot load {path} for {providers[0]}: {_first_line(e)}. "
+            "Compile the artefact again with this version of ONNX Runtime, or choose another device."
+        ) from e
+
+
+def _check(path: Path, session: Any, spec: GraphSpec) -> None:
+    """Refuse a model that is not the manifest's."""
+    expected = {s.name: (s.shape, s.dtype) for s in spec.inputs if s.is_state or s.role in ("batch", "lr")}
+    found = {n.name: (tuple(n.shape), _dtype(n.type)) for n in session.get_inputs()}
+    differ = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
+    differ += sorted({n.name for n in session.get_outputs()} ^ {s.name for s in spec.outputs})
+    if differ:
+        raise ArtifactError(f"{path} and the manifest disagree on {listing(differ)}. Compile it again.")
+
+
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+def _dtype(onnx_type: str) -> str:
+    """`tensor(float)` as numpy calls it."""
+    name = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return _DTYPES.get(name, name)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else "no reason given"

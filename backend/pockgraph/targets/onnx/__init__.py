@@ -1,0 +1,63 @@
+"""The ONNX target: a training step as an inference model of stock operators, state in and state out.
+
+A graph becomes `STEM.onnx` (opset 18) and, for its larger constants, `STEM.onnx.bin`. One small rule per
+ATen overload (the `ops_*` modules) makes ONNX nodes; no operator of a training extension or of another
+domain is used, so that any runtime of the standard can take the step. `runtime.onnx` runs it with ONNX
+Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import UnsupportedOperators
+from ...graph import Graph
+from .. import Unsupported, check_options, unsupported_message
+from . import (  # noqa: F401  the rules register themselves on import
+    ops_activations,
+    ops_convolution,
+    ops_creation,
+    ops_elementwise,
+    ops_indexing,
+    ops_loss,
+    ops_matmul,
+    ops_normalisation,
+    ops_pooling,
+    ops_reduction,
+    ops_shape,
+    weight_gradient,
+)
+from .lowering import lower
+from .model import write_model
+from .rules import RULES, TABLE
+
+
+class ONNX:
+    """Lowers to ONNX; see the module."""
+
+    name = "onnx"
+
+    def unsupported(self, graph: Graph) -> list[Unsupported]:
+        """Every operator of `graph` that has no rule, or whose rule cannot take its arguments."""
+        return TABLE.unsupported(graph)
+
+    def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
+        """Write `folder/stem.onnx`, and `folder/stem.onnx.bin` if it has large constants.
+
+        Raises:
+            UnsupportedOperators: listing every operator that cannot be lowered.
+            PockError: `options` is not empty; this target has none.
+        """
+        check_options(self.name, options, ())
+        missing = self.unsupported(graph)
+        if missing:
+            raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_model(lower(graph), folder, stem)
+
+
+TARGET = ONNX()
+
+__all__ = ["ONNX", "RULES", "TARGET", "lower"]

@@ -1,0 +1,79 @@
+"""The walk that turns a graph into an ONNX model.
+
+State goes in and out: `trained:conv.weight` is an input, `new_param:conv.weight` an output, and whoever
+runs the model hands the one on as the other. Everything frozen is an initializer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import torch
+from torch import fx
+
+from ...errors import PockError
+from ...graph import Graph, Role
+from . import emit
+from .model import build_model
+from .rules import Context
+from .value import Node, Value, parameter
+
+
+def lower(graph: Graph) -> onnx.ModelProto:
+    """`graph` as an ONNX model of static shapes; inputs and outputs are named like its slots.
+
+    Inputs are the batch entries, `lr` and the state slots, in the graph's order; outputs are all of the
+    graph's. Constants are copies of `graph.values`.
+    """
+    inputs, results = lower_to_values(graph)
+    return build_model(inputs, results)
+
+
+def lower_to_values(graph: Graph) -> tuple[list[Value], dict[str, Value]]:
+    """The model's inputs, and its results by name."""
+    ctx = Context(graph, {})
+    inputs: list[Value] = []
+    for slot, node in zip(graph.inputs, graph.placeholders.values()):
+        if slot.is_state or slot.role in (Role.BATCH, Role.LR):
+            inputs.append(parameter(slot.name, slot.shape, getattr(torch, slot.dtype)))
+            ctx.values[node] = inputs[-1]
+        else:
+            ctx.values[node] = emit.tensor(graph.values[slot.name], slot.name)
+    named = {value.node for value in ctx.values.values()}
+    for node in graph.nodes():
+        ctx.values[node] = value = ctx.lower(node)
+        _check_value(node, value)
+        _name(node, value, named)
+    return inputs, {name: ctx.values[node] for name, node in graph.results.items()}
+
+
+def _check_value(node: fx.Node, value: Any) -> None:
+    """A rule that gives another shape or dtype than ATen is wrong: say so here, not ten nodes later."""
+    pairs = zip(node.meta["val"], value) if isinstance(value, tuple) else ((node.meta["val"], value),)
+    for meta, output in pairs:
+        if output is None or not isinstance(meta, torch.Tensor):
+            continue
+        if (output.shape, output.dtype) != (tuple(meta.shape), meta.dtype):
+            raise PockError(
+                f"The ONNX rule of {node.target} gave {output.shape} {output.dtype} for {node.name}, which "
+                f"is {tuple(meta.shape)} {meta.dtype} ({node.meta.get('layer', '')}). "
+                "This is a bug of the rule: please report it with the shapes above."
+            )
+
+
+def _name(node: fx.Node, value: Any, named: set[Node]) -> None:
+    """Name what a rule made `phase/layer/node`, so that profiles can be read; helpers get a suffix."""
+    name = "/".join((node.meta.get("phase", ""), node.meta.get("layer", ""), node.name))
+    outputs = value if isinstance(value, tuple) else (value,)
+    stack = [v.node for v in outputs if v is not None]
+    last = {made for made in stack if made.kind}
+    while stack:
+        made = stack.pop()
+        if made in named:
+            continue
+        named.add(made)
+        if made.kind:
+            whole = len(last) == 1 and made in last
+            made.name = name if whole else f"{name}/{made.kind}_{len(named)}"
+        stack.extend(i.node for i in made.inputs if i is not None)

@@ -1,0 +1,121 @@
+"""Values -> an ONNX model: what the results need, in the order in which it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ... import __version__
+from .emit import TYPES
+from .op import OPSET
+from .value import Node, Value, make
+
+IR_VERSION = 8  # the first that has opset 18: older runtimes load it, too
+EMBEDDED_BYTES = 1024  # larger constants stand in a file of their own, which runtimes map into memory
+
+
+def build_model(inputs: Sequence[Value], results: Mapping[str, Value]) -> onnx.ModelProto:
+    """A model that takes `inputs` and gives `results`, by name.
+
+    An input that nothing reads is kept: the calling convention does not depend on a plan's details.
+    """
+    results = _own_outputs(results)
+    nodes = _needed(results.values())
+    names = {x.node: [x.node.name] for x in inputs}
+    constants: dict[object, str] = {}
+    initializers = []
+    for node in nodes:
+        if node.data is not None:
+            content = _content(node.data)
+            if content not in constants:
+                constants[content] = node.name or f"const:{len(constants)}"
+                initializers.append(numpy_helper.from_array(node.data, constants[content]))
+            names[node] = [constants[content]]
+        elif node.kind:
+            name = node.name or f"{node.kind}_{len(names)}"
+            names[node] = [name] if node.outputs == 1 else [f"{name}:{i}" for i in range(node.outputs)]
+    for name, value in results.items():
+        names[value.node][value.index] = name
+
+    def name_of(x: Value | None) -> str:
+        return "" if x is None else names[x.node][x.index]
+
+    protos = []
+    for node in nodes:
+        if node.kind:
+            arguments = [name_of(i) for i in node.inputs]
+            while arguments and not arguments[-1]:
+                del arguments[-1]
+            title = node.name or names[node][0]
+            protos.append(helper.make_node(node.kind, arguments, names[node], title, **node.attributes))
+    graph = helper.make_graph(
+        protos,
+        "pockui",
+        [_info(x.node.name, x) for x in inputs],
+        [_info(name, value) for name, value in results.items()],
+        initializers,
+    )
+    opset = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(
+        graph,
+        opset_imports=opset,
+        ir_version=IR_VERSION,
+        producer_name="pockui",
+        producer_version=__version__,
+    )
+
+
+def write_model(model: onnx.ModelProto, folder: Path, stem: str) -> None:
+    """Write `folder/stem.onnx`, and its larger constants as `folder/stem.onnx.bin`; then check it.
+
+    Raises:
+        onnx.checker.ValidationError: the model breaks the standard.
+    """
+    path, location = folder / f"{stem}.onnx", f"{stem}.onnx.bin"
+    (folder / location).unlink(missing_ok=True)  # it would be appended to
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=location,
+        size_threshold=EMBEDDED_BYTES,
+    )
+    onnx.checker.check_model(path, full_check=True)
+
+
+def _own_outputs(results: Mapping[str, Value]) -> dict[str, Value]:
+    """Results of which each is an operator's, and no other's: ONNX has one name for a tensor."""
+    own: dict[str, Value] = {}
+    taken: set[tuple[Node, int]] = set()
+    for name, value in results.items():
+        if not value.kind or (value.node, value.index) in taken:
+            value = make("Identity", [value], value.shape, value.dtype)
+        taken.add((value.node, value.index))
+        own[name] = value
+    return own
+
+
+def _needed(results: Iterable[Value]) -> list[Node]:
+    """Every node that the results depend on, inputs before outputs."""
+    found: set[Node] = set()
+    stack = [value.node for value in results]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(i.node for i in node.inputs if i is not None)
+    return sorted(found, key=lambda node: node.serial)
+
+
+def _content(data: np.ndarray) -> object:
+    """What constants that are stored once have in common; only small ones are compared."""
+    return (data.dtype.str, data.shape, data.tobytes()) if data.nbytes <= EMBEDDED_BYTES else id(data)
+
+
+def _info(name: str, x: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TYPES[x.dtype], x.shape)

@@ -1,0 +1,69 @@
+"""The rules of this target: `rule` and `check` register them, see `targets.rule_table`.
+
+A rule gets tensors as `Value`s:
+
+    @rule(aten.neg.default)
+    def neg(ctx, node, x):
+        return op.negative(x)
+
+Arithmetic is done in float32, int64, int32 and bool, for which ONNX Runtime has kernels of every operator
+here. Other dtypes may be stored, moved and cast, by the rules marked `moves`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ...graph import Graph
+from ..rule_table import R, RuleTable, bound_args, dtypes_of
+from . import emit
+
+COMPUTED = (torch.float32, torch.int64, torch.int32, torch.bool)
+
+
+class _Table(RuleTable):
+    def __init__(self) -> None:
+        super().__init__("ONNX", emit.TYPES)
+        self._moves: set[Any] = set()
+
+    def moves(self, *overloads: Any) -> Callable[[R], R]:
+        """Like `rule`, for a function that computes nothing: it takes every dtype."""
+        self._moves.update(overloads)
+        return self.rule(*overloads)
+
+    def refusal(self, node: fx.Node) -> str:
+        reason = super().refusal(node)
+        if reason or node.target in self._moves or node.target is operator.getitem:
+            return reason
+        for dtype in (d for n in (node, *node.all_input_nodes) for d in dtypes_of(n)):
+            if dtype not in COMPUTED:
+                return f"ONNX Runtime computes it in float32, int64 or int32, not in {dtype}"
+        return ""
+
+
+TABLE = _Table()
+RULES, rule, moves, check = TABLE.rules, TABLE.rule, TABLE.moves, TABLE.check
+
+
+@dataclass
+class Context:
+    """A graph half lowered.
+
+    Attributes:
+        values: fx node -> what it became.
+    """
+
+    graph: Graph
+    values: dict[fx.Node, Any]
+
+    def lower(self, node: fx.Node) -> Any:
+        if node.target is operator.getitem:
+            return self.values[node.args[0]][node.args[1]]  # pyright: ignore
+        args = fx.map_arg(tuple(bound_args(node)), self.values.__getitem__)
+        return RULES[node.target](self, node, *args)

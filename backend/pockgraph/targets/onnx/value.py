@@ -1,0 +1,100 @@
+"""Values of an ONNX graph that is being made: each knows its shape, its dtype and what makes it.
+
+Nothing here imports the `onnx` package; `model` turns values into a model file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+NUMPY_TYPES: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float16,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.int16: np.int16,
+    torch.int8: np.int8,
+    torch.uint8: np.uint8,
+    torch.bool: np.bool_,
+}
+TORCH_TYPES = {np.dtype(v): k for k, v in NUMPY_TYPES.items()}
+_serial = itertools.count()
+
+
+@dataclass(eq=False)
+class Node:
+    """An operator, an input of the model, or a constant.
+
+    Attributes:
+        kind: the ONNX operator; `""` for an input or a constant.
+        inputs: None stands for an optional input that is left out.
+        data: a constant's numbers.
+        name: of the node, or of the input; empty until it gets one.
+        serial: nodes are numbered as they are made, so that each stands behind its inputs.
+    """
+
+    kind: str = ""
+    inputs: tuple[Value | None, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    data: np.ndarray | None = None
+    name: str = ""
+    outputs: int = 1
+    serial: int = field(default_factory=lambda: next(_serial))
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One output of a node, of static shape."""
+
+    node: Node
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    index: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The operator that makes it."""
+        return self.node.kind
+
+
+def make(
+    kind: str, inputs: Sequence[Value | None], shape: Sequence[int], dtype: torch.dtype, **attributes: Any
+) -> Value:
+    """The result of an operator that has one."""
+    return Value(Node(kind, tuple(inputs), attributes), tuple(shape), dtype)
+
+
+def make_many(
+    kind: str,
+    inputs: Sequence[Value | None],
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[torch.dtype],
+    **attributes: Any,
+) -> tuple[Value, ...]:
+    """The results of an operator that has several."""
+    node = Node(kind, tuple(inputs), attributes, outputs=len(shapes))
+    return tuple(Value(node, tuple(s), d, i) for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True)))
+
+
+def parameter(name: str, shape: Sequence[int], dtype: torch.dtype) -> Value:
+    """An input of the model."""
+    return Value(Node(name=name), tuple(shape), dtype)
+
+
+def constant(data: np.ndarray, name: str = "") -> Value:
+    """Embedded numbers; the array must not be changed afterwards."""
+    return Value(Node(data=data, name=name), data.shape, TORCH_TYPES[data.dtype])
+
+
+def is_constant(x: Value) -> bool:
+    """Whether `x` depends on constants alone: a runtime computes it once, when it loads the model."""
+    if x.kind:
+        return all(is_constant(i) for i in x.node.inputs if i is not None)
+    return x.node.data is not None

@@ -1,0 +1,100 @@
+"""The table of rules that a target lowers a graph with: one function per ATen overload.
+
+A rule gets the arguments of the call in the order of the operator's schema, defaults filled in. What it
+cannot take is refused by a `check`, before anything is lowered.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Container
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+
+from ..graph import Graph
+from . import Unsupported
+
+Check = Callable[..., str]
+R = TypeVar("R", bound=Callable[..., Any])
+C = TypeVar("C", bound=Check)
+
+
+class RuleTable:
+    """The rules of one target.
+
+    Attributes:
+        target: what messages call it.
+        dtypes: those that it has.
+        rules, checks: ATen overload -> function.
+    """
+
+    def __init__(self, target: str, dtypes: Container[torch.dtype]) -> None:
+        self.target = target
+        self.dtypes = dtypes
+        self.rules: dict[Any, Callable[..., Any]] = {}
+        self.checks: dict[Any, Check] = {}
+
+    def rule(self, *overloads: Any) -> Callable[[R], R]:
+        """Register a function as the lowering of ATen overloads."""
+
+        def register(function: R) -> R:
+            for overload in overloads:
+                assert overload not in self.rules, f"{overload} has two rules"
+                self.rules[overload] = function
+            return function
+
+        return register
+
+    def check(self, *overloads: Any) -> Callable[[C], C]:
+        """Register what the rules of `overloads` demand of their arguments.
+
+        The function gets `(node, *args)`, tensors as fx nodes, and returns the reason why a call cannot
+        be lowered, or an empty string.
+        """
+
+        def register(function: C) -> C:
+            self.checks.update(dict.fromkeys(overloads, function))
+            return function
+
+        return register
+
+    def unsupported(self, graph: Graph) -> list[Unsupported]:
+        """Every call in `graph` that has no rule, or whose arguments its rule cannot take."""
+        found = []
+        for node in graph.nodes():
+            reason = self.refusal(node)
+            if reason:
+                where = node.meta.get("layer", ""), node.meta.get("source", "")
+                found.append(Unsupported(str(node.target), *where, reason))
+        return found
+
+    def refusal(self, node: fx.Node) -> str:
+        """Why a call cannot be lowered, or an empty string."""
+        if node.target is operator.getitem:
+            return ""
+        if node.target not in self.rules:
+            return f"no rule lowers this operator to {self.target}"
+        for dtype in dtypes_of(node):
+            if dtype not in self.dtypes:
+                return f"{self.target} has no dtype {dtype}"
+        return self.checks[node.target](node, *bound_args(node)) if node.target in self.checks else ""
+
+
+def dtypes_of(node: fx.Node) -> list[torch.dtype]:
+    """The dtypes of the tensors that a node makes."""
+    val = node.meta["val"]
+    values = val if isinstance(val, tuple) else (val,)
+    return [v.dtype for v in values if isinstance(v, torch.Tensor)]
+
+
+def bound_args(node: fx.Node) -> list[Any]:
+    """The arguments of an operator call in the order of its schema, with its defaults."""
+    bound = []
+    for i, argument in enumerate(node.target._schema.arguments):  # pyright: ignore
+        if i < len(node.args):
+            bound.append(node.args[i])
+        else:
+            bound.append(node.kwargs.get(argument.name, argument.default_value))
+    return bound
