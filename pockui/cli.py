@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from pockgraph import __version__
 from pockgraph.errors import NonFiniteLoss, PockError
 
-from .commands import comparison, device, doctor, projects, studies
+from .commands import comparison, device, doctor, operators, projects, studies
 from .commands.output import BAD_INPUT, FAILED, fail
 
 # Nothing here may report its use to anybody, and no library may look for models elsewhere.
@@ -73,6 +73,7 @@ app.command("train")(device.train)
 app.command("bench")(comparison.bench)
 app.command("report")(comparison.report_)
 app.add_typer(studies.app, name="study")
+app.command("operators")(operators.operators)
 app.command("doctor")(doctor.doctor)
 
 
