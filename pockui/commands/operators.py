@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from .output import JsonFlag, out, print_json, print_table
 
 def operators(
     artifact: Annotated[Path, typer.Argument(help="The folder that `pockui compile --target onnx` wrote.")],
-    graph: Annotated[Literal["train", "eval"], typer.Option(help="Which of its two models.")] = "train",
+    evaluation: Annotated[bool, typer.Option("--eval", help="Of its evaluation, not of its step.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """List an ONNX artefact's operators, and what each vendor's runtime says about them.
@@ -22,7 +22,7 @@ def operators(
     """
     from pockgraph.targets.onnx.vendors import coverage, operator_counts
 
-    counts = operator_counts(artifact / f"{graph}.onnx")
+    counts = operator_counts(artifact / ("eval.onnx" if evaluation else "train.onnx"))
     vendors = coverage(counts)
     if as_json:
         print_json(

@@ -8,7 +8,19 @@ import sys
 import pytest
 from conftest import Cli  # pyright: ignore
 
-COMMANDS = ("demo", "serve", "analyze", "search", "compile", "train", "bench", "report", "study", "doctor")
+COMMANDS = (
+    "demo",
+    "serve",
+    "analyze",
+    "search",
+    "compile",
+    "train",
+    "bench",
+    "report",
+    "study",
+    "operators",
+    "doctor",
+)
 
 
 def test_help_names_every_command(cli: Cli) -> None:

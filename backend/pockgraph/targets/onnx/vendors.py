@@ -61,7 +61,7 @@ def operator_counts(path: Path) -> dict[str, int]:
             "compile with target='onnx'."
         ) from None
     except Exception as e:  # protobuf's error, whose class depends on its version
-        raise ArtifactError(f"{path} is no ONNX model: {str(e).splitlines()[0]}") from e
+        raise ArtifactError(f"{path} is no ONNX model ({e}). Compile the artefact again.") from e
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
 
 
