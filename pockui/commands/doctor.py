@@ -31,7 +31,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     found = {
         "versions": versions(),
         "machine": machine(),
-        "targets": [*_openvino(), *_torch()],
+        "targets": [*_openvino(), *_onnx(), *_torch()],
         "extras": _extras(),
     }
     if as_json:
@@ -128,6 +128,20 @@ def _lowered_operators() -> str:
     from pockgraph.targets.openvino import RULES
 
     return f"; lowers {len(RULES)} ATen operators"
+
+
+def _onnx() -> list[dict[str, Any]]:
+    if _version("onnxruntime") is None:
+        return [_target("onnx", "–", False, [], "onnxruntime is not installed: pip install 'pockui[onnx]'")]
+    from pockgraph.runtime.onnx import devices
+
+    found = []
+    for device in devices():
+        note = "ONNX Runtime; training runs in FP32"
+        found.append(
+            _target("onnx", device, True, ["FP32"], note if device == "CPU" else f"{note}, untested")
+        )
+    return found
 
 
 def _torch() -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ def test_doctor_says_what_runs(cli: Cli) -> None:
     targets = {t["target"]: t for t in found["targets"]}
     assert targets["openvino"]["runs"]
     assert "FP32" in targets["openvino"]["precisions"]
+    assert targets["onnx"]["runs"]
     assert targets["torch"]["runs"]
     assert found["machine"]["cores"] >= 1
     text = cli("doctor").out

@@ -26,7 +26,7 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
 
     `threads=None` leaves the number to ONNX Runtime.
     """
-    names: dict[str, str] = {p.removesuffix(_SUFFIX).upper(): p for p in ort.get_available_providers()}
+    names = devices()
     if device.upper() not in names:
         raise ArtifactError(
             f"ONNX Runtime has no device {device!r} here; it has {listing(sorted(names))}. "
@@ -39,6 +39,13 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
     # What a device cannot take is computed on the CPU.
     providers = list(dict.fromkeys((names[device.upper()], f"CPU{_SUFFIX}")))
     return ONNXRunner(folder, manifest, options, providers)
+
+
+def devices() -> dict[str, str]:
+    """Device -> the execution provider of ONNX Runtime that it is, for all on this machine."""
+    found = {p.removesuffix(_SUFFIX).upper(): p for p in ort.get_available_providers()}
+    found.pop("AZURE", None)  # sends the model's inputs to a server
+    return found
 
 
 class ONNXRunner:
