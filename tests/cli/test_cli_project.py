@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -145,7 +146,12 @@ def _measured(study: Path) -> int:
 def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, cli: Cli) -> None:
     command = [sys.executable, "-m", "pockui.cli", "analyze", "my_project:task", "--study", "study.db"]
     command += ["--steps", "6000", "--ratios", "1,0.5,0.25", "--lr", "0.01", "--target", "torch"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a job in the background ignores it
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and not _measured(project / "study.db"):
         time.sleep(0.05)
