@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -116,6 +117,32 @@ class Task:
                 raise TaskError(
                     f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
                 )
+
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        name: str,
+        outputs: Sequence[str] | None = None,
+        parameters: Sequence[str] = (),
+        constants: Sequence[str] = (),
+        **how: Any,
+    ) -> Task:
+        """A task for an inference ONNX model: its floating-point weights become parameters.
+
+        Args:
+            path, outputs, parameters, constants: see `pockgraph.frontends.onnx.load`. `outputs` names the
+                tensors that the model returns to `loss` and `metric`, such as the logits before a softmax.
+            name, how: what `Task` takes, but for the model.
+
+        Raises:
+            CaptureError: the file is no model, its opset is not supported, or a name is wrong.
+            UnsupportedOperators: listing everything in the model that cannot be trained.
+        """
+        from .frontends.onnx import load
+
+        return cls(name, load(path, outputs=outputs, parameters=parameters, constants=constants), **how)
 
     @cached_property
     def _first(self) -> Any:
