@@ -56,7 +56,11 @@ def write_model(
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
     model = helper.make_model(graph, opset_imports=imports, functions=functions)
     model.ir_version = max(8, helper.find_min_ir_version_for(imports[:1]))
-    path.write_bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())  # which types the outputs
+    model = onnx.shape_inference.infer_shapes(model)  # which types the outputs
+    for output in model.graph.output:
+        if not output.HasField("type"):  # of an operator that ONNX defines by others
+            output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    path.write_bytes(model.SerializeToString())
     return path
 
 

@@ -316,6 +316,7 @@ def test_an_unsupported_part_that_is_not_needed_does_no_harm(tmp_path: Path) -> 
         ("BatchNormalization", ["x", "c", "c", "c", "c"], 15, {"training_mode": 1}, "training_mode=1"),
         ("Resize", ["x", "", "s"], 18, {"antialias": 1}, "antialias=1 is not supported, only 0"),
         ("AveragePool", ["x"], 19, {"kernel_shape": [2, 2], "dilations": [2, 1]}, r"dilations=\[2, 1\]"),
+        ("LRN", ["x"], 17, {"size": 4}, "size=4 is not supported, only odd ones"),
         ("Relu", ["x"], 17, {"unheard_of": 1}, "its attribute 'unheard_of'"),
     ],
 )

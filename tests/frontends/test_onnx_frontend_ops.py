@@ -240,7 +240,7 @@ CASES = [
     case("LpNormalization", X, axis=1),
     case("LpNormalization", X, p=1),
     case("LRN", X, size=3, alpha=0.1, beta=0.6, bias=1.5),
-    case("LRN", X, size=4, alpha=0.1),
+    case("LRN", X, size=5, alpha=0.1),
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from .program import Node, Program
-from .roles import ELEMENTWISE, PRODUCTS, Role, follows_product
+from .roles import ELEMENTWISE, Role, follows_product
 
 # Ends of tensor names that say what the tensor is, and parts that only tell of an exporter's plumbing.
 _LEAF = re.compile(
@@ -98,7 +98,7 @@ def name_tensors(program: Program, roles: Mapping[str, Role]) -> dict[str, str]:
         layer = next(filter(None, map(_layer_of_tensor, members)), None) or _layer_of_node(node)
         for name in members:
             # Two operands of one sum or product need not belong together.
-            own = node.op in ELEMENTWISE and node.op not in PRODUCTS and _layer_of_tensor(name)
+            own = node.op in ELEMENTWISE and _layer_of_tensor(name)
             layers[name] = own or layer or [f"{node.op.lower()}_{counts[node.op]}"]
     trained = [layer for name, layer in layers.items() if roles[name].trained]
     if not any(part.isdigit() for layer in trained for part in layer):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .rules import only, op
 
-_BATCH_NORM = {
-    "leaves": {"scale": "weight", "b": "bias", "mean": "running_mean", "var": "running_var"},
-    "buffers": ("mean", "var"),
-}
 
-
-@op("BatchNormalization", 7, 9, 14, 15, check=only(training_mode=0, spatial=1), **_BATCH_NORM)
+@op(
+    "BatchNormalization",
+    *(7, 9, 14, 15),
+    leaves={"scale": "weight", "b": "bias", "mean": "running_mean", "var": "running_var"},
+    buffers=("mean", "var"),
+    check=only(training_mode=0, spatial=1),
+)
 def batch_normalization(
     x: Tensor,
     scale: Tensor,
@@ -84,14 +88,17 @@ def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     return torch.where(norm == 0, torch.zeros_like(x), x / norm)
 
 
-@op("LRN", 1, 13)
+def _odd_window(attributes: Mapping[str, Any]) -> str:
+    return "" if attributes["size"] % 2 else f"size={attributes['size']} is not supported, only odd ones"
+
+
+@op("LRN", 1, 13, check=_odd_window)
 def local_response_normalization(
     x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> Tensor:
-    """Over a window of `size` channels; the larger half of an even window lies behind."""
-    before, channels = (size - 1) // 2, x.shape[1]
-    padding = [0, 0] * (x.ndim - 2) + [before, size - 1 - before]
-    squares = F.pad(x.square(), padding)
+    """Over a window of `size` channels."""
+    channels = x.shape[1]
+    squares = F.pad(x.square(), [0, 0] * (x.ndim - 2) + [size // 2, size // 2])
     total = squares[:, :channels]
     for i in range(1, size):
         total = total + squares[:, i : i + channels]

@@ -104,15 +104,18 @@ def _role(program: Program, name: str, forced: bool, kept: bool) -> Role | None:
     elementwise = all(node.op in ELEMENTWISE for node, _ in uses)
     flat = elementwise and value.ndim > 1 and value.size == max(value.shape)
     node, i, rule = next(((n, i, r) for n, i, r in rules if _leaf(r, i)), rules[0])
-    leaf = _leaf(rule, i) or ("weight" if value.ndim > 1 else "bias")
+    own_leaf = _leaf(rule, i)
+    leaf = own_leaf or ("weight" if value.ndim > 1 else "bias")
     if elementwise and leaf == "bias" and value.ndim > 1 and not flat:
         leaf = "weight"
     if forced:
         return Role(True, leaf, node, flat)
     is_buffer = all(r is not None and r.input_name(i) in r.buffers for _, i, r in rules)
     if is_buffer or kept or not (np.abs(value.astype(np.float64)) < LARGEST_WEIGHT).all():
-        return Role(False, leaf, node, False) if value.size > 1 or is_buffer else None
-    own_place = bool(_leaf(rule, i)) and node.op not in ELEMENTWISE
+        # One number alone stays a number, unless it is the statistic of a norm over one channel.
+        held = value.size > 1 or (is_buffer and own_leaf)
+        return Role(False, own_leaf or "value", node, False) if held else None
+    own_place = bool(own_leaf) and node.op not in ELEMENTWISE
     if value.size > 1 or own_place or (node.op == "Add" and follows_product(program, node, name)):
         return Role(True, leaf, node, flat)
     return None

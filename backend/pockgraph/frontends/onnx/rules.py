@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,11 +64,12 @@ RULES: dict[str, dict[int, Rule]] = {}
 COUNT = "outputs"  # a keyword parameter of this name is told how many outputs the node has
 
 
-@dataclass(frozen=True)
 class NotRunnable(Exception):
     """Raised by a rule: with these shapes it cannot do what the operator does."""
 
-    reason: str = field(default="")
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def op(
