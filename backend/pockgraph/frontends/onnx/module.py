@@ -80,6 +80,10 @@ class Origin:
     sha256: str
 
 
+class _Cache(dict[Any, dict[str, np.ndarray]]):
+    """Input shapes -> values known for them. `torch.export` refuses a plain dict that grows under it."""
+
+
 class Layer(nn.Module):
     """A part of the tree that holds weights; it runs the operators that use them.
 
@@ -108,7 +112,7 @@ class OnnxModule(nn.Module):
         self._fqns = name_tensors(program, roles)
         self.tensor_names = {fqn: name for name, fqn in self._fqns.items()}
         self._known = {name: v for name, v in program.tensors.items() if name not in roles}
-        self._folded: dict[Any, dict[str, np.ndarray]] = {}
+        self._folded = _Cache()
         for name, fqn in self._fqns.items():
             value = torch.from_numpy(np.array(program.tensors[name]))
             self._hold(fqn, value.reshape(-1) if roles[name].flat else value, roles[name].trained)
