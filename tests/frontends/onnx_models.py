@@ -32,13 +32,17 @@ def write_model(
     nodes: Sequence[NodeProto],
     inputs: Arrays,
     tensors: Arrays,
-    outputs: Sequence[str],
+    outputs: Sequence[str] | Mapping[str, Sequence[str | int]],
     opset: int = 17,
     open_batch: bool = False,
     functions: Sequence[Any] = (),
     domains: Sequence[str] = (),
 ) -> Path:
-    """Write a model whose inputs have the shapes of the arrays given for them."""
+    """Write a model whose inputs have the shapes of the arrays given for them.
+
+    Args:
+        outputs: names, with their shapes where ONNX cannot infer them and its checker wants to know.
+    """
 
     def declared(name: str, value: np.ndarray) -> Any:
         shape: list[Any] = list(value.shape)
@@ -50,7 +54,12 @@ def write_model(
         list(nodes),
         "model",
         [declared(n, v) for n, v in inputs.items()],
-        [onnx.ValueInfoProto(name=n) for n in outputs],
+        [
+            helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, outputs[n])
+            if isinstance(outputs, Mapping)
+            else onnx.ValueInfoProto(name=n)
+            for n in outputs
+        ],
         [numpy_helper.from_array(v, n) for n, v in tensors.items()],
     )
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
@@ -58,7 +67,7 @@ def write_model(
     model.ir_version = max(8, helper.find_min_ir_version_for(imports[:1]))
     model = onnx.shape_inference.infer_shapes(model)  # which types the outputs
     for output in model.graph.output:
-        if not output.HasField("type"):  # of an operator that ONNX defines by others
+        if output.type.WhichOneof("value") is None:  # of an operator that ONNX defines by others
             output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     path.write_bytes(model.SerializeToString())
     return path

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import helper
 from onnx_models import assert_equal, ints, rand, run_module, run_onnxruntime, write_model
@@ -252,7 +251,6 @@ def test_operators_equal_onnxruntime(case: Case, tmp_path: Path) -> None:
     outputs = [f"o{i}" for i in range(case.outputs)]
     node = helper.make_node(case.op, names, outputs, **case.attributes)
     path = write_model(tmp_path / "op.onnx", [node], inputs, tensors, outputs, case.opset)
-    onnx.checker.check_model(str(path))
     assert_equal(run_module(load(path), inputs), run_onnxruntime(path, inputs))
 
 

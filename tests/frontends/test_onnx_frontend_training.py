@@ -94,7 +94,7 @@ def convolutional(path: Path) -> Path:
         node("Softmax", ["logits"], ["probabilities"]),
     ]
     return write_model(
-        path, nodes, {"x": rand(4, 3, 12, 12)}, tensors, ["probabilities"], 13, open_batch=True
+        path, nodes, {"x": rand(4, 3, 12, 12)}, tensors, {"probabilities": ["batch", 3]}, 13, open_batch=True
     )
 
 
@@ -263,13 +263,14 @@ def test_external_data_is_read_and_large_models_are_written_so(
 ) -> None:
     model = onnx.load(transformer(tmp_path / "plain.onnx"))
     path = tmp_path / "m.onnx"
-    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=64)
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=200)
     module = load(path)
     ids = {"x": np.arange(24).reshape(4, 6) % 11}
     expected = run_onnxruntime(path, ids)
     assert_equal(run_module(module, ids), expected)
     assert_equal(run_onnxruntime(export_onnx(module, tmp_path / "inside.onnx"), ids), expected)
     monkeypatch.setattr(writing, "LARGEST_FILE_BYTES", 100)
+    monkeypatch.setattr(writing, "SMALLEST_OUTSIDE_BYTES", 200)
     outside = export_onnx(module, tmp_path / "outside.onnx")
     assert len(list(tmp_path.glob("outside.*.data"))) == 1
     assert outside.stat().st_size < (tmp_path / "inside.onnx").stat().st_size

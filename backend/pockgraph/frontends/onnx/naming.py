@@ -130,13 +130,10 @@ def _distinct(layers: Mapping[str, list[str]], roles: Mapping[str, Role]) -> dic
     names = {}
     for name, layer in layers.items():
         safe = [f"{p}_" if hasattr(nn.Module, p) else p for p in layer]
-        for number in itertools.count():
-            path = safe if not number else [*safe[:-1], f"{safe[-1]}_{number}"]
-            # A module cannot stand where a tensor does: the part of the path that would, makes way.
-            path = _beside(path, taken)
-            fqn = ".".join([*path, roles[name].leaf])
-            if fqn not in taken and fqn not in modules:
-                break
+        path, number = _beside(safe, taken), 0
+        while (fqn := ".".join([*path, roles[name].leaf])) in taken | modules:
+            number += 1
+            path = _beside([*safe[:-1], f"{safe[-1]}_{number}"], taken)
         modules.update(".".join(path[: i + 1]) for i in range(len(path)))
         taken.add(fqn)
         names[name] = fqn
@@ -144,6 +141,7 @@ def _distinct(layers: Mapping[str, list[str]], roles: Mapping[str, Role]) -> dic
 
 
 def _beside(path: list[str], taken: set[str]) -> list[str]:
+    """A module cannot stand where a tensor does: the part of the path that would, gets another name."""
     made: list[str] = []
     for part in path:
         while ".".join([*made, part]) in taken:

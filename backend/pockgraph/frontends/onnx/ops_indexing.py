@@ -15,7 +15,7 @@ from .rules import NotRunnable, only, op
 
 def _wrapped(indices: Tensor, size: int) -> Tensor:
     indices = indices.to(torch.int64)
-    return torch.where(indices < 0, indices + size, indices)
+    return indices + (indices < 0).to(torch.int64) * size
 
 
 @op("Gather", 1, 11, 13, leaves={"x": "weight"})
@@ -69,7 +69,7 @@ def one_hot(indices: Tensor, depth: np.ndarray, values: np.ndarray, *, axis: int
     axis = axis + indices.ndim + 1 if axis < 0 else axis
     classes = torch.arange(count).reshape([count if d == axis else 1 for d in range(indices.ndim + 1)])
     hot = _wrapped(indices, count).unsqueeze(axis) == classes
-    off, on = (torch.from_numpy(values[i : i + 1]) for i in range(2))
+    off, on = (torch.from_numpy(values[i : i + 1].copy()) for i in range(2))
     return torch.where(hot, on, off)
 
 

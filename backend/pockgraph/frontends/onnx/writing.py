@@ -15,6 +15,7 @@ from ...plan import write_atomically
 from .module import OnnxModule
 from .reader import OWN_DOMAINS, import_onnx, load_proto
 
+SMALLEST_OUTSIDE_BYTES = 1024  # runtimes read shapes before they read external data
 LARGEST_FILE_BYTES = 2**31 - 2**26  # of weights: protobuf's limit, less room for the graph
 
 
@@ -81,7 +82,8 @@ def _overwrite(tensor: Any, value: np.ndarray, onnx: Any) -> None:
     name, note = tensor.name, tensor.doc_string
     shaped = np.ascontiguousarray(value.reshape(tuple(tensor.dims)))
     tensor.CopyFrom(onnx.numpy_helper.from_array(shaped, name))
-    tensor.doc_string = note
+    if note:
+        tensor.doc_string = note
 
 
 def _save(proto: Any, target: Path, onnx: Any) -> None:
@@ -95,14 +97,17 @@ def _save(proto: Any, target: Path, onnx: Any) -> None:
 
 
 def _data_of(proto: Any) -> bytes:
-    return b"".join(t.raw_data for t in proto.graph.initializer if t.HasField("raw_data"))
+    return b"".join(t.raw_data for t in _large(proto))
+
+
+def _large(proto: Any) -> list[Any]:
+    return [t for t in proto.graph.initializer if len(t.raw_data) >= SMALLEST_OUTSIDE_BYTES]
 
 
 def _point_to(proto: Any, location: str, onnx: Any) -> None:
     offset = 0
-    for tensor in proto.graph.initializer:
-        if tensor.HasField("raw_data"):
-            length = len(tensor.raw_data)
-            onnx.external_data_helper.set_external_data(tensor, location, offset, length)
-            tensor.ClearField("raw_data")
-            offset += length
+    for tensor in _large(proto):
+        length = len(tensor.raw_data)
+        onnx.external_data_helper.set_external_data(tensor, location, offset, length)
+        tensor.ClearField("raw_data")
+        offset += length
