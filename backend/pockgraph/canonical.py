@@ -8,7 +8,11 @@ Before → after:
   holds on to the saved activation
 - batch norm with frozen statistics, and its backward → `x * scale + shift` and their gradients, so
   that a frozen one can be folded into its convolution
-- `native_layer_norm_backward` → db as a `sum`, which needs no saved activation
+- `native_layer_norm_backward`, `native_group_norm_backward` → db as a `sum`, which needs no saved
+  activation
+- batch norm over one sample that keeps no running statistics, which is how `instance_norm` comes →
+  group norm with a channel a group
+- PReLU, and its backward → comparisons and products
 - `hardtanh_backward(dy, x)` → `hardtanh_backward(dy, y)`: the result decides as well as the input
   (`x <= low` exactly when `y <= low`), and it is often saved anyway
 - nodes without any input → constants
@@ -234,7 +238,14 @@ def _bn_scale(b: Builder, w: Any, var: Any, eps: float) -> tuple[fx.Node, fx.Nod
 def _native_batch_norm(b: Builder, node: fx.Node) -> Any:
     args: Any = node.args
     x, w, bias, mean, var, training, _, eps = args
-    return None if training else _scale_and_shift(b, x, w, bias, mean, var, eps)
+    if not training:
+        return _scale_and_shift(b, x, w, bias, mean, var, eps)
+    sizes = _instances(x, mean)
+    if sizes is None:
+        return None
+    norm = b.call(aten.native_group_norm.default, x, w, bias, *sizes, eps)
+    flat = [b.call(aten.reshape.default, _take(b, norm, i), [sizes[1]]) for i in (1, 2)]
+    return {0: _take(b, norm, 0), 1: flat[0], 2: flat[1]}
 
 
 @rule(aten._native_batch_norm_legit_no_training.default)
@@ -242,6 +253,12 @@ def _batch_norm(b: Builder, node: fx.Node) -> Any:
     args: Any = node.args
     x, w, bias, mean, var, _, eps = args
     return _scale_and_shift(b, x, w, bias, mean, var, eps)
+
+
+def _instances(x: Any, mean: Any) -> list[int] | None:
+    """N, C, HW and groups of the group norm that a batch norm over its own statistics is, if it is one."""
+    n, c, *space = x.meta["val"].shape
+    return [n, c, math.prod(space), c] if mean is None and n == 1 else None
 
 
 def _scale_and_shift(
@@ -259,9 +276,13 @@ def _scale_and_shift(
 @rule(aten.native_batch_norm_backward.default)
 def _batch_norm_backward(b: Builder, node: fx.Node) -> Any:
     args: Any = node.args
-    dy, x, w, mean, var, _, _, training, eps, mask = args
+    dy, x, w, mean, var, center, rstd, training, eps, mask = args
     if training:
-        return None
+        sizes = _instances(x, mean)
+        if sizes is None:
+            return None
+        center, rstd = (b.call(aten.reshape.default, v, [1, sizes[1]]) for v in (center, rstd))
+        return _group_norm_gradients(b, (dy, x, center, rstd, w, *sizes), mask)
     ndim = x.meta["val"].ndim
     dims = [d for d in range(ndim) if d != 1]
     inv, scale = _bn_scale(b, w, var, eps)
@@ -289,6 +310,41 @@ def _layer_norm_backward(b: Builder, node: fx.Node) -> Any:
         rest = b.call(aten.native_layer_norm_backward.default, *args[:-1], [mask[0], mask[1], False])
         results |= {i: _take(b, rest, i) for i in (0, 1) if mask[i]}
     return results
+
+
+@rule(aten.native_group_norm_backward.default)
+def _group_norm_backward(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    return _group_norm_gradients(b, args[:-1], args[-1])
+
+
+def _group_norm_gradients(b: Builder, args: tuple[Any, ...], mask: list[bool]) -> dict[int, fx.Node]:
+    dy = args[0]
+    results: dict[int, fx.Node] = {}
+    if mask[2]:
+        dims = [d for d in range(dy.meta["val"].ndim) if d != 1]
+        results[2] = b.call(aten.sum.dim_IntList, dy, dims)
+    if mask[0] or mask[1]:
+        rest = b.call(aten.native_group_norm_backward.default, *args, [mask[0], mask[1], False])
+        results |= {i: _take(b, rest, i) for i in (0, 1) if mask[i]}
+    return results
+
+
+@rule(aten._prelu_kernel.default)
+def _prelu(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    x, w = args
+    return b.call(aten.where.self, b.call(aten.gt.Scalar, x, 0), x, b.call(aten.mul.Tensor, w, x))
+
+
+@rule(aten._prelu_kernel_backward.default)
+def _prelu_backward(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    dy, x, w = args
+    positive = b.call(aten.gt.Scalar, x, 0)
+    dx = b.call(aten.where.self, positive, dy, b.call(aten.mul.Tensor, w, dy))
+    dw = b.call(aten.masked_fill.Scalar, b.call(aten.mul.Tensor, dy, x), positive, 0.0)
+    return {0: dx, 1: dw}
 
 
 def hoist_weight_gradients(graph: Graph) -> Graph:

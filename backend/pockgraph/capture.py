@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import CaptureError, TaskError, listing
 from .graph import Graph, Role, Slot, add_constant, aten, dtype_name, meta_like
+from .recurrent import STEPS
 from .task import Task
 
 DATA_DEPENDENT = (
@@ -124,7 +125,7 @@ def _export(task: Task, function: Callable[..., torch.Tensor], what: str) -> tor
             exported = torch.export.export(module, example, strict=False)
             _refuse_dynamic(task, what, exported)
             _detach_no_grad(exported.graph_module)
-            return exported if _is_functional(exported) else exported.run_decompositions({})
+            return exported if _is_functional(exported) else exported.run_decompositions(dict(STEPS))
     finally:
         for name, m in task.model.named_modules():
             m.training = training[name]
@@ -233,6 +234,8 @@ class _Replay(fx.Interpreter):
         if target is aten.copy.default:  # has no derivative
             into, value = args[:2]
             return value.to(into.dtype).expand(into.shape)
+        if target in STEPS:
+            return STEPS[target](*args, **kwargs)
         return super().call_function(target, args, kwargs)
 
 
