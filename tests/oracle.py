@@ -258,6 +258,8 @@ class Case:
 
 
 ALL_CASES = tuple(itertools.starmap(Case, itertools.product(ZOO, PLANS, OPTIMIZERS)))
+
+
 # Every model with every plan, and every optimizer with each of them: what an optimizer adds to a graph
 # does not depend on the model, so the whole product is checked once and this elsewhere.
 def covering(models: Iterable[str]) -> tuple[Case, ...]:
@@ -269,6 +271,15 @@ def covering(models: Iterable[str]) -> tuple[Case, ...]:
 
 
 COVERING_CASES = covering(ZOO)
+
+
+def sampled(models: Iterable[str], start: int = 0) -> tuple[Case, ...]:
+    """One case for each model; plans and optimizers take turns, from the plan number `start` on."""
+    plans, optimizers = list(PLANS), list(OPTIMIZERS)
+    return tuple(
+        Case(model, plans[i % len(plans)], optimizers[i % len(optimizers)])
+        for i, model in enumerate(models, start)
+    )
 
 
 def lrs_for(optimizer: Optimizer) -> list[float]:

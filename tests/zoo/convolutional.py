@@ -79,7 +79,15 @@ class Classifier(nn.Module):
 def mobilenet_v2() -> nn.Module:
     """All 17 blocks with their strides (arXiv 1801.04381)."""
     # expansion, channels, blocks, stride of the first
-    stages = ((1, 2, 1, 1), (2, 3, 2, 2), (2, 3, 3, 2), (2, 4, 4, 2), (2, 4, 3, 1), (2, 5, 3, 2), (2, 6, 1, 1))
+    stages = (
+        (1, 2, 1, 1),
+        (2, 3, 2, 2),
+        (2, 3, 3, 2),
+        (2, 4, 4, 2),
+        (2, 4, 3, 1),
+        (2, 5, 3, 2),
+        (2, 6, 1, 1),
+    )
     layers: list[nn.Module] = [ConvNorm(3, 4, 3, 2, act=nn.ReLU6)]
     inputs = 4
     for expansion, outputs, blocks, stride in stages:
@@ -170,7 +178,9 @@ def resnet50() -> nn.Module:
 def efficientnet_lite0() -> nn.Module:
     """The demo's own blocks, with TensorFlow's uneven padding, one or two a stage."""
     # blocks, kernel, stride of the first, expansion, channels
-    stages = ((1, 3, 1, 1, 2), (2, 3, 2, 2, 3), (2, 5, 2, 2, 3), (2, 3, 2, 2, 4), (1, 5, 1, 2, 4), (1, 3, 1, 2, 5))
+    stages = (
+        (1, 3, 1, 1, 2), (2, 3, 2, 2, 3), (2, 5, 2, 2, 3), (2, 3, 2, 2, 4), (1, 5, 1, 2, 4), (1, 3, 1, 2, 5)
+    )  # fmt: skip
     layers: list[nn.Module] = [SameConv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU6()]
     inputs = 4
     for blocks, kernel, stride, expansion, outputs in stages:

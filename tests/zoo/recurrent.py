@@ -7,11 +7,10 @@ from collections.abc import Callable
 import torch
 from models import CLASSES, TOKENS, VOCABULARY, sentences, task_of
 from torch import Tensor, nn
+from zoo.convolutional import batches_of, logits
 
 import pockgraph as pg
 from pockgraph.task import Batch
-
-from zoo.convolutional import batches_of, logits
 
 WIDTH = 5
 
@@ -19,7 +18,9 @@ WIDTH = 5
 class LastState(nn.Module):
     """Features over time in, the last hidden state of every direction to a class."""
 
-    def __init__(self, kind: type[nn.RNNBase], layers: int = 1, both: bool = False, **options: object) -> None:
+    def __init__(
+        self, kind: type[nn.RNNBase], layers: int = 1, both: bool = False, **options: object
+    ) -> None:
         super().__init__()
         self.recurrent = kind(WIDTH, 4, layers, bidirectional=both, batch_first=True, **options)  # pyright: ignore
         self.classifier = nn.Linear(8 if both else 4, CLASSES)

@@ -1,15 +1,39 @@
 """Convolutional networks: every kind of plan, on every target, equals eager PyTorch."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
 from models import register
-from oracle import covering
+from oracle import covering, sampled
 from targets.test_target_contract import TargetContract
 from zoo.convolutional import MODELS
 
 register(MODELS)
 
-class TestTorch(TargetContract):
+
+class OneEach(TargetContract):
+    test_any_plan_equals_eager_pytorch: ClassVar[None] = None  # pyright: ignore
+
+
+class TestTorch(OneEach):
+    target = "torch"
+    cases = sampled(MODELS)
+
+
+class TestOpenVINO(OneEach):
+    target = "openvino"
+    cases = sampled(MODELS, start=3)
+
+
+@pytest.mark.slow
+class TestEveryPlanOnTorch(TargetContract):
     target = "torch"
     cases = covering(MODELS)
 
-class TestOpenVINO(TargetContract):
+
+@pytest.mark.slow
+class TestEveryPlanOnOpenVINO(TargetContract):
     target = "openvino"
     cases = covering(MODELS)
