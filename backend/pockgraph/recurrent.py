@@ -77,7 +77,7 @@ def _layers(
     x = x.transpose(0, 1) if batch_first else x
     last: list[State] = []
     for layer in range(num_layers):
-        sides = []
+        sides: list[list[Tensor]] = []
         for backwards in range(directions):
             at = layer * directions + backwards
             own = weights[at * count : (at + 1) * count]

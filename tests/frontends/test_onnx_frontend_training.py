@@ -167,8 +167,10 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("kind", ["convolutional", "transformer"])
+@pytest.mark.parametrize(
+    ("kind", "plan"),
+    [*(("convolutional", plan) for plan in PLANS), ("transformer", "full"), ("transformer", "preset")],
+)
 def test_three_steps_on_openvino_equal_eager_pytorch(kind: str, plan: str, tmp_path: Path) -> None:
     task = task_of(kind, tmp_path)
     graph = pg.build(task, OPTIMIZER)
