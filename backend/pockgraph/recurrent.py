@@ -85,7 +85,8 @@ def _layers(
             outputs, state = _direction(cell, x, start, own, has_biases, bool(backwards))
             sides.append(outputs)
             last.append(state)
-        x = torch.stack([torch.cat(side, 1) if len(side) > 1 else side[0] for side in zip(*sides)])
+        outputs = sides[0] if directions == 1 else [torch.cat(pair, 1) for pair in zip(*sides)]
+        x = torch.stack(outputs)
     states = [torch.stack(parts) for parts in zip(*last)]
     return (x.transpose(0, 1) if batch_first else x, *states)
 
