@@ -372,7 +372,6 @@ ZOO: dict[str, Callable[[], Task]] = {
     f.__name__: f for f in (mobilenet, resnet, unet, mlp, twice, unused, transformer, bert, tied)
 }
 
-
 FURTHER: dict[str, Callable[[], Task]] = {}
 
 

@@ -30,6 +30,7 @@ import pockgraph as pg
 from pockgraph.capture import trace_loss
 from pockgraph.graph import Graph, Role
 from pockgraph.optimizer import Optimizer
+from pockgraph.plan import Trained
 from pockgraph.task import Batch, as_named
 from pockgraph.train_graph import TrainGraph
 
@@ -308,16 +309,19 @@ def expected(model: str, optimizer: str, plan_json: str) -> tuple[Steps, Steps]:
 
 
 @st.composite
-def choices(draw: st.DrawFn, graph: TrainGraph) -> dict[str, float | list[int]]:
-    """What `Plan.of` takes: some tensors, whole or by explicit channels; never nothing."""
+def choices(draw: st.DrawFn, graph: TrainGraph) -> dict[str, float | list[int] | Trained]:
+    """What `Plan.of` takes: some tensors, whole or by explicit channels of any dimension; never nothing."""
     rows = draw(st.lists(st.sampled_from(graph.tensors), min_size=1, max_size=6, unique_by=lambda r: r.fqn))
-    choice: dict[str, float | list[int]] = {}
+    choice: dict[str, float | list[int] | Trained] = {}
     for row in rows:
-        if row.channels is None or draw(st.booleans()):
+        dim = draw(st.sampled_from([None, row.channel_dim, *range(len(row.shape))]))
+        if dim is None:
             choice[row.fqn] = 1.0
-        else:
-            channel = st.integers(0, row.channels - 1)
-            choice[row.fqn] = draw(st.lists(channel, min_size=1, max_size=row.channels, unique=True))
+            continue
+        channel = st.integers(0, row.shape[dim] - 1)
+        channels = draw(st.lists(channel, min_size=1, max_size=row.shape[dim], unique=True))
+        plain = dim == row.channel_dim and draw(st.booleans())
+        choice[row.fqn] = channels if plain else Trained(dim=dim, channels=tuple(sorted(channels)))
     return choice
 
 
@@ -328,6 +332,7 @@ class TrainingContract:
     """
 
     cases: Sequence[Case] = ALL_CASES
+    plans: Mapping[str, Callable[[TrainGraph], pg.Plan]] = PLANS
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         """Take the steps of `graph` (a plan's graph) and evaluate the first batch."""
@@ -339,7 +344,7 @@ class TrainingContract:
 
     def test_steps_equal_eager_pytorch(self, case: Case) -> None:
         graph = built(case.model, case.optimizer)
-        self.check(PLANS[case.plan](graph), case)
+        self.check(self.plans[case.plan](graph), case)
 
     @given(data=st.data())
     @settings(max_examples=12, suppress_health_check=[*HealthCheck])

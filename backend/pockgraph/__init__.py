@@ -18,6 +18,8 @@ _HOME = {
     "build": "autodiff",
     "TrainGraph": "train_graph",
     "Plan": "plan",
+    "Trained": "plan",
+    "heads": "attention",
     "compile": "compiler",
     "Artifact": "artifact",
     "Budget": "budget",
@@ -35,18 +37,21 @@ __all__ = [
     "Study",
     "Task",
     "TrainGraph",
+    "Trained",
     "build",
     "compile",
+    "heads",
 ]
 
 if TYPE_CHECKING:
     from .artifact import Artifact
+    from .attention import heads
     from .autodiff import build
     from .budget import Budget
     from .compiler import compile
     from .errors import PockError
     from .optimizer import SGD, AdamW
-    from .plan import Plan
+    from .plan import Plan, Trained
     from .study import Study
     from .task import Batches, Task
     from .train_graph import TrainGraph

@@ -15,7 +15,9 @@ Before → after:
 - PReLU, and its backward → comparisons and products
 - `hardtanh_backward(dy, x)` → `hardtanh_backward(dy, y)`: the result decides as well as the input
   (`x <= low` exactly when `y <= low`), and it is often saved anyway
+- `diagonal` → a strided `slice`; `select_scatter`, `slice_scatter` → `cat`
 - nodes without any input → constants
+- `x[arange, arange, None]`, as attention masks are made → `reshape`
 - `_safe_softmax` → `_softmax`, with rows that are masked out entirely set to zero where there can be any
 """
 
@@ -70,7 +72,7 @@ def canonicalise(graph: Graph) -> Graph:
         else:
             node.replace_all_uses_with(replacement)
     new.eliminate_dead_code()
-    return plain_softmax(fold_constants(rebuilt(graph, new)))
+    return plain_softmax(plain_index(fold_constants(rebuilt(graph, new))))
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -99,6 +101,46 @@ def fold_constants(graph: Graph) -> Graph:
         values[slot.name] = value.contiguous()
     graph.fx.eliminate_dead_code()
     return rebuilt(graph, graph.fx, inputs=tuple(slots), values=values)
+
+
+def plain_index(graph: Graph) -> Graph:
+    """Index tensors that run over a whole dimension each, one behind the other, only add sizes of one.
+
+    Libraries make an attention mask so: `mask[arange(N)[:, None, None, None], arange(T)]`, with
+    indices that broadcast to `[N, 1, 1, T]`. After constants are folded, so that the indices are known.
+    """
+    constants = {node: graph.values.get(name) for name, node in graph.placeholders.items()}
+    for node in graph.fx.find_nodes(op="call_function", target=aten.index.Tensor):
+        x, indices = node.args
+        values = [constants.get(i) if isinstance(i, fx.Node) else None for i in indices]
+        if not _are_whole_ranges(values, tuple(x.meta["val"].shape), tuple(node.meta["val"].shape)):
+            continue
+        b = Builder(graph.fx, node.meta["phase"], node.meta["layer"], node.meta["source"])
+        with b.before(node):
+            node.replace_all_uses_with(b.call(aten.reshape.default, x, list(node.meta["val"].shape)))
+        graph.fx.erase_node(node)
+    graph.fx.eliminate_dead_code()
+    return rebuilt(graph, graph.fx)
+
+
+def _are_whole_ranges(
+    indices: list[torch.Tensor | None], size: tuple[int, ...], result: tuple[int, ...]
+) -> bool:
+    """Is `x[indices]`, x of `size`, x itself with some sizes of one between its dimensions?"""
+    if len(indices) != len(size) or math.prod(size) != math.prod(result):
+        return False
+    along = -1
+    for index, n in zip(indices, size):
+        if index is None or index.dtype not in (torch.int64, torch.int32):
+            return False
+        if not torch.equal(index.flatten(), torch.arange(n, dtype=index.dtype)):
+            return False
+        # Where it stands in the result, counted from the end as broadcasting does.
+        at = [d - index.ndim + len(result) for d, s in enumerate(index.shape) if s > 1]
+        if at and at[0] <= along:
+            return False
+        along = max([along, *at])
+    return True
 
 
 def plain_softmax(graph: Graph) -> Graph:
@@ -175,6 +217,73 @@ def _permute(b: Builder, x: Any, dims: list[int]) -> fx.Node:
     if x.target is aten.permute.default:
         x, dims = x.args[0], [x.args[1][d] for d in dims]
     return x if dims == list(range(len(dims))) else b.call(aten.permute.default, x, dims)
+
+
+@rule(aten.diagonal.default)
+def _diagonal(b: Builder, node: fx.Node) -> Any:
+    x, *where = node.args
+    order, flat, span = _in_a_row(list(x.meta["val"].shape), *where)  # pyright: ignore
+    rows = b.call(aten.reshape.default, _permute(b, x, order), flat)
+    return b.call(aten.slice.Tensor, rows, len(flat) - 1, *span)
+
+
+@rule(aten.diagonal_backward.default)
+def _diagonal_backward(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    dy, size, *where = args
+    order, flat, span = _in_a_row(list(size), *where)
+    rows = b.call(aten.slice_backward.default, dy, flat, len(flat) - 1, *span)
+    moved = b.call(aten.reshape.default, rows, [size[d] for d in order])
+    return _permute(b, moved, [order.index(d) for d in range(len(order))])
+
+
+def _in_a_row(
+    size: list[int], offset: int = 0, first: int = 0, second: int = 1
+) -> tuple[list[int], list[int], tuple[int, int, int]]:
+    """Where a diagonal lies once the matrices it belongs to are written as rows.
+
+    Returns:
+        The order of dimensions that puts the two last; the shape with both in one; (start, end, step).
+    """
+    first, second = first % len(size), second % len(size)
+    others = [d for d in range(len(size)) if d not in (first, second)]
+    rows, columns = size[first], size[second]
+    count = max(0, min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns))
+    start = min(offset if offset >= 0 else -offset * columns, rows * columns)
+    end = start + (count - 1) * (columns + 1) + 1 if count else start
+    return [*others, first, second], [*(size[d] for d in others), rows * columns], (start, end, columns + 1)
+
+
+@rule(aten.select_scatter.default)
+def _select_scatter(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    x, source, dim, index = args
+    dim, index = dim % x.meta["val"].ndim, index % x.meta["val"].shape[dim]
+    return _put(b, x, b.call(aten.unsqueeze.default, source, dim), dim, index)
+
+
+@rule(aten.slice_scatter.default)
+def _slice_scatter(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    x, source, dim, start, end, step = (*args, *(0, None, None, 1)[len(args) - 2 :])
+    dim %= x.meta["val"].ndim
+    start, stop, _ = slice(start, end).indices(x.meta["val"].shape[dim])
+    if step != 1 or stop <= start:
+        return None
+    return _put(b, x, source, dim, start)
+
+
+def _put(b: Builder, x: Any, source: Any, dim: int, start: int) -> Any:
+    """`x` with `source` from `start` on along `dim`."""
+    size, length = x.meta["val"].shape[dim], source.meta["val"].shape[dim]
+    if source.meta["val"].dtype != x.meta["val"].dtype:
+        source = b.call(aten._to_copy.default, source, dtype=x.meta["val"].dtype)
+    parts = [source]
+    if start:
+        parts.insert(0, b.call(aten.slice.Tensor, x, dim, 0, start))
+    if start + length < size:
+        parts.append(b.call(aten.slice.Tensor, x, dim, start + length, size))
+    return b.call(aten.cat.default, parts, dim) if len(parts) > 1 else source
 
 
 @rule(aten.hardtanh_backward.default)

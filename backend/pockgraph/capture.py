@@ -279,6 +279,7 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
             store = exported.state_dict if spec.target in exported.state_dict else exported.constants
             values[slots[-1].name] = store[spec.target].detach()  # pyright: ignore
 
+    _join_tied(nodes, slots)
     output = next(
         i
         for i, n in enumerate(module.graph.output_node().args[0])  # pyright: ignore
@@ -313,7 +314,8 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
 
     graph = traced.graph
     trained = [i for i, exists in zip(params, grads_exist) if exists]
-    unused = tuple(slots[i].fqn for i, exists in zip(params, grads_exist) if not exists)
+    used = {slots[i].fqn for i in trained}
+    unused = tuple(dict.fromkeys(s.fqn for s in (slots[i] for i in params) if s.fqn not in used))
     outputs = [
         Slot(
             Role.LOSS if with_gradients else Role.METRIC,
@@ -323,10 +325,32 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
         )
     ]
     outputs += [Slot(Role.GRAD, slots[i].fqn, slots[i].shape, slots[i].dtype) for i in trained]
+    _drop_repeated(graph, slots)
     _lift_constants(traced, slots, values)
     _annotate(graph, slots, _defined_at(task.loss if with_gradients else task.metric))
     _claim_gradients(graph, outputs)
     return Trace(Graph(graph, tuple(slots), tuple(outputs), values), unused, _tied(task.model, slots))
+
+
+def _join_tied(nodes: list[fx.Node], slots: list[Slot]) -> None:
+    """Export lists a tied parameter once a name. Whoever reads it shall read the first of these inputs."""
+    first: dict[str, fx.Node] = {}
+    for node, slot in zip(nodes, slots, strict=True):
+        if first.setdefault(slot.name, node) is not node:
+            node.replace_all_uses_with(first[slot.name])
+
+
+def _drop_repeated(graph: fx.Graph, slots: list[Slot]) -> None:
+    """Remove the other inputs of a tied parameter, of which nothing is computed."""
+    first: dict[str, fx.Node] = {}
+    kept = []
+    for node, slot in zip([n for n in graph.nodes if n.op == "placeholder"], list(slots), strict=True):
+        if first.setdefault(slot.name, node) is node:
+            kept.append(slot)
+            continue
+        node.replace_all_uses_with(first[slot.name])  # a leaf's `detach`, which nobody reads
+        graph.erase_node(node)
+    slots[:] = kept
 
 
 def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str, torch.Tensor]) -> None:

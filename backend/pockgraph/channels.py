@@ -11,6 +11,7 @@ import numpy as np
 from .errors import PlanError
 
 if TYPE_CHECKING:
+    from .plan import Trained
     from .rows import TensorRow
     from .train_graph import TrainGraph
 
@@ -59,11 +60,31 @@ def resolve_channels(
     return () if len(indices) == channels else tuple(indices)
 
 
+def checked_part(row: TensorRow, what: Trained) -> Trained:
+    """Channels along a dimension of the planner's choosing; the whole tensor when they are all there are.
+
+    Raises:
+        PlanError: the tensor has no such dimension, or no such channel along it.
+    """
+    if what.dim is None or what.channels is None:
+        return what
+    if what.dim >= len(row.shape):
+        raise PlanError(
+            f"{row.fqn!r} of shape {row.shape} has no dim {what.dim}: dimensions are counted from 0."
+        )
+    channels = row.shape[what.dim]
+    if what.channels[-1] >= channels:
+        bad = [i for i in what.channels if i >= channels]
+        raise PlanError(f"{row.fqn!r} has channels 0 to {channels - 1} along dim {what.dim}; got {bad[:8]}.")
+    return what if len(what.channels) < channels else type(what)()
+
+
 def _needs_channels(row: TensorRow, what: str) -> int:
     if row.channels is None:
         raise PlanError(
-            f"{row.fqn!r} ({row.kind}, shape {row.shape}) can only be trained whole or not at all, "
-            f"but got a {what}. Use 1.0, or leave it out."
+            f"{row.fqn!r} ({row.kind}, shape {row.shape}) has no channels of its own: it is trained whole or "
+            f"not at all, but got a {what}. Use 1.0, leave it out, or name a dimension: "
+            "Trained(dim=…, channels=…)."
         )
     return row.channels
 

@@ -103,23 +103,26 @@ class Plan(_Strict):
     def of(
         cls,
         graph: TrainGraph,
-        choice: Mapping[str, float | Sequence[int]],
+        choice: Mapping[str, float | Sequence[int] | Trained],
         *,
         channels: Literal["magnitude", "first", "random"] = "magnitude",
         seed: int = 0,
         provenance: Mapping[str, str] | None = None,
     ) -> Plan:
-        """A plan from FQN -> ratio in (0, 1], or -> explicit channel indices.
+        """A plan from FQN -> ratio in (0, 1], or -> explicit channel indices, or -> `Trained`.
+
+        `Trained(dim=0, channels=(…))` names channels along any dimension of any tensor, for example
+        output channels of a linear layer (see `heads`). All channels of a dimension are the whole tensor.
 
         A ratio picks `max(1, round(ratio * channels))` channels of the tensor's channel dimension
         (see `TensorRow.channel_dim`): those of the largest L2 norm, the first, or random ones.
         A ratio of 0 leaves the tensor frozen.
 
         Raises:
-            PlanError: an unknown name (with suggestions), a ratio outside [0, 1], a channel that
-                does not exist, or a part of a tensor that has no channel dimension.
+            PlanError: an unknown name (with suggestions), a ratio outside [0, 1], a dimension or channel
+                that does not exist, or a ratio or list for a tensor that has no channel dimension.
         """
-        from .channels import resolve_channels
+        from .channels import checked_part, resolve_channels
         from .train_graph import check_trainable
 
         rows = {row.fqn: row for row in graph.tensors}
@@ -128,6 +131,9 @@ class Plan(_Strict):
             if fqn not in rows:
                 check_trainable(graph, [fqn])
                 raise PlanError(f"The model has no trainable tensor {fqn!r}.{suggest(fqn, rows)}")
+            if isinstance(what, Trained):
+                tensors[fqn] = checked_part(rows[fqn], what)
+                continue
             picked = resolve_channels(graph, rows[fqn], what, channels, seed)
             if picked is None:
                 continue
@@ -180,9 +186,9 @@ class Plan(_Strict):
             return 1.0
         return len(trained.channels) / self.model[fqn][trained.dim]
 
-    def choice(self) -> dict[str, float | list[int]]:
-        """What `Plan.of` takes: FQN -> 1.0 or channel indices."""
-        return {k: 1.0 if t.channels is None else list(t.channels) for k, t in self.tensors.items()}
+    def choice(self) -> dict[str, float | Trained]:
+        """What `Plan.of` takes: FQN -> 1.0, or channel indices and the dimension they belong to."""
+        return {k: 1.0 if t.channels is None else t for k, t in self.tensors.items()}
 
     def check_fits(self, model: Mapping[str, tuple[int, ...]]) -> None:
         """Refuse a model whose trainable tensors are not the plan's.

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from .channels import count_of
+from .channels import checked_part, count_of
 from .errors import PlanError, suggest
 from .liveness import Step, liveness
 from .plan import BatchSpec, Plan, Trained
@@ -116,6 +116,7 @@ class Profile:
         operators: the whole training graph in schedule order.
         moves: per row: operator -> the operands its channel selection moves to, see `slicing.py`. An
             operand of -1 is the weight itself, whose part is at hand; -1 - b is another input of b bytes.
+        other_moves: per row, the same for selections along each of its other dimensions.
         roots: per row, the operator that makes its gradient.
         first_reader: per row, the operator of the forward pass that reads the weight first.
         resident_bytes: weights, constants and batch; `backward_constants`: (bytes, readers) of those
@@ -141,6 +142,7 @@ class Profile:
     head: tuple[str, ...] = ()
     presets: dict[str, dict[str, float]] = field(default_factory=dict)
     time: TimeModel | None = None
+    other_moves: tuple[dict[int, dict[int, tuple[int, ...]]], ...] = ()
 
     # ------------------------------------------------------------------ plans
 
@@ -190,9 +192,46 @@ class Profile:
         )
 
     def choice(self, plan: Plan) -> dict[str, float]:
-        """FQN -> ratio of a plan made for this model."""
+        """FQN -> ratio of a plan made for this model.
+
+        Raises:
+            PlanError: another model's plan, or one with channels that a ratio does not mean (along
+                another dimension, as heads are); `figures(plan.choice())` tells what that costs.
+        """
         plan.check_fits({r.fqn: r.shape for r in self.rows})
+        for fqn, trained in plan.tensors.items():
+            row = self.row(fqn)
+            if trained.dim not in (None, row.channel_dim):
+                raise PlanError(
+                    f"The plan trains channels of {fqn!r} along dim {trained.dim}; a ratio means channels "
+                    f"along {'no dim' if row.channel_dim is None else f'dim {row.channel_dim}'}, so it is "
+                    "no plan that ratios describe. Compile it as it is, or plan that tensor by a ratio."
+                )
         return {fqn: plan.ratio(fqn) for fqn in plan.tensors}
+
+    def _part(self, i: int, what: float | Trained) -> tuple[int, int] | None:
+        """(dimension, channels) of a part of a tensor; None: the whole tensor."""
+        row = self.rows[i]
+        if not isinstance(what, Trained):
+            count = self._count(i, what)
+            return None if count is None or row.channel_dim is None else (row.channel_dim, count)
+        what = checked_part(row, what)
+        return None if what.dim is None or what.channels is None else (what.dim, len(what.channels))
+
+    def moves_along(self, i: int, dim: int) -> dict[int, tuple[int, ...]]:
+        """Where a selection along `dim` of row i moves, as `moves` has it for its channel dimension.
+
+        Raises:
+            PlanError: the profile comes from a version that knew no other dimension.
+        """
+        if dim == self.rows[i].channel_dim:
+            return self.moves[i]
+        if not self.other_moves:
+            raise PlanError(
+                f"What channels of {self.rows[i].fqn!r} along dim {dim} cost is not in this profile: an "
+                "earlier version made it. Derive it again from the training graph."
+            )
+        return self.other_moves[i].get(dim, {})
 
     def _count(self, i: int, ratio: float) -> int | None:
         """Channels trained at a ratio; None: the whole tensor."""
@@ -208,11 +247,11 @@ class Profile:
 
     # ------------------------------------------------------------------ figures
 
-    def figures(self, choice: Mapping[str, float]) -> Figures:
+    def figures(self, choice: Mapping[str, float | Trained]) -> Figures:
         """What a plan with these ratios costs; the same bytes as `graph.prune(plan)` gives.
 
         Args:
-            choice: FQN -> ratio in (0, 1]; tensors left out (or 0) are frozen.
+            choice: FQN -> ratio in (0, 1], or explicit channels; tensors left out (or 0) are frozen.
         """
         steps, flops, work, resident, state = self._replay(choice)
         curve = liveness(steps, frozenset([self.operators[self.loss].storage]))
@@ -221,17 +260,17 @@ class Profile:
         step_ms = None if self.time is None else self.time.predict(work)
         return Figures(peak + resident, curve.saved_bytes + state, curve.saved_bytes, flops, at, step_ms)
 
-    def work(self, choice: Mapping[str, float]) -> tuple[int, ...]:
+    def work(self, choice: Mapping[str, float | Trained]) -> tuple[int, ...]:
         """Amount of each of `WORK_KINDS` in a step of this plan: what the time model is linear in."""
         return tuple(self._replay(choice)[2])
 
-    def live_bytes(self, choice: Mapping[str, float]) -> list[tuple[str, bool, int]]:
+    def live_bytes(self, choice: Mapping[str, float | Trained]) -> list[tuple[str, bool, int]]:
         """(operator, is forward, bytes alive) over the schedule, weights included."""
         steps, _, _, resident, _ = self._replay(choice)
         curve = liveness(steps, frozenset([self.operators[self.loss].storage]))
         return [(s.name, s.forward, b + resident) for s, b in zip(steps, curve.live_bytes)]
 
-    def _replay(self, choice: Mapping[str, float]) -> tuple[list[Step], int, list[int], int, int]:
+    def _replay(self, choice: Mapping[str, float | Trained]) -> tuple[list[Step], int, list[int], int, int]:
         return _Replay(self, choice).run()
 
     # ------------------------------------------------------------------ files
@@ -239,7 +278,10 @@ class Profile:
     def to_json(self) -> str:
         data = asdict(self)
         data["batch"] = {k: v.model_dump() for k, v in self.batch.items()}
-        data["moves"] = [{str(k): v for k, v in m.items()} for m in self.moves]
+        data["moves"] = [_keys_as(str, m) for m in self.moves]
+        data["other_moves"] = [
+            {str(d): _keys_as(str, m) for d, m in by_dim.items()} for by_dim in self.other_moves
+        ]
         data["operators"] = [[getattr(o, f) for f in Operator.__slots__] for o in self.operators]
         for o in data["operators"]:
             o[_SERVES] = hex(o[_SERVES])
@@ -256,7 +298,10 @@ class Profile:
         data["operators"] = tuple(operators)
         data["rows"] = tuple(TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in data["rows"])
         data["batch"] = {k: BatchSpec(**v) for k, v in data["batch"].items()}
-        data["moves"] = tuple({int(k): tuple(v) for k, v in m.items()} for m in data["moves"])
+        data["moves"] = tuple(_keys_as(int, m) for m in data["moves"])
+        data["other_moves"] = tuple(
+            {int(d): _keys_as(int, m) for d, m in by_dim.items()} for by_dim in data.get("other_moves", ())
+        )
         data["channel_order"] = tuple(map(tuple, data["channel_order"]))
         data["backward_constants"] = tuple((n, tuple(r)) for n, r in data["backward_constants"])
         for key in ("first_reader", "roots", "head"):
@@ -270,29 +315,36 @@ class Profile:
         return replace(self, time=time)
 
 
+def _keys_as(kind: type, moves: Mapping[Any, Sequence[int]]) -> dict[Any, tuple[int, ...]]:
+    """JSON's keys are strings, its lists no tuples."""
+    return {kind(k): tuple(v) for k, v in moves.items()}
+
+
 _SERVES = [f.name for f in fields(Operator)].index("serves")
 
 
 class _Replay:
     """Replays pruning for one plan: which operators remain, at what size, and what is added."""
 
-    def __init__(self, profile: Profile, choice: Mapping[str, float]) -> None:
+    def __init__(self, profile: Profile, choice: Mapping[str, float | Trained]) -> None:
         self.p = profile
         self.trained = 0
         self.parts: dict[int, float] = {}
         self.resident = profile.resident_bytes
         self.state = 0
-        for fqn, ratio in choice.items():
-            if ratio <= 0:
+        self.moves: dict[int, dict[int, tuple[int, ...]]] = {}
+        for fqn, what in choice.items():
+            if not isinstance(what, Trained) and what <= 0:
                 continue
             i = profile.index(fqn)
             self.trained |= 1 << i
-            count = profile._count(i, ratio)
+            part = profile._part(i, what)
             row = profile.rows[i]
             share = 1.0
-            if count is not None:
-                assert row.channels is not None
-                share = self.parts[i] = count / row.channels
+            if part is not None:
+                dim, count = part
+                share = self.parts[i] = count / row.shape[dim]
+                self.moves[i] = profile.moves_along(i, dim)
                 # The trained part stands beside the whole weight, with the indices that place it.
                 self.resident += round(row.nbytes * share) + 8 * count
             self.state += round(row.nbytes * share) * profile.state_copies
@@ -358,7 +410,7 @@ class _Replay:
         i = self._only(o)
         if o.bytes == SCALAR_BYTES:
             return 1.0
-        return self.parts[i] if n > self.p.roots[i] or n in self.p.moves[i] else 1.0
+        return self.parts[i] if n > self.p.roots[i] or n in self.moves[i] else 1.0
 
     def _add(self, at: int, side: int, order: int, name: str, size: int, operands: tuple[int, ...],
              elementwise: bool, forward: bool, flops: int) -> int:  # fmt: skip
@@ -374,7 +426,7 @@ class _Replay:
         if (n, i) in self.selected:
             return self.selected[n, i]
         o = self.p.operators[n]
-        onward = self.p.moves[i].get(n)
+        onward = self.moves[i].get(n)
         if onward is None or self._only(o) != i:
             size = round(o.size_bytes * share)
             # Later selections stand nearer to what they select from.

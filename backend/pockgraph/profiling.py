@@ -66,7 +66,7 @@ def profile_of(graph: TrainGraph) -> Profile:
 
     gradient = _gradient_nodes(graph, number)
     first, roots, order = [], [], []
-    move_tables = []
+    move_tables, other_tables = [], []
     for i, row in enumerate(graph.tensors):
         placeholder = next(p for p, r in weights.items() if r == i)
         users = [u for u in placeholder.users if u in number]
@@ -74,9 +74,9 @@ def profile_of(graph: TrainGraph) -> Profile:
         roots.append(number[gradient[row.fqn]])
         has_channels = row.channel_dim is not None
         order.append(_by_norm(graph, row) if has_channels else ())
-        move_tables.append(
-            _moves(gradient[row.fqn], row.channel_dim, placeholder, number) if has_channels else {}
-        )
+        by_dim = {d: _moves(gradient[row.fqn], d, placeholder, number) for d in range(len(row.shape))}
+        move_tables.append(by_dim.pop(row.channel_dim) if row.channel_dim is not None else {})
+        other_tables.append({d: table for d, table in by_dim.items() if table})
 
     late_only = []
     resident = 0
@@ -97,6 +97,7 @@ def profile_of(graph: TrainGraph) -> Profile:
         channel_order=tuple(order),
         operators=tuple(operators),
         moves=tuple(move_tables),
+        other_moves=tuple(other_tables),
         first_reader=tuple(first),
         roots=tuple(roots),
         resident_bytes=resident,
@@ -179,7 +180,7 @@ def _input_code(node: fx.Node, weight: fx.Node) -> int:
 
 
 def _moves(
-    root: fx.Node, dim: int | None, weight: fx.Node, number: dict[fx.Node, int]
+    root: fx.Node, dim: int, weight: fx.Node, number: dict[fx.Node, int]
 ) -> dict[int, tuple[int, ...]]:
     """Where a selection of channels could move from `root`, were every node on the way its own."""
     table: dict[int, tuple[int, ...]] = {}
@@ -196,8 +197,7 @@ def _moves(
         for a, at in operands.items():
             visit(a, at)
 
-    if dim is not None:
-        visit(root, dim)
+    visit(root, dim)
     return table
 
 

@@ -60,8 +60,8 @@ class SentimentClassifier(nn.Module):
     def features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids and mask, int64 `[N, L]`, to sentence vectors, float32 `[N, H]`."""
         keep = mask.to(torch.float32)  # [N, L]
-        # BertModel.forward would build mask and segment ids by gather, index and bitwise operators
-        # that training targets lack. Its two halves take them ready-made.
+        # BertModel.forward makes mask and segment ids by gather, index and bitwise operators, in every
+        # step. Its two halves take them ready-made.
         segments = ids.new_zeros(1, ids.shape[1])
         bias = ((1 - keep) * MASKED)[:, None, None, :]  # [N, 1, 1, L], added to the attention scores
         tokens = self.bert.embeddings(input_ids=ids, token_type_ids=segments)  # [N, L, H]

@@ -18,7 +18,7 @@ from torch import nn
 
 import pockgraph as pg
 from pockgraph.errors import BudgetError, CaptureError, PlanError, PockError, TaskError
-from pockgraph.plan import Plan
+from pockgraph.plan import Plan, Trained
 from pockgraph.task import Batch
 
 WIDE = "blocks.2.project.weight"  # 12 channels along dim 1
@@ -143,6 +143,17 @@ def test_channels_out_of_range(channels: list[int]) -> None:
         "dim 1",
         str(next(c for c in channels if not 0 <= c < 12)),
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        (Trained(dim=4, channels=(0,)), ["no dim 4", "(6, 12, 1, 1)"]),
+        (Trained(dim=0, channels=(0, 6)), ["0 to 5", "dim 0", "[6]"]),
+    ],
+)
+def test_channels_of_a_dimension_that_is_not_there(part: Trained, says: list[str]) -> None:
+    refused(PlanError, lambda: Plan.of(built("mobilenet"), {WIDE: part}), WIDE, *says)
 
 
 @pytest.mark.parametrize("what", [0.5, [0, 1]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import models
 import pytest
@@ -128,6 +128,86 @@ def test_attention_ignores_rows_that_are_masked_out_entirely(mask: str, guarded:
     graph = canonicalise(trace_loss(task).graph)
     assert_equal_gradients(graph, task)
     assert guarded == any(n.target is aten.amax.default for n in graph.nodes())
+
+
+class Shaped(nn.Module):
+    """Something trainable in front of a function of one tensor."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x * self.gain)
+
+
+def shaped(function: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]) -> tuple[pg.Task, Graph]:
+    """A task around `function`, and its canonical graph."""
+    batches = [{"x": torch.randn(shape, generator=torch.Generator().manual_seed(0))}]
+    task = pg.Task(
+        "shaped", Shaped(function, shape), lambda net, b: net(b["x"]).square().sum() / 2,
+        lambda net, b: net(b["x"]).sum().expand(shape[0]), batches, batches,
+    )  # fmt: skip
+    return task, canonicalise(trace_loss(task).graph)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((3, 4), {}),
+        ((4, 3), {"offset": 1}),
+        ((3, 4), {"offset": -2}),
+        ((3, 2), {"offset": 5}),
+        ((2, 3, 4), {"dim1": -1, "dim2": 0}),
+        ((2, 3, 2, 4), {"offset": 1, "dim1": 1, "dim2": 3}),
+    ],
+)
+def test_diagonals_are_slices(shape: tuple[int, ...], options: dict[str, int]) -> None:
+    task, graph = shaped(lambda x: x.diagonal(**options), shape)
+    assert_equal_gradients(graph, task)
+    assert not {"aten.diagonal.default", "aten.diagonal_backward.default"} & set(ops(graph))
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda x: torch.select_scatter(x, x[:, 0] * 2, 1, -1),
+        lambda x: torch.slice_scatter(x, x[:, 1:3] * 2, 1, 1, 3),
+        lambda x: torch.slice_scatter(x, x * 2, -1),
+        lambda x: torch.slice_scatter(x, x[:, ::2] * 2, 1, 0, None, 2),
+    ],
+)
+def test_putting_one_tensor_into_another(put: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    task, graph = shaped(put, (2, 4))
+    assert_equal_gradients(graph, task)
+    assert "aten.select_scatter.default" not in ops(graph)
+
+
+@pytest.mark.parametrize(
+    ("index", "plain"),
+    [
+        (lambda x: x[torch.arange(2)[:, None, None], torch.arange(3)], True),
+        (lambda x: x[torch.arange(2)[:, None, None, None], torch.arange(3)[:, None]], True),
+        (lambda x: x[torch.arange(2), torch.arange(2)], False),
+        (lambda x: x[torch.arange(2), torch.arange(3)[:, None]], False),  # transposed
+        (lambda x: x[torch.tensor([[1], [0]]), torch.arange(3)], False),
+        (lambda x: x[torch.arange(2)], False),
+        (lambda x: x.reshape(-1)[torch.arange(6).reshape(2, 3)], True),
+        (
+            lambda x: x.reshape(1, 6).expand(3, 6)[
+                torch.arange(3)[:, None], torch.arange(6).reshape(2, 1, 3)
+            ],
+            False,
+        ),
+    ],
+)
+def test_an_index_over_everything_is_a_view(
+    index: Callable[[torch.Tensor], torch.Tensor], plain: bool
+) -> None:
+    task, graph = shaped(index, (2, 3))
+    assert_equal_gradients(graph, task)
+    assert plain != ("aten.index.Tensor" in ops(graph))
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "transformer", "tied"])

@@ -160,6 +160,20 @@ def test_nothing_everything_and_duplicates() -> None:
     )
 
 
+def test_channels_along_any_dimension() -> None:
+    graph = built("mobilenet")
+    rows = Trained(dim=0, channels=(1, 3))
+    plan = Plan.of(
+        graph, {WIDE: rows, "stem.1.bias": Trained(dim=0, channels=(0,)), "classifier.bias": Trained()}
+    )
+    assert plan.tensors[WIDE] == rows
+    assert plan.tensors["stem.1.bias"] == Trained(dim=0, channels=(0,))
+    assert plan.tensors["classifier.bias"] == Trained()
+    assert plan.ratio(WIDE) == 2 / 6
+    everything = Plan.of(graph, {WIDE: Trained(dim=0, channels=tuple(range(6)))})
+    assert everything.tensors[WIDE] == Trained()
+
+
 def test_tensors_stand_in_forward_order_whatever_order_they_came_in() -> None:
     graph = built("mobilenet")
     fqns = [r.fqn for r in graph.tensors]

@@ -13,6 +13,7 @@ import pockgraph as pg
 from pockgraph import presets
 from pockgraph.contribution import Contribution, Gain
 from pockgraph.errors import BudgetError, PlanError
+from pockgraph.plan import Trained
 from pockgraph.profile import Profile
 from pockgraph.profiling import profile_of
 from pockgraph.search import Budget, frontier, search
@@ -40,6 +41,36 @@ def test_figures_equal_the_pruned_graph_to_the_byte(model: str, optimizer: str) 
         assert figures.saved_bytes == small.timeline.saved_bytes, choice
         assert figures.extra_bytes == small.extra_bytes, choice
         assert figures.flops == small.flops, choice
+
+
+@pytest.mark.parametrize("model", list(ZOO))
+def test_figures_of_channels_along_any_dimension_equal_the_pruned_graph(model: str) -> None:
+    graph = built(model, "momentum")
+    profile = profile_of(graph)
+    rng = random.Random(model)
+    for _ in range(4):
+        choice: dict[str, float | Trained] = {}
+        for row in rng.sample(list(graph.tensors), rng.randint(1, len(graph.tensors))):
+            dim = rng.randrange(len(row.shape))
+            some = rng.sample(range(row.shape[dim]), rng.randint(1, row.shape[dim]))
+            choice[row.fqn] = rng.choice([1.0, Trained(dim=dim, channels=tuple(sorted(some)))])
+        plan = pg.Plan.of(graph, choice)
+        for figures in (profile.figures(choice), profile.figures(plan.choice())):
+            small = graph.prune(plan)
+            assert figures.peak_bytes == small.peak_bytes, choice
+            assert figures.saved_bytes == small.timeline.saved_bytes, choice
+            assert figures.extra_bytes == small.extra_bytes, choice
+            assert figures.flops == small.flops, choice
+
+
+def test_a_ratio_does_not_stand_for_channels_of_another_dimension() -> None:
+    graph = built("mlp")
+    profile = profile_of(graph)
+    inputs = pg.Plan.of(graph, {"layers.2.weight": Trained(dim=1, channels=(0, 1))})
+    assert profile.choice(inputs) == {"layers.2.weight": 0.25}
+    outputs = pg.Plan.of(graph, {"layers.2.weight": Trained(dim=0, channels=(0, 1))})
+    with pytest.raises(PlanError, match=r"'layers\.2\.weight' along dim 0"):
+        profile.choice(outputs)
 
 
 def test_a_profile_survives_json() -> None:

@@ -15,6 +15,7 @@ from torch import fx
 import pockgraph as pg
 from pockgraph.cost import node_flops
 from pockgraph.graph import Role, output_args
+from pockgraph.plan import Trained
 from pockgraph.rows import TensorRow
 from pockgraph.task import as_named
 from pockgraph.train_graph import TrainGraph
@@ -26,7 +27,7 @@ def partial_rows(name: str) -> list[TensorRow]:
     return [r for r in built(name).tensors if r.channels is not None]
 
 
-def gradient_of(graph: TrainGraph, fqn: str, channels: list[int]) -> tuple[torch.Tensor, fx.Node]:
+def gradient_of(graph: TrainGraph, fqn: str, channels: list[int] | Trained) -> tuple[torch.Tensor, fx.Node]:
     """The gradient a step of plain SGD applies, read off the update, and the node that makes it."""
     small = graph.prune(pg.Plan.of(graph, {fqn: channels}))
     update = dict(zip((s.role for s in small.outputs), output_args(small.fx)))[Role.NEW_PARAM]
@@ -55,14 +56,25 @@ def test_a_sliced_gradient_is_a_slice_of_the_gradient(name: str) -> None:
     batch = as_named(next(iter(zoo(name).train)))
     outputs = feed(graph.gradients, graph.gradients.values, batch, 0.0)
     whole = dict(zip((s.fqn for s in graph.gradients.outputs), outputs))
-    for row in partial_rows(name):
-        assert row.channel_dim is not None
-        assert row.channels is not None
-        if row.channels > 1:
-            channels = [*range(row.channels)][1::2]
-            part, _ = gradient_of(graph, row.fqn, channels)
-            expected = whole[row.fqn].index_select(row.channel_dim, indices(channels))
-            torch.testing.assert_close(part, expected, msg=row.fqn)
+    for row in graph.tensors:
+        for dim, size in enumerate(row.shape):
+            channels = tuple(range(1, size, 2))
+            if channels:
+                part, _ = gradient_of(graph, row.fqn, Trained(dim=dim, channels=channels))
+                expected = whole[row.fqn].index_select(dim, indices(channels))
+                torch.testing.assert_close(part, expected, msg=f"{row.fqn}, dim {dim}")
+
+
+def test_output_channels_cost_their_share() -> None:
+    """Rows of a linear layer's weight: the product is made of the selected columns of dy alone."""
+    graph, fqn = built("mlp"), "layers.2.weight"
+    flops = []
+    for n in (1, 2, 8):
+        small = graph.prune(pg.Plan.of(graph, {fqn: Trained(dim=0, channels=tuple(range(n)))}))
+        flops.append(sum(node_flops(x) for x in small.nodes("backward") if x.target is aten.mm.default))
+    batch, inputs = 4, 8
+    assert flops[1] - flops[0] == 2 * batch * inputs
+    assert flops[2] - flops[1] == 6 * 2 * batch * inputs
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "unet", "mlp", "transformer"])

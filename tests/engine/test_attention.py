@@ -1,0 +1,111 @@
+"""Heads as units: the channels that `heads` names are the ones a head computes with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+from models import zoo
+from oracle import built
+
+import pockgraph as pg
+from pockgraph.attention import attentions
+from pockgraph.errors import PlanError
+from pockgraph.plan import Trained
+from pockgraph.task import as_named
+
+LAYER = "blocks.1.attention"
+
+
+def changed_inputs(name: str, output: str, chosen: dict[str, Trained]) -> set[int]:
+    """Which inputs of the module `output` change when the other tensors in `chosen` do."""
+    task = zoo(name)
+    net = copy.deepcopy(task.model)
+    batch = task.rebuild(as_named(next(iter(task.train))))
+    seen: list[torch.Tensor] = []
+    net.get_submodule(output).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        task.loss(net, batch)
+        for fqn, part in chosen.items():
+            if not fqn.startswith(f"{output}."):
+                index = torch.tensor(part.channels)
+                net.get_parameter(fqn).index_add_(
+                    part.dim or 0, index, net.get_parameter(fqn).index_select(part.dim or 0, index)
+                )
+        task.loss(net, batch)
+    differs = (seen[0] != seen[1]).flatten(0, -2).any(0)
+    return {int(c) for c in differs.nonzero().flatten()}
+
+
+def check_heads(name: str, layer: str, output: str, heads: Sequence[int], sharing: Sequence[int]) -> None:
+    """Doubling what some heads read with changes the result of these heads and of those that share it."""
+    graph = built(name)
+    chosen = pg.heads(graph, layer, heads)
+    reached = pg.heads(graph, layer, sharing, of=["o"])[f"{output}.weight"]
+    columns = range(graph.row(f"{output}.weight").shape[reached.dim]) if reached.dim is not None else None
+    assert changed_inputs(name, output, chosen) == set(reached.channels or columns or ())
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_channels_of_a_fused_projection(head: int) -> None:
+    check_heads("transformer", LAYER, f"{LAYER}.out", [head], [head])
+    chosen = pg.heads(built("transformer"), LAYER, [head])
+    rows = tuple(4 * head + 8 * part + i for part in range(3) for i in range(4))
+    assert chosen == {
+        f"{LAYER}.qkv.weight": Trained(dim=0, channels=rows),
+        f"{LAYER}.qkv.bias": Trained(dim=0, channels=rows),
+        f"{LAYER}.out.weight": Trained(dim=1, channels=tuple(range(4 * head, 4 * head + 4))),
+    }
+
+
+def test_all_heads_are_the_whole_projections() -> None:
+    chosen = pg.heads(built("transformer"), LAYER, range(2))
+    assert set(chosen.values()) == {Trained()}
+    assert pg.heads(built("transformer"), "blocks.1", [1, 0, 1]) == chosen
+
+
+def test_some_projections_only() -> None:
+    chosen = pg.heads(built("transformer"), LAYER, [0], of=["v"])
+    assert {part.channels for part in chosen.values()} == {(16, 17, 18, 19)}
+    assert f"{LAYER}.out.weight" not in chosen
+
+
+def test_heads_go_into_a_plan() -> None:
+    graph = built("transformer")
+    plan = pg.Plan.of(graph, pg.heads(graph, LAYER, [1]) | {"classifier.weight": 1.0})
+    assert plan.ratio(f"{LAYER}.qkv.weight") == 0.5
+    assert graph.prune(plan).flops < graph.prune(pg.Plan.of(graph, dict.fromkeys(plan.tensors, 1.0))).flops
+
+
+def test_naming_heads_draws_nothing_from_the_callers_generator() -> None:
+    before = torch.get_rng_state()
+    pg.heads(built("transformer"), LAYER, [0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_attentions_are_listed_with_their_heads() -> None:
+    assert attentions(built("transformer")) == {"blocks.0.attention": 2, LAYER: 2}
+    assert attentions(built("mlp")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "heads", "of", "says"),
+    [
+        ("transformer", "blocks.1.atention", [0], "q", ["blocks.1.atention", "Did you mean", LAYER]),
+        ("transformer", "", [0], "q", ["2 attentions", LAYER]),
+        ("mlp", "layers.0", [0], "q", ["no attention", "has none"]),
+        ("transformer", LAYER, [0, 2], "q", ["heads 0 to 1", "[2]"]),
+        ("transformer", LAYER, [-1], "q", ["heads 0 to 1", "[-1]"]),
+        ("transformer", LAYER, [], "q", ["heads 0 to 1", "none"]),
+        ("transformer", LAYER, [0], ["query"], ["'q'", "query"]),
+    ],
+)
+def test_heads_that_are_not_there(
+    name: str, layer: str, heads: list[int], of: Sequence[str], says: list[str]
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        pg.heads(built(name), layer, heads, of=of)
+    for part in says:
+        assert part in str(caught.value), str(caught.value)
