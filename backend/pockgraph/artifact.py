@@ -84,7 +84,7 @@ class Artifact:
         return Trainer.load(self.path, device, threads)
 
     def merge_into(self, net: nn.Module, state: State | None = None) -> None:
-        """Copy the trained tensors into `net`, in place; its other tensors stay.
+        """Copy the trained tensors, and the buffers that training changed, into `net`; its others stay.
 
         Args:
             state: where they are: a Trainer of this artefact, FQN -> full-shape array, or the path of
@@ -99,10 +99,11 @@ class Artifact:
         unused = set(self.manifest.unused) - set(self.plan.model)
         self.plan.check_fits({n: tuple(p.shape) for n, p in named.items() if n not in unused})
         tensors = self._trained(state)
+        named |= dict(net.named_buffers(remove_duplicate=False))
         unknown = [n for n in tensors if n not in named]
         if unknown:
             raise ArtifactError(
-                f"The model has no parameter {listing(unknown)}. Pass trained tensors by FQN."
+                f"The model has no parameter or buffer {listing(unknown)}. Pass trained tensors by FQN."
             )
         shapes = {n: tuple(np.shape(t)) for n, t in tensors.items()}
         wrong = [
@@ -183,6 +184,8 @@ def write_artifact(
                 train=_graph_spec(train),
                 eval=_graph_spec(evaluation),
                 optimizer=graph.plan.optimizer,
+                batch_norm=graph.plan.batch_norm,
+                dropout=graph.plan.dropout,
                 predicted={**_figures(train), **graph.plan.predicted},
                 unused=tuple(sorted({*graph.unused, *(graph.aliases or {})})),
                 versions=_versions(),
@@ -263,8 +266,10 @@ def _fingerprint(graph: TrainGraph) -> str:
     values of all that is not trained, or not in full."""
     data = graph.plan.model_dump(mode="json", include={"model", "tensors", "optimizer"})
     data["optimizer"].pop("lr", None)
+    data |= graph.plan.model_dump(include={"batch_norm", "dropout"}, exclude_defaults=True)
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
     whole = {f"param:{fqn}" for fqn, t in graph.plan.tensors.items() if t.channels is None}
+    whole |= {s.name for s in graph.inputs if s.changes}
     values = {s.name: graph.gradients.values[s.name] for s in graph.gradients.inputs if s.role in _MODEL}
     for name in sorted(set(values) - whole):
         value = values[name].detach().cpu().contiguous()
@@ -291,7 +296,7 @@ def _slot_specs(slots: Iterable[Slot]) -> tuple[SlotSpec, ...]:
     return tuple(
         SlotSpec(
             role=Role(s.role).value, fqn=s.fqn, shape=s.shape, dtype=s.dtype, key=s.key, trained=s.trained,
-            dim=s.dim, indices=s.indices,
+            changes=s.changes, dim=s.dim, indices=s.indices,
         )
         for s in slots
     )  # fmt: skip

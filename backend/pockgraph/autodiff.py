@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .canonical import canonicalise, hoist_weight_gradients
 from .capture import trace_loss, trace_metric
-from .graph import Role
+from .graph import Graph, Role
 from .optimizer import SGD, Optimizer
 from .plan import BatchSpec, Plan, Trained
 from .prune import prune
@@ -29,10 +31,11 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
     rows = tensor_rows(gradients)
     if not rows:
         raise no_parameters(task.name)
-    metric = canonicalise(trace_metric(task).graph)
+    metric = _sharing_buffers(canonicalise(trace_metric(task).graph), gradients)
     batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}
     plan = Plan(
         task=task.name, model={r.fqn: r.shape for r in rows}, batch=batch, optimizer=optimizer.to_dict(),
+        batch_norm=task.batch_norm, dropout=task.dropout,
         tensors={r.fqn: Trained() for r in rows}, provenance={"made_by": "full"},
     )  # fmt: skip
     whole = prune(gradients, optimizer, plan)
@@ -42,3 +45,10 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
         unused=trace.unused, aliases=trace.aliases, reference=task.reference,
     )  # fmt: skip
     return graph
+
+
+def _sharing_buffers(metric: Graph, gradients: Graph) -> Graph:
+    """The metric's graph, reading the buffers that a training step changes as state."""
+    changed = {s.fqn for s in gradients.outputs if s.role is Role.NEW_BUFFER}
+    changes = lambda s: s.role is Role.BUFFER and s.fqn in changed  # noqa: E731
+    return replace(metric, inputs=tuple(replace(s, changes=changes(s)) for s in metric.inputs))

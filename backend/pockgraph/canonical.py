@@ -8,10 +8,12 @@ Before → after:
   holds on to the saved activation
 - batch norm with frozen statistics, and its backward → `x * scale + shift` and their gradients, so
   that a frozen one can be folded into its convolution
-- `native_layer_norm_backward`, `native_group_norm_backward` → db as a `sum`, which needs no saved
-  activation
+- batch norm with batch statistics → the same with `mean` and `var` of the batch, and new running
+  statistics; its backward → dx, dgamma and dbeta of elementwise operators and sums, one by one
 - batch norm over one sample that keeps no running statistics, which is how `instance_norm` comes →
   group norm with a channel a group
+- `native_layer_norm_backward`, `native_group_norm_backward` → db as a `sum`, which needs no saved
+  activation
 - PReLU, and its backward → comparisons and products
 - `hardtanh_backward(dy, x)` → `hardtanh_backward(dy, y)`: the result decides as well as the input
   (`x <= low` exactly when `y <= low`), and it is often saved anyway
@@ -349,12 +351,62 @@ def _native_batch_norm(b: Builder, node: fx.Node) -> Any:
     x, w, bias, mean, var, training, _, eps = args
     if not training:
         return _scale_and_shift(b, x, w, bias, mean, var, eps)
-    sizes = _instances(x, mean)
+    return _by_own_statistics(b, x, w, bias, eps, mean)
+
+
+@rule(aten._native_batch_norm_legit.no_stats)
+def _batch_norm_without_statistics(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    x, w, bias, _, _, eps = args
+    return _by_own_statistics(b, x, w, bias, eps)
+
+
+def _by_own_statistics(
+    b: Builder, x: Any, w: Any, bias: Any, eps: float, running_mean: Any = None
+) -> dict[int, fx.Node]:
+    sizes = _instances(x, running_mean)
     if sizes is None:
-        return None
+        return _by_batch(b, x, w, bias, eps)
     norm = b.call(aten.native_group_norm.default, x, w, bias, *sizes, eps)
     flat = [b.call(aten.reshape.default, _take(b, norm, i), [sizes[1]]) for i in (1, 2)]
     return {0: _take(b, norm, 0), 1: flat[0], 2: flat[1]}
+
+
+@rule(aten._native_batch_norm_legit_functional.default)
+def _batch_norm_in_training(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    x, w, bias, running_mean, running_var, training, momentum, eps = args
+    if not training:
+        return None
+    count = _count(x)
+    mean, var = _batch_statistics(b, x)
+    unbiased = b.call(aten.mul.Scalar, var, count / (count - 1))
+    results = _by_batch(b, x, w, bias, eps, mean, var)
+    for i, old, new in ((3, running_mean, mean), (4, running_var, unbiased)):
+        kept = b.call(aten.mul.Scalar, old, 1 - momentum)
+        results[i] = b.call(aten.add.Tensor, kept, b.call(aten.mul.Scalar, new, momentum))
+    return results
+
+
+def _count(x: Any) -> int:
+    """Elements of x [N, C, ...] per channel."""
+    return x.meta["val"].numel() // x.meta["val"].shape[1]
+
+
+def _batch_statistics(b: Builder, x: Any) -> tuple[fx.Node, fx.Node]:
+    """Mean and (biased) variance of each channel, [C]."""
+    dims = [d for d in range(x.meta["val"].ndim) if d != 1]
+    return b.call(aten.mean.dim, x, dims), b.call(aten.var.correction, x, dims, correction=0)
+
+
+def _by_batch(
+    b: Builder, x: Any, w: Any, bias: Any, eps: float, mean: Any = None, var: Any = None
+) -> dict[int, fx.Node]:
+    """Normalised by the batch, its mean [C], and its 1/sqrt(var + eps) [C]."""
+    if mean is None or var is None:
+        mean, var = _batch_statistics(b, x)
+    inv, scale = _bn_scale(b, w, var, eps)
+    return {0: _scaled_and_shifted(b, x, scale, bias, mean), 1: mean, 2: inv}
 
 
 @rule(aten._native_batch_norm_legit_no_training.default)
@@ -373,13 +425,17 @@ def _instances(x: Any, mean: Any) -> list[int] | None:
 def _scale_and_shift(
     b: Builder, x: Any, w: Any, bias: Any, mean: Any, var: Any, eps: Any
 ) -> dict[int, fx.Node]:
-    ndim = x.meta["val"].ndim
     _, scale = _bn_scale(b, w, var, eps)
+    return {0: _scaled_and_shifted(b, x, scale, bias, mean)}
+
+
+def _scaled_and_shifted(b: Builder, x: Any, scale: Any, bias: Any, mean: Any) -> fx.Node:
+    ndim = x.meta["val"].ndim
     shift = b.call(aten.neg.default, b.call(aten.mul.Tensor, mean, scale))
     if bias is not None:
         shift = b.call(aten.add.Tensor, bias, shift)
     scaled = b.call(aten.mul.Tensor, x, _per_channel(b, scale, ndim))
-    return {0: b.call(aten.add.Tensor, scaled, _per_channel(b, shift, ndim))}
+    return b.call(aten.add.Tensor, scaled, _per_channel(b, shift, ndim))
 
 
 @rule(aten.native_batch_norm_backward.default)
@@ -389,7 +445,7 @@ def _batch_norm_backward(b: Builder, node: fx.Node) -> Any:
     if training:
         sizes = _instances(x, mean)
         if sizes is None:
-            return None
+            return _by_batch_backward(b, dy, x, w, center, rstd, mask)
         center, rstd = (b.call(aten.reshape.default, v, [1, sizes[1]]) for v in (center, rstd))
         return _group_norm_gradients(b, (dy, x, center, rstd, w, *sizes), mask)
     ndim = x.meta["val"].ndim
@@ -404,6 +460,30 @@ def _batch_norm_backward(b: Builder, node: fx.Node) -> Any:
         results[2] = b.call(aten.sum.dim_IntList, dy, dims)
     if mask[0]:
         results[0] = b.call(aten.mul.Tensor, dy, _per_channel(b, scale, ndim))
+    return results
+
+
+def _by_batch_backward(
+    b: Builder, dy: Any, x: Any, w: Any, mean: Any, inv: Any, mask: Any
+) -> dict[int, fx.Node]:
+    """With n elements per channel and xhat = (x - mean) inv (arXiv 1502.03167, section 3):
+
+    dbeta = sum(dy), dgamma = sum(dy xhat), dx = w inv (dy - dbeta / n - xhat dgamma / n)
+    """
+    ndim, count = x.meta["val"].ndim, _count(x)
+    dims = [d for d in range(ndim) if d != 1]
+    centred = b.call(aten.sub.Tensor, x, _per_channel(b, mean, ndim))
+    product = b.call(aten.sum.dim_IntList, b.call(aten.mul.Tensor, dy, centred), dims)
+    dgamma = b.call(aten.mul.Tensor, product, inv)
+    dbeta = b.call(aten.sum.dim_IntList, dy, dims)
+    results = {1: dgamma, 2: dbeta}
+    if mask[0]:
+        slope = b.call(aten.mul.Scalar, b.call(aten.mul.Tensor, dgamma, inv), 1 / count)
+        along = b.call(aten.mul.Tensor, centred, _per_channel(b, slope, ndim))
+        level = _per_channel(b, b.call(aten.mul.Scalar, dbeta, 1 / count), ndim)
+        rest = b.call(aten.sub.Tensor, b.call(aten.sub.Tensor, dy, along), level)
+        scale = inv if w is None else b.call(aten.mul.Tensor, w, inv)
+        results[0] = b.call(aten.mul.Tensor, rest, _per_channel(b, scale, ndim))
     return results
 
 

@@ -16,9 +16,9 @@ import operator
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .errors import CaptureError, TaskError, listing
 from .graph import Graph, Role, Slot, add_constant, aten, dtype_name, meta_like
 from .recurrent import STEPS
-from .task import Task
+from .task import BATCH_NORMS, Task
 
 DATA_DEPENDENT = (
     "its control flow or a shape depends on the values of a tensor, and a training step that is compiled "
@@ -118,8 +118,12 @@ def trace_metric(task: Task) -> Trace:
 def _export(task: Task, function: Callable[..., torch.Tensor], what: str) -> torch.export.ExportedProgram:
     example = tuple(task.example.values())
     training = {n: m.training for n, m in task.model.named_modules()}
-    module = _Wrapped(task, function, what).eval()  # and with it the model
+    module = _Wrapped(task, function, what).eval()
+    task.set_mode(training=what == "loss")
+    cumulative = _cumulative(task.model)
     try:
+        for m in cumulative.values():
+            m.momentum = 1.0  # the running statistics then become the batch's, see `_trace`
         with _explained(task, what), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, example, strict=False)
@@ -127,8 +131,22 @@ def _export(task: Task, function: Callable[..., torch.Tensor], what: str) -> tor
             _detach_no_grad(exported.graph_module)
             return exported if _is_functional(exported) else exported.run_decompositions(dict(STEPS))
     finally:
+        for m in cumulative.values():
+            m.momentum = None  # pyright: ignore
         for name, m in task.model.named_modules():
             m.training = training[name]
+
+
+def _cumulative(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """Module path -> batch norm in training mode that keeps the plain average of all statistics.
+
+    It divides by the value of its batch counter, which no static graph can.
+    """
+    return {
+        name: m  # pyright: ignore
+        for name, m in model.named_modules(remove_duplicate=False)
+        if isinstance(m, BATCH_NORMS) and m.training and m.track_running_stats and m.momentum is None
+    }
 
 
 @contextmanager
@@ -223,6 +241,61 @@ def _only_output(exported: torch.export.ExportedProgram) -> Any:
     raise TaskError("The loss or metric returned something that does not depend on the model or batch.")
 
 
+def _changed_buffers(task: Task, exported: torch.export.ExportedProgram) -> dict[str, int]:
+    """Buffer that the forward pass gives a new value -> which result of the exported graph that is.
+
+    Raises:
+        TaskError: naming a buffer that is overwritten without being read, or changed out of sight.
+    """
+    mutated = exported.graph_signature.buffers_to_mutate
+    position = {n.name: i for i, n in enumerate(exported.graph.output_node().args[0])}  # pyright: ignore
+    nodes = {n.name: n for n in exported.graph.find_nodes(op="placeholder")}
+    inputs = {s.target: nodes[s.arg.name] for s in exported.graph_signature.input_specs}  # pyright: ignore
+    unread = [b.removeprefix("model.") for b in mutated.values() if not inputs[b].users]
+    if unread:
+        raise TaskError(
+            f"Task {task.name!r}: the model overwrites its buffers {listing(unread)} in every step and "
+            "never reads them, so they are no state. Return the values, or keep them out of the model."
+        )
+    hidden = [
+        f"{node.args[3].name} ({_source(node.meta)})"
+        for node in exported.graph.find_nodes(op="call_function", target=aten.instance_norm.default)
+        if node.args[5] and node.args[3] is not None
+    ]
+    if hidden:
+        raise TaskError(
+            f"Task {task.name!r}: an instance norm updates the running statistics {listing(hidden)}, which "
+            "cannot be compiled. Use nn.InstanceNorm layers, whose statistics stay frozen."
+        )
+    return {target: position[name] for name, target in mutated.items()}
+
+
+def _running_averages(
+    task: Task, exported: torch.export.ExportedProgram, changed: Mapping[str, int]
+) -> dict[str, str]:
+    """Statistic of a batch norm that keeps the plain average of all batches -> its batch counter.
+
+    Raises:
+        TaskError: such a layer is called twice in a step.
+    """
+    results: Any = exported.graph.output_node().args[0]
+    averages = {}
+    for name, m in task.model.named_modules(remove_duplicate=False):
+        if not (isinstance(m, BATCH_NORMS) and m.track_running_stats and m.momentum is None):
+            continue
+        for key in (f"model.{name}.running_mean", f"model.{name}.running_var"):
+            if key not in changed:
+                continue
+            averages[key] = f"model.{name}.num_batches_tracked"
+            got = results[changed[key]]  # item 3 (4) of a node whose argument 3 (4) is the old value
+            if got.args[0].args[got.args[1]].op != "placeholder":
+                raise TaskError(
+                    f"Task {task.name!r}: the batch norm {name!r} (momentum=None) runs more than once in a "
+                    "step, and an average of all batches is not compiled for that. Give it a momentum."
+                )
+    return averages
+
+
 class _Replay(fx.Interpreter):
     """Runs an exported graph under tracing; strides may differ from export's, so views reshape."""
 
@@ -244,13 +317,7 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
     specs = exported.graph_signature.input_specs
     nodes = [n for n in module.graph.nodes if n.op == "placeholder"]
     fakes = [n.meta["val"] for n in nodes]
-    mutated = [*exported.graph_signature.buffers_to_mutate.values()]
-    if mutated:
-        names = [m.removeprefix("model.") for m in mutated]
-        raise TaskError(
-            f"Task {task.name!r}: the model changes its buffers {listing(names)} while it runs. "
-            "Only frozen buffers can be compiled; use evaluation-mode layers."
-        )
+    changed = _changed_buffers(task, exported) if with_gradients else {}
     keys = list(task.example)
     names = _canonical_names(task.model)
     slots: list[Slot] = []
@@ -274,7 +341,7 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
             slots.append(
                 Slot(Role.CONST, "", shape, dtype, key=fqn)
                 if constant
-                else Slot(Role.BUFFER, fqn, shape, dtype)
+                else Slot(Role.BUFFER, fqn, shape, dtype, changes=spec.target in changed)
             )
             store = exported.state_dict if spec.target in exported.state_dict else exported.constants
             values[slots[-1].name] = store[spec.target].detach()  # pyright: ignore
@@ -286,6 +353,8 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
         if isinstance(n, fx.Node) and n.name == _first_output(exported)
     )
 
+    averages = _running_averages(task, exported, changed)
+    placeholder = {spec.target: i for i, spec in enumerate(specs)}
     grads_exist: list[bool] = []
 
     def function(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -294,14 +363,19 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
                 return (_Replay(module).run(*inputs)[output],)
         leaves = [x.detach().requires_grad_() if i in params else x for i, x in enumerate(inputs)]
         with fx_traceback.preserve_node_meta():
-            loss = _Replay(module).run(*leaves)[output]
+            results = _Replay(module).run(*leaves)
+            loss = results[output]
+            new = {target: results[i].detach() for target, i in changed.items()}
+            for average, count in averages.items():
+                old = inputs[placeholder[average]]
+                new[average] = old + (new[average] - old) / new[count].to(old.dtype)
             if not loss.requires_grad:
                 raise TaskError(
                     f"Task {task.name!r}: the loss depends on no parameter; nothing can be trained."
                 )
             grads = torch.autograd.grad(loss.reshape(()), [leaves[i] for i in params], allow_unused=True)
         grads_exist.extend(g is not None for g in grads)
-        return (loss.reshape(()), *(g for g in grads if g is not None))
+        return (loss.reshape(()), *(g for g in grads if g is not None), *new.values())
 
     mode = next(f.fake_mode for f in fakes)
     with ExitStack() as stack:
@@ -325,9 +399,10 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
         )
     ]
     outputs += [Slot(Role.GRAD, slots[i].fqn, slots[i].shape, slots[i].dtype) for i in trained]
+    outputs += [replace(slots[placeholder[b]], role=Role.NEW_BUFFER, changes=False) for b in changed]
     _drop_repeated(graph, slots)
     _lift_constants(traced, slots, values)
-    _annotate(graph, slots, _defined_at(task.loss if with_gradients else task.metric))
+    _annotate(graph, slots, outputs, _defined_at(task.loss if with_gradients else task.metric))
     _claim_gradients(graph, outputs)
     return Trace(Graph(graph, tuple(slots), tuple(outputs), values), unused, _tied(task.model, slots))
 
@@ -367,10 +442,12 @@ def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str,
         last = placeholder
 
 
-def _annotate(graph: fx.Graph, slots: list[Slot], outside: str) -> None:
+def _annotate(graph: fx.Graph, slots: list[Slot], outputs: list[Slot], outside: str) -> None:
     """Replace tracing's metadata by ours: val, phase, layer, source.
 
     Export notes source lines inside modules only; `outside` is the source of what runs around them.
+
+    A buffer's new value belongs to the forward pass, also where it is computed behind the loss.
 
     Autograd's nodes carry no module. One belongs to the module of the parameter it reads, else to that
     of the saved activation, else to that of the gradient it continues.
@@ -379,10 +456,12 @@ def _annotate(graph: fx.Graph, slots: list[Slot], outside: str) -> None:
     while result.target in (aten.detach.default, aten.view.default, aten.reshape.default):
         result = result.args[0]
     views = (aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.detach.default)
+    results = zip(outputs, graph.output_node().args[0])  # pyright: ignore
+    early = {n for s, node in results if s.role is Role.NEW_BUFFER for n in _ancestors(node)}
     owner: dict[fx.Node, tuple[str, str]] = {}
     weights: set[fx.Node] = set()
     anchors: set[fx.Node] = set()
-    phase = "forward"
+    behind = False
     placeholders = iter(slots)
     for node in graph.nodes:
         meta, node.meta = node.meta, {}
@@ -395,6 +474,7 @@ def _annotate(graph: fx.Graph, slots: list[Slot], outside: str) -> None:
                 owner[node] = (slot.fqn.rpartition(".")[0], "")
                 weights.add(node)
             continue
+        phase = "backward" if behind and node not in early else "forward"
         layer, source = _layer(meta), _source(meta) or outside
         if phase == "backward":
             known = sorted((a for a in node.all_input_nodes if a in owner),
@@ -410,8 +490,18 @@ def _annotate(graph: fx.Graph, slots: list[Slot], outside: str) -> None:
         # A second result of the last forward operator is unpacked behind the loss, and still forward.
         unpacks = node.target is operator.getitem
         node.meta.update(phase=node.args[0].meta["phase"] if unpacks else phase, layer=layer, source=source)
-        if node is result:
-            phase = "backward"
+        behind = behind or node is result
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    """The node and all it is computed from."""
+    found, pending = set(), [node]
+    while pending:
+        n = pending.pop()
+        if n not in found:
+            found.add(n)
+            pending += n.all_input_nodes
+    return found
 
 
 def _claim_gradients(graph: fx.Graph, outputs: list[Slot]) -> None:

@@ -30,7 +30,8 @@ VIEWS = frozenset({
     aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int,
 })  # fmt: skip
 
-REDUCTIONS = (aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default, aten.amax.default)
+REDUCTIONS = (aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default, aten.amax.default,
+              aten.var.correction)  # fmt: skip
 
 
 def is_elementwise(node: fx.Node) -> bool:

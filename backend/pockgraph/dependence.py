@@ -10,11 +10,11 @@ from .graph import Graph, Role
 def dependence(graph: Graph) -> dict[fx.Node, int]:
     """Node -> bit set over the graph's outputs (bit i: output i) that need the node.
 
-    The loss or metric is not counted: what only it needs has the empty set.
+    The loss, the metric and new values of buffers are not counted: every plan has them.
     """
     needs: dict[fx.Node, int] = dict.fromkeys(graph.fx.nodes, 0)
     for i, (slot, node) in enumerate(zip(graph.outputs, graph.results.values(), strict=True)):
-        if slot.role not in (Role.LOSS, Role.METRIC):
+        if slot.role not in (Role.LOSS, Role.METRIC, Role.NEW_BUFFER):
             needs[node] |= 1 << i
     for node in reversed(graph.fx.nodes):
         if node.op != "output":

@@ -33,7 +33,9 @@ from .task import Batch
 from .train_graph import TrainGraph
 from .trunk import Cut, Forward, Kept, choose_cuts
 
-_STATE_OF = {Role.NEW_PARAM: Role.PARAM, Role.NEW_OPT_STATE: Role.OPT_STATE}
+_STATE_OF = {
+    Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- running a plan
@@ -209,7 +211,9 @@ class EagerBench:
         self._graph = graph
         wanted = [tuple(p) for p in plans]
         count = data.steps * seeds + data.validation_count
-        limit = cache_bytes // count if data.is_repeatable() else 0
+        # A trunk whose values change with the step, or with other steps' batches, cannot be kept.
+        moving = graph.plan.dropout or graph.plan.batch_norm == "batch"
+        limit = cache_bytes // count if data.is_repeatable() and not moving else 0
         with_rows = lambda seed: ((b, len(b)) for b in data.train(seed))  # noqa: E731
         self.train = _source(graph.gradients, wanted, limit, with_rows)
         self.validation = _source(graph.metric, wanted, limit, data.validation)

@@ -35,10 +35,12 @@ class Role(enum.StrEnum):
     CONST = "const"
     OPT_STATE = "opt_state"
     LR = "lr"
+    SEED = "seed"
     LOSS = "loss"
     METRIC = "metric"
     GRAD = "grad"
     NEW_PARAM = "new_param"
+    NEW_BUFFER = "new_buffer"
     NEW_OPT_STATE = "new_opt_state"
 
 
@@ -52,6 +54,7 @@ class Slot:
         shape, dtype: of the value that is passed; dtype as in `"float32"`.
         key: the name of an optimizer state (`"momentum_buffer"`), or of a constant.
         trained: PARAM only. True: it changes every step and is held as state. False: a constant.
+        changes: BUFFER only. True: the step gives it a new value, and it is held as state.
         dim, indices: a trained part of a tensor: the channels `indices` along `dim`. Then `shape`
             is the part's, and a second, constant slot with the same `fqn` holds the whole tensor.
     """
@@ -62,13 +65,14 @@ class Slot:
     dtype: str
     key: str = ""
     trained: bool = False
+    changes: bool = False
     dim: int | None = None
     indices: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
         """Unique in a graph: `param:conv.weight`, `opt_state:conv.weight:momentum_buffer`, `lr`."""
-        if self.role in (Role.LR, Role.LOSS, Role.METRIC):
+        if self.role in (Role.LR, Role.SEED, Role.LOSS, Role.METRIC):
             return self.role.value
         role = "trained" if self.role is Role.PARAM and self.trained else self.role.value
         return ":".join(filter(None, (role, self.fqn, self.key)))
@@ -80,7 +84,7 @@ class Slot:
     @property
     def is_state(self) -> bool:
         """Held by the target between steps."""
-        return self.trained or self.role is Role.OPT_STATE
+        return self.trained or self.changes or self.role is Role.OPT_STATE
 
 
 def dtype_name(dtype: torch.dtype) -> str:

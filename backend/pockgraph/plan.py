@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .train_graph import TrainGraph
 
 SCHEMA = "pockui.plan/1"
+BatchNorm = Literal["frozen", "batch"]
 
 
 class _Strict(BaseModel):
@@ -66,6 +67,7 @@ class Plan(_Strict):
         model: FQN -> shape of every trainable tensor of the model the plan was made for.
         batch: what a batch holds.
         optimizer: `{"name": "sgd", "momentum": 0.9, …}`.
+        batch_norm, dropout: what the training step does with those layers, see `Task`.
         tensors: FQN -> how it is trained. Tensors left out are frozen.
         predicted, measured: figures, keys with unit suffixes (`peak_bytes`, `step_ms`, …).
         provenance: who or what made the plan, free text values.
@@ -76,6 +78,8 @@ class Plan(_Strict):
     model: dict[str, tuple[int, ...]]
     batch: dict[str, BatchSpec]
     optimizer: dict[str, Any]
+    batch_norm: BatchNorm = "frozen"
+    dropout: bool = False
     tensors: dict[str, Trained]
     predicted: dict[str, float] = {}
     measured: dict[str, float] = {}
@@ -145,6 +149,8 @@ class Plan(_Strict):
             model={row.fqn: row.shape for row in graph.tensors},
             batch={s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in graph.batch_slots},
             optimizer=graph.optimizer.to_dict(),
+            batch_norm=graph.plan.batch_norm,
+            dropout=graph.plan.dropout,
             tensors=dict(sorted(tensors.items(), key=lambda kv: order[kv[0]])),
             provenance=dict(provenance or {}),
         )

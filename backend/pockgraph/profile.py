@@ -17,7 +17,7 @@ from typing import Any
 from .channels import checked_part, count_of
 from .errors import PlanError, suggest
 from .liveness import Step, liveness
-from .plan import BatchSpec, Plan, Trained
+from .plan import BatchNorm, BatchSpec, Plan, Trained
 from .rows import TensorRow
 
 WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise", "stream")
@@ -110,7 +110,7 @@ class Profile:
     """Everything that planning needs to know of a task's training graph.
 
     Attributes:
-        task, batch, optimizer: as in a plan.
+        task, batch, optimizer, batch_norm, dropout: as in a plan.
         rows: one per trainable tensor, in forward order.
         channel_order: per row, channels by falling weight norm (empty: it has none).
         operators: the whole training graph in schedule order.
@@ -141,6 +141,8 @@ class Profile:
     loss: int
     head: tuple[str, ...] = ()
     presets: dict[str, dict[str, float]] = field(default_factory=dict)
+    batch_norm: BatchNorm = "frozen"
+    dropout: bool = False
     time: TimeModel | None = None
     other_moves: tuple[dict[int, dict[int, tuple[int, ...]]], ...] = ()
 
@@ -186,6 +188,8 @@ class Profile:
             model={r.fqn: r.shape for r in self.rows},
             batch=self.batch,
             optimizer=self.optimizer,
+            batch_norm=self.batch_norm,
+            dropout=self.dropout,
             tensors=tensors,
             predicted=predicted,
             provenance=dict(provenance or {}),

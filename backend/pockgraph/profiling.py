@@ -31,7 +31,10 @@ def profile_of(graph: TrainGraph) -> Profile:
     number = {n: i for i, n in enumerate(nodes)}
     row_of = {r.fqn: i for i, r in enumerate(graph.tensors)}
     serves = _serves(raw, row_of)
-    needed = _ancestors(raw.results["loss"])
+    needed = set[fx.Node]()
+    for slot, node in zip(raw.outputs, output_args(raw.fx)):
+        if slot.role in (Role.LOSS, Role.NEW_BUFFER):
+            needed |= _ancestors(node)
     weights = {node: row_of[s.fqn] for s, node in zip(raw.inputs, raw.placeholders.values()) if s.trained}
 
     operators = []
@@ -104,6 +107,8 @@ def profile_of(graph: TrainGraph) -> Profile:
         backward_constants=tuple(late_only),
         state_copies=len(graph.optimizer.tensor_state),
         scalar_bytes=4 * len(graph.optimizer.scalar_state),
+        batch_norm=graph.plan.batch_norm,
+        dropout=graph.plan.dropout,
         loss=number[raw.results["loss"]],
         head=tuple(presets.head(graph)),
         presets=made,
@@ -114,8 +119,10 @@ def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
     """Node -> bit set of the rows whose update needs it."""
     by_output = dependence(raw)
     everything = (1 << len(row_of)) - 1
-    bits = [1 << row_of[s.fqn] if s.fqn else everything for s in raw.outputs]
-    bits[0] = 0  # the loss is nobody's update
+    bits = [1 << row_of[s.fqn] if s.fqn in row_of else everything for s in raw.outputs]
+    for i, slot in enumerate(raw.outputs):
+        if slot.role in (Role.LOSS, Role.NEW_BUFFER):  # nobody's update
+            bits[i] = 0
     out = {}
     for node, need in by_output.items():
         served, rest = 0, need

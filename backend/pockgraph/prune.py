@@ -9,6 +9,7 @@ Before → after, for `{"conv.weight": channels [0, 2]}`:
 - a partly trained tensor is two inputs: the whole weight, constant, and the trained channels, state;
   the forward pass joins them, the gradient is computed for those channels only (`slicing.py`)
 - updates, and the optimizer's state, exist only for what is trained, each right behind its gradient
+- buffers that the forward pass changes (running statistics) get their new values whatever is trained
 - where a clamped activation is kept only to mask a gradient, one boolean an element is kept instead
 """
 
@@ -132,10 +133,11 @@ def assemble(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
 
     readers = {fqn: split[fqn][0] if fqn in split else edit.input[f"trained:{fqn}"] for fqn in trained}
     outputs, results = _add_updates(edit, optimizer, grads, readers)
-    edit.fx.output((edit.result["loss"], *results))
+    kept = [s for s in gradients.outputs if s.role in (Role.LOSS, Role.NEW_BUFFER)]
+    edit.fx.output((*(edit.result[s.name] for s in kept), *results))
     edit.fx.eliminate_dead_code()
-    loss = gradients.outputs[0]
-    return rebuilt(gradients, edit.fx, inputs=tuple(edit.slots), outputs=(loss, *outputs), values=edit.values)
+    outputs = (*kept, *outputs)
+    return rebuilt(gradients, edit.fx, inputs=tuple(edit.slots), outputs=outputs, values=edit.values)
 
 
 def _exclusive(gradients: Graph, edit: _Editor, trained: Container[str]) -> set[fx.Node]:

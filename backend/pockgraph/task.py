@@ -7,14 +7,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from .errors import TaskError, listing, suggest
+from .plan import BatchNorm
 
 Batch = dict[str, torch.Tensor]
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
+INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ class Task:
 
     Args:
         name: a short identifier; it names studies and artefacts.
-        model: the network. It is used in evaluation mode: batch norm with frozen running
-            statistics, no dropout.
+        model: the network. It is used in evaluation mode, but for what the next two say of the
+            training step.
         loss: `(model, batch) -> scalar tensor`.
         metric: `(model, batch) -> tensor [N]`, one value per sample, larger is better.
         train: a re-iterable of batches: dicts (or tuples) of tensors of fixed shapes.
@@ -83,9 +86,14 @@ class Task:
             of `train` is held back for that, so that `eval` is never chosen on.
         fresh: FQN globs of tensors that were never pretrained (a new head). Each seed of a
             measurement draws them anew.
+        batch_norm: `"frozen"`: every batch norm uses its running statistics and leaves them alone;
+            `"batch"`: every one, also below the trained tensors, normalises by the batch's and updates
+            its running statistics, as in PyTorch's training mode. Metrics use the running ones.
+        dropout: whether the training step drops activations: the model then trains in training mode
+            (batch norm excepted), with masks that a seed determines on every target.
 
     Raises:
-        TaskError: the data is empty, yields only once, or its batches differ in shape.
+        TaskError: an unknown batch norm policy, the data is empty, yields only once, or its batches differ in shape.
     """
 
     name: str
@@ -96,9 +104,22 @@ class Task:
     eval: Iterable[Any]
     validation: Iterable[Any] | None = None
     fresh: tuple[str, ...] = ()
+    batch_norm: BatchNorm = field(default="frozen", kw_only=True)
+    dropout: bool = field(default=False, kw_only=True)
     reference: str = field(default="", kw_only=True)  # `module:name` this task can be made again from
 
     def __post_init__(self) -> None:
+        policies = get_args(BatchNorm)
+        if self.batch_norm not in policies:
+            raise TaskError(
+                f"Task {self.name!r}: batch_norm={self.batch_norm!r} is no policy; it is one of "
+                f"{', '.join(map(repr, policies))}.{suggest(str(self.batch_norm), policies)}"
+            )
+        if not isinstance(self.dropout, bool):
+            raise TaskError(
+                f"Task {self.name!r}: dropout={self.dropout!r} must be True or False. "
+                "Rates belong to the model's layers."
+            )
         self.model.eval()
         given: dict[str, Any] = {"train": self.train, "eval": self.eval}
         if self.validation is not None:
@@ -117,6 +138,15 @@ class Task:
                 raise TaskError(
                     f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
                 )
+
+    def set_mode(self, training: bool) -> None:
+        """Put the model's modules into the mode of a training step, or into evaluation mode."""
+        self.model.train(training and self.dropout)
+        for module in self.model.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.train(training and self.batch_norm == "batch")
+            elif isinstance(module, INSTANCE_NORMS) and module.track_running_stats:
+                module.eval()
 
     @classmethod
     def from_onnx(

@@ -67,6 +67,13 @@ class TrainGraph(Graph):
             raise PlanError(
                 "The plan trains nothing. Name at least one tensor, for example with Plan.head(graph)."
             )
+        for name in ("batch_norm", "dropout"):
+            mine, asked = getattr(self.plan, name), getattr(plan, name)
+            if mine != asked:
+                raise PlanError(
+                    f"The plan was made for {name}={asked!r}, this graph was built with {name}={mine!r}. "
+                    f"Build it from a Task with {name}={asked!r}, or make the plan from this graph."
+                )
         graph = prune(self.gradients, self.optimizer, plan)
         return replace(
             self, fx=graph.fx, inputs=graph.inputs, outputs=graph.outputs, values=graph.values, plan=plan
@@ -127,7 +134,9 @@ class TrainGraph(Graph):
         """Identifies the model (names and shapes), the batch and the optimizer's kind: 16 hex digits."""
         model = {row.fqn: row.shape for row in self.tensors}
         batch = {s.fqn: (s.shape, s.dtype) for s in self.batch_slots}
-        text = json.dumps([self.name, model, batch], sort_keys=True)
+        policies = {"batch_norm": self.plan.batch_norm, "dropout": self.plan.dropout}
+        changed = [policies] if policies != {"batch_norm": "frozen", "dropout": False} else []
+        text = json.dumps([self.name, model, batch, *changed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ class FoldConstants:
         known: dict[fx.Node, torch.Tensor] = {}
         placeholders = [n for n in new.nodes if n.op == "placeholder"]
         for slot, node in zip(slots, placeholders):
-            if slot.role in CONSTANT and not slot.trained:
+            if slot.role in CONSTANT and not slot.is_state:
                 known[node] = values[slot.name]
         source_bytes = {n: value_bytes(n.meta["val"]) for n in known}
         for node in list(new.nodes):

@@ -41,7 +41,7 @@ class _Folder:
         self.slots, self.values = list(graph.inputs), dict(graph.values)
         self._placeholders = [n for n in self.fx.nodes if n.op == "placeholder"]
         self._constant = {n: self.values[s.name] for n, s in zip(self._placeholders, self.slots)
-                          if s.role in CONSTANT and not s.trained}  # fmt: skip
+                          if s.role in CONSTANT and not s.is_state}  # fmt: skip
         self._scaled: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
 
     def _scale(self, node: Any) -> fx.Node | None:

@@ -113,11 +113,14 @@ def base_tensors(folder: Path, fqns: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def whole_tensors(folder: Path, manifest: Manifest, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """FQN -> full-shape array of every trained tensor; trained channels are put into the whole tensor."""
+    """FQN -> full-shape array of every trained tensor, and of the buffers that training changes.
+
+    Trained channels are put into the whole tensor.
+    """
     bases = base_tensors(folder, manifest.partial)
     whole = {}
     for slot in manifest.train.state:
-        if not slot.trained:
+        if not (slot.trained or slot.changes):
             continue
         part = state[slot.name]
         if slot.indices is None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..errors import ArtifactError, listing
-from ..plan import BatchSpec, Plan
+from ..plan import BatchNorm, BatchSpec, Plan
 
 SCHEMA = "pockui.artifact/1"
 MANIFEST = "manifest.json"
@@ -36,13 +36,14 @@ class SlotSpec(_Strict):
     dtype: str
     key: str = ""
     trained: bool = False
+    changes: bool = False
     dim: int | None = None
     indices: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
         """The same name as `graph.Slot.name`."""
-        if self.role in ("lr", "loss", "metric"):
+        if self.role in ("lr", "seed", "loss", "metric"):
             return self.role
         role = "trained" if self.role == "param" and self.trained else self.role
         return ":".join(filter(None, (role, self.fqn, self.key)))
@@ -50,13 +51,12 @@ class SlotSpec(_Strict):
     @property
     def is_state(self) -> bool:
         """Held by the target between steps."""
-        return self.trained or self.role == "opt_state"
+        return self.trained or self.changes or self.role == "opt_state"
 
     @property
     def next_name(self) -> str:
         """State only: the name of the output that holds the slot's next value."""
-        role = "new_param" if self.trained else "new_opt_state"
-        return ":".join(filter(None, (role, self.fqn, self.key)))
+        return ":".join(filter(None, (f"new_{self.role}", self.fqn, self.key)))
 
 
 class GraphSpec(_Strict):
@@ -92,6 +92,7 @@ class Manifest(_Strict):
         batch: what a training batch holds.
         train, eval: the slots of both graphs.
         optimizer: `{"name": "sgd", "lr": 0.01, …}`.
+        batch_norm, dropout: what a step does with those layers, as in the plan.
         predicted: figures, keys with unit suffixes.
         unused: parameters of the model that the plan does not know: unused ones, names of tied ones.
         versions: of the programs that wrote the artefact.
@@ -107,6 +108,8 @@ class Manifest(_Strict):
     train: GraphSpec
     eval: GraphSpec
     optimizer: dict[str, Any]
+    batch_norm: BatchNorm = "frozen"
+    dropout: bool = False
     predicted: dict[str, float] = {}
     unused: tuple[str, ...] = ()
     versions: dict[str, str] = {}

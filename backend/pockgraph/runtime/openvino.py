@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, listing
-from .manifest import GraphSpec, Manifest
+from .manifest import GraphSpec, Manifest, SlotSpec
 from .quiet_openvino import ov
 
 
@@ -97,7 +97,7 @@ class _Request:
     def _check(self, xml: Path, spec: GraphSpec, device: str) -> None:
         """Refuse a model that is not the manifest's, or a device that holds state in less than its dtype."""
         expected = {s.name: s for s in spec.state}
-        self._shapes = {s.name: s.shape for s in spec.state}
+        self._expected = expected
         if set(self.states) != set(expected):
             differ = sorted(set(self.states) ^ set(expected))
             raise ArtifactError(f"{xml} and the manifest disagree on the state: {listing(differ)}.")
@@ -109,7 +109,7 @@ class _Request:
             raise ArtifactError(f"{xml} lacks {listing(missing)}, which the manifest names.")
         for name, state in self.states.items():
             dtype = state.state.element_type.to_dtype()
-            if dtype != np.dtype(expected[name].dtype):
+            if dtype != _held_dtype(expected[name]):
                 raise ArtifactError(
                     f"Device {device!r} holds {name} as {dtype} instead of {expected[name].dtype}: small "
                     "updates would be lost. Train on the device 'CPU'."
@@ -127,11 +127,20 @@ class _Request:
 
     def read(self, name: str) -> np.ndarray:
         # OpenVINO gives a scalar back as an array of one element.
-        return self.states[name].state.data.reshape(self._shapes[name]).copy()
+        spec = self._expected[name]
+        return self.states[name].state.data.reshape(spec.shape).astype(spec.dtype)
 
     def write(self, values: Mapping[str, np.ndarray]) -> None:
         for name, value in values.items():
-            self.states[name].state = ov.Tensor(np.array(value, order="C", copy=None), shared_memory=True)
+            held = np.asarray(value, order="C", dtype=_held_dtype(self._expected[name]))
+            if held.dtype != value.dtype and not np.array_equal(held, value):
+                raise ArtifactError(f"OpenVINO holds {name} as {held.dtype}, which is too small for {value}.")
+            self.states[name].state = ov.Tensor(held, shared_memory=True)
+
+
+def _held_dtype(spec: SlotSpec) -> np.dtype[Any]:
+    """Variables cannot be int64: the lowering holds such a state (a counter) as int32."""
+    return np.dtype("int32" if spec.dtype == "int64" else spec.dtype)
 
 
 def _last_line(error: RuntimeError) -> str:

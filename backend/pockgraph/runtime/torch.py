@@ -23,7 +23,9 @@ from ..graph import Graph, Role, aten, output_args
 from ..serialize import graph_from_json
 from .manifest import STATE, GraphSpec, Manifest
 
-_STATE_OF = {Role.NEW_PARAM: Role.PARAM, Role.NEW_OPT_STATE: Role.OPT_STATE}
+_STATE_OF = {
+    Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
+}  # fmt: skip
 # Views that their schema does not own up to.
 _HIDDEN_VIEWS = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
 

@@ -174,7 +174,10 @@ class Trainer:
     # ---------------------------------------------------------------- weights
 
     def state(self) -> dict[str, np.ndarray]:
-        """FQN -> a copy of each trained tensor in its full shape, frozen channels included."""
+        """FQN -> a copy of each trained tensor in its full shape, frozen channels included.
+
+        With them the buffers that a step changes, such as running statistics.
+        """
         return checkpoint.whole_tensors(self.folder, self.manifest, self._runner.read_state())
 
     def set_state(self, tensors: Mapping[str, np.ndarray]) -> None:
@@ -184,7 +187,7 @@ class Trainer:
             ArtifactError: a name that is not trained (with suggestions), another shape, values that are
                 not finite, or other values in the channels that the plan freezes; nothing is set then.
         """
-        slots = {s.fqn: s for s in self._state_slots.values() if s.trained}
+        slots = {s.fqn: s for s in self._state_slots.values() if s.trained or s.changes}
         bases = checkpoint.base_tensors(self.folder, [n for n in tensors if n in self.manifest.partial])
         values = {}
         for fqn, tensor in tensors.items():
@@ -197,9 +200,10 @@ class Trainer:
                 )
             slot = slots[fqn]
             array = np.asarray(tensor, dtype=slot.dtype)
-            if array.shape != self.plan.model[fqn]:
+            shape = self.plan.model[fqn] if slot.trained else slot.shape
+            if array.shape != shape:
                 raise ArtifactError(
-                    f"Cannot set {fqn!r}: its shape is {list(self.plan.model[fqn])}, not {list(array.shape)}."
+                    f"Cannot set {fqn!r}: its shape is {list(shape)}, not {list(array.shape)}."
                 )
             if not np.isfinite(array).all():
                 raise ArtifactError(f"Cannot set {fqn!r}: it holds NaN or infinite values.")

@@ -1,6 +1,7 @@
 """The walk that turns a graph into an OpenVINO model.
 
-State is held by `ReadValue`/`Assign` pairs without an initial value: nothing is stored in the file
+Variables cannot be int64: such a state (a counter) is held as int32, and is int64 in between. State is
+held by `ReadValue`/`Assign` pairs without an initial value: nothing is stored in the file
 for it, and whoever runs the model sets it (`query_state`) before the first step.
 """
 
@@ -19,7 +20,9 @@ from .emit import Value, ov
 from .rules import Context
 
 Variable = ov.op.util.Variable
-_STATE_OF: Mapping[Role, Role] = {Role.NEW_PARAM: Role.PARAM, Role.NEW_OPT_STATE: Role.OPT_STATE}
+_STATE_OF: Mapping[Role, Role] = {
+    Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
+}  # fmt: skip
 
 
 def lower(graph: Graph) -> ov.Model:
@@ -39,7 +42,7 @@ def lower(graph: Graph) -> ov.Model:
             read = ov.op.read_value(variable)
             read.set_friendly_name(slot.name)
             reads[slot.role, slot.fqn, slot.key] = read, variable
-            ctx.values[node] = read.output(0)
+            ctx.values[node] = emit.convert(read.output(0), getattr(torch, slot.dtype))
         elif slot.role in (Role.BATCH, Role.LR):
             parameters.append(_parameter(slot))
             ctx.values[node] = parameters[-1].output(0)
@@ -67,7 +70,8 @@ def lower(graph: Graph) -> ov.Model:
             results[-1].set_friendly_name(slot.name)
             public.add(value, slot.name)
         else:
-            sinks.append((node, ov.op.assign(_single_output(value), state[1])))
+            held = emit.convert(value, _held_dtype(slot))
+            sinks.append((node, ov.op.assign(_single_output(held), state[1])))
     # A variable that the graph only reads needs an Assign of itself: it is set from outside.
     own = [ov.op.assign(read, variable) for read, variable in reads.values()]
     # OpenVINO schedules depth-first from the last sink to the first. Those whose gradients come first
@@ -110,10 +114,14 @@ def _anchor(ctx: Context, node: fx.Node) -> Value | None:
     return ctx.values[source]
 
 
+def _held_dtype(slot: Slot) -> torch.dtype:
+    return torch.int32 if slot.dtype == "int64" else getattr(torch, slot.dtype)
+
+
 def _variable(slot: Slot) -> Variable:
     info = ov.op.util.VariableInfo()
     info.variable_id = slot.name
-    info.data_type = emit.OV_TYPES[getattr(torch, slot.dtype)]
+    info.data_type = emit.OV_TYPES[_held_dtype(slot)]
     info.data_shape = ov.PartialShape(list(slot.shape))
     return Variable(info)
 
