@@ -22,7 +22,7 @@ from pockgraph.measure import LEARNING_RATE, Step, serve_steps
 from pockgraph.plan import Plan
 from pockgraph.task import Batch, Task, as_named
 
-_OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+from .torch_optimizer import PlainOptimizer
 
 
 class PlainLoop:
@@ -51,32 +51,29 @@ class PlainLoop:
         for fqn, parameter in task.model.named_parameters():
             parameter.requires_grad_(trained is None or fqn in trained)
             parameter.grad = None
-        options = {k: v for k, v in optimizer.items() if k != "name"}
-        learning = [p for p in task.model.parameters() if p.requires_grad]
-        self.optimizer = _OPTIMIZERS[optimizer["name"]](learning, **options)
+        learning = {fqn: p for fqn, p in task.model.named_parameters() if p.requires_grad}
+        self.optimizer = PlainOptimizer(optimizer, learning)
         model, loss = task.model, task.loss
         self._loss = torch.compile(lambda batch: loss(model, batch)) if compiled else _bound(task)
 
     def step(self, batch: Batch, lr: float) -> float:
-        """One update; returns the loss before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        """One micro-batch, as a rule an update; returns the loss before it."""
         self.optimizer.zero_grad()
         loss = self._loss(self.task.rebuild(batch))
-        loss.backward()
-        self.optimizer.step()
+        (loss / self.optimizer.micro_batches if self.optimizer.micro_batches > 1 else loss).backward()
+        self.optimizer.step(lr)
         return float(loss.detach())
 
     @torch.no_grad()
     def evaluate(self, batches: Any) -> float:
         """The mean of the metric over all samples of `batches`."""
-        values = [self.task.metric(self.task.model, batch) for batch in batches]
+        with self.optimizer.averaged():
+            values = [self.task.metric(self.task.model, batch) for batch in batches]
         return float(torch.cat(values).double().mean())
 
     def forget(self) -> None:
         """Drop gradients and optimizer state."""
-        self.optimizer.zero_grad()
-        self.optimizer.state.clear()
+        self.optimizer.forget()
 
 
 def _bound(task: Task) -> Any:

@@ -14,10 +14,12 @@ gets wrong by more than the whole update is noise; there the factor is `noise_fa
 from __future__ import annotations
 
 import copy
+import fnmatch
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -75,10 +77,81 @@ class Steps:
 # ---------------------------------------------------------------- eager PyTorch
 
 
-def torch_optimizer(optimizer: Optimizer, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
-    options = optimizer.to_dict()
-    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[options.pop("name")]
-    return kind(leaves, **options)
+class Lion(torch.optim.Optimizer):
+    """Algorithm 2 of arXiv 2302.06675, which torch.optim lacks."""
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                p.mul_(1 - lr * decay)
+                p.add_(torch.sign(m * beta1 + p.grad * (1 - beta1)), alpha=-lr)
+                m.mul_(beta2).add_(p.grad, alpha=1 - beta2)
+
+
+class Stepper:
+    """Updates tensors as `optimizer` says, with `torch.optim` and PyTorch's own utilities.
+
+    A step leaves each micro-batch's gradient in `.grad`, added up over a cycle, as eager loops do.
+    """
+
+    def __init__(self, optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
+        options = optimizer.to_dict()
+        kind = {
+            "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lion": Lion,
+            "adafactor": torch.optim.Adafactor,
+        }[options.pop("name")]  # fmt: skip
+        self.leaves = leaves
+        self.micro_batches = options.pop("accumulate", 1)
+        self._clip_norm = options.pop("clip_norm", None)
+        self._ema_decay = options.pop("ema_decay", None)
+        groups = options.pop("groups", [])
+        if "eps" in options and kind is torch.optim.Adafactor:
+            # None is the machine epsilon of the tensor's dtype, which would be another rule in float64.
+            first, second = options["eps"]
+            options["eps"] = (torch.finfo(torch.float32).eps if first is None else first, second)
+        params: list[dict[str, Any]] = []
+        for fqn, leaf in leaves.items():
+            group = next((g for g in groups if fnmatch.fnmatchcase(fqn, g["pattern"])), {})
+            decay = {"weight_decay": group["weight_decay"]} if "weight_decay" in group else {}
+            params.append({"params": [leaf], "lr_scale": group.get("lr_scale", 1.0), **decay})
+        self.torch: torch.optim.Optimizer = kind(params, **options)
+        self._seen = 0
+        self._average: list[Tensor] | None = None
+        if self._ema_decay is not None:
+            self._average = [p.detach().clone() for p in leaves.values()]
+
+    def step(self, lr: float) -> None:
+        """After `backward` of one micro-batch's loss, divided by `micro_batches`."""
+        self._seen += 1
+        if self._seen % self.micro_batches:
+            return
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(list(self.leaves.values()), self._clip_norm)
+        for group in self.torch.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        self.torch.step()
+        if self._average is not None:
+            assert self._ema_decay is not None
+            torch.optim.swa_utils.get_ema_multi_avg_fn(self._ema_decay)(
+                self._average, [p.detach() for p in self.leaves.values()], torch.tensor(1)
+            )
+
+    def zero_grad(self) -> None:
+        """Before a cycle's first micro-batch; does nothing before the others."""
+        if self._seen % self.micro_batches == 0:
+            for leaf in self.leaves.values():
+                leaf.grad = None
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """What evaluation reads: the average where one is kept, else the weights."""
+        return dict(zip(self.leaves, self._average)) if self._average is not None else dict(self.leaves)
 
 
 def eager(
@@ -108,27 +181,37 @@ def eager(
         leaves[fqn] = (
             whole if how.dim is None else whole.detach().index_select(how.dim, indices(how.channels))
         )
-    stepper = torch_optimizer(optimizer, list(leaves.values()))
+    stepper = Stepper(optimizer, leaves)
     losses: list[float] = []
+
+    def put(values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for fqn, how in plan.tensors.items():
+                if how.dim is not None:
+                    params[fqn].index_copy_(how.dim, indices(how.channels), values[fqn])
+                elif params[fqn] is not values[fqn]:
+                    params[fqn].copy_(values[fqn])
+
     for batch, lr in zip(batches, lrs, strict=True):
-        net.zero_grad()
+        stepper.zero_grad()
+        for fqn, how in plan.tensors.items():
+            if how.dim is not None:
+                params[fqn].grad = None
         loss = task.loss(net, task.rebuild(cast(batch)))
-        loss.backward()
+        (loss / stepper.micro_batches).backward()
         losses.append(float(loss.detach()))
         for fqn, how in plan.tensors.items():
             grad = params[fqn].grad
             if how.dim is not None and grad is not None:
-                leaves[fqn].grad = grad.index_select(how.dim, indices(how.channels))
-        for group in stepper.param_groups:
-            group["lr"] = lr
-        stepper.step()
-        with torch.no_grad():
-            for fqn, how in plan.tensors.items():
-                if how.dim is not None:
-                    params[fqn].index_copy_(how.dim, indices(how.channels), leaves[fqn])
+                part, before = grad.index_select(how.dim, indices(how.channels)), leaves[fqn].grad
+                leaves[fqn].grad = part if before is None else before + part
+        stepper.step(lr)
+        put(leaves)
+    trained = {fqn: params[fqn].detach().clone() for fqn in plan.tensors}
+    put(stepper.average)
     with torch.no_grad():
         metric = task.metric(net, task.rebuild(cast(batches[0])))
-    return Steps(losses, {fqn: params[fqn].detach() for fqn in plan.tensors}, metric)
+    return Steps(losses, trained, metric)
 
 
 def indices(channels: Sequence[int] | None) -> Tensor:
@@ -223,6 +306,24 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "nesterov": pg.SGD(lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
     "adamw": pg.AdamW(lr=1e-2),
 }
+# The other rules, and what stands around a rule; each for some models on every target.
+MORE_OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": pg.Adam(lr=1e-2, weight_decay=0.1),
+    "amsgrad": pg.Adam(lr=1e-2, amsgrad=True, ema_decay=0.5),
+    "lion": pg.Lion(lr=1e-3, weight_decay=0.1),
+    "adafactor": pg.Adafactor(lr=1e-2, weight_decay=0.1),
+    "groups": pg.SGD(
+        lr=0.1, momentum=0.9, weight_decay=0.1,
+        groups=(pg.Group("*.bias", lr_scale=2.0, weight_decay=0.0), pg.Group("*", lr_scale=0.5)),
+    ),
+    "clip": pg.SGD(lr=0.1, momentum=0.9, clip_norm=0.05),
+    "accumulate": pg.AdamW(lr=1e-2, accumulate=2),
+    "everything": pg.Adafactor(
+        lr=1e-2, weight_decay=0.1, accumulate=2, clip_norm=0.05, ema_decay=0.9,
+        groups=(pg.Group("*.bias", lr_scale=2.0, weight_decay=0.0),),
+    ),
+}  # fmt: skip
+ALL_OPTIMIZERS = OPTIMIZERS | MORE_OPTIMIZERS
 
 
 def parts(graph: TrainGraph, ratio: float) -> dict[str, float]:
@@ -244,7 +345,7 @@ def built(model: str, optimizer: str = "sgd") -> TrainGraph:
     """The training graph of a zoo task. Captured once; an optimizer only adds nodes to it."""
     if optimizer == "sgd":
         return pg.build(zoo(model), OPTIMIZERS["sgd"])
-    graph = replace(built(model), optimizer=OPTIMIZERS[optimizer])
+    graph = replace(built(model), optimizer=ALL_OPTIMIZERS[optimizer])
     return graph.prune(pg.Plan.full(graph))
 
 
@@ -272,6 +373,12 @@ def covering(models: Iterable[str]) -> tuple[Case, ...]:
 
 
 COVERING_CASES = covering(ZOO)
+# The further optimizers; mobilenet's half and the transformer's eighth hold tensors of all kinds, whole
+# and in part: convolutions, matrices, vectors.
+OPTIMIZER_CASES = tuple(
+    Case(*(("mobilenet", "half") if i % 2 else ("transformer", "eighth")), optimizer)
+    for i, optimizer in enumerate([*MORE_OPTIMIZERS, "adafactor"])
+)
 
 
 def sampled(models: Iterable[str], start: int = 0) -> tuple[Case, ...]:
@@ -303,7 +410,7 @@ def pruned(model: str, optimizer: str, plan_json: str) -> TrainGraph:
 @functools.cache
 def expected(model: str, optimizer: str, plan_json: str) -> tuple[Steps, Steps]:
     """Eager PyTorch in float32 and in float64."""
-    task, rule, plan = zoo(model), OPTIMIZERS[optimizer], pg.Plan.from_json(plan_json)
+    task, rule, plan = zoo(model), ALL_OPTIMIZERS[optimizer], pg.Plan.from_json(plan_json)
     args = (task, plan, rule, list(task.train), lrs_for(rule))
     return eager(*args), eager(*args, dtype=torch.float64)
 
@@ -357,7 +464,7 @@ class TrainingContract:
 
     def check(self, plan: pg.Plan, case: Case) -> None:
         small = pruned(case.model, case.optimizer, plan.to_json())
-        rule = OPTIMIZERS[case.optimizer]
+        rule = ALL_OPTIMIZERS[case.optimizer]
         got = self.run(small, list(zoo(case.model).train), lrs_for(rule))
         reference, referee = expected(case.model, case.optimizer, plan.to_json())
         assert_equal_steps(got, reference, referee, small)

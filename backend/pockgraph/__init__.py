@@ -14,7 +14,11 @@ _HOME = {
     "Task": "task",
     "Batches": "task",
     "SGD": "optimizer",
+    "Adafactor": "optimizer",
+    "Adam": "optimizer",
     "AdamW": "optimizer",
+    "Group": "optimizer",
+    "Lion": "optimizer",
     "build": "autodiff",
     "TrainGraph": "train_graph",
     "Plan": "plan",
@@ -28,10 +32,14 @@ _HOME = {
 }
 __all__ = [
     "SGD",
+    "Adafactor",
+    "Adam",
     "AdamW",
     "Artifact",
     "Batches",
     "Budget",
+    "Group",
+    "Lion",
     "Plan",
     "PockError",
     "Study",
@@ -50,7 +58,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .compiler import compile
     from .errors import PockError
-    from .optimizer import SGD, AdamW
+    from .optimizer import SGD, Adafactor, Adam, AdamW, Group, Lion
     from .plan import Plan, Trained
     from .study import Study
     from .task import Batches, Task

@@ -86,6 +86,8 @@ class Artifact:
     def merge_into(self, net: nn.Module, state: State | None = None) -> None:
         """Copy the trained tensors, and the buffers that training changed, into `net`; its others stay.
 
+        Where the optimizer keeps an average of the weights (`ema_decay`), that is what is copied.
+
         Args:
             state: where they are: a Trainer of this artefact, FQN -> full-shape array, or the path of
                 a checkpoint. None takes the Trainer that this process loaded last from this artefact,
@@ -130,11 +132,11 @@ class Artifact:
         if isinstance(state, Trainer):
             if state.manifest.fingerprint != self.manifest.fingerprint:
                 raise ArtifactError(f"That Trainer runs another artefact ({state.folder}), not {self.path}.")
-            return state.state()
+            return state.state(averaged=self.manifest.averaged)
         if isinstance(state, Mapping):
             return state
         loaded = checkpoint.load_checkpoint(Path(state), self.manifest)
-        return checkpoint.whole_tensors(self.path, self.manifest, loaded.state)
+        return checkpoint.whole_tensors(self.path, self.manifest, loaded.state, self.manifest.averaged)
 
     def __repr__(self) -> str:
         m = self.manifest

@@ -7,7 +7,7 @@ from dataclasses import replace
 from .canonical import canonicalise, hoist_weight_gradients
 from .capture import trace_loss, trace_metric
 from .graph import Graph, Role
-from .optimizer import SGD, Optimizer
+from .optimizer import SGD, Optimizer, check_groups
 from .plan import BatchSpec, Plan, Trained
 from .prune import prune
 from .task import Task
@@ -19,10 +19,11 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
 
     Args:
         task: model, loss, metric and data.
-        optimizer: `SGD` (the default, lr 0.01) or `AdamW`.
+        optimizer: `SGD` (the default, lr 0.01), `Adam`, `AdamW`, `Lion` or `Adafactor`.
 
     Raises:
-        TaskError: the loss is not a scalar, or nothing can be trained.
+        TaskError: the loss is not a scalar, nothing can be trained, or a group of the optimizer's matches
+            no tensor.
         CaptureError: the model has no static graph (data-dependent control flow, …).
     """
     optimizer = optimizer or SGD()
@@ -31,6 +32,7 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
     rows = tensor_rows(gradients)
     if not rows:
         raise no_parameters(task.name)
+    check_groups(optimizer, [r.fqn for r in rows])
     metric = _sharing_buffers(canonicalise(trace_metric(task).graph), gradients)
     batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}
     plan = Plan(

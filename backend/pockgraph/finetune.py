@@ -29,6 +29,7 @@ from .graph import Graph, Role, output_args
 from .passes.pointwise_as_matmul import PointwiseAsMatmul
 from .plan import Plan
 from .prune import prune, specialise
+from .runtime.manifest import EMA
 from .task import Batch
 from .train_graph import TrainGraph
 from .trunk import Cut, Forward, Kept, choose_cuts
@@ -237,7 +238,9 @@ class EagerFinetuner:
         self._validation_cut = self._validation.cut_for(plan.tensors)
         step = _prepared(prune(self._train.suffix(self._cut), graph.optimizer, plan))
         self._step = _Function(step)
-        self._evaluate = _Function(_prepared(specialise(self._validation.suffix(self._validation_cut), plan)))
+        suffix = self._validation.suffix(self._validation_cut)
+        averaged = graph.optimizer.ema_decay is not None
+        self._evaluate = _Function(_prepared(specialise(suffix, plan, averaged)))
         self._initial = {s.name: step.values[s.name] for s in step.state_slots}
         state = {(s.role, s.fqn, s.key): self._step.at[s.name] for s in step.state_slots}
         self._next = [
@@ -250,9 +253,10 @@ class EagerFinetuner:
         for name, value in self._initial.items():
             self._step.args[self._step.at[name]] = value
         for fqn, value in fresh.items():
-            at = self._step.at.get(f"trained:{fqn}")
-            if at is not None:
-                self._step.args[at] = value
+            for name in (f"trained:{fqn}", f"opt_state:{fqn}:{EMA}"):
+                at = self._step.at.get(name)
+                if at is not None:
+                    self._step.args[at] = value
 
     def train(self, seed: int, lr: float) -> Iterator[float]:
         self._step.args[self._step.at["lr"]] = torch.tensor(lr)

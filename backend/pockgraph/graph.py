@@ -11,6 +11,9 @@ Node metadata that every pass keeps:
 - `phase`: `"forward"`, `"backward"` or `"update"`,
 - `layer`: the dotted module path the node comes from (empty for the loss itself),
 - `source`: `file:line` of the user's code, when known.
+
+Where gradients are clipped by their global norm, pruning marks a tensor's part of the squared norm with
+`norm_of` and the sum that takes it in with `joins_norm_of`, both its FQN; only profiling reads them.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ has neither model nor framework.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -42,6 +43,10 @@ class Operator:
         clamps: how many comparisons that takes.
         late: the backward operators that read that result for more than a comparison.
         reads: rows of the weights it reads.
+        fixed_bytes, fixed_flops, fixed_work: of an operator that serves one tensor alone, what does not
+            shrink when only some channels of that tensor are trained.
+        joins: the row whose part in the norm of all gradients it adds to a sum. It exists when that row
+            and an earlier one are trained; otherwise the sum is the one operand that there is. Else -1.
     """
 
     name: str
@@ -61,6 +66,16 @@ class Operator:
     clamps: int = 0
     late: tuple[int, ...] = ()
     reads: tuple[int, ...] = ()
+    fixed_bytes: int = 0
+    fixed_flops: int = 0
+    fixed_work: int = 0
+    joins: int = -1
+
+    def part(self, share: float) -> tuple[int, int, int]:
+        """(bytes, flops, work) when a share of its tensor's channels is trained."""
+        amounts = (self.bytes, self.fixed_bytes), (self.flops, self.fixed_flops), (self.work, self.fixed_work)
+        size, flops, work = (fixed + round((whole - fixed) * share) for whole, fixed in amounts)
+        return size, flops, work
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,8 @@ class Profile:
         first_reader: per row, the operator of the forward pass that reads the weight first.
         resident_bytes: weights, constants and batch; `backward_constants`: (bytes, readers) of those
             that only the backward pass reads.
-        state_copies: optimizer states the size of a tensor; `scalar_bytes`: of the shared ones.
+        state_bytes: of each row's optimizer state: (what stays, what shrinks with the trained channels).
+        scalar_bytes: of the optimizer state that all tensors share.
         time: how long work takes, once measured.
     """
 
@@ -136,7 +152,7 @@ class Profile:
     roots: tuple[int, ...]
     resident_bytes: int
     backward_constants: tuple[tuple[int, tuple[int, ...]], ...]
-    state_copies: int
+    state_bytes: tuple[tuple[int, int], ...]
     scalar_bytes: int
     loss: int
     head: tuple[str, ...] = ()
@@ -299,6 +315,7 @@ class Profile:
             o[_SERVES] = int(o[_SERVES], 16)
             values: Any = (tuple(v) if isinstance(v, list) else v for v in o)
             operators.append(Operator(*values))
+        data |= _of_today(data, operators)
         data["operators"] = tuple(operators)
         data["rows"] = tuple(TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in data["rows"])
         data["batch"] = {k: BatchSpec(**v) for k, v in data["batch"].items()}
@@ -308,6 +325,7 @@ class Profile:
         )
         data["channel_order"] = tuple(map(tuple, data["channel_order"]))
         data["backward_constants"] = tuple((n, tuple(r)) for n, r in data["backward_constants"])
+        data["state_bytes"] = tuple(map(tuple, data["state_bytes"]))
         for key in ("first_reader", "roots", "head"):
             data[key] = tuple(data[key])
         if data["time"]:
@@ -325,6 +343,17 @@ def _keys_as(kind: type, moves: Mapping[Any, Sequence[int]]) -> dict[Any, tuple[
 
 
 _SERVES = [f.name for f in fields(Operator)].index("serves")
+
+
+def _of_today(data: dict[str, Any], operators: Sequence[Operator]) -> dict[str, Any]:
+    """What a profile lacks that was written when every optimizer state had its tensor's shape."""
+    if "state_copies" not in data:
+        return {}
+    for o in operators:
+        if o.bytes == SCALAR_BYTES:
+            o.fixed_bytes, o.fixed_flops, o.fixed_work = o.bytes, o.flops, o.work
+    copies = data.pop("state_copies")
+    return {"state_bytes": [(0, SCALAR_BYTES * math.prod(r["shape"]) * copies) for r in data["rows"]]}
 
 
 class _Replay:
@@ -351,7 +380,8 @@ class _Replay:
                 self.moves[i] = profile.moves_along(i, dim)
                 # The trained part stands beside the whole weight, with the indices that place it.
                 self.resident += round(row.nbytes * share) + 8 * count
-            self.state += round(row.nbytes * share) * profile.state_copies
+            stays, shrinks = profile.state_bytes[i]
+            self.state += stays + round(shrinks * share)
         if self.trained:
             self.state += profile.scalar_bytes
         self.resident += self.state
@@ -367,6 +397,7 @@ class _Replay:
     def run(self) -> tuple[list[Step], int, list[int], int, int]:
         operators, trained = self.p.operators, self.trained
         exists = [o.needed or bool(o.serves & trained) for o in operators]
+        self._join_norms(exists)
         for i, share in sorted(self.parts.items()):
             self._select(self.p.roots[i], i, share, len(self.parts))
         joined = self._join_parts()
@@ -379,8 +410,7 @@ class _Replay:
                 share, operands = self.moved[n]
                 size, flops, work = round(size * share), round(flops * share), round(work * share)
             elif not o.forward and self._only(o) in self.parts and not o.needed:
-                share = self._update_share(n, o)
-                size, flops, work = round(size * share), round(flops * share), round(work * share)
+                size, flops, work = o.part(self._share(n, o))
                 operands = tuple(self._resolved(s) for s in operands)
             else:
                 operands = tuple(self._resolved(s) for s in operands)
@@ -409,12 +439,24 @@ class _Replay:
     def _resolved(self, storage: int) -> int:
         return self.storage.get(storage, storage)
 
-    def _update_share(self, n: int, o: Operator) -> float:
+    def _share(self, n: int, o: Operator) -> float:
         """Operators behind a sliced gradient (its update) have the part's size."""
         i = self._only(o)
-        if o.bytes == SCALAR_BYTES:
-            return 1.0
         return self.parts[i] if n > self.p.roots[i] or n in self.moves[i] else 1.0
+
+    def _join_norms(self, exists: list[bool]) -> None:
+        """Leave out sums of the gradients' norm that have only one operand."""
+        for n, o in enumerate(self.p.operators):
+            if o.joins < 0 or not exists[n]:
+                continue
+            there = [m for m in o.inputs if self._makes(m)]
+            if len(there) < len(o.inputs):
+                exists[n] = False
+                self.storage[n] = self._resolved(there[0]) if there else -1
+
+    def _makes(self, n: int) -> bool:
+        """Is there a value where operator `n` has one?"""
+        return bool(self.p.operators[n].serves & self.trained) and self.storage.get(n) != -1
 
     def _add(self, at: int, side: int, order: int, name: str, size: int, operands: tuple[int, ...],
              elementwise: bool, forward: bool, flops: int) -> int:  # fmt: skip

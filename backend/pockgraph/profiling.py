@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,13 @@ from torch import fx
 
 from . import cost, presets
 from .dependence import dependence
-from .graph import Graph, Role, aten, output_args
+from .graph import Graph, Role, aten, output_args, tensor_bytes
+from .optimizer import Optimizer
+from .optimizer.updates import scalar_state, tensor_state
 from .plan import Trained
-from .profile import WORK_KINDS, Operator, Profile
+from .profile import SCALAR_BYTES, WORK_KINDS, Operator, Profile
 from .prune import assemble
+from .rows import TensorRow
 from .slicing import moves
 from .train_graph import TrainGraph
 
@@ -44,6 +48,10 @@ def profile_of(graph: TrainGraph) -> Profile:
         masked = clamp and y in number and y.meta["phase"] == "forward"
         reads = {weights[s] for a in node.all_input_nodes if (s := cost.storage_of(a)) in weights}
         kind, work = _work(node, serves[node])
+        fixed_bytes, fixed_flops, fixed_work = _fixed(
+            node, step.owns_bytes, work, serves[node], graph.tensors
+        )
+        joins = node.meta.get("joins_norm_of")
         operators.append(
             Operator(
                 name=node.name,
@@ -63,6 +71,10 @@ def profile_of(graph: TrainGraph) -> Profile:
                 clamps=clamp if masked else 0,
                 late=tuple(sorted(_late(y, number))) if masked else (),
                 reads=() if node.meta["phase"] == "update" else tuple(sorted(reads)),
+                fixed_bytes=fixed_bytes,
+                fixed_flops=fixed_flops,
+                fixed_work=fixed_work,
+                joins=-1 if joins is None else row_of[joins],
             )
         )
         assert number[node] == i
@@ -105,8 +117,8 @@ def profile_of(graph: TrainGraph) -> Profile:
         roots=tuple(roots),
         resident_bytes=resident,
         backward_constants=tuple(late_only),
-        state_copies=len(graph.optimizer.tensor_state),
-        scalar_bytes=4 * len(graph.optimizer.scalar_state),
+        state_bytes=tuple(_state_bytes(graph.optimizer, row) for row in graph.tensors),
+        scalar_bytes=SCALAR_BYTES * len(scalar_state(graph.optimizer)),
         batch_norm=graph.plan.batch_norm,
         dropout=graph.plan.dropout,
         loss=number[raw.results["loss"]],
@@ -117,7 +129,10 @@ def profile_of(graph: TrainGraph) -> Profile:
 
 def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
     """Node -> bit set of the rows whose update needs it."""
-    by_output = dependence(raw)
+    # A tensor's part in the norm of all gradients exists for that tensor, whomever the norm scales.
+    names = [s.fqn for s in raw.outputs]
+    only = {n: 1 << names.index(n.meta["norm_of"]) for n in raw.nodes("update") if "norm_of" in n.meta}
+    by_output = dependence(raw, only)
     everything = (1 << len(row_of)) - 1
     bits = [1 << row_of[s.fqn] if s.fqn in row_of else everything for s in raw.outputs]
     for i, slot in enumerate(raw.outputs):
@@ -132,6 +147,36 @@ def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
             rest ^= low
         out[node] = served
     return out
+
+
+def _state_bytes(optimizer: Optimizer, row: TensorRow) -> tuple[int, int]:
+    """Bytes of a tensor's optimizer state: what stays, and what shrinks with its trained channels."""
+    amounts = [0, 0]
+    for shape in tensor_state(optimizer, row.shape).values():
+        amounts[_shrinks(shape, row)] += tensor_bytes(shape, torch.float32)
+    return amounts[0], amounts[1]
+
+
+def _shrinks(shape: tuple[int, ...], row: TensorRow) -> bool:
+    """Does a value of an update with this shape have the trained channels of its tensor only?"""
+    dim = row.channel_dim
+    return dim is not None and len(shape) == len(row.shape) and shape[dim] == row.shape[dim]
+
+
+def _fixed(
+    node: fx.Node, owns_bytes: int, work: int, serves: int, rows: Sequence[TensorRow]
+) -> tuple[int, int, int]:
+    """Bytes, FLOPs and work of an operator that do not shrink with the trained channels of its tensor."""
+    if node.meta["phase"] != "update":
+        return (owns_bytes, cost.node_flops(node), work) if owns_bytes == SCALAR_BYTES else (0, 0, 0)
+    flops = cost.node_flops(node)
+    if serves.bit_count() != 1:
+        return owns_bytes, flops, work
+    row = rows[serves.bit_length() - 1]
+    fixed = lambda n: not _shrinks(tuple(n.meta["val"].shape), row)  # noqa: E731
+    moved = sum(cost.value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
+    whole = all(fixed(n) for n in (node, *node.all_input_nodes))
+    return owns_bytes if fixed(node) else 0, flops if whole else 0, moved
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:

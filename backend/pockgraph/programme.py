@@ -27,7 +27,7 @@ from .budget import Budget
 from .contribution import Contribution
 from .errors import BudgetError, PlanError
 from .plan import Plan
-from .profile import SCALAR_BYTES, WORK_KINDS, Operator, Profile
+from .profile import WORK_KINDS, Operator, Profile
 
 MAX_ROUNDS = 60
 GAP = 1e-4
@@ -247,7 +247,7 @@ class Programme:
             if own >= 0 and not o.forward:
                 for ratio, literals in self.ways.get(own, {}).items():
                     for literal in literals:
-                        add(literal, o.bytes * (ratio if self._shrinks(n, own) else 1.0))
+                        add(literal, o.part(ratio)[0] if self._shrinks(n, own) else o.bytes)
                 continue
             clamp = masked.get(n)
             compared = (
@@ -272,7 +272,7 @@ class Programme:
 
     def _shrinks(self, n: int, row: int) -> bool:
         """Does an operator that serves one row alone have the size of its trained part?"""
-        return self.p.operators[n].bytes > SCALAR_BYTES and (n > self.p.roots[row] or n in self.p.moves[row])
+        return n > self.p.roots[row] or n in self.p.moves[row]
 
     def _add_joined(self, t: int, add: Callable[[int | None, float], None]) -> None:
         """Weights joined from constant and trained channels: alive while anything will read them."""
@@ -387,7 +387,8 @@ class Programme:
             for ratio, literals in ways.items():
                 for literal in literals:
                     part = row.nbytes * ratio
-                    state[literal] = state.get(literal, 0.0) + part * self.p.state_copies
+                    stays, shrinks = self.p.state_bytes[i]
+                    state[literal] = state.get(literal, 0.0) + stays + shrinks * ratio
                     if ratio < 1:
                         size = part + 8 * ratio * (row.channels or 0)
                         resident[literal] = resident.get(literal, 0.0) + size
@@ -466,12 +467,12 @@ class Programme:
     def _work(self) -> list[tuple[Terms, float]]:
         """Work of each kind as (terms, constant)."""
         amounts: list[tuple[Terms, float]] = [({}, 0.0) for _ in WORK_KINDS]
-        grouped: dict[tuple[int, int], float] = {}
+        grouped: dict[tuple[int, int], tuple[float, float]] = {}
         for o in self.p.operators:
-            grouped[o.kind, 0 if o.needed else o.serves] = (
-                grouped.get((o.kind, 0 if o.needed else o.serves), 0.0) + o.work
-            )
-        for (kind, serves), work in grouped.items():
+            key = o.kind, 0 if o.needed else o.serves
+            work, fixed = grouped.get(key, (0.0, 0.0))
+            grouped[key] = work + o.work, fixed + o.fixed_work
+        for (kind, serves), (work, fixed) in grouped.items():
             terms, constant = amounts[kind]
             single = serves.bit_length() - 1 if serves and serves & (serves - 1) == 0 else -1
             if serves == 0 or (serves & self.always and single < 0):
@@ -479,7 +480,7 @@ class Programme:
             elif single >= 0:
                 for ratio, literals in self.ways.get(single, {}).items():
                     for literal in literals:
-                        terms[literal] = terms.get(literal, 0.0) + work * ratio
+                        terms[literal] = terms.get(literal, 0.0) + fixed + (work - fixed) * ratio
             else:
                 literal = self._reached(serves)
                 if literal is None:

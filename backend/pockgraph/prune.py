@@ -8,7 +8,8 @@ Before → after, for `{"conv.weight": channels [0, 2]}`:
   everything below the earliest trained tensor
 - a partly trained tensor is two inputs: the whole weight, constant, and the trained channels, state;
   the forward pass joins them, the gradient is computed for those channels only (`slicing.py`)
-- updates, and the optimizer's state, exist only for what is trained, each right behind its gradient
+- updates, and the optimizer's state, exist only for what is trained, each right behind its gradient (behind
+  the last one where gradients are clipped together)
 - buffers that the forward pass changes (running statistics) get their new values whatever is trained
 - where a clamped activation is kept only to mask a gradient, one boolean an element is kept instead
 """
@@ -25,7 +26,9 @@ from torch import fx
 from .dependence import dependence
 from .graph import Builder, Graph, Role, Slot, aten, meta_like, rebuilt
 from .optimizer import Optimizer, State
+from .optimizer.updates import Updates, scalar_state, tensor_state
 from .plan import Plan, Trained
+from .runtime.manifest import EMA
 from .slicing import Slicer
 
 
@@ -81,14 +84,29 @@ class _Editor:
             user.replace_input_with(base, whole)
         return whole, part, where
 
+    def read_averages(self) -> None:
+        """Turn trained tensors into their averages."""
+        for i, slot in enumerate(self.slots):
+            if slot.trained:
+                average = replace(slot, role=Role.OPT_STATE, key=EMA, trained=False)
+                self.slots[i] = average
+                self.values[average.name] = self.values.pop(slot.name)
+                self.input[average.name] = self.input.pop(slot.name)
 
-def specialise(graph: Graph, plan: Plan) -> Graph:
-    """A forward graph (the metric's) that reads the plan's trained tensors as state."""
+
+def specialise(graph: Graph, plan: Plan, averaged: bool = False) -> Graph:
+    """A forward graph (the metric's) that reads the plan's trained tensors as state.
+
+    Args:
+        averaged: read their average over training instead, the optimizer's state `ema`.
+    """
     edit = _Editor(graph)
     used = {s.fqn for s in graph.inputs if s.role is Role.PARAM and edit.input[s.name].users}
     for fqn, trained in plan.tensors.items():
         if fqn in used:
             _train(edit, fqn, trained)
+    if averaged:
+        edit.read_averages()
     edit.fx.output(tuple(edit.result.values()))
     edit.fx.eliminate_dead_code()
     return rebuilt(graph, edit.fx, inputs=tuple(edit.slots), values=edit.values)
@@ -155,15 +173,15 @@ def _add_updates(
 ) -> tuple[list[Slot], list[fx.Node]]:
     lr = edit.add_input(Slot(Role.LR, "", (), "float32"), None)
     slots = {s.fqn: s for s in edit.slots if s.trained}
-    states: dict[str, State] = {}
+    states: dict[str, State] = {fqn: {} for fqn in grads}
     for fqn in grads:
-        states[fqn] = {}
-        for key in optimizer.tensor_state:
-            slot = Slot(Role.OPT_STATE, fqn, slots[fqn].shape, slots[fqn].dtype, key=key)
-            states[fqn][key] = edit.add_input(slot, torch.zeros(slot.shape, dtype=getattr(torch, slot.dtype)))
+        for key, shape in tensor_state(optimizer, slots[fqn].shape).items():
+            slot = Slot(Role.OPT_STATE, fqn, shape, slots[fqn].dtype, key=key)
+            zeros = torch.zeros(shape, dtype=getattr(torch, slot.dtype))
+            states[fqn][key] = edit.add_input(slot, edit.values[slots[fqn].name] if key == EMA else zeros)
     scalars: State = {}
     if grads:
-        for key, initial in optimizer.scalar_state.items():
+        for key, initial in scalar_state(optimizer).items():
             scalars[key] = edit.add_input(
                 Slot(Role.OPT_STATE, "", (), "float32", key=key), torch.tensor(initial)
             )
@@ -176,23 +194,34 @@ def _add_updates(
         results.append(node)
 
     by_name = {s.name: s for s in edit.slots}
+    updates = Updates(optimizer, lr, scalars)
     first = next(n for n in edit.fx.nodes if n.op == "call_function")
     builder = Builder(edit.fx, "update")
     with builder.before(first):
-        advanced = {**scalars, **optimizer.advance(builder, scalars)}
-    for key in scalars:
-        if advanced[key] is not scalars[key]:
-            emit(by_name[f"opt_state:{key}"], Role.NEW_OPT_STATE, advanced[key])
+        for key, node in updates.begin(builder).items():
+            emit(by_name[f"opt_state:{key}"], Role.NEW_OPT_STATE, node)
 
     order = {node: i for i, node in enumerate(edit.fx.nodes)}
+    builders = {fqn: Builder(edit.fx, "update", layer=fqn.rpartition(".")[0]) for fqn in grads}
+    ready = {}
+    if optimizer.clip_norm is not None and grads:
+        # The factor of all gradients needs all of them, so every update stands at the graph's end.
+        squares = []
+        for fqn, grad in grads.items():
+            with builders[fqn].before(grad.next):
+                ready[fqn] = updates.gradient(builders[fqn], grad, states[fqn])
+                squares.append(updates.square(builders[fqn], fqn, ready[fqn]))
+        updates.clip(builder, squares)
     for fqn, grad in grads.items():
-        p = edit.input[f"trained:{fqn}"]
-        # An update stands behind the last reader of the old value, so that it may be done in place.
-        behind = max([grad, *(u for u in whole[fqn].users if u in order)], key=order.__getitem__)
-        builder = Builder(edit.fx, "update", layer=fqn.rpartition(".")[0])
-        marker = behind.next
-        with builder.before(marker):
-            new, new_state = optimizer.update(builder, p, grad, states[fqn], advanced, lr)
+        p, build = edit.input[f"trained:{fqn}"], builders[fqn]
+        if ready:
+            new, new_state = updates.update(build, fqn, p, ready[fqn], states[fqn])
+        else:
+            # Behind the last reader of the old value, so that the update may be done in place.
+            behind = max([grad, *(u for u in whole[fqn].users if u in order)], key=order.__getitem__)
+            with build.before(behind.next):
+                total = updates.gradient(build, grad, states[fqn])
+                new, new_state = updates.update(build, fqn, p, total, states[fqn])
         emit(slots[fqn], Role.NEW_PARAM, new)
         for key, node in new_state.items():
             emit(by_name[f"opt_state:{fqn}:{key}"], Role.NEW_OPT_STATE, node)

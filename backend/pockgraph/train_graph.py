@@ -17,7 +17,7 @@ from . import cost
 from .dependence import dependence
 from .errors import PlanError, TaskError, listing
 from .graph import Graph, Role, Slot, aten
-from .optimizer import Optimizer
+from .optimizer import Optimizer, check_groups
 from .plan import Plan
 from .prune import prune, specialise
 from .rows import TensorRow
@@ -61,7 +61,9 @@ class TrainGraph(Graph):
 
         Raises:
             PlanError: the plan is another model's, names no tensor, or one that cannot be trained.
+            TaskError: a group of the optimizer's matches no tensor.
         """
+        check_groups(self.optimizer, [row.fqn for row in self.tensors])
         plan.check_fits({row.fqn: row.shape for row in self.tensors})
         if not plan.tensors:
             raise PlanError(
@@ -80,8 +82,8 @@ class TrainGraph(Graph):
         )
 
     def evaluation(self) -> Graph:
-        """The metric's forward graph, reading this plan's trained tensors as state."""
-        return specialise(self.metric, self.plan)
+        """The metric's forward graph, reading this plan's trained tensors (or their average) as state."""
+        return specialise(self.metric, self.plan, averaged=self.optimizer.ema_decay is not None)
 
     def row(self, fqn: str) -> TensorRow:
         return next(r for r in self.tensors if r.fqn == fqn)

@@ -12,6 +12,16 @@ import typer
 from pockgraph.errors import PlanError, PockError, suggest
 
 from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, size
+from .optimizers import (
+    AccumulateOption,
+    ClipOption,
+    DecayOption,
+    EmaOption,
+    GroupOption,
+    MomentumOption,
+    OptimizerOption,
+    make_optimizer,
+)
 from .output import JsonFlag, out, print_json, print_table, progress_bars, say
 
 if TYPE_CHECKING:
@@ -21,9 +31,6 @@ if TYPE_CHECKING:
 TaskArgument = Annotated[
     str, typer.Argument(metavar="MODULE:TASK", help="A Task or a function that returns one; or vision, text.")
 ]
-OptimizerOption = Annotated[str, typer.Option(help="sgd or adamw.")]
-MomentumOption = Annotated[float, typer.Option(help="Momentum of sgd.")]
-DecayOption = Annotated[float, typer.Option(help="Weight decay.")]
 NAMED_PLANS = ("head", "full", "preset", "biases:K")
 
 
@@ -42,6 +49,10 @@ def analyze(
     optimizer: OptimizerOption = "sgd",
     momentum: MomentumOption = 0.9,
     weight_decay: DecayOption = 0.0,
+    clip_norm: ClipOption = None,
+    accumulate: AccumulateOption = 1,
+    ema_decay: EmaOption = None,
+    group: GroupOption = None,
     target: Annotated[str, typer.Option(help="Where to measure: auto, openvino or torch.")] = "auto",
     time_steps: Annotated[
         bool, typer.Option("--time", help="Also time some plans on OpenVINO, for budgets in ms.")
@@ -67,7 +78,8 @@ def analyze(
     options |= {k: v for k, v in given.items() if v is not None}
 
     say(f"Loading {task} …")
-    record = Study(study, load_task(task), make_optimizer(optimizer, momentum, weight_decay))
+    around = clip_norm, accumulate, ema_decay, group
+    record = Study(study, load_task(task), make_optimizer(optimizer, momentum, weight_decay, *around))
     profile = record.profile  # made now, so that the study can be searched where there is no model
     if quick:
         from pockgraph.candidates import quick_settings
@@ -172,6 +184,10 @@ def compile_(
     optimizer: OptimizerOption = "sgd",
     momentum: MomentumOption = 0.9,
     weight_decay: DecayOption = 0.0,
+    clip_norm: ClipOption = None,
+    accumulate: AccumulateOption = 1,
+    ema_decay: EmaOption = None,
+    group: GroupOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a plan's training step into a folder.
@@ -187,9 +203,13 @@ def compile_(
     say(f"Loading {task} …")
     loaded = load_task(task)
     from_file = _file_plan(plan)
-    rule = make_optimizer(optimizer, momentum, weight_decay) if from_file is None else None
+    around = clip_norm, accumulate, ema_decay, group
+    if from_file is None:
+        rule = make_optimizer(optimizer, momentum, weight_decay, *around)
+    else:
+        rule = optimizer_from_dict(from_file.optimizer)
     say("Deriving the training graph …")
-    graph = pg.build(loaded, rule or optimizer_from_dict(from_file.optimizer))  # pyright: ignore
+    graph = pg.build(loaded, rule)
     chosen = from_file or named_plan(graph, plan)
     say(f"Compiling for {target} …")
     options = dict(_pair(o, "--option") for o in option or [])
@@ -216,18 +236,6 @@ def compile_(
 
 
 # ---------------------------------------------------------------- reading options
-
-
-def make_optimizer(name: str, momentum: float, weight_decay: float) -> Any:
-    """An optimizer from the options that all commands share.
-
-    Raises:
-        TaskError: an unknown one, with suggestions.
-    """
-    from pockgraph.optimizer import optimizer_from_dict
-
-    options: dict[str, Any] = {"name": name, "weight_decay": weight_decay}
-    return optimizer_from_dict(options | ({"momentum": momentum} if name == "sgd" else {}))
 
 
 def open_study(path: Path) -> Study:

@@ -114,10 +114,20 @@ def result_tiles(
 # ---------------------------------------------------------------- as Python
 
 
+_CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}
+
+
 def optimizer_code(optimizer: Mapping[str, Any]) -> str:
-    """`pg.SGD(lr=0.01, momentum=0.9)`."""
-    options = ", ".join(f"{k}={v!r}" for k, v in optimizer.items() if k != "name" and v)
-    return f"pg.{ {'sgd': 'SGD', 'adamw': 'AdamW'}[str(optimizer['name'])] }({options})"
+    """`pg.SGD(lr=0.01, momentum=0.9)`, without options that are at their default of nothing."""
+    name = str(optimizer["name"])
+    options = {
+        k: v for k, v in optimizer.items() if k != "name" and (v or (name, k) == ("adamw", "weight_decay"))
+    }
+    written = {k: repr(tuple(v) if isinstance(v, list) else v) for k, v in options.items()}
+    if "groups" in options:
+        groups = (", ".join(f"{k}={v!r}" for k, v in g.items()) for g in options["groups"])
+        written["groups"] = f"({' '.join(f'pg.Group({g}),' for g in groups)})"
+    return f"pg.{_CLASSES[name]}({', '.join(f'{k}={v}' for k, v in written.items())})"
 
 
 def training_code(plan: Plan, reference: str, target: str, steps: int, lr: float | None, file: str) -> str:

@@ -41,6 +41,15 @@ CALLS = {
         ("compile", "my_project:task", "--plan", "full", "--optimizer", "sdg"),
         "'sgd'",
     ),
+    "group of no tensor": (
+        ("compile", "my_project:task", "--plan", "full", "--group", "*.bais:lr_scale=2"),
+        "'*.bias'",
+    ),
+    "unknown option of a group": (
+        ("compile", "my_project:task", "--plan", "full", "--group", "*.bias:lr_scael=2"),
+        "'lr_scale'",
+    ),
+    "bad group": (("compile", "my_project:task", "--plan", "full", "--group", "*.bias"), "--group"),
     "unknown target": (("compile", "my_project:task", "--plan", "full", "--target", "openvin"), "'openvino'"),
     "unknown target option": (
         ("compile", "my_project:task", "--plan", "full", "--option", "speed=9"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oracle import COVERING_CASES, Steps, TrainingContract, run_steps
+from oracle import ALL_CASES, COVERING_CASES, OPTIMIZER_CASES, Steps, TrainingContract, run_steps
 
 from pockgraph import passes
 from pockgraph.task import Batch
@@ -13,6 +13,8 @@ from pockgraph.train_graph import TrainGraph
 
 class TestPruned(TrainingContract):
     """The graph as pruning leaves it."""
+
+    cases = ALL_CASES + OPTIMIZER_CASES
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         return run_steps(graph, graph, graph.evaluation(), batches, lrs)

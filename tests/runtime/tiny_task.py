@@ -10,14 +10,20 @@ from torch import nn
 
 from pockgraph.artifact import Artifact
 from pockgraph.autodiff import build
-from pockgraph.optimizer import SGD, AdamW
+from pockgraph.optimizer import SGD, Adafactor, AdamW, Group, Optimizer
 from pockgraph.plan import Plan
 from pockgraph.task import Batch, Task
 from pockgraph.train_graph import TrainGraph
 
 ROWS = 8
 SAMPLES = 20
-OPTIMIZERS = {"sgd": SGD(lr=0.05, momentum=0.9), "adamw": AdamW(lr=0.01)}
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(lr=0.05, momentum=0.9),
+    "adamw": AdamW(lr=0.01),
+    "accumulate": Adafactor(
+        lr=0.01, accumulate=3, clip_norm=0.1, ema_decay=0.5, groups=(Group("*.bias", lr_scale=2.0),)
+    ),
+}
 CHOICES: dict[str, dict[str, float | list[int]]] = {
     # conv2.weight is trained in part, along its input channels.
     "sparse": {"conv2.weight": [1, 4, 6], "conv2.bias": 1.0, "head.weight": 1.0, "head.bias": 1.0},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from models import ZOO, zoo
-from oracle import COVERING_CASES, PLANS, Steps, TrainingContract, built
+from oracle import COVERING_CASES, OPTIMIZER_CASES, PLANS, Steps, TrainingContract, built
 
 import pockgraph as pg
 from pockgraph.task import Batch
@@ -20,7 +20,7 @@ from pockgraph.train_graph import TrainGraph
 
 class TargetContract(TrainingContract):
     target: ClassVar[str]
-    cases = COVERING_CASES
+    cases = COVERING_CASES + OPTIMIZER_CASES
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         with tempfile.TemporaryDirectory() as folder:

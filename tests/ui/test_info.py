@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from ui_task import task
 
+import pockgraph as pg
 from pockgraph.contribution import Contribution, Gain
 from pockgraph.search import Budget
 from pockui.info import charts, curves
@@ -319,6 +320,16 @@ def test_code_is_python_that_names_the_plan(facts, state) -> None:
     assert "lr=0.1" in source
     compile(training_code(state.plan, "", "torch", 7, None, "p.json"), "code", "exec")
     assert optimizer_code({"name": "sgd", "lr": 0.01, "momentum": 0.0}) == "pg.SGD(lr=0.01)"
+
+
+def test_optimizer_code_makes_the_same_optimizer() -> None:
+    for optimizer in (
+        pg.AdamW(weight_decay=0.0),
+        pg.Adafactor(clip_norm=1.0, accumulate=4, groups=(pg.Group("*.bias", weight_decay=0.0),)),
+        pg.Lion(groups=(pg.Group("a", lr_scale=2.0), pg.Group("b", lr_scale=0.0)), ema_decay=0.9),
+        pg.Adam(amsgrad=True),
+    ):
+        assert eval(optimizer_code(optimizer.to_dict())) == optimizer
 
 
 def test_planning_code_gives_the_same_plan_when_run(study_path, state, tmp_path, monkeypatch) -> None:

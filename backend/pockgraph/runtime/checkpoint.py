@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import ArtifactError, listing
-from .manifest import STATE, Manifest, SlotSpec
+from .manifest import EMA, STATE, Manifest, SlotSpec
 
 SCHEMA = "pockui.checkpoint/1"
 _HEADER = "pockui"
@@ -112,23 +112,33 @@ def base_tensors(folder: Path, fqns: Iterable[str]) -> dict[str, np.ndarray]:
     return {names[n]: a for n, a in read_arrays(folder / STATE, list(names)).items()}
 
 
-def whole_tensors(folder: Path, manifest: Manifest, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def whole_tensors(
+    folder: Path, manifest: Manifest, state: Mapping[str, np.ndarray], averaged: bool = False
+) -> dict[str, np.ndarray]:
     """FQN -> full-shape array of every trained tensor, and of the buffers that training changes.
 
     Trained channels are put into the whole tensor.
+
+    Args:
+        averaged: the tensors' averages over training; only where `manifest.averaged`.
     """
     bases = base_tensors(folder, manifest.partial)
     whole = {}
     for slot in manifest.train.state:
         if not (slot.trained or slot.changes):
             continue
-        part = state[slot.name]
+        part = state[average_name(slot) if averaged and slot.trained else slot.name]
         if slot.indices is None:
             whole[slot.fqn] = part
         else:
             whole[slot.fqn] = bases[slot.fqn]
             whole[slot.fqn][channels(slot)] = part
     return whole
+
+
+def average_name(slot: SlotSpec) -> str:
+    """The state slot that holds the average of a trained tensor."""
+    return slot.model_copy(update={"role": "opt_state", "key": EMA, "trained": False}).name
 
 
 def channels(slot: SlotSpec) -> tuple[slice | np.ndarray, ...]:

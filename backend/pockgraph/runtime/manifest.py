@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"
 STATE = "state.safetensors"
 LAST_CHECKPOINT = "last_checkpoint"
+EMA = "ema"  # key of the optimizer state that averages a trained tensor
 
 
 class _Strict(BaseModel):
@@ -129,6 +130,11 @@ class Manifest(_Strict):
     def partial(self) -> dict[str, SlotSpec]:
         """FQN -> slot of each tensor that is trained in part."""
         return {s.fqn: s for s in self.train.inputs if s.trained and s.indices is not None}
+
+    @property
+    def averaged(self) -> bool:
+        """Whether training keeps an average of the weights, which evaluation reads."""
+        return any(s.role == "opt_state" and s.key == EMA for s in self.train.inputs)
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"

@@ -111,7 +111,7 @@ class Trainer:
     # ---------------------------------------------------------------- training
 
     def step(self, batch: Any, lr: float | None = None) -> StepResult:
-        """One update on one batch.
+        """One step on one batch: an update, or with the optimizer's `accumulate=n` the n-th part of one.
 
         Args:
             batch: name -> array, or a tuple (names `0`, `1`, …), of the manifest's shapes and dtypes.
@@ -147,7 +147,8 @@ class Trainer:
         return rate
 
     def evaluate(self, batches: Iterable[Any]) -> Evaluation:
-        """The metric over an iterable of batches, with the current weights.
+        """The metric over an iterable of batches, with the current weights, or with their average where the
+        optimizer keeps one (`ema_decay`).
 
         A batch of fewer rows than the compiled one (the ragged last) is padded and its values are cut.
 
@@ -173,15 +174,28 @@ class Trainer:
 
     # ---------------------------------------------------------------- weights
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self, *, averaged: bool = False) -> dict[str, np.ndarray]:
         """FQN -> a copy of each trained tensor in its full shape, frozen channels included.
 
         With them the buffers that a step changes, such as running statistics.
+
+        Args:
+            averaged: the averages over training (the optimizer's `ema_decay`), which evaluation and
+                `export` use where they are kept, instead of the weights that the last step left.
+
+        Raises:
+            ArtifactError: this artefact keeps no averages.
         """
-        return checkpoint.whole_tensors(self.folder, self.manifest, self._runner.read_state())
+        if averaged and not self.manifest.averaged:
+            raise ArtifactError(
+                f"{self.folder} keeps no average of its weights. Compile it with an optimizer that has "
+                "ema_decay, or leave averaged out."
+            )
+        return checkpoint.whole_tensors(self.folder, self.manifest, self._runner.read_state(), averaged)
 
     def set_state(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Set trained tensors, given in their full shape. The optimizer's state stays.
+        """Set trained tensors, given in their full shape. The optimizer's state stays, except that an
+        average of weights begins anew with the given ones.
 
         Raises:
             ArtifactError: a name that is not trained (with suggestions), another shape, values that are
@@ -219,6 +233,8 @@ class Trainer:
                     )
                 array = array[picked]
             values[slot.name] = array
+            if self.manifest.averaged:
+                values[checkpoint.average_name(slot)] = array
         self._runner.write_state(values)
         self._changed = True
 
@@ -267,13 +283,15 @@ class Trainer:
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write the trained tensors in full shape by FQN, as one safetensors file for `load_state_dict`.
 
+        Where the optimizer keeps an average of the weights (`ema_decay`), that is what is written.
+
         Raises:
             NonFiniteLoss: the weights are no longer valid.
             ArtifactError: the file cannot be written.
         """
         target = Path(path).resolve()
         state = self._finite_state(f"Nothing was written to {target}")
-        whole = checkpoint.whole_tensors(self.folder, self.manifest, state)
+        whole = checkpoint.whole_tensors(self.folder, self.manifest, state, self.manifest.averaged)
         checkpoint.save_arrays(target, whole, {"format": "pt"})
         return target
 

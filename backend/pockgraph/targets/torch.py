@@ -69,7 +69,7 @@ TARGET = Torch()
 
 def _constants(graph: Graph, stored: Mapping[str, Path]) -> dict[str, torch.Tensor]:
     """The values that are neither state, nor in state.safetensors, nor stored already."""
-    in_part = {s.fqn for s in graph.inputs if s.trained and s.indices is not None}
+    in_part = {s.fqn for s in graph.inputs if s.is_state and s.indices is not None}
     constants: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for slot in graph.inputs:
