@@ -56,7 +56,13 @@ class Tolerance:
     rounding_ratio: float
 
 
-TOLERANCE = {torch.float32: Tolerance(1e-5, 1e-4, 2.0, 10.0, 2.0**-24)}
+# Of what activations and gradients are computed in. Weights and their update are float32 in each, and
+# the eager run that a lower precision is compared with computes under `torch.autocast`.
+TOLERANCE = {
+    torch.float32: Tolerance(1e-5, 1e-4, 2.0, 10.0, 2.0**-24),
+    torch.bfloat16: Tolerance(2e-2, 2e-2, 2.0, 10.0, 2.0**-24),
+    torch.float16: Tolerance(5e-3, 2e-2, 2.0, 10.0, 2.0**-24),
+}
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,9 @@ def eager(
     batches: Sequence[Batch],
     lrs: Sequence[float],
     dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
 ) -> Steps:
-    """Train a copy of the model with autograd and `torch.optim`.
+    """Train a copy of the model with autograd and `torch.optim`, its forward under `torch.autocast` or not.
 
     The gradient of a partly trained tensor is computed whole and then cut, the optimizer works on the
     trained channels alone.
@@ -170,6 +177,9 @@ def eager(
 
     def cast(batch: Batch) -> Batch:
         return {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
+
+    def lowered() -> torch.autocast:
+        return torch.autocast("cpu", autocast, enabled=autocast is not None)
 
     net: nn.Module = copy.deepcopy(task.model).eval().to(dtype)
     params = dict(net.named_parameters())
@@ -197,7 +207,8 @@ def eager(
         for fqn, how in plan.tensors.items():
             if how.dim is not None:
                 params[fqn].grad = None
-        loss = task.loss(net, task.rebuild(cast(batch)))
+        with lowered():
+            loss = task.loss(net, task.rebuild(cast(batch)))
         (loss / stepper.micro_batches).backward()
         losses.append(float(loss.detach()))
         for fqn, how in plan.tensors.items():
@@ -209,7 +220,7 @@ def eager(
         put(leaves)
     trained = {fqn: params[fqn].detach().clone() for fqn in plan.tensors}
     put(stepper.average)
-    with torch.no_grad():
+    with torch.no_grad(), lowered():
         metric = task.metric(net, task.rebuild(cast(batches[0])))
     return Steps(losses, trained, metric)
 
@@ -408,11 +419,14 @@ def pruned(model: str, optimizer: str, plan_json: str) -> TrainGraph:
 
 
 @functools.cache
-def expected(model: str, optimizer: str, plan_json: str) -> tuple[Steps, Steps]:
-    """Eager PyTorch in float32 and in float64."""
+def expected(
+    model: str, optimizer: str, plan_json: str, dtype: torch.dtype = torch.float32
+) -> tuple[Steps, Steps]:
+    """Eager PyTorch in float32 (or, under autocast, in less) and in float64."""
     task, rule, plan = zoo(model), ALL_OPTIMIZERS[optimizer], pg.Plan.from_json(plan_json)
     args = (task, plan, rule, list(task.train), lrs_for(rule))
-    return eager(*args), eager(*args, dtype=torch.float64)
+    autocast = None if dtype == torch.float32 else dtype
+    return eager(*args, autocast=autocast), eager(*args, dtype=torch.float64)
 
 
 @st.composite
@@ -440,6 +454,7 @@ class TrainingContract:
 
     cases: Sequence[Case] = ALL_CASES
     plans: Mapping[str, Callable[[TrainGraph], pg.Plan]] = PLANS
+    dtype: torch.dtype = torch.float32  # of the tolerance
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         """Take the steps of `graph` (a plan's graph) and evaluate the first batch."""
@@ -466,8 +481,8 @@ class TrainingContract:
         small = pruned(case.model, case.optimizer, plan.to_json())
         rule = ALL_OPTIMIZERS[case.optimizer]
         got = self.run(small, list(zoo(case.model).train), lrs_for(rule))
-        reference, referee = expected(case.model, case.optimizer, plan.to_json())
-        assert_equal_steps(got, reference, referee, small)
+        reference, referee = expected(case.model, case.optimizer, plan.to_json(), self.dtype)
+        assert_equal_steps(got, reference, referee, small, self.dtype)
         assert_frozen_unchanged(got, small)
 
 

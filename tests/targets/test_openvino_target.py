@@ -255,8 +255,8 @@ def test_unknown_targets_and_options(tmp_path: Path) -> None:
     assert set(target_names()) == {"openvino", "onnx", "torch"}
     with pytest.raises(PockError, match=r"Did you mean 'openvino'"):
         get_target("openvno")
-    with pytest.raises(PockError, match=r"has no option 'precision'"):
-        TARGET.write(graph_of(torch.neg, rand(2)), tmp_path, "train", {"precision": "bf16"})
+    with pytest.raises(PockError, match=r"has no option 'precison'. Did you mean 'precision'"):
+        TARGET.write(graph_of(torch.neg, rand(2)), tmp_path, "train", {"precison": "bf16"})
 
 
 def test_every_rule_is_of_an_operator() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,11 +20,12 @@ from pockgraph.train_graph import TrainGraph
 
 class TargetContract(TrainingContract):
     target: ClassVar[str]
+    options: ClassVar[Mapping[str, str]] = {}
     cases = COVERING_CASES + OPTIMIZER_CASES
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         with tempfile.TemporaryDirectory() as folder:
-            artifact = pg.compile(graph, target=self.target, out=Path(folder) / "out")
+            artifact = pg.compile(graph, target=self.target, out=Path(folder) / "out", options=self.options)
             trainer = artifact.trainer()
             arrays = [{k: v.numpy() for k, v in b.items()} for b in batches]
             losses = [trainer.step(b, lr=lr).loss for b, lr in zip(arrays, lrs, strict=True)]

@@ -7,40 +7,78 @@ compiled on first use, whose weights are copied from the training request when t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArtifactError, listing
+from ..errors import ArtifactError, listing, suggest
+from .checkpoint import initial_state
 from .manifest import GraphSpec, Manifest, SlotSpec
+from .precision import requested_precision, require_exact_state
 from .quiet_openvino import ov
+
+# What several devices are joined by. A step has its state on one, so those that spread requests are out.
+_VIRTUAL = ("AUTO", "HETERO")
+_SPREADING = ("MULTI", "BATCH")
 
 
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> OpenVINORunner:
-    """See `runner.open_runner`; `threads=None` leaves the number to OpenVINO."""
+    """See `runner.open_runner`; `threads=None` leaves the number to OpenVINO.
+
+    The precision is forced: OpenVINO's own choice is bfloat16 or float16 where the processor has it.
+    """
     core = ov.Core()
-    family = device.split(":")[0].split(".")[0]
-    available = core.available_devices
-    if family not in {d.split(".")[0] for d in available} | {"AUTO", "HETERO"}:
-        raise ArtifactError(
-            f"OpenVINO has no device {device!r} here; it has {listing(available)}. "
-            "Name one of these, or install the device's driver."
-        )
-    if threads is not None and family != "CPU":
+    precision = requested_precision(manifest)
+    _require_device(core.available_devices, device)
+    if threads is not None and device != "CPU":
         raise ArtifactError(f"threads={threads} is for the device 'CPU', not {device!r}. Leave it out.")
-    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    kind, _, members = device.partition(":")
+    if kind == "AUTO" and ("," in members or members.startswith("-") or not members):
+        # Else AUTO may begin on one device and go on with another, whose state is empty. With one to
+        # choose from it could not, and refuses to be told.
+        config |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = str(threads)
-    return OpenVINORunner(core, folder, manifest, device, config)
+    runner = OpenVINORunner(core, folder, manifest, device, config)
+    if device != "CPU" or precision != "f32":
+        where = f"Device {device!r} in {precision}"
+        require_exact_state(runner, manifest, initial_state(folder, manifest), where)
+    return runner
+
+
+def _require_device(available: Sequence[str], device: str) -> None:
+    """Refuse a device string that names what is not here.
+
+    Raises:
+        ArtifactError: with the devices that there are.
+    """
+    kind, _, members = device.partition(":")
+    if kind in _SPREADING:
+        raise ArtifactError(
+            f"{device!r} spreads requests over devices, but a training step holds its weights on one. "
+            f"Name one of {listing(available)}, or 'AUTO'."
+        )
+    names = [m.strip().removeprefix("-") for m in members.split(",")] if members else []
+    if kind not in _VIRTUAL:
+        names = [device]
+    families = {d.split(".")[0] for d in available}
+    for name in names:
+        # The driver tells which numbers exist; 'GPU' is the first of several.
+        if name.split(".")[0].split("(")[0] not in families:
+            raise ArtifactError(
+                f"OpenVINO has no device {name!r} here; it has {listing(available)}."
+                f"{suggest(name.upper(), families)} Name one of these, or install the device's driver."
+            )
 
 
 class OpenVINORunner:
     """A `Runner` on an OpenVINO device."""
 
     def __init__(
-        self, core: Any, folder: Path, manifest: Manifest, device: str, config: Mapping[str, str]
+        self, core: Any, folder: Path, manifest: Manifest, device: str, config: Mapping[str, Any]
     ) -> None:
         self._open = lambda stem, spec: _Request(core, folder / f"{stem}.xml", spec, device, config)
         self._eval_spec = manifest.eval
@@ -76,7 +114,7 @@ class OpenVINORunner:
 class _Request:
     """One compiled model and its only inference request; inputs, outputs and state go by slot name."""
 
-    def __init__(self, core: Any, xml: Path, spec: GraphSpec, device: str, config: Mapping[str, str]) -> None:
+    def __init__(self, core: Any, xml: Path, spec: GraphSpec, device: str, config: Mapping[str, Any]) -> None:
         try:
             self._compiled = core.compile_model(core.read_model(xml), device, dict(config))
         except RuntimeError as e:
@@ -84,6 +122,7 @@ class _Request:
                 f"OpenVINO {ov.__version__} cannot compile {xml} for {device!r}: {_last_line(e)}. Compile "
                 "the artefact again with this version of OpenVINO, or choose another device."
             ) from e
+        _require_precision(core, self._compiled, device, config["INFERENCE_PRECISION_HINT"])
         self._request = self._compiled.create_infer_request()
         # The tensors stay the request's own: their arrays are views, valid as long as the request.
         self._tensors = {
@@ -141,6 +180,29 @@ class _Request:
 def _held_dtype(spec: SlotSpec) -> np.dtype[Any]:
     """Variables cannot be int64: the lowering holds such a state (a counter) as int32."""
     return np.dtype("int32" if spec.dtype == "int64" else spec.dtype)
+
+
+def _require_precision(core: Any, compiled: Any, device: str, asked: str) -> None:
+    """Refuse a device that computes in another precision than asked for: OpenVINO does not say so.
+
+    Raises:
+        ArtifactError: with the precisions that the device has.
+    """
+    names = compiled.get_property("EXECUTION_DEVICES")
+    try:
+        got = {names[0]: compiled.get_property("INFERENCE_PRECISION_HINT")}
+    except RuntimeError:  # AUTO and HETERO answer for each of their devices
+        properties = compiled.get_property("DEVICE_PROPERTIES")
+        got = {n: p.get("INFERENCE_PRECISION_HINT") for n, p in properties.items()}
+    for name, precision in got.items():
+        computed = "an unknown precision" if precision is None else precision.to_string()
+        if computed != asked:
+            has = ", ".join(core.get_property(name.split(".")[0], "OPTIMIZATION_CAPABILITIES"))
+            raise ArtifactError(
+                f"Device {device!r} would compute in {computed} instead of {asked}: {name} here has {has}. "
+                'Compile the artefact again with options={"precision": "f32"}, or run it on a device that '
+                f"has {asked}."
+            )
 
 
 def _last_line(error: RuntimeError) -> str:

@@ -35,6 +35,8 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
     try:
         place = torch.device(device.lower())
         torch.empty(0, device=place)
+        if place.type == "cpu":  # "cpu:0" is the same, but safetensors does not know it
+            place = torch.device("cpu")
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ArtifactError(
             f"PyTorch cannot use the device {device!r} here: {str(e).splitlines()[0]} Try device='cpu'."

@@ -83,12 +83,13 @@ class Trainer:
         """Check an artefact's files and put its initial weights on `device`.
 
         Args:
-            device: what the target's runtime calls it: OpenVINO's `"CPU"`, `"GPU"`, …; PyTorch's
-                `"cpu"`, `"cuda:0"`, `"mps"`.
+            device: what the target's runtime calls it: OpenVINO's `"CPU"`, `"GPU"`, `"AUTO:GPU,CPU"`, …;
+                PyTorch's `"cpu"`, `"cuda:0"`, `"mps"`.
             threads: CPU threads; None leaves the number to the runtime.
 
         Raises:
-            ArtifactError: no artefact, a damaged file (named), or nothing here can run it.
+            ArtifactError: no artefact, a damaged file (named), nothing here can run it, or the device
+                would lose precision.
         """
         folder = Path(path).resolve()
         manifest = read_manifest(folder)

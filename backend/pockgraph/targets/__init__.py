@@ -113,3 +113,18 @@ def check_options(target: str, options: Mapping[str, Any], known: Sequence[str])
         if option not in known:
             has = f"Its options are {', '.join(map(repr, known))}." if known else "It has no options."
             raise PockError(f"Target {target!r} has no option {option!r}.{suggest(option, known)} {has}")
+
+
+def check_choice(target: str, options: Mapping[str, Any], option: str, choices: Sequence[str]) -> str:
+    """The value of an option that is one of `choices`; by default the first.
+
+    Raises:
+        PockError: naming the value, with suggestions.
+    """
+    value = options.get(option, choices[0])
+    if value not in choices:
+        has = ", ".join(map(repr, choices))
+        raise PockError(
+            f"Target {target!r} has no {option} {value!r}.{suggest(str(value), choices)} It has {has}."
+        )
+    return value

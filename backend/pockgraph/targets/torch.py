@@ -14,12 +14,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..errors import PockError, UnsupportedOperators
+from ..errors import UnsupportedOperators
 from ..graph import Graph
+from ..passes.lower_precision import LowerPrecision
 from ..serialize import graph_to_json, op_name
-from . import Unsupported, check_options, unsupported_message
+from . import Unsupported, check_choice, check_options, unsupported_message
 
 MODES = ("eager", "compile")
+# float16 would need its loss scaled: its smallest gradients vanish.
+PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Torch:
@@ -29,6 +32,8 @@ class Torch:
         mode: `"eager"` (default) runs operator by operator, with the numerics of eager autograd;
             `"compile"` hands the whole step to `torch.compile`, which needs a C++ compiler on the
             machine that trains, and some seconds at the first step.
+        precision: `"f32"` (default), or `"bf16"`: matrix products and convolutions as `torch.autocast`
+            computes them, see `passes.lower_precision`. State and its update are float32 always.
     """
 
     name = "torch"
@@ -49,15 +54,16 @@ class Torch:
 
         Raises:
             UnsupportedOperators: listing every operator that cannot be written.
-            PockError: an option, or a mode, that this target does not have.
+            PockError: an option, a mode or a precision that this target does not have.
         """
-        check_options(self.name, options, ("mode",))
-        mode = options.get("mode", MODES[0])
-        if mode not in MODES:
-            raise PockError(f"Target 'torch' has no mode {mode!r}; it has {' and '.join(map(repr, MODES))}.")
+        check_options(self.name, options, ("mode", "precision"))
+        check_choice(self.name, options, "mode", MODES)
+        dtype = PRECISIONS[check_choice(self.name, options, "precision", tuple(PRECISIONS))]
         missing = self.unsupported(graph)
         if missing:
             raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
+        if dtype != torch.float32:
+            graph = LowerPrecision(dtype)(graph)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{stem}.graph.json").write_text(graph_to_json(graph), encoding="utf-8")
         constants = _constants(graph, _stored(folder))

@@ -13,7 +13,8 @@ from typing import Any
 
 from ...errors import UnsupportedOperators
 from ...graph import Graph
-from .. import Unsupported, check_options, unsupported_message
+from ...runtime.precision import PRECISIONS
+from .. import Unsupported, check_choice, check_options, unsupported_message
 from . import (  # noqa: F401  the rules register themselves on import
     ops_activations,
     ops_convolution,
@@ -30,11 +31,18 @@ from . import (  # noqa: F401  the rules register themselves on import
 )
 from .emit import ov
 from .lowering import lower
+from .precision import keep_state_exact
 from .rules import RULES, find_unsupported
 
 
 class OpenVINO:
-    """Lowers to OpenVINO IR; see the module."""
+    """Lowers to OpenVINO IR; see the module.
+
+    Options:
+        precision: `"f32"` (default), `"bf16"` or `"f16"`: what activations and gradients are computed
+            in. State, its update and the loss are float32 always. The device must have the precision:
+            loading refuses one that has not.
+    """
 
     name = "openvino"
 
@@ -47,14 +55,17 @@ class OpenVINO:
 
         Raises:
             UnsupportedOperators: listing every operator that cannot be lowered.
-            PockError: `options` is not empty; this target has none.
+            PockError: an option, or a precision, that this target does not have.
         """
-        check_options(self.name, options, ())
+        check_options(self.name, options, ("precision",))
+        precision = check_choice(self.name, options, "precision", PRECISIONS)
         missing = self.unsupported(graph)
         if missing:
             raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
         folder.mkdir(parents=True, exist_ok=True)
         ov.serialize(lower(graph), str(folder / f"{stem}.xml"), str(folder / f"{stem}.bin"))
+        if precision != "f32":
+            keep_state_exact(folder / f"{stem}.xml")
 
 
 TARGET = OpenVINO()
