@@ -28,7 +28,8 @@ from .torch_optimizer import PlainOptimizer
 class PlainLoop:
     """The training loop of the PyTorch tutorials: zero_grad, loss, backward, step.
 
-    The network is in evaluation mode like everywhere here: frozen batch norm statistics, no dropout.
+    The network is in the mode that the task says: evaluation mode, unless it asks for batch statistics or
+    dropout (with PyTorch's own masks).
 
     Args:
         task: trained in place.
@@ -47,7 +48,7 @@ class PlainLoop:
         compiled: bool = False,
     ) -> None:
         self.task = task
-        task.model.eval()
+        task.set_mode(training=True)
         for fqn, parameter in task.model.named_parameters():
             parameter.requires_grad_(trained is None or fqn in trained)
             parameter.grad = None
@@ -67,8 +68,10 @@ class PlainLoop:
     @torch.no_grad()
     def evaluate(self, batches: Any) -> float:
         """The mean of the metric over all samples of `batches`."""
+        self.task.set_mode(training=False)
         with self.optimizer.averaged():
             values = [self.task.metric(self.task.model, batch) for batch in batches]
+        self.task.set_mode(training=True)
         return float(torch.cat(values).double().mean())
 
     def forget(self) -> None:

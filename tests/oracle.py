@@ -26,6 +26,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import ZOO, zoo
+from policies import same_masks
 from torch import Tensor, fx, nn
 
 import pockgraph as pg
@@ -33,6 +34,7 @@ from pockgraph.capture import trace_loss
 from pockgraph.graph import Graph, Role
 from pockgraph.optimizer import Optimizer
 from pockgraph.plan import Trained
+from pockgraph.runtime.seed import step_keys
 from pockgraph.task import Batch, as_named
 from pockgraph.train_graph import TrainGraph
 
@@ -71,7 +73,7 @@ class Steps:
 
     Attributes:
         losses: before each update.
-        weights: FQN -> trained tensor in its full shape, after the last step.
+        weights: FQN -> trained tensor in its full shape, after the last step; and changed buffers.
         metric: `[N]` of the first batch, after the last step.
     """
 
@@ -172,7 +174,7 @@ def eager(
     """Train a copy of the model with autograd and `torch.optim`, its forward under `torch.autocast` or not.
 
     The gradient of a partly trained tensor is computed whole and then cut, the optimizer works on the
-    trained channels alone.
+    trained channels alone. Dropout has the masks of seed 0.
     """
 
     def cast(batch: Batch) -> Batch:
@@ -181,7 +183,8 @@ def eager(
     def lowered() -> torch.autocast:
         return torch.autocast("cpu", autocast, enabled=autocast is not None)
 
-    net: nn.Module = copy.deepcopy(task.model).eval().to(dtype)
+    net: nn.Module = copy.deepcopy(task.model).to(dtype)
+    task.set_mode(training=True, net=net)
     params = dict(net.named_parameters())
     for fqn, p in params.items():
         p.requires_grad_(fqn in plan.tensors)
@@ -202,12 +205,12 @@ def eager(
                 elif params[fqn] is not values[fqn]:
                     params[fqn].copy_(values[fqn])
 
-    for batch, lr in zip(batches, lrs, strict=True):
+    for step, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
         stepper.zero_grad()
         for fqn, how in plan.tensors.items():
             if how.dim is not None:
                 params[fqn].grad = None
-        with lowered():
+        with lowered(), same_masks(task, 0, step):
             loss = task.loss(net, task.rebuild(cast(batch)))
         (loss / stepper.micro_batches).backward()
         losses.append(float(loss.detach()))
@@ -220,9 +223,12 @@ def eager(
         put(leaves)
     trained = {fqn: params[fqn].detach().clone() for fqn in plan.tensors}
     put(stepper.average)
+    task.set_mode(training=False, net=net)
     with torch.no_grad(), lowered():
         metric = task.metric(net, task.rebuild(cast(batches[0])))
-    return Steps(losses, trained, metric)
+    initial = dict(task.model.named_buffers())
+    changed = {n: b for n, b in net.named_buffers() if not torch.equal(b, initial[n].to(b.dtype))}
+    return Steps(losses, trained | changed, metric)
 
 
 def indices(channels: Sequence[int] | None) -> Tensor:
@@ -233,9 +239,10 @@ def indices(channels: Sequence[int] | None) -> Tensor:
 # ---------------------------------------------------------------- running a graph without any target
 
 
-def feed(graph: Graph, values: Mapping[str, Tensor], batch: Batch, lr: float) -> list[Tensor]:
+def feed(graph: Graph, values: Mapping[str, Tensor], batch: Batch, lr: float, step: int = 0) -> list[Tensor]:
     """The graph's outputs for one batch, computed by `torch.fx` operator by operator."""
-    given = {Role.BATCH: lambda s: batch[s.fqn], Role.LR: lambda s: torch.tensor(lr)}
+    given = {Role.BATCH: lambda s: batch[s.fqn], Role.LR: lambda s: torch.tensor(lr),
+             Role.SEED: lambda s: torch.from_numpy(step_keys(0, step))}  # fmt: skip
     inputs = [given.get(s.role, lambda s: values[s.name])(s) for s in graph.inputs]
     with torch.no_grad():
         return list(fx.Interpreter(nn.Module(), graph=graph.fx).run(*inputs))
@@ -243,7 +250,9 @@ def feed(graph: Graph, values: Mapping[str, Tensor], batch: Batch, lr: float) ->
 
 def next_state(graph: Graph, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """Input slot name -> its next value."""
-    role = {Role.NEW_PARAM: Role.PARAM, Role.NEW_OPT_STATE: Role.OPT_STATE}
+    role = {
+        Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
+    }  # fmt: skip
     return {
         replace(s, role=role[s.role], trained=s.role is Role.NEW_PARAM).name: value
         for s, value in zip(graph.outputs, outputs, strict=True)
@@ -256,14 +265,13 @@ def run_steps(
 ) -> Steps:
     """Take steps with `train`, which is `graph` or what passes made of it."""
     values, losses = dict(train.values), []
-    for batch, lr in zip(batches, lrs, strict=True):
-        outputs = feed(train, values, batch, lr)
+    for step, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
+        outputs = feed(train, values, batch, lr, step)
         losses.append(float(outputs[0]))
         values |= next_state(train, outputs)
     metric = feed(evaluation, {**evaluation.values, **values}, batches[0], 0.0)[0]
-    return Steps(
-        losses, {fqn: whole(graph, fqn, values[f"trained:{fqn}"]) for fqn in graph.plan.tensors}, metric
-    )
+    weights = {fqn: whole(graph, fqn, values[f"trained:{fqn}"]) for fqn in graph.plan.tensors}
+    return Steps(losses, weights | {s.fqn: values[s.name] for s in train.inputs if s.changes}, metric)
 
 
 def whole(graph: TrainGraph, fqn: str, trained: Tensor) -> Tensor:
@@ -290,7 +298,8 @@ def assert_equal_steps(
     assert got.weights.keys() == expected.weights.keys()
     steps = len(expected.losses)
     for fqn, exact in referee.weights.items():
-        initial = graph.initial(fqn).double()
+        before = graph.gradients.values
+        initial = before.get(f"param:{fqn}", before.get(f"buffer:{fqn}")).double()  # pyright: ignore
         error = (got.weights[fqn].double() - exact).norm()
         eager_error = (expected.weights[fqn].double() - exact).norm()
         update = (exact - initial).norm()
@@ -491,10 +500,12 @@ class TrainingContract:
 
 def eager_gradients(task: pg.Task, batch: Batch, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """FQN -> gradient of the loss; parameters without one are left out."""
-    net = copy.deepcopy(task.model).eval().to(dtype)
+    net = copy.deepcopy(task.model).to(dtype)
+    task.set_mode(training=True, net=net)
     cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
     net.requires_grad_(True)
-    task.loss(net, task.rebuild(cast)).backward()
+    with same_masks(task, 0, 0):
+        task.loss(net, task.rebuild(cast)).backward()
     return {fqn: p.grad for fqn, p in net.named_parameters() if p.grad is not None}
 
 
@@ -502,7 +513,8 @@ def assert_equal_gradients(graph: Graph, task: pg.Task) -> None:
     """The GRAD outputs of `graph` are autograd's, judged as weights are."""
     t = TOLERANCE[torch.float32]
     batch = as_named(next(iter(task.train)))
-    got = dict(zip((s.fqn for s in graph.outputs), feed(graph, graph.values, batch, 0.0)))
+    outputs = zip(graph.outputs, feed(graph, graph.values, batch, 0.0))
+    got = {s.fqn: value for s, value in outputs if s.role is not Role.NEW_BUFFER}
     reference, referee = eager_gradients(task, batch), eager_gradients(task, batch, torch.float64)
     got.pop("")
     assert got.keys() == reference.keys()

@@ -79,9 +79,9 @@ class Artifact:
         """The size of all files that the manifest lists."""
         return sum(f.bytes for f in self.manifest.files.values())
 
-    def trainer(self, device: str = "CPU", threads: int | None = None) -> Trainer:
+    def trainer(self, device: str = "CPU", threads: int | None = None, *, seed: int = 0) -> Trainer:
         """`Trainer.load` of this artefact."""
-        return Trainer.load(self.path, device, threads)
+        return Trainer.load(self.path, device, threads, seed=seed)
 
     def merge_into(self, net: nn.Module, state: State | None = None) -> None:
         """Copy the trained tensors, and the buffers that training changed, into `net`; its others stay.

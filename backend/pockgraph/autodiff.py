@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .canonical import canonicalise, hoist_weight_gradients
 from .capture import trace_loss, trace_metric
+from .dropout import refuse_random, with_masks
 from .graph import Graph, Role
 from .optimizer import SGD, Optimizer, check_groups
 from .plan import BatchSpec, Plan, Trained
@@ -28,12 +29,16 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
     """
     optimizer = optimizer or SGD()
     trace = trace_loss(task)
-    gradients = hoist_weight_gradients(canonicalise(trace.graph))
+    gradients = canonicalise(trace.graph)
+    gradients = hoist_weight_gradients(with_masks(gradients) if task.dropout else gradients)
+    refuse_random(gradients, task.name, "loss")
     rows = tensor_rows(gradients)
     if not rows:
         raise no_parameters(task.name)
     check_groups(optimizer, [r.fqn for r in rows])
-    metric = _sharing_buffers(canonicalise(trace_metric(task).graph), gradients)
+    metric = canonicalise(trace_metric(task).graph)
+    refuse_random(metric, task.name, "metric")
+    metric = _sharing_buffers(metric, gradients)
     batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}
     plan = Plan(
         task=task.name, model={r.fqn: r.shape for r in rows}, batch=batch, optimizer=optimizer.to_dict(),

@@ -89,6 +89,8 @@ def fold_constants(graph: Graph) -> Graph:
     for node in list(graph.fx.nodes):
         if node.op != "call_function" or any(a not in known for a in node.all_input_nodes):
             continue
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
         known[node] = node.target(*args, **kwargs)
     for node, value in known.items():

@@ -368,7 +368,8 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
             new = {target: results[i].detach() for target, i in changed.items()}
             for average, count in averages.items():
                 old = inputs[placeholder[average]]
-                new[average] = old + (new[average] - old) / new[count].to(old.dtype)
+                share = 1 / new[count].to(old.dtype)
+                new[average] = old * (1 - share) + new[average] * share
             if not loss.requires_grad:
                 raise TaskError(
                     f"Task {task.name!r}: the loss depends on no parameter; nothing can be trained."

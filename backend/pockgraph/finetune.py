@@ -30,6 +30,7 @@ from .passes.pointwise_as_matmul import PointwiseAsMatmul
 from .plan import Plan
 from .prune import prune, specialise
 from .runtime.manifest import EMA
+from .runtime.seed import step_keys
 from .task import Batch
 from .train_graph import TrainGraph
 from .trunk import Cut, Forward, Kept, choose_cuts
@@ -260,7 +261,9 @@ class EagerFinetuner:
 
     def train(self, seed: int, lr: float) -> Iterator[float]:
         self._step.args[self._step.at["lr"]] = torch.tensor(lr)
-        for batch, _ in self._batches(self._train, self._cut, seed):
+        for step, (batch, _) in enumerate(self._batches(self._train, self._cut, seed)):
+            if "seed" in self._step.at:
+                self._step.args[self._step.at["seed"]] = torch.from_numpy(step_keys(seed, step))
             with torch.inference_mode():
                 results = self._step(batch)
             for i, at in self._next:
@@ -322,6 +325,7 @@ class CompiledFinetuner:
         self._trainer.reset({k: v.numpy() for k, v in fresh.items() if k in self.plan.tensors})
 
     def train(self, seed: int, lr: float) -> Iterator[float]:
+        self._trainer.seed = seed
         for batch in self._data.train(seed):
             yield self._trainer.step(batch, lr).loss
 

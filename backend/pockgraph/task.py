@@ -93,7 +93,7 @@ class Task:
             (batch norm excepted), with masks that a seed determines on every target.
 
     Raises:
-        TaskError: an unknown batch norm policy, the data is empty, yields only once, or its batches differ in shape.
+        TaskError: an unknown policy, or the data is empty, yields only once, or differs in shape.
     """
 
     name: str
@@ -139,10 +139,11 @@ class Task:
                     f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
                 )
 
-    def set_mode(self, training: bool) -> None:
-        """Put the model's modules into the mode of a training step, or into evaluation mode."""
-        self.model.train(training and self.dropout)
-        for module in self.model.modules():
+    def set_mode(self, training: bool, net: torch.nn.Module | None = None) -> None:
+        """Put the model (or `net`, a copy of it) into the mode of a training step, or of evaluation."""
+        net = self.model if net is None else net
+        net.train(training and self.dropout)
+        for module in net.modules():
             if isinstance(module, BATCH_NORMS):
                 module.train(training and self.batch_norm == "batch")
             elif isinstance(module, INSTANCE_NORMS) and module.track_running_stats:

@@ -33,25 +33,34 @@ class _Header(BaseModel):
     task: str
     fingerprint: str
     step: int = Field(ge=0)
+    seed: int = 0
     sha256: str
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State slots by name, and the number of steps that led to them."""
+    """State slots by name, the number of steps that led to them, and the seed of these steps."""
 
     state: dict[str, np.ndarray]
     step: int
+    seed: int
 
 
-def save_checkpoint(path: Path, manifest: Manifest, state: Mapping[str, np.ndarray], step: int) -> None:
+def save_checkpoint(
+    path: Path, manifest: Manifest, state: Mapping[str, np.ndarray], step: int, seed: int
+) -> None:
     """Write a checkpoint; a killed write leaves the old file.
 
     Raises:
         ArtifactError: the file cannot be written.
     """
     header = _Header(
-        schema=SCHEMA, task=manifest.task, fingerprint=manifest.fingerprint, step=step, sha256=_digest(state)
+        schema=SCHEMA,
+        task=manifest.task,
+        fingerprint=manifest.fingerprint,
+        step=step,
+        seed=seed,
+        sha256=_digest(state),
     )
     save_arrays(path, state, {_HEADER: header.model_dump_json(by_alias=True)})
 
@@ -82,7 +91,7 @@ def load_checkpoint(path: Path, manifest: Manifest) -> Checkpoint:
         raise ArtifactError(f"The checkpoint {path} does not hold this artefact's state: {listing(wrong)}.")
     if _digest(state) != header.sha256:
         raise ArtifactError(f"The checkpoint {path} was damaged: its values changed. Use another one.")
-    return Checkpoint(state, header.step)
+    return Checkpoint(state, header.step, header.seed)
 
 
 def _read_header(path: Path) -> _Header:

@@ -86,11 +86,13 @@ class OpenVINORunner:
         self._eval: _Request | None = None
         self._eval_is_current = False
 
-    def step(self, batch: Mapping[str, np.ndarray], lr: float) -> float:
+    def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
         self._eval_is_current = False
         for name, array in batch.items():
             self._train.feed(f"batch:{name}", array)
         self._train.feed("lr", lr)
+        if keys is not None:
+            self._train.feed("seed", keys)
         return float(self._train.infer("loss"))
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -141,7 +143,9 @@ class _Request:
             differ = sorted(set(self.states) ^ set(expected))
             raise ArtifactError(f"{xml} and the manifest disagree on the state: {listing(differ)}.")
         wanted = [
-            s.name for s in (*spec.inputs, *spec.outputs) if s.role in ("batch", "lr", "loss", "metric")
+            s.name
+            for s in (*spec.inputs, *spec.outputs)
+            if s.role in ("batch", "lr", "seed", "loss", "metric")
         ]
         missing = [n for n in wanted if n not in self._tensors]
         if missing:

@@ -30,8 +30,8 @@ class Runner(Protocol):
     slot name (`trained:conv.weight`, `opt_state:conv.weight:momentum_buffer`).
     """
 
-    def step(self, batch: Mapping[str, np.ndarray], lr: float) -> float:
-        """One update; returns the loss before it."""
+    def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
+        """One update; returns the loss before it. `keys`: the `seed` input, for graphs that have one."""
         ...
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:

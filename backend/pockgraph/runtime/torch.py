@@ -56,13 +56,17 @@ class TorchRunner:
         self._states = [s.name for s in manifest.train.state]
         for name in self._states:  # the file's own pages must not be written to
             self._values[name] = self._values[name].clone()
-        self._values["lr"] = torch.zeros((), device=device)
+        for slot in manifest.train.inputs:
+            if slot.role in (Role.LR, Role.SEED):
+                self._values[slot.name] = torch.zeros(slot.shape, device=device)
         train = self._read("train", manifest.train, self._values)
         self._step = self._function(update_in_place(train), train)
         self._eval: Callable[..., Any] | None = None
 
-    def step(self, batch: Mapping[str, np.ndarray], lr: float) -> float:
+    def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
         self._values["lr"].fill_(lr)
+        if keys is not None:
+            self._values["seed"].copy_(_tensor(keys))
         with self._computing():
             return float(self._step(batch)[0])
 

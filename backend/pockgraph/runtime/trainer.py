@@ -20,6 +20,7 @@ from . import checkpoint
 from .batch import fit_batch, pad_batch
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
 from .runner import Runner, open_runner
+from .seed import step_keys
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Trainer:
         folder: the artefact.
         manifest, plan: what it holds.
         steps: steps taken since the initial weights, those before a loaded checkpoint included.
+        seed: with the number of the step, what decides dropout's masks.
 
     Example:
         >>> trainer = Trainer.load("out/")
@@ -72,20 +74,25 @@ class Trainer:
         self.manifest = manifest
         self.plan = plan
         self.steps = 0
+        self.seed = 0
         self._runner = runner
+        self._draws = any(s.role == "seed" for s in manifest.train.inputs)
         self._state_slots = {s.name: s for s in manifest.train.state}
         self._changed = False
         self._last_loss: float | None = None
         self._broken_at: int | None = None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str = "CPU", threads: int | None = None) -> Trainer:
+    def load(
+        cls, path: str | os.PathLike[str], device: str = "CPU", threads: int | None = None, *, seed: int = 0
+    ) -> Trainer:
         """Check an artefact's files and put its initial weights on `device`.
 
         Args:
             device: what the target's runtime calls it: OpenVINO's `"CPU"`, `"GPU"`, `"AUTO:GPU,CPU"`, …;
                 PyTorch's `"cpu"`, `"cuda:0"`, `"mps"`.
             threads: CPU threads; None leaves the number to the runtime.
+            seed: of dropout; the same seed gives the same masks on every target.
 
         Raises:
             ArtifactError: no artefact, a damaged file (named), nothing here can run it, or the device
@@ -99,7 +106,7 @@ class Trainer:
                 f"threads={threads}: at least one thread is needed. Leave it out for all cores."
             )
         trainer = cls(folder, manifest, read_plan(folder), open_runner(folder, manifest, device, threads))
-        trainer.reset()
+        trainer.reset(seed=seed)
         trainer._changed = False
         _loaded[folder] = trainer
         return trainer
@@ -126,7 +133,8 @@ class Trainer:
         rate = self._rate(lr)
         arrays = fit_batch(self.manifest.batch, batch, self.manifest.task)
         self._changed = True
-        loss = self._runner.step(arrays, rate)
+        keys = (step_keys(self.seed, self.steps),) if self._draws else ()
+        loss = self._runner.step(arrays, rate, *keys)
         self.steps += 1
         if not math.isfinite(loss):
             self._broken_at = self.steps
@@ -239,19 +247,26 @@ class Trainer:
         self._runner.write_state(values)
         self._changed = True
 
-    def reset(self, state: Mapping[str, np.ndarray] | None = None) -> None:
-        """Back to step 0: the artefact's initial weights and optimizer state.
+    def reset(self, state: Mapping[str, np.ndarray] | None = None, *, seed: int | None = None) -> None:
+        """Back to step 0: the artefact's initial weights, optimizer state and running statistics.
 
         Args:
             state: tensors to set afterwards, as `set_state` takes them (a new head for another seed).
+            seed: of dropout from here on; None keeps the present one.
+
+        Raises:
+            ArtifactError: `seed` is no integer; as `set_state`.
         """
+        seed = self.seed if seed is None else seed
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ArtifactError(f"seed={seed!r}: a seed is an integer.")
         self._runner.write_state(checkpoint.initial_state(self.folder, self.manifest))
-        self._restart(0)
+        self._restart(0, seed)
         if state:
             self.set_state(state)
 
-    def _restart(self, steps: int) -> None:
-        self.steps = steps
+    def _restart(self, steps: int, seed: int) -> None:
+        self.steps, self.seed = steps, seed
         self._changed = True
         self._last_loss = None
         self._broken_at = None
@@ -259,7 +274,7 @@ class Trainer:
     # ---------------------------------------------------------------- files
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a checkpoint (one safetensors file): trained weights, optimizer state and step.
+        """Write a checkpoint (one safetensors file): all state, the step, and dropout's seed.
 
         Raises:
             NonFiniteLoss: the weights are no longer valid; an older checkpoint at `path` is kept.
@@ -267,7 +282,7 @@ class Trainer:
         """
         target = Path(path).resolve()
         state = self._finite_state(f"Nothing was written to {target}")
-        checkpoint.save_checkpoint(target, self.manifest, state, self.steps)
+        checkpoint.save_checkpoint(target, self.manifest, state, self.steps, self.seed)
         _note_last_checkpoint(self.folder, target)
         return target
 
@@ -279,7 +294,7 @@ class Trainer:
         """
         loaded = checkpoint.load_checkpoint(Path(path), self.manifest)
         self._runner.write_state(loaded.state)
-        self._restart(loaded.step)
+        self._restart(loaded.step, loaded.seed)
 
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write the trained tensors in full shape by FQN, as one safetensors file for `load_state_dict`.

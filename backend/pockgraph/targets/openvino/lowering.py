@@ -28,7 +28,7 @@ _STATE_OF: Mapping[Role, Role] = {
 def lower(graph: Graph) -> ov.Model:
     """`graph` as an OpenVINO model of static shapes.
 
-    Batch entries and `lr` are parameters, named like their slots; constants are embedded and share
+    Batch entries, `lr` and `seed` are parameters, named like their slots; constants are embedded and share
     the memory of `graph.values`, which must outlive the model; state slots are variables, named like
     their slots. The results are the outputs that are no new value of a state slot.
     """
@@ -43,7 +43,7 @@ def lower(graph: Graph) -> ov.Model:
             read.set_friendly_name(slot.name)
             reads[slot.role, slot.fqn, slot.key] = read, variable
             ctx.values[node] = emit.convert(read.output(0), getattr(torch, slot.dtype))
-        elif slot.role in (Role.BATCH, Role.LR):
+        elif slot.role in (Role.BATCH, Role.LR, Role.SEED):
             parameters.append(_parameter(slot))
             ctx.values[node] = parameters[-1].output(0)
             public.add(ctx.values[node], slot.name)
