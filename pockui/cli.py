@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from pockgraph import __version__
 from pockgraph.errors import NonFiniteLoss, PockError
 
-from .commands import comparison, device, doctor, operators, projects, studies
+from .commands import checking, comparison, device, doctor, operators, projects, studies
 from .commands.output import BAD_INPUT, FAILED, fail
 
 # Nothing here may report its use to anybody, and no library may look for models elsewhere.
@@ -68,6 +68,7 @@ app.command("demo")(comparison.demo)
 app.command("serve")(studies.serve)
 app.command("analyze")(projects.analyze)
 app.command("search")(projects.search)
+app.command("check")(checking.check)
 app.command("compile")(projects.compile_)
 app.command("train")(device.train)
 app.command("bench")(comparison.bench)

@@ -78,7 +78,7 @@ def test_a_training_graph_survives(train: TrainGraph) -> None:
     for graph in (train, partial, train.gradients, partial.evaluation()):
         text = graph_to_json(graph)
         read = graph_from_json(text, graph.values)
-        read.check()
+        read.validate()
         assert_same(graph, read)
         assert graph_to_json(read) == text
 

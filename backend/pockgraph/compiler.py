@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import Artifact, write_artifact
+from .check import check_lowered
+from .errors import UnsupportedOperators
 from .passes import run
 from .plan import Plan
-from .targets import get_target, require_supported
+from .targets import get_target
 from .train_graph import TrainGraph
 
 
@@ -33,11 +35,14 @@ def compile(
 
     Raises:
         PlanError: the plan is another model's.
-        UnsupportedOperators: listing every operator the target lacks, before anything is written.
+        UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
+            before anything is written.
         ArtifactError: `out` is a folder that holds something else.
     """
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
     train, evaluation = run(small), run(small.evaluation())
-    require_supported(lowering, {"train": train, "eval": evaluation})
+    found = check_lowered(small, lowering, train, evaluation)
+    if not found.ok:
+        raise UnsupportedOperators(str(found))
     return write_artifact(Path(out), lowering, train, evaluation, small, dict(options or {}))

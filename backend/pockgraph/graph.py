@@ -145,7 +145,7 @@ class Graph:
         """The graph as readable Python."""
         return self.fx.python_code("self").src
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Assert the invariants above; cheap, run after every pass.
 
         Raises:

@@ -171,7 +171,7 @@ def graph_from_json(text: str, values: Mapping[str, torch.Tensor], where: str = 
             outputs=tuple(_slot_from_dict(s) for s in data["outputs"]),
             values={n: v for n, v in values.items() if n in names},
         )
-        graph.check()
+        graph.validate()
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as e:
         what = f"it lacks {e}" if isinstance(e, KeyError) else str(e) or type(e).__name__
         raise ArtifactError(f"{where} is not a valid graph file: {what}. Compile the artefact again.") from e

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -21,6 +21,9 @@ from .optimizer import Optimizer, check_groups
 from .plan import Plan
 from .prune import prune, specialise
 from .rows import TensorRow
+
+if TYPE_CHECKING:
+    from .check import Check
 
 PASSIVE = (aten.reshape.default, aten.permute.default, aten.clone.default, aten._to_copy.default,
            aten.expand.default)  # fmt: skip
@@ -84,6 +87,16 @@ class TrainGraph(Graph):
     def evaluation(self) -> Graph:
         """The metric's forward graph, reading this plan's trained tensors (or their average) as state."""
         return specialise(self.metric, self.plan, averaged=self.optimizer.ema_decay is not None)
+
+    def check(self, target: str) -> Check:
+        """Every operator of this plan that `target` lacks, and the nearest plan that compiles.
+
+        Raises:
+            PockError: there is no such target.
+        """
+        from .check import check
+
+        return check(self, target)
 
     def row(self, fqn: str) -> TensorRow:
         return next(r for r in self.tensors if r.fqn == fqn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,7 @@ from .output import JsonFlag, out, print_json, print_table, progress_bars, say
 if TYPE_CHECKING:
     from pockgraph import Plan, Study, TrainGraph
     from pockgraph.contribution import Contribution
+    from pockgraph.optimizer import Optimizer
 
 TaskArgument = Annotated[
     str, typer.Argument(metavar="MODULE:TASK", help="A Task or a function that returns one; or vision, text.")
@@ -195,22 +196,12 @@ def compile_(
     A plan file brings its own optimizer; --optimizer and its options are for the named plans.
     """
     import pockgraph as pg
-    from pockgraph.optimizer import optimizer_from_dict
-
-    from ..project import load_task
 
     start = time.perf_counter()
-    say(f"Loading {task} …")
-    loaded = load_task(task)
-    from_file = _file_plan(plan)
     around = clip_norm, accumulate, ema_decay, group
-    if from_file is None:
-        rule = make_optimizer(optimizer, momentum, weight_decay, *around)
-    else:
-        rule = optimizer_from_dict(from_file.optimizer)
-    say("Deriving the training graph …")
-    graph = pg.build(loaded, rule)
-    chosen = from_file or named_plan(graph, plan)
+    graph, chosen = graph_and_plan(
+        task, plan, lambda: make_optimizer(optimizer, momentum, weight_decay, *around)
+    )
     say(f"Compiling for {target} …")
     options = dict(_pair(o, "--option") for o in option or [])
     artifact = pg.compile(graph, chosen, target=target, out=out_folder, options=options)
@@ -236,6 +227,29 @@ def compile_(
 
 
 # ---------------------------------------------------------------- reading options
+
+
+def graph_and_plan(task: str, plan: str, rule: Callable[[], Optimizer]) -> tuple[TrainGraph, Plan]:
+    """A task's training graph, and a plan file or named plan.
+
+    Args:
+        rule: makes the optimizer of a named plan; a file brings its own.
+
+    Raises:
+        PockError: no such task, plan or optimizer, or a task that cannot be trained.
+    """
+    from pockgraph import build
+    from pockgraph.optimizer import optimizer_from_dict
+
+    from ..project import load_task
+
+    say(f"Loading {task} …")
+    loaded = load_task(task)
+    from_file = _file_plan(plan)
+    optimizer = rule() if from_file is None else optimizer_from_dict(from_file.optimizer)
+    say("Deriving the training graph …")
+    graph = build(loaded, optimizer)
+    return graph, from_file or named_plan(graph, plan)
 
 
 def open_study(path: Path) -> Study:

@@ -9,18 +9,9 @@ import pytest
 from conftest import Cli  # pyright: ignore
 
 COMMANDS = (
-    "demo",
-    "serve",
-    "analyze",
-    "search",
-    "compile",
-    "train",
-    "bench",
-    "report",
-    "study",
-    "operators",
+    "demo", "serve", "analyze", "search", "check", "compile", "train", "bench", "report", "study", "operators",
     "doctor",
-)
+)  # fmt: skip
 
 
 def test_help_names_every_command(cli: Cli) -> None:

@@ -59,7 +59,7 @@ def test_traced_metric_is_the_tasks(name: str) -> None:
 def test_a_graph_is_aten_operators_with_named_inputs(name: str) -> None:
     whole = built(name)
     for graph in (whole, whole.gradients, whole.metric):
-        graph.check()
+        graph.validate()
         for node in graph.fx.nodes:
             assert node.op in ("placeholder", "call_function", "output")
             if node.op == "call_function" and node.target is not operator.getitem:

@@ -66,7 +66,7 @@ def test_pruning_twice_is_pruning_once(data: st.DataObject) -> None:
     once = graph.prune(plan)
     assert once.prune(plan).code() == once.code()
     assert graph.prune(other).prune(plan).code() == once.code(), "it depends on the plan before"
-    assert once.check() is None
+    assert once.validate() is None
 
 
 @given(st.data())

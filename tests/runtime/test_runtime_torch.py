@@ -43,7 +43,7 @@ def hand_made(
     outputs += [Slot(Role.NEW_PARAM, n, tuple(v.shape), "float32") for n, v in state.items()]
     values = {f"trained:{n}": v for n, v in state.items()}
     graph = Graph(new, tuple(slots), tuple(outputs), values)
-    graph.check()
+    graph.validate()
     return graph, batch | state
 
 

@@ -252,7 +252,7 @@ def test_pointwise_convolutions_on_few_pixels_become_matrix_products() -> None:
     graph = autodiff.build(zoo("mobilenet"), SGD(lr=0.05))
     step = passes.run(graph.prune(Plan.full(graph)))
     fewer = PointwiseAsMatmul()(step)
-    fewer.check()
+    fewer.validate()
     count = [sum(n.target is aten.convolution.default for n in g.nodes()) for g in (step, fewer)]
     assert count[0] - count[1] >= 4  # forward and backward
     assert PointwiseAsMatmul(pixels=0)(step).code() == step.code()
@@ -269,7 +269,7 @@ def test_cuts_keep_to_their_limit_and_late_plans_get_late_cuts(graph) -> None:
     assert positions == sorted(set(positions))
     assert forward.position(["head.weight"]) >= positions[-1] > forward.position(["stem.weight"])
     for cut in everything:
-        forward.suffix(cut).check()
+        forward.suffix(cut).validate()
 
 
 def test_a_trunk_is_not_kept_when_a_seed_draws_other_values_each_time(graph) -> None:

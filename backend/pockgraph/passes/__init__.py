@@ -38,7 +38,7 @@ def run(graph: Any, passes: Sequence[Pass] | None = None) -> Any:
     for number, apply in enumerate(pipeline() if passes is None else passes):
         start, before = time.perf_counter(), len(graph.fx.nodes)
         graph = apply(graph)
-        graph.check()
+        graph.validate()
         if debug != "0":
             took_ms = (time.perf_counter() - start) * 1e3
             print(f"{apply.name}: {before} -> {len(graph.fx.nodes)} nodes, {took_ms:.0f} ms", file=sys.stderr)

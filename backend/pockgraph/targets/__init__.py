@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import PockError, UnsupportedOperators, suggest
+from ..errors import PockError, suggest
 from ..graph import Graph
 
 _MODULES = {
@@ -31,12 +31,14 @@ class Unsupported:
         layer: dotted path of the module it comes from; empty for the loss.
         source: `file:line` of the user's code; empty when unknown.
         reason: why, in words.
+        node: its name in the graph that was asked about.
     """
 
     op: str
     layer: str
     source: str
     reason: str
+    node: str = field(compare=False)
 
     def __str__(self) -> str:
         where = ", ".join(filter(None, (self.layer and f"layer {self.layer!r}", self.source)))
@@ -76,22 +78,6 @@ def get_target(name: str) -> Target:
         known = ", ".join(repr(n) for n in _MODULES)
         raise PockError(f"There is no target {name!r}.{suggest(name, _MODULES)} The targets are {known}.")
     return importlib.import_module(_MODULES[name]).TARGET
-
-
-def require_supported(target: Target, graphs: Mapping[str, Graph]) -> None:
-    """Refuse graphs with operators that `target` lacks.
-
-    Args:
-        graphs: what each graph is called in the message (`"train"`, `"eval"`) -> the graph.
-
-    Raises:
-        UnsupportedOperators: listing every one, with layer, source line and reason.
-    """
-    found: dict[str, None] = {}
-    for graph in graphs.values():
-        found.update(dict.fromkeys(str(u) for u in target.unsupported(graph)))
-    if found:
-        raise UnsupportedOperators(unsupported_message(target.name, list(found)))
 
 
 def unsupported_message(target: str, problems: Sequence[str]) -> str:

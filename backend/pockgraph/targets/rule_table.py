@@ -67,7 +67,7 @@ class RuleTable:
             reason = self.refusal(node)
             if reason:
                 where = node.meta.get("layer", ""), node.meta.get("source", "")
-                found.append(Unsupported(str(node.target), *where, reason))
+                found.append(Unsupported(str(node.target), *where, reason, node.name))
         return found
 
     def refusal(self, node: fx.Node) -> str:

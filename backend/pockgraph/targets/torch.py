@@ -46,7 +46,7 @@ class Torch:
                 op_name(node.target)
             except ValueError as e:
                 where = node.meta.get("layer", ""), node.meta.get("source", "")
-                found.append(Unsupported(str(node.target), *where, str(e)))
+                found.append(Unsupported(str(node.target), *where, str(e), node.name))
         return found
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
