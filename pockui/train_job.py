@@ -3,7 +3,7 @@
 Reads one line of JSON (`TrainSpec`) and writes events, one line of JSON each:
 
     {"kind": "stage", "text": …}                          what is being done
-    {"kind": "compiled", "path", "bytes", "seconds", "predicted": {…}}
+    {"kind": "compiled", "path", "bytes", "seconds", "predicted": {…}, "parity"}
     {"kind": "metric", "when": "before" | "after", "value", "samples"}
     {"kind": "loss", "step", "loss", "step_ms", "left_s"}  at most every tenth of a second
     {"kind": "measured", "step_ms", "over_imported_bytes", …}
@@ -92,7 +92,7 @@ def train(spec: TrainSpec, report: Reporter) -> None:
     trainer = artifact.trainer()
     report(
         "compiled", path=str(artifact.path), bytes=artifact.nbytes, seconds=time.perf_counter() - start,
-        predicted=artifact.manifest.predicted,
+        predicted=artifact.manifest.predicted, parity=artifact.manifest.parity_json,
     )  # fmt: skip
 
     held_out = list(task.eval)

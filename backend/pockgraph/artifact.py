@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,7 @@ from .runtime.manifest import (
     FileSpec,
     GraphSpec,
     Manifest,
+    Parity,
     SlotSpec,
     file_sha256,
     read_manifest,
@@ -152,6 +153,7 @@ def write_artifact(
     evaluation: Graph,
     graph: TrainGraph,
     options: Mapping[str, Any] | None = None,
+    prove: Callable[[Path, Manifest], Parity] | None = None,
 ) -> Artifact:
     """Write an artefact: all of it, or nothing.
 
@@ -162,8 +164,10 @@ def write_artifact(
         train, evaluation: what `graph`'s plan is lowered from, after all passes.
         graph: the pruned training graph: its plan, and the model's values when it was built.
         options: the target's options.
+        prove: measures the parity of what was written, or refuses it; None skips that.
 
     Raises:
+        ParityError: from `prove`.
         ArtifactError: `out` holds something that is not this project's, or cannot be written.
         UnsupportedOperators, PockError: from the target.
     """
@@ -193,6 +197,8 @@ def write_artifact(
                 versions=_versions(),
                 files={p.name: _file_spec(p) for p in sorted(partial.iterdir())},
             )
+            parity = "skipped" if prove is None else prove(partial, manifest)
+            manifest = manifest.model_copy(update={"parity": parity})
             (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             mode = partial.stat().st_mode & 0o666  # what the user's umask gives
             for path in partial.iterdir():

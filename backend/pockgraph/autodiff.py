@@ -48,7 +48,7 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
     whole = prune(gradients, optimizer, plan)
     graph = TrainGraph(
         fx=whole.fx, inputs=whole.inputs, outputs=whole.outputs, values=whole.values, name=task.name,
-        gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=rows,
+        task=task, gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=rows,
         unused=trace.unused, aliases=trace.aliases, reference=task.reference,
     )  # fmt: skip
     return graph

@@ -10,6 +10,7 @@ from typing import Any
 from .artifact import Artifact, write_artifact
 from .check import check_lowered
 from .errors import UnsupportedOperators
+from .parity import prove
 from .passes import run
 from .plan import Plan
 from .targets import get_target
@@ -23,6 +24,8 @@ def compile(
     target: str = "openvino",
     out: str | os.PathLike[str] = "out",
     options: Mapping[str, Any] | None = None,
+    parity: bool = True,
+    force: bool = False,
 ) -> Artifact:
     """Compile the training step of a plan into a folder that a device runs.
 
@@ -32,11 +35,15 @@ def compile(
         target: `"openvino"` or `"onnx"` (no torch on the device), or `"torch"`.
         out: the folder; an artefact that is there already is replaced in one step.
         options: the target's own, stored in the manifest.
+        parity: take one step with what was compiled and compare it with eager PyTorch, on the first batch
+            of the task; `manifest.parity` is the record. False skips that, and the manifest says so.
+        force: write an artefact that deviates; the record says so.
 
     Raises:
         PlanError: the plan is another model's.
         UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
             before anything is written.
+        ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
         ArtifactError: `out` is a folder that holds something else.
     """
     lowering = get_target(target)
@@ -45,4 +52,5 @@ def compile(
     found = check_lowered(small, lowering, train, evaluation)
     if not found.ok:
         raise UnsupportedOperators(str(found))
-    return write_artifact(Path(out), lowering, train, evaluation, small, dict(options or {}))
+    proof = (lambda folder, manifest: prove(folder, manifest, small, force)) if parity else None
+    return write_artifact(Path(out), lowering, train, evaluation, small, dict(options or {}), proof)

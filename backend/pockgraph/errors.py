@@ -37,6 +37,10 @@ class ArtifactError(PockError):
     """An artefact or a checkpoint is missing, damaged, or made for something else."""
 
 
+class ParityError(PockError):
+    """A compiled step does not compute what eager PyTorch does, or it cannot be told."""
+
+
 class BatchError(PockError):
     """A batch does not have the names, shapes or dtypes the step was compiled for."""
 

@@ -315,7 +315,8 @@ class CompiledFinetuner:
         self.plan, self._data = plan, data
         self._folder = tempfile.TemporaryDirectory(prefix="pockui-finetune-")
         try:
-            compile(graph, plan, target=target, out=Path(self._folder.name) / "out")
+            # Compiled once a measurement, and never shipped.
+            compile(graph, plan, target=target, out=Path(self._folder.name) / "out", parity=False)
             self._trainer = Trainer.load(Path(self._folder.name) / "out")
         except BaseException:
             self._folder.cleanup()

@@ -24,6 +24,7 @@ from .rows import TensorRow
 
 if TYPE_CHECKING:
     from .check import Check
+    from .task import Task
 
 PASSIVE = (aten.reshape.default, aten.permute.default, aten.clone.default, aten._to_copy.default,
            aten.expand.default)  # fmt: skip
@@ -38,6 +39,7 @@ class TrainGraph(Graph):
 
     Attributes:
         name: the task's name.
+        task: what it was built from: the module and the batch that a compiled step is compared with.
         gradients: loss and one gradient per tensor, from which every plan's graph is derived.
         metric: the forward graph of the task's metric.
         optimizer: whose update the graph holds.
@@ -48,6 +50,7 @@ class TrainGraph(Graph):
     """
 
     name: str
+    task: Task
     gradients: Graph
     metric: Graph
     optimizer: Optimizer

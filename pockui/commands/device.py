@@ -1,4 +1,4 @@
-"""`pockui train`: train an artefact, on the data of its task or of an npz file."""
+"""`pockui train` and `pockui show`: train an artefact on its task's data or an npz file; say what it is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import typer
 
 from pockgraph.errors import PockError
 
-from ..info.format import milliseconds
+from ..info.format import flops, milliseconds, size
+from ..info.parity import parity_badge
 from .output import JsonFlag, interrupt_as_flag, out, print_json, progress_bars, say
+from .projects import print_parity
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
@@ -44,6 +46,7 @@ def train(
     if (task is None) == (data is None):
         raise PockError("Say what to train on: either MODULE:TASK or --data data.npz.")
     trainer = Trainer.load(artifact, device, threads)
+    say(f"{parity_badge(trainer.manifest.parity_json).text} when it was compiled.")
     if resume is not None:
         trainer.load_checkpoint(resume)
     batches, held_out = _task_data(task, seed) if task is not None else _file_data(data, trainer)
@@ -66,6 +69,41 @@ def train(
     _show(result, as_json)
     if stopped:
         raise KeyboardInterrupt
+
+
+def show(
+    artifact: Annotated[Path, typer.Argument(help="The folder that `pockui compile` wrote.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what an artefact holds, and how it compares with PyTorch."""
+    from pockgraph.runtime.manifest import read_manifest, read_plan, verify_files
+
+    manifest = read_manifest(artifact)
+    verify_files(artifact, manifest)
+    plan, figures = read_plan(artifact), manifest.predicted
+    if as_json:
+        print_json(
+            {
+                "artifact": str(artifact),
+                "task": manifest.task,
+                "target": manifest.target,
+                "options": manifest.options,
+                "optimizer": manifest.optimizer,
+                "tensors": {fqn: plan.ratio(fqn) for fqn in plan.tensors},
+                "bytes": sum(f.bytes for f in manifest.files.values()),
+                "predicted": figures,
+                "versions": manifest.versions,
+                "parity": manifest.parity_json,
+            }
+        )
+        return
+    made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    out().print(
+        f"[bold]{manifest.task}[/] for {manifest.target}: {len(plan.tensors)} of {len(plan.model)} tensors "
+        f"learn by {manifest.optimizer['name']}, modelled peak {size(figures.get('peak_bytes'))}, "
+        f"{flops(figures.get('step_flops'))} a step. Made with {made}."
+    )
+    print_parity(manifest.parity_json)
 
 
 def _task_data(reference: str, seed: int) -> tuple[Iterator[Any], Iterable[Any]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from pockgraph.errors import PlanError, PockError, suggest
 
 from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, size
+from ..info.parity import parity_badge
 from .optimizers import (
     AccumulateOption,
     ClipOption,
@@ -189,6 +191,12 @@ def compile_(
     accumulate: AccumulateOption = 1,
     ema_decay: EmaOption = None,
     group: GroupOption = None,
+    parity: Annotated[
+        bool, typer.Option("--parity/--no-parity", help="Compare one step with PyTorch before shipping.")
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write it even if it deviates from PyTorch.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a plan's training step into a folder.
@@ -204,7 +212,9 @@ def compile_(
     )
     say(f"Compiling for {target} …")
     options = dict(_pair(o, "--option") for o in option or [])
-    artifact = pg.compile(graph, chosen, target=target, out=out_folder, options=options)
+    artifact = pg.compile(
+        graph, chosen, target=target, out=out_folder, options=options, parity=parity, force=force
+    )
     seconds = time.perf_counter() - start
     figures = artifact.manifest.predicted
     if as_json:
@@ -216,6 +226,7 @@ def compile_(
                 "seconds": seconds,
                 "predicted": figures,
                 "tensors": len(chosen.tensors),
+                "parity": artifact.manifest.parity_json,
             }
         )
         return
@@ -224,6 +235,7 @@ def compile_(
         f"modelled peak {size(figures['peak_bytes'])}, extra {size(figures['extra_bytes'])}, "
         f"{flops(figures['step_flops'])} a step. Took {seconds:.1f} s."
     )
+    print_parity(artifact.manifest.parity_json)
 
 
 # ---------------------------------------------------------------- reading options
@@ -339,6 +351,13 @@ def print_contribution(contribution: Contribution, limit: int = 20) -> None:
         print()
         rows = [(k, _gain(g)) for k, g in sorted(contribution.biases.items())]
         print_table(("Last biases", ">Gain"), rows)
+
+
+def print_parity(record: Mapping[str, Any] | str | None) -> None:
+    """Whether an artefact agrees with PyTorch, and by how much."""
+    badge = parity_badge(record)
+    colour = {"good": "green", "unknown": "yellow", "bad": "red"}[badge.level]
+    out().print(f"[{colour}]{badge.text}[/]. {escape(badge.detail)}")
 
 
 def _gain(gain: Any) -> str:

@@ -71,6 +71,14 @@ def tile_html(label: str, value: str, note: str, help: str = "", alarm: bool = F
     )
 
 
+def badge_html(text: str, detail: str, level: str) -> str:
+    """A verdict in a pill, and what it rests on."""
+    return (
+        f'<p><span class="badge {level}">{html.escape(text)}</span> '
+        f'<span class="hint inline">{html.escape(detail)}</span></p>'
+    )
+
+
 class Trailing:
     """Calls `redraw` a moment after the last of many changes: a drag's numbers must not wait for charts."""
 

@@ -18,6 +18,7 @@ from pockgraph.plan import Plan
 from ..info import charts
 from ..info import format as fmt
 from ..info.palette import palette
+from ..info.parity import parity_badge
 from ..info.training import (
     loss_history,
     progress,
@@ -229,6 +230,7 @@ class Train(pn.viewable.Viewer):
             if done:
                 lines.append(f"Trained weights <code>{html.escape(done['checkpoint'])}</code>")
             out += f'<p class="files">{"<br>".join(lines)}</p>'
+            out += parts.badge_html(*parity_badge(compiled["parity"]))
         parts.put(self._result, out)
 
     def _predicted(self, job: Job) -> dict[str, float]:

@@ -46,6 +46,12 @@ def test_plans_by_name_and_training_on_a_file(project: Path, cli: Cli) -> None:
     made = cli("compile", "my_project:ready", "--plan", "biases:1", "--target", "torch", "--out", "out")
     assert made.code == 0, made.err
     assert "modelled peak" in made.out
+    assert "Agrees with PyTorch" in made.out
+    assert "Agrees with PyTorch" in cli("show", "out").out
+    shown = cli("show", "out", "--json").json
+    assert shown["target"] == "torch"
+    assert shown["parity"]["gradient_deviation"] < 1e-5
+    assert not shown["parity"]["forced"]
 
     import my_project  # pyright: ignore
 
@@ -53,6 +59,11 @@ def test_plans_by_name_and_training_on_a_file(project: Path, cli: Cli) -> None:
     trained = cli("train", "out", "--data", "data.npz", "--steps", 3, "--eval", "data.npz")
     assert trained.code == 0, trained.err
     assert "on 40 held-out samples" in trained.out
+    assert "Agrees with PyTorch when it was compiled" in trained.err
+
+    skipped = cli("compile", "my_project:ready", "--plan", "head", "--out", "out", "--no-parity", "--json")
+    assert skipped.json["parity"] == "skipped"
+    assert "Not compared with PyTorch" in cli("show", "out").out
 
 
 def test_analysis_tells_what_each_tensor_gains(study: Path, cli: Cli) -> None:

@@ -25,7 +25,9 @@ class TargetContract(TrainingContract):
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         with tempfile.TemporaryDirectory() as folder:
-            artifact = pg.compile(graph, target=self.target, out=Path(folder) / "out", options=self.options)
+            artifact = pg.compile(
+                graph, target=self.target, out=Path(folder) / "out", options=self.options, parity=False
+            )
             trainer = artifact.trainer()
             arrays = [{k: v.numpy() for k, v in b.items()} for b in batches]
             losses = [trainer.step(b, lr=lr).loss for b, lr in zip(arrays, lrs, strict=True)]

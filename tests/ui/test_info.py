@@ -30,6 +30,7 @@ from pockui.info.layers import (
 )
 from pockui.info.outlook import comparison, over_budget, tiles
 from pockui.info.palette import DARK, LIGHT
+from pockui.info.parity import parity_badge
 from pockui.info.prediction import predicted_gain
 from pockui.info.studies import find_studies, study_argument
 from pockui.info.training import (
@@ -305,6 +306,29 @@ def test_results_stand_beside_predictions() -> None:
     assert metric.value == "10.0 % → 90.0 %"
     assert (step.value, step.note) == ("12.0 ms", "predicted –")
     assert (memory.value, memory.note) == ("5.00 MB", "modelled 4.00 MB")
+
+
+PARITY = {
+    "loss": 1.5, "loss_deviation": 2e-8, "gradient_deviation": 1.1e-6, "worst_gradient": "fc.weight",
+    "step_deviation": None, "worst_step": "", "tolerance": {"loss": 1e-4, "gradient": 1e-3, "step": 1e-3},
+    "forced": False,
+}  # fmt: skip
+
+
+def test_a_parity_record_is_a_verdict_with_its_figures() -> None:
+    badge = parity_badge(PARITY)
+    assert (badge.text, badge.level) == ("Agrees with PyTorch", "good")
+    assert "loss off by 2.0e-08; gradients by 1.1e-06 (most: fc.weight)" in badge.detail
+    assert "one step by no finite number." in badge.detail
+    assert "up to 1e-04, 1e-03, 1e-03" in badge.detail
+    assert parity_badge({**PARITY, "forced": True}).level == "bad"
+
+
+@pytest.mark.parametrize(("record", "why"), [("skipped", "switched off"), (None, "did not compare")])
+def test_no_parity_record_is_not_a_good_one(record: str | None, why: str) -> None:
+    badge = parity_badge(record)
+    assert badge.level == "unknown"
+    assert why in badge.detail
 
 
 def test_a_task_that_cannot_be_made_again_is_explained() -> None:

@@ -82,6 +82,45 @@ class FileSpec(_Strict):
     bytes: int = Field(ge=0)
 
 
+class Parity(_Strict):
+    """How a compiled step compares with eager PyTorch on one real batch; see `pockgraph.parity`.
+
+    Attributes:
+        loss: what eager PyTorch gives; None when it is not finite, as for the deviations.
+        loss_deviation: of the artefact's loss, relative to it.
+        gradient_deviation: of the tensor whose gradient deviates most from autograd's, relative to its norm;
+            worst_gradient: its FQN.
+        step_deviation: of the state (weights, optimizer) that one step of the artefact leaves farthest from
+            where PyTorch takes it, relative to how far it moves; worst_step: its slot.
+        tolerance: `"loss"`, `"gradient"` and `"step"` -> the largest deviation that ships.
+        batch, batch_sha256: which batch, and a digest of it.
+        dtype: of the gradients; device: where the artefact ran; versions: of the programs.
+        forced: it was written although it deviates.
+    """
+
+    loss: float | None
+    loss_deviation: float | None
+    gradient_deviation: float | None
+    worst_gradient: str
+    step_deviation: float | None
+    worst_step: str
+    tolerance: dict[Literal["loss", "gradient", "step"], float]
+    batch: str
+    batch_sha256: str
+    dtype: str
+    device: str
+    versions: dict[str, str]
+    forced: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether every deviation is within its tolerance."""
+        found = {
+            "loss": self.loss_deviation, "gradient": self.gradient_deviation, "step": self.step_deviation
+        }  # fmt: skip
+        return all(d is not None and d <= self.tolerance[k] for k, d in found.items())  # pyright: ignore
+
+
 class Manifest(_Strict):
     """What an artefact holds.
 
@@ -98,6 +137,8 @@ class Manifest(_Strict):
         unused: parameters of the model that the plan does not know: unused ones, names of tied ones.
         versions: of the programs that wrote the artefact.
         files: every other file of the folder.
+        parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,
+            None when the artefact was written by a version that did not measure it.
     """
 
     schema_: Literal["pockui.artifact/1"] = Field(default=SCHEMA, alias="schema")
@@ -115,6 +156,7 @@ class Manifest(_Strict):
     unused: tuple[str, ...] = ()
     versions: dict[str, str] = {}
     files: dict[str, FileSpec]
+    parity: Parity | Literal["skipped"] | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -135,6 +177,11 @@ class Manifest(_Strict):
     def averaged(self) -> bool:
         """Whether training keeps an average of the weights, which evaluation reads."""
         return any(s.role == "opt_state" and s.key == EMA for s in self.train.inputs)
+
+    @property
+    def parity_json(self) -> dict[str, Any] | str | None:
+        """`parity` as JSON."""
+        return self.parity.model_dump(mode="json") if isinstance(self.parity, Parity) else self.parity
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"

@@ -1,0 +1,277 @@
+"""Does a compiled step compute what eager PyTorch computes? Measured on one real batch, before shipping.
+
+Two links, and the loss across both:
+
+- the *gradients* of the plan's graph, run operator by operator, against autograd through the user's module
+- the *step* of the compiled artefact (every trained tensor and optimizer state after one update, read
+  back from its runtime) against the same graph run operator by operator in PyTorch
+- the *loss* that the artefact reports against the one that the user's module gives
+
+A deviation is the norm of the difference over the norm of what it should be. Where a gradient is rounding
+and nothing else (an attention key's bias: its true gradient is zero), an optimizer that divides by the
+gradient's size makes a whole update out of it, in PyTorch as well. Such elements are not compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from .errors import ParityError
+from .graph import Graph, Role
+from .optimizer import SGD
+from .prune import prune
+from .runtime import checkpoint
+from .runtime.manifest import Manifest, Parity
+from .runtime.runner import open_runner
+from .task import Batch, Task
+from .train_graph import TrainGraph
+
+DEVICE = "CPU"
+# A gradient smaller than this share of the whole model's (root mean square) is held against that share.
+FLOOR_RATIO = 1e-3
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Up to which deviation an artefact ships; ratios."""
+
+    loss: float
+    gradient: float
+    step: float
+
+
+# Looser than the tests': networks are deeper than the zoo's. What it has to tell apart is rounding
+# (1e-6 here) and wrong mathematics (1e-2 and more).
+TOLERANCES = {"f32": Tolerance(loss=1e-4, gradient=1e-3, step=1e-3)}  # by the target's option `precision`
+
+
+def prove(folder: Path, manifest: Manifest, graph: TrainGraph, force: bool) -> Parity:
+    """Measure the artefact in `folder`, and refuse it when it deviates.
+
+    Args:
+        manifest: of the artefact; the file need not be written yet.
+        graph: the plan's training graph, before any pass.
+        force: accept any deviation; the record then says so.
+
+    Raises:
+        ParityError: a deviation is beyond the tolerance, or the artefact cannot be run here.
+    """
+    parity = measure(folder, manifest, graph)
+    if parity.ok:
+        return parity
+    if not force:
+        raise ParityError(
+            f"The compiled step of task {manifest.task!r} does not agree with eager PyTorch on the first "
+            f"training batch: {_beyond(parity)}. Nothing was written. If the model was changed after the "
+            "graph was built, build it again; otherwise this is a bug of the target: please report it, and "
+            "compile for another target. force=True (--force) writes it all the same, and records that."
+        )
+    return parity.model_copy(update={"forced": True})
+
+
+def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> Parity:
+    """The deviations, without judging them.
+
+    Raises:
+        ParityError: the artefact cannot be run here.
+    """
+    task, tolerance = graph.task, _tolerance(manifest)
+    loss, gradients = _autograd(task, graph)
+    # The first step of SGD with momentum leaves the gradient itself behind, as its state.
+    derived = _run(prune(graph.gradients, SGD(momentum=0.9), graph.plan), task.example, 0.0)
+    noise = _Noise(gradients, tolerance)
+    by_tensor = {
+        fqn: _ratio(derived[f"new_opt_state:{fqn}:momentum_buffer"] - g, noise.size(fqn))
+        for fqn, g in gradients.items()
+    }
+
+    lr = graph.optimizer.lr or 1e-2
+    reference = _run(graph, task.example, lr)
+    own_loss, own = _artefact_step(folder, manifest, task.example, lr)
+    by_slot = {}
+    for slot in manifest.train.state:
+        if slot.next_name in reference:
+            before, after = graph.values[slot.name], reference[slot.next_name]
+            by_slot[slot.name] = noise.step_deviation(slot.fqn, own[slot.name], after, before)
+
+    worst_gradient, worst_step = _worst(by_tensor), _worst(by_slot)
+    scale = max(abs(loss), 1e-2)
+    return Parity(
+        loss=_finite(loss), loss_deviation=_finite(abs(own_loss - loss) / scale),
+        gradient_deviation=_finite(by_tensor.get(worst_gradient, 0.0)), worst_gradient=worst_gradient,
+        step_deviation=_finite(by_slot.get(worst_step, 0.0)), worst_step=worst_step,
+        tolerance={"loss": tolerance.loss, "gradient": tolerance.gradient, "step": tolerance.step},
+        batch="first of `train`", batch_sha256=_digest(task.example), dtype=_dtype(gradients), device=DEVICE,
+        versions=dict(manifest.versions),
+    )  # fmt: skip
+
+
+def _tolerance(manifest: Manifest) -> Tolerance:
+    precision = str(manifest.options.get("precision", "f32"))
+    if precision not in TOLERANCES:
+        raise ParityError(
+            f"No tolerance is stated for the precision {precision!r}, so agreement with PyTorch cannot be "
+            "judged. Compile in f32, or pass parity=False (--no-parity) to write it without a record."
+        )
+    return TOLERANCES[precision]
+
+
+# ---------------------------------------------------------------- the three runs
+
+
+def _autograd(task: Task, graph: TrainGraph) -> tuple[float, dict[str, Tensor]]:
+    """The user's module: its loss, and FQN -> gradient of what the plan trains."""
+    params = dict(task.model.named_parameters())
+    with _as_captured(task.model), _requiring_grad(params, graph.plan.tensors), torch.enable_grad():
+        loss = task.loss(task.model, task.rebuild(task.example))
+        grads = torch.autograd.grad(loss, [params[fqn] for fqn in graph.plan.tensors])
+    found = {}
+    for (fqn, how), grad in zip(graph.plan.tensors.items(), grads, strict=True):
+        if how.dim is not None and how.channels is not None:
+            grad = grad.index_select(how.dim, torch.tensor(how.channels, device=grad.device))
+        found[fqn] = grad
+    return float(loss.detach()), found
+
+
+@contextmanager
+def _as_captured(model: nn.Module) -> Iterator[None]:
+    """The model in the mode in which its graph was captured; it is left as it was."""
+    training = {m: m.training for m in model.modules()}
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+@contextmanager
+def _requiring_grad(params: Mapping[str, nn.Parameter], wanted: Mapping[str, object]) -> Iterator[None]:
+    before = {p: p.requires_grad for p in params.values()}
+    try:
+        for fqn, p in params.items():
+            if p.is_floating_point():
+                p.requires_grad_(fqn in wanted)
+        yield
+    finally:
+        for p, required in before.items():
+            p.requires_grad_(required)
+
+
+def _run(graph: Graph, batch: Batch, lr: float) -> dict[str, Tensor]:
+    """Output slot name -> value, computed by PyTorch operator by operator."""
+    given = {Role.BATCH: lambda s: batch[s.fqn], Role.LR: lambda s: torch.tensor(lr)}
+    inputs = [given.get(s.role, lambda s: graph.values[s.name])(s) for s in graph.inputs]
+    with torch.no_grad():
+        outputs = fx.Interpreter(nn.Module(), graph=graph.fx).run(*inputs)
+    return {s.name: value for s, value in zip(graph.outputs, outputs, strict=True)}
+
+
+def _artefact_step(
+    folder: Path, manifest: Manifest, batch: Batch, lr: float
+) -> tuple[float, dict[str, Tensor]]:
+    """One step of the artefact by its own runtime: the loss, and every state slot after it."""
+    arrays = {name: batch[name].numpy(force=True) for name in manifest.batch}
+    try:
+        runner = open_runner(folder, manifest, DEVICE, None)
+        runner.write_state(checkpoint.initial_state(folder, manifest))
+        loss = runner.step(arrays, lr)
+        return loss, {name: torch.from_numpy(a) for name, a in runner.read_state().items()}
+    except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
+        raise ParityError(
+            f"The compiled step of task {manifest.task!r} cannot be run here, so its agreement with PyTorch "
+            f"cannot be measured: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__} "
+            "Compile where the target's runtime works, or pass parity=False (--no-parity) to write it "
+            "without a record."
+        ) from e
+
+
+# ---------------------------------------------------------------- comparing
+
+
+class _Noise:
+    """Tells gradients from rounding."""
+
+    def __init__(self, gradients: Mapping[str, Tensor], tolerance: Tolerance) -> None:
+        self._gradients, self._tolerance = gradients, tolerance
+        self._rms = {fqn: float(g.double().square().mean().sqrt()) for fqn, g in gradients.items()}
+        count = sum(g.numel() for g in gradients.values())
+        square = sum(self._rms[fqn] ** 2 * g.numel() for fqn, g in gradients.items())
+        self._floor = FLOOR_RATIO * math.sqrt(square / max(count, 1))
+
+    def size(self, fqn: str) -> float:
+        """The norm of a gradient, or what it is held against when it is much smaller than the others."""
+        return max(self._rms[fqn], self._floor) * math.sqrt(self._gradients[fqn].numel())
+
+    def step_deviation(self, fqn: str, got: Tensor, after: Tensor, before: Tensor) -> float:
+        """How far one state slot is from where it should be, as a share of how far it should have moved."""
+        whole = _moved(got, after, before)
+        if whole <= self._tolerance.step or fqn not in self._gradients:
+            return whole
+        gradient = self._gradients[fqn]
+        certain = gradient.abs() > self._tolerance.gradient * max(self._rms[fqn], self._floor)
+        if not certain.any():
+            return 0.0
+        if got.shape != gradient.shape:
+            return whole
+        return _moved(got[certain], after[certain], before[certain])
+
+
+def _moved(got: Tensor, after: Tensor, before: Tensor) -> float:
+    error = float((got.double() - after.double()).norm())
+    rounding = torch.finfo(after.dtype).eps * float(before.double().norm())  # of storing the new value
+    return _ratio(max(error - rounding, 0.0), float((after.double() - before.double()).norm()))
+
+
+def _ratio(error: Tensor | float, size: float) -> float:
+    norm = float(error.double().norm()) if isinstance(error, Tensor) else error
+    return norm / size if size else (math.inf if norm else 0.0)
+
+
+def _worst(deviations: Mapping[str, float]) -> str:
+    return max(deviations, key=lambda k: math.inf if math.isnan(deviations[k]) else deviations[k], default="")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _beyond(parity: Parity) -> str:
+    """What deviates, in words."""
+    rows = (
+        ("loss", "the loss", parity.loss_deviation),
+        ("gradient", f"the gradient of {parity.worst_gradient}", parity.gradient_deviation),
+        ("step", f"{parity.worst_step} after one step", parity.step_deviation),
+    )
+    said = []
+    for kind, what, deviation in rows:
+        allowed = parity.tolerance[kind]
+        if deviation is None:
+            said.append(f"{what} is not finite")
+        elif deviation > allowed:
+            said.append(f"{what} is off by {deviation:.2g} of its size (tolerance {allowed:.0e})")
+    return ", ".join(said)
+
+
+def _digest(batch: Batch) -> str:
+    digest = hashlib.sha256()
+    for name, value in batch.items():
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)};".encode())
+        digest.update(array.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _dtype(gradients: Mapping[str, Tensor]) -> str:
+    return ", ".join(sorted({str(g.dtype).removeprefix("torch.") for g in gradients.values()}))

@@ -1,0 +1,48 @@
+"""A manifest's parity record as people read it: does the compiled step compute what PyTorch does?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+
+class Badge(NamedTuple):
+    """A verdict in a few words, what it rests on, and how good it is."""
+
+    text: str
+    detail: str
+    level: Literal["good", "unknown", "bad"]
+
+
+def parity_badge(record: Mapping[str, Any] | str | None) -> Badge:
+    """The verdict on an artefact.
+
+    Args:
+        record: `manifest.parity` as JSON: figures, `"skipped"`, or None.
+    """
+    if not isinstance(record, Mapping):
+        why = (
+            "the comparison was switched off when this was compiled"
+            if record == "skipped"
+            else "this was compiled by a version that did not compare"
+        )
+        return Badge("Not compared with PyTorch", f"No parity record: {why}.", "unknown")
+    allowed = record["tolerance"]
+    figures = [
+        f"loss off by {_share(record['loss_deviation'])}",
+        f"gradients by {_share(record['gradient_deviation'])}{_worst(record['worst_gradient'])}",
+        f"one step by {_share(record['step_deviation'])}{_worst(record['worst_step'])}",
+    ]
+    limits = ", ".join(f"{allowed[kind]:.0e}" for kind in ("loss", "gradient", "step"))
+    detail = f"On one training batch: {'; '.join(figures)}. It ships up to {limits}, relative to their size."
+    if record["forced"]:
+        return Badge("Deviates from PyTorch, written by force", detail, "bad")
+    return Badge("Agrees with PyTorch", detail, "good")
+
+
+def _share(value: float | None) -> str:
+    return "no finite number" if value is None else f"{value:.1e}"
+
+
+def _worst(name: str) -> str:
+    return f" (most: {name})" if name else ""

@@ -1,0 +1,250 @@
+"""The parity record: right artefacts agree, wrong ones do not ship, and nothing is left of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_task import CHOICES, OPTIMIZERS, Compile, batches, loss, make_graph, make_plan, make_task, metric
+from torch import nn
+
+import pockgraph as pg
+from pockgraph import parity
+from pockgraph.artifact import Artifact
+from pockgraph.errors import ParityError
+from pockgraph.graph import Graph, aten
+from pockgraph.passes import run
+from pockgraph.plan import Plan
+from pockgraph.runtime.manifest import Parity, read_manifest
+from pockgraph.targets import target_names
+
+TARGETS = [t for t in target_names() if t in ("openvino", "torch")]
+
+
+def record(artifact: Artifact) -> Parity:
+    found = artifact.manifest.parity
+    assert isinstance(found, Parity)
+    return found
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_right_artefact_agrees(target: str, optimizer: str, compiled: Compile) -> None:
+    found = record(compiled(target, "sparse", optimizer))
+    assert found.ok
+    assert not found.forced
+    deviations = (found.loss_deviation, found.gradient_deviation, found.step_deviation)
+    assert all(d is not None and d < 1e-5 for d in deviations), found
+    assert found.worst_gradient in CHOICES["sparse"]
+    assert (found.dtype, found.device) == ("float32", "CPU")
+    assert {"torch", "pockui"} <= found.versions.keys()
+    task = make_task()
+    with torch.no_grad():
+        assert found.loss == pytest.approx(float(task.loss(task.model, task.example)), rel=1e-6)
+
+
+def test_the_batch_is_named_by_its_content(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = record(compiled("torch")).batch_sha256
+    assert first == record(compiled("openvino")).batch_sha256
+    digest = parity._digest({k: torch.from_numpy(v) for k, v in batches(2)[1].items()})
+    assert len(digest) == len(first)
+    assert digest != first
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    graph = make_graph()
+    model = graph.task.model
+    model.train()
+    model.conv1.weight.requires_grad_(False)  # pyright: ignore
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    try:
+        parity._autograd(graph.task, graph.prune(make_plan()))
+        assert model.training
+        assert model.norm.training  # pyright: ignore
+        assert not model.conv1.weight.requires_grad  # pyright: ignore
+        assert model.conv2.weight.requires_grad  # pyright: ignore
+        assert all(p.grad is None for p in model.parameters())
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    finally:
+        model.eval()
+        model.requires_grad_(True)
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def replacing(phase: str, old: Any, new: Any) -> Callable[[Graph], Graph]:
+    """A pass that is wrong: it swaps an operator of the training graph."""
+
+    def apply(graph: Graph) -> Graph:
+        graph = run(graph)
+        found = [n for n in graph.nodes(phase) if n.target is old]
+        for node in found:
+            node.target = new
+        assert found or phase != "forward"
+        return graph
+
+    return apply
+
+
+WRONG = {
+    "the loss": (replacing("forward", aten.relu.default, aten.abs.default), "the loss is off by"),
+    "the update": (replacing("update", aten.sub.Tensor, aten.add.Tensor), "after one step is off by"),
+}
+
+
+def times_two(graph: Graph) -> Graph:
+    """Every matrix product of the backward pass, doubled."""
+    graph = run(graph)
+    for node in [n for n in graph.nodes("backward") if n.target is aten.mm.default]:
+        with graph.fx.inserting_after(node):
+            twice = graph.fx.call_function(aten.add.Tensor, (node, node))
+        twice.meta = dict(node.meta)
+        node.replace_all_uses_with(twice, delete_user_cb=lambda user, own=twice: user is not own)
+    return graph
+
+
+WRONG["the backward pass"] = (times_two, "after one step is off by")
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_artefact_does_not_ship(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, words = WRONG[what]
+    monkeypatch.setattr("pockgraph.compiler.run", wrong)
+    with pytest.raises(ParityError, match=words) as caught:
+        pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
+    assert "force=True" in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_refused_artefact_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = pg.compile(make_graph(), make_plan("head"), target="torch", out=tmp_path / "out")
+    monkeypatch.setattr("pockgraph.compiler.run", WRONG["the update"][0])
+    with pytest.raises(ParityError):
+        pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert Artifact.load(tmp_path / "out").plan == old.plan
+
+
+def test_force_ships_it_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pockgraph.compiler.run", WRONG["the update"][0])
+    artifact = pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out", force=True)
+    found = record(artifact)
+    assert found.forced
+    assert not found.ok
+    assert found.step_deviation is not None
+    assert found.step_deviation > 1
+    monkeypatch.undo()
+    good = pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out", force=True)
+    assert not record(good).forced, "what agrees needs no force"
+
+
+def test_a_model_that_changed_since_it_was_captured(tmp_path: Path) -> None:
+    graph = pg.build(make_task(), OPTIMIZERS["sgd"])
+    graph.task.model.head.weight = nn.Parameter(torch.ones(4, 6))
+    with pytest.raises(ParityError, match=r"the loss is off[\s\S]*build it again"):
+        pg.compile(graph, Plan.head(graph), target="torch", out=tmp_path / "out")
+
+
+def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    task = make_task()
+    task.model.head.weight.data.fill_(float("inf"))
+    graph = pg.build(task, OPTIMIZERS["sgd"])
+    with pytest.raises(ParityError, match="the loss is not finite"):
+        pg.compile(graph, Plan.head(graph), target="torch", out=tmp_path / "out")
+    artifact = pg.compile(graph, Plan.head(graph), target="torch", out=tmp_path / "out", force=True)
+    assert record(artifact).loss is None
+    assert read_manifest(artifact.path) == artifact.manifest
+
+
+def test_what_cannot_be_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("no compiler on this machine")
+
+    monkeypatch.setattr(parity, "open_runner", fail)
+    with pytest.raises(ParityError, match=r"no compiler on this machine[\s\S]*parity=False"):
+        pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+    artifact = pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out", parity=False)
+    assert artifact.manifest.parity == "skipped"
+
+
+# ---------------------------------------------------------------- rounding
+
+
+class Shifted(nn.Module):
+    """`shift` moves all scores of a softmax alike: its gradient is zero, and rounding in practice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.score = nn.Linear(16, 5)
+        self.shift = nn.Parameter(torch.zeros(8, 1))
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.score(x) * 3 + self.shift).softmax(1))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("optimizer", [pg.AdamW(lr=0.1), pg.SGD(lr=0.1, momentum=0.9)], ids=lambda o: o.name)
+def test_a_gradient_of_rounding_alone_is_no_deviation(
+    optimizer: Any, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [{"x": torch.randn(8, 16), "y": torch.randint(0, 4, (8,))}]
+    graph = pg.build(pg.Task("shifted", Shifted(), loss, metric, data, data), optimizer)
+    gradients = parity._autograd(graph.task, graph)[1]
+    assert gradients["shift"].abs().max() < 1e-7
+    found = record(pg.compile(graph, target=target, out=tmp_path / "out"))
+    assert found.ok
+    noise = parity._Noise({**gradients, "shift": torch.full((8, 1), 1e-9)}, parity.TOLERANCES["f32"])
+    step = torch.full((8, 1), 0.1)
+    assert noise.step_deviation("shift", step, -step, torch.zeros(8, 1)) == 0.0
+    weight = torch.zeros_like(gradients["head.weight"])
+    assert noise.step_deviation("head.weight", weight + 0.1, weight - 0.1, weight) == pytest.approx(2.0)
+
+
+def test_storing_a_weight_rounds_it() -> None:
+    before = torch.full((4,), 1000.0)
+    after = before + 1e-5
+    assert torch.equal(after, before)
+    assert parity._moved(before, after, before) == 0.0
+    assert parity._moved(before + 1, after, before) == float("inf")
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def test_manifests_without_a_record_can_still_be_read(copied: Callable[..., Path]) -> None:
+    folder = copied("torch")
+    data = json.loads((folder / "manifest.json").read_text())
+    del data["parity"]
+    (folder / "manifest.json").write_text(json.dumps(data))
+    artifact = Artifact.load(folder)
+    assert artifact.manifest.parity is None
+    artifact.trainer().step(batches(1)[0])
+
+
+def test_a_made_up_record_is_refused(copied: Callable[..., Path]) -> None:
+    folder = copied("torch")
+    data = json.loads((folder / "manifest.json").read_text())
+    data["parity"] = {"loss": 1.0}
+    (folder / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(pg.PockError, match="parity"):
+        read_manifest(folder)
+
+
+def test_the_step_is_the_artefacts_own(compiled: Compile) -> None:
+    """What is compared is what a Trainer does."""
+    artifact = compiled("openvino")
+    lr = OPTIMIZERS["sgd"].lr
+    own_loss, own = parity._artefact_step(artifact.path, artifact.manifest, make_task().example, lr)
+    trainer = artifact.trainer()
+    assert trainer.step(batches(1)[0]).loss == own_loss
+    weight = own["trained:head.weight"].numpy()
+    np.testing.assert_array_equal(trainer.state()["head.weight"], weight)
