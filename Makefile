@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all check format bench clean
+.PHONY: help setup demo app test test-all coverage check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(READY) ## run the fast tests
 
 test-all: $(READY) ## run every test, the slow ones included
 	$(PYTEST) $(ARGS)
+
+coverage: $(READY) ## compare every model, plan and target with PyTorch; writes docs/coverage.md
+	PYTHONPATH=tests $(BIN)/python -m zoo.coverage $(ARGS)
 
 check: $(READY) ## lint, formatting, types
 	$(BIN)/ruff check .

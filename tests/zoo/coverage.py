@@ -1,0 +1,173 @@
+"""Run the coverage matrix and write it as a table: `make coverage`, or
+
+    PYTHONPATH=tests python -m zoo.coverage [--quick | --all] [--out docs/coverage.md]
+
+Every outcome is stored as soon as it is there: stopped at any time, the same command goes on, as long as
+no source file changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import pockgraph
+from pockgraph.plan import write_atomically
+from pockgraph.targets import target_names
+from zoo import families
+from zoo.matrix import PLAN_KINDS, Cell, Outcome, cells, run_cell
+
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "out" / "coverage.jsonl"
+QUICK_PLANS = ("full", "parts")
+VERSIONS = ("torch", "openvino", "onnxruntime", "transformers")
+SHORT = 300  # characters of a reason
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing and write the table; 1 when a cell is wrong."""
+    options = _parser().parse_args(argv)
+    planned = cells(options.all, QUICK_PLANS if options.quick else tuple(PLAN_KINDS))
+    found = run(planned, RECORD)
+    how = " --quick" if options.quick else " --all" if options.all else ""
+    write_atomically(options.out, table(found, how).encode())
+    wrong = [cell for cell, outcome in found.items() if outcome.kind == "wrong"]
+    print(f"{len(found)} cells, {len(wrong)} wrong; wrote {options.out}")
+    return 1 if wrong else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m zoo.coverage", description=(__doc__ or "").partition(":")[0])
+    group = p.add_mutually_exclusive_group()
+    group.add_argument("--quick", action="store_true", help=f"only the plans {' and '.join(QUICK_PLANS)}")
+    group.add_argument("--all", action="store_true", help="every optimizer in every cell; hours")
+    p.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md", help="the table")
+    return p
+
+
+def run(planned: Iterable[Cell], record: Path) -> dict[Cell, Outcome]:
+    """The outcome of every planned cell: from the record, or run now and added to it."""
+    sources = _digest_of_sources()
+    known = _read(record, sources)
+    planned = list(planned)
+    todo = [cell for cell in planned if cell not in known]
+    print(f"{len(planned)} cells, {len(planned) - len(todo)} known", file=sys.stderr)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with record.open("a" if known else "w", encoding="utf-8") as file:
+        for done, cell in enumerate(todo, start=1):
+            outcome = known[cell] = run_cell(cell)
+            file.write(
+                json.dumps({"sources": sources, "cell": asdict(cell), "outcome": asdict(outcome)}) + "\n"
+            )
+            file.flush()
+            left_s = (time.monotonic() - start) / done * (len(todo) - done)
+            print(f"[{done}/{len(todo)}] {cell}: {outcome.kind}, {left_s:.0f} s left", file=sys.stderr)
+    return {cell: known[cell] for cell in planned}
+
+
+def _digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    for folder in (ROOT / "backend", ROOT / "tests"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(record: Path, sources: str) -> dict[Cell, Outcome]:
+    known: dict[Cell, Outcome] = {}
+    if record.is_file():
+        for line in record.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # a line that was cut short when the run was stopped
+                continue
+            if entry["sources"] == sources:
+                known[Cell(**entry["cell"])] = Outcome(**entry["outcome"])
+    return known
+
+
+# ---------------------------------------------------------------- the table
+
+
+def table(found: Mapping[Cell, Outcome], how: str = "") -> str:
+    """The outcomes as Markdown."""
+    plans = [p for p in PLAN_KINDS if any(c.plan == p for c in found)]
+    targets = [t for t in target_names() if any(c.target == t for c in found)]
+    columns = [(t, p) for t in targets for p in plans]
+    notes: dict[str, int] = {}
+    kinds = [o.kind for o in found.values()]
+    lines = [
+        "# What is covered",
+        "",
+        f"Written by `make coverage{f' ARGS={how.strip()}' if how else ''}`; do not edit. Each model (rows) "
+        "is built, pruned to a plan of each kind, compiled for each target (columns), and trained for three "
+        "steps, each with its own batch and learning rate. ✓: losses, trained weights and metric equal eager "
+        "PyTorch's within the tolerances of `tests/oracle.py`, and what the plan freezes is unchanged, bit "
+        "for bit. A number is the reason why not, below; ✗ is a bug.",
+        "",
+        f"{len(kinds)} cells were run: {kinds.count('right')} right, {kinds.count('refused')} refused with a "
+        f"reason, {kinds.count('wrong')} wrong. {_optimizers(found)} The networks are small, with random "
+        "weights; shapes of deployed ones are in the demos and benchmarks.",
+        "",
+        f"Versions: {_versions()}.",
+    ]
+    for family, members in families().items():
+        lines += ["", f"## {family.capitalize()}", ""]
+        lines.append(f"| model | {' | '.join(f'{t}<br>{p}' for t, p in columns)} |")
+        lines.append(f"|---|{':-:|' * len(columns)}")
+        for model in members:
+            marks = [_mark(found, model, t, p, notes) for t, p in columns]
+            lines.append(f"| {model} | {' | '.join(marks)} |")
+    if notes:
+        lines += ["", "## Reasons", "", *(f"{number}. {reason}" for reason, number in notes.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _mark(found: Mapping[Cell, Outcome], model: str, target: str, plan: str, notes: dict[str, int]) -> str:
+    """✓ when every optimizer that was run is right; otherwise the numbers of the reasons."""
+    here = [o for c, o in found.items() if (c.model, c.target, c.plan) == (model, target, plan)]
+    if not here:
+        return "–"
+    reasons = dict.fromkeys(_shortened(o) for o in here if o.kind != "right")
+    numbers = [str(notes.setdefault(reason, len(notes) + 1)) for reason in reasons]
+    return ("✗ " if any(o.kind == "wrong" for o in here) else "") + ", ".join(numbers) if numbers else "✓"
+
+
+def _shortened(outcome: Outcome) -> str:
+    text = outcome.reason.replace("|", "\\|")
+    text = text.replace(str(ROOT) + "/", "")
+    return (
+        f"**Wrong**: {text}" if outcome.kind == "wrong" else text[:SHORT] + ("…" if len(text) > SHORT else "")
+    )
+
+
+def _optimizers(found: Mapping[Cell, Outcome]) -> str:
+    names = list(dict.fromkeys(c.optimizer for c in found))
+    each = len(found) / len({(c.model, c.plan, c.target) for c in found}) if found else 0
+    if each == len(names):
+        return f"Each with every optimizer: {', '.join(names)}."
+    turns = f"The optimizers take turns, one a cell: {', '.join(names)}"
+    return f"{turns}; `ARGS=--all` runs every one in every cell."
+
+
+def _versions() -> str:
+    known = [f"pockui {pockgraph.__version__}", f"Python {platform.python_version()}"]
+    for name in VERSIONS:
+        try:
+            known.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(known)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
