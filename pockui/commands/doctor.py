@@ -25,13 +25,18 @@ DEMO_PACKAGES = (
     "transformers",
 )
 
+OPENVINO_NEEDS = {
+    "GPU": "an Intel GPU and its compute driver (Level Zero, OpenCL)",
+    "NPU": "an Intel Core Ultra and its NPU driver",
+}
+
 
 def doctor(as_json: JsonFlag = False) -> None:
     """Say what this machine can run: versions, devices, precisions, and what is missing."""
     found = {
         "versions": versions(),
         "machine": machine(),
-        "targets": [*_openvino(), *_onnx(), *_torch()],
+        "targets": targets(),
         "extras": _extras(),
     }
     if as_json:
@@ -98,6 +103,24 @@ def _memory_bytes() -> int | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def targets() -> list[dict[str, Any]]:
+    """A row per target and device: does it train here, and if not, why."""
+    probes = {"openvino": _openvino, "onnx": _onnx, "torch": _torch}
+    # Which targets there are is asked of the engine, whose package of targets needs torch.
+    names = tuple(probes) if _version("torch") is None else _target_names()
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        unknown = _target(name, "–", True, [], "installed; this command knows no more of it")
+        rows += probes[name]() if name in probes else [unknown]
+    return rows
+
+
+def _target_names() -> tuple[str, ...]:
+    from pockgraph.targets import target_names
+
+    return target_names()
+
+
 def _openvino() -> list[dict[str, Any]]:
     if _version("openvino") is None:
         return [_target("openvino", "–", False, [], "openvino is not installed: pip install pockui")]
@@ -118,7 +141,12 @@ def _openvino() -> list[dict[str, Any]]:
     if not found:
         found = [_target("openvino", "–", False, [], "OpenVINO finds no device here")]
     found[0]["note"] += _lowered_operators()
-    return found
+    families = {t["device"].split(".")[0] for t in found}
+    absent = [f for f in OPENVINO_NEEDS if f not in families]
+    return [
+        *found,
+        *(_target("openvino", f, False, [], f"none found: needs {OPENVINO_NEEDS[f]}") for f in absent),
+    ]
 
 
 def _lowered_operators() -> str:
@@ -135,13 +163,13 @@ def _onnx() -> list[dict[str, Any]]:
         return [_target("onnx", "–", False, [], "onnxruntime is not installed: pip install 'pockui[onnx]'")]
     from pockgraph.runtime.onnx import devices
 
-    found = []
-    for device in devices():
-        note = "ONNX Runtime; training runs in FP32"
-        found.append(
-            _target("onnx", device, True, ["FP32"], note if device == "CPU" else f"{note}, untested")
-        )
-    return found
+    note = "ONNX Runtime; training runs in FP32"
+    if _version("onnx") is None:
+        note += "; compiling new artefacts needs onnx: pip install 'pockui[onnx]'"
+    return [
+        _target("onnx", device, True, ["FP32"], note if device == "CPU" else f"{note}, untested")
+        for device in devices()
+    ]
 
 
 def _torch() -> list[dict[str, Any]]:
@@ -149,16 +177,34 @@ def _torch() -> list[dict[str, Any]]:
         return [_target("torch", "–", False, [], "torch is not installed: pip install 'pockui[app]'")]
     import torch
 
-    found = [_target("torch", "cpu", True, ["FP32"], "eager, native kernels")]
-    if torch.cuda.is_available():
-        found.append(_target("torch", "cuda", True, ["FP32"], torch.cuda.get_device_name()))
-    if torch.backends.mps.is_available():
-        found.append(_target("torch", "mps", True, ["FP32"], "Apple GPU"))
+    from pockgraph.targets import torch as target
+
+    precisions = ["FP32"] + [p.upper() for p in getattr(target, "PRECISIONS", ()) if p != "f32"]
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    built = torch.version.cuda is not None
+    no_cuda = "no NVIDIA GPU or driver found" if built else "this PyTorch is built without CUDA"
+    no_mps = "no Apple GPU" if torch.backends.mps.is_built() else "this PyTorch is built without MPS"
+    found = [
+        _target("torch", "cpu", True, precisions, "eager, native kernels"),
+        _target(
+            "torch",
+            "cuda",
+            cuda,
+            precisions if cuda else [],
+            torch.cuda.get_device_name() if cuda else no_cuda,
+        ),
+        _target("torch", "mps", mps, precisions if mps else [], "Apple GPU" if mps else no_mps),
+    ]
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")
     note = f"compiler {compiler}" if compiler else "no C++ compiler found: install g++ or set CXX"
-    found.append(
-        _target("torch mode=compile", "cpu", compiler is not None, ["FP32"] if compiler else [], note)
-    )
+    native = {"compile": "torch.compile", "aot": "AOTInductor"}
+    for mode in target.MODES[1:]:
+        able = precisions if compiler else []
+        found.append(
+            _target(
+                f"torch mode={mode}", "cpu", compiler is not None, able, f"{native.get(mode, mode)}; {note}"
+            )
+        )
     return found
 
 

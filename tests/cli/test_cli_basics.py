@@ -6,10 +6,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import Cli  # pyright: ignore
 
+from pockgraph.targets import target_names
+from pockui.commands import doctor
+
 COMMANDS = (
-    "demo", "serve", "analyze", "search", "check", "compile", "train", "bench", "report", "study", "operators",
+    "demo", "serve", "analyze", "search", "check", "compile", "train", "show", "bench", "report", "study",
+    "operators",
     "doctor",
 )  # fmt: skip
 
@@ -44,15 +49,29 @@ def test_help_imports_no_framework() -> None:
 
 def test_doctor_says_what_runs(cli: Cli) -> None:
     found = cli("doctor", "--json").json
-    targets = {t["target"]: t for t in found["targets"]}
-    assert targets["openvino"]["runs"]
-    assert "FP32" in targets["openvino"]["precisions"]
-    assert targets["onnx"]["runs"]
-    assert targets["torch"]["runs"]
+    targets = {(t["target"], t["device"]): t for t in found["targets"]}
+    assert targets["openvino", "CPU"]["runs"]
+    assert targets["onnx", "CPU"]["runs"]
+    assert "FP32" in targets["openvino", "CPU"]["precisions"]
+    assert targets["torch", "cpu"]["runs"]
+    assert targets["torch", "cuda"]["runs"] == torch.cuda.is_available()
     assert found["machine"]["cores"] >= 1
+    assert {t["target"].split()[0] for t in found["targets"]} == set(target_names())
+    assert all(t["runs"] or t["note"] for t in found["targets"]), "what does not run says why"
     text = cli("doctor").out
     assert "openvino" in text
     assert "torch mode=compile" in text
+
+
+def test_doctor_knows_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    providers = {row["device"]: row for row in doctor._onnx()}
+    assert providers["CPU"]["runs"]
+    assert "AZURE" not in providers, "nothing that sends data elsewhere"
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    (absent,) = doctor._onnx()
+    assert not absent["runs"]
+    assert "pip install 'pockui[onnx]'" in absent["note"]
+    assert [row["runs"] for row in doctor.targets()] == [False, False, False]
 
 
 def test_doctor_says_what_is_missing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
