@@ -24,6 +24,7 @@ _HOME = {
     "Plan": "plan",
     "Trained": "plan",
     "heads": "attention",
+    "fisher_scores": "fisher",
     "compile": "compiler",
     "Artifact": "artifact",
     "Budget": "budget",
@@ -48,6 +49,7 @@ __all__ = [
     "Trained",
     "build",
     "compile",
+    "fisher_scores",
     "heads",
 ]
 
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .compiler import compile
     from .errors import PockError
+    from .fisher import fisher_scores
     from .optimizer import SGD, Adafactor, Adam, AdamW, Group, Lion
     from .plan import Plan, Trained
     from .study import Study

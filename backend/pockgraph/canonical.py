@@ -13,7 +13,7 @@ Before → after:
 - batch norm over one sample that keeps no running statistics, which is how `instance_norm` comes →
   group norm with a channel a group
 - `native_layer_norm_backward`, `native_group_norm_backward` → db as a `sum`, which needs no saved
-  activation
+  activation; the former's dX and dW apart, like a convolution's
 - PReLU, and its backward → comparisons and products
 - `hardtanh_backward(dy, x)` → `hardtanh_backward(dy, y)`: the result decides as well as the input
   (`x <= low` exactly when `y <= low`), and it is often saved anyway
@@ -497,9 +497,10 @@ def _layer_norm_backward(b: Builder, node: fx.Node) -> Any:
     if mask[2]:
         outer = dy.meta["val"].ndim - len(normalized)
         results[2] = b.call(aten.sum.dim_IntList, dy, list(range(outer))) if outer else dy
-    if mask[0] or mask[1]:
-        rest = b.call(aten.native_layer_norm_backward.default, *args[:-1], [mask[0], mask[1], False])
-        results |= {i: _take(b, rest, i) for i in (0, 1) if mask[i]}
+    for i in (0, 1):
+        if mask[i]:
+            one = b.call(aten.native_layer_norm_backward.default, *args[:-1], [i == 0, i == 1, False])
+            results[i] = _take(b, one, i)
     return results
 
 

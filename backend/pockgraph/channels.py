@@ -1,4 +1,4 @@
-"""Which channels of a tensor to train: from a ratio, or as given."""
+"""Which channels of a tensor to train: from a ratio, by a method or by scores, or as given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import PlanError
+from .errors import PlanError, suggest
 
 if TYPE_CHECKING:
     from .plan import Trained
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .train_graph import TrainGraph
 
 METHODS = ("magnitude", "first", "random")
+Method = str | Mapping[str, Sequence[float]]
 
 
 def count_of(ratio: float, channels: int) -> int:
@@ -24,14 +25,20 @@ def count_of(ratio: float, channels: int) -> int:
 
 
 def resolve_channels(
-    graph: TrainGraph, row: TensorRow, what: float | Sequence[int], method: str, seed: int
+    graph: TrainGraph, row: TensorRow, what: float | Sequence[int], method: Method, seed: int
 ) -> tuple[int, ...] | None:
     """Sorted channel indices; empty for the whole tensor, None for a frozen one.
 
     Raises:
-        PlanError: a ratio outside [0, 1], unknown channels, or a tensor without channels.
+        PlanError: a ratio outside [0, 1], unknown channels, a tensor without channels, or scores that
+            do not fit.
     """
-    if method not in METHODS:
+    if method == "fisher":
+        raise PlanError(
+            "Fisher information needs batches: pass channels=pockgraph.fisher_scores(graph, batches) "
+            'instead of channels="fisher".'
+        )
+    if isinstance(method, str) and method not in METHODS:
         raise PlanError(f"Unknown way {method!r} to pick channels; known are {', '.join(METHODS)}.")
     if isinstance(what, int | float) and not isinstance(what, bool):
         if not 0 <= what <= 1:
@@ -89,18 +96,35 @@ def _needs_channels(row: TensorRow, what: str) -> int:
     return row.channels
 
 
-def pick(graph: TrainGraph, row: TensorRow, count: int, method: str, seed: int) -> tuple[int, ...]:
-    """`count` sorted channels of a tensor: of the largest L2 norm, the first, or random ones."""
+def pick(graph: TrainGraph, row: TensorRow, count: int, method: Method, seed: int) -> tuple[int, ...]:
+    """`count` sorted channels of a tensor: of the best score, the largest L2 norm, the first, or random."""
     assert row.channels is not None
     assert row.channel_dim is not None
-    if method == "first":
+    if not isinstance(method, str):
+        chosen = np.argsort(-_scores(method, row), kind="stable")[:count]
+    elif method == "first":
         chosen = np.arange(count)
     elif method == "random":
         # The tensor's own stream: adding a tensor to a plan does not change the others' channels.
         rng = np.random.default_rng([seed, *row.fqn.encode()])
         chosen = rng.choice(row.channels, count, replace=False)
     else:
-        weight = graph.initial(row.fqn).detach().transpose(0, row.channel_dim).flatten(1)
+        weight = graph.initial(row.fqn).detach().transpose(0, row.channel_dim).reshape(row.channels, -1)
         norms = weight.norm(dim=1).cpu().numpy()
         chosen = np.argsort(-norms, kind="stable")[:count]
     return tuple(int(i) for i in np.sort(chosen))
+
+
+def _scores(table: Mapping[str, Sequence[float]], row: TensorRow) -> np.ndarray:
+    if row.fqn not in table:
+        raise PlanError(
+            f"There are no channel scores for {row.fqn!r}.{suggest(row.fqn, table)} "
+            "Score it, or list its channels."
+        )
+    scores = np.asarray(table[row.fqn], dtype=np.float64)
+    if scores.shape != (row.channels,) or np.isnan(scores).any():
+        raise PlanError(
+            f"{row.fqn!r} needs {row.channels} channel scores, each a number, but got "
+            f"shape {scores.shape} with {int(np.isnan(scores).sum())} that are not numbers."
+        )
+    return scores

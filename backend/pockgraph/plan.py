@@ -109,7 +109,7 @@ class Plan(_Strict):
         graph: TrainGraph,
         choice: Mapping[str, float | Sequence[int] | Trained],
         *,
-        channels: Literal["magnitude", "first", "random"] = "magnitude",
+        channels: Literal["magnitude", "first", "random"] | Mapping[str, Sequence[float]] = "magnitude",
         seed: int = 0,
         provenance: Mapping[str, str] | None = None,
     ) -> Plan:
@@ -119,12 +119,14 @@ class Plan(_Strict):
         output channels of a linear layer (see `heads`). All channels of a dimension are the whole tensor.
 
         A ratio picks `max(1, round(ratio * channels))` channels of the tensor's channel dimension
-        (see `TensorRow.channel_dim`): those of the largest L2 norm, the first, or random ones.
-        A ratio of 0 leaves the tensor frozen.
+        (see `TensorRow.channel_dim`): those of the largest L2 norm, the first, random ones, or those of
+        the highest score where `channels` maps FQN -> a score of each channel, as
+        `pockgraph.fisher_scores` gives. A ratio of 0 leaves the tensor frozen.
 
         Raises:
             PlanError: an unknown name (with suggestions), a ratio outside [0, 1], a dimension or channel
-                that does not exist, or a ratio or list for a tensor that has no channel dimension.
+                that does not exist, a ratio or list for a tensor that has no channel dimension, or scores
+                that are missing or do not fit.
         """
         from .channels import checked_part, resolve_channels
         from .train_graph import check_trainable

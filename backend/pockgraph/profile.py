@@ -488,8 +488,10 @@ class _Replay:
                     operands += (self._add(-1, 1, at, "select_input", size, (), False, True, size // 4),)
             kept = tuple(self._resolved(self.p.operators[m].storage) for m in o.inputs if m not in onward)
             self.moved[n] = (share, (*operands, *kept))
-            storage = n if o.storage == n else (operands[0] if operands else n)
-            if o.storage != n:
+            # A view of an input stands alone in the whole graph; here it may look at a selected part.
+            view = o.storage != n or not (o.bytes or o.inputs)
+            storage = operands[0] if view and operands else n
+            if view:
                 self.storage[n] = storage
         self.selected[n, i] = storage
         return storage

@@ -18,7 +18,7 @@ from .plan import Trained
 from .profile import SCALAR_BYTES, WORK_KINDS, Operator, Profile
 from .prune import assemble
 from .rows import TensorRow
-from .slicing import moves
+from .slicing import Along, moves
 from .train_graph import TrainGraph
 
 MATRIX = (aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default,
@@ -237,7 +237,7 @@ def _moves(
     """Where a selection of channels could move from `root`, were every node on the way its own."""
     table: dict[int, tuple[int, ...]] = {}
 
-    def visit(node: fx.Node, d: int) -> None:
+    def visit(node: fx.Node, d: Along) -> None:
         moved = moves(node, d, 1) if node in number else None
         if moved is None or number[node] in table:
             return
@@ -255,5 +255,6 @@ def _moves(
 
 def _by_norm(graph: TrainGraph, row: Any) -> tuple[int, ...]:
     """Channels by falling L2 norm: the order in which a growing ratio takes them."""
-    weight: torch.Tensor = graph.initial(row.fqn).detach().transpose(0, row.channel_dim).flatten(1)
+    weight: torch.Tensor = graph.initial(row.fqn).detach().transpose(0, row.channel_dim)
+    weight = weight.reshape(len(weight), -1)
     return tuple(torch.argsort(-weight.norm(dim=1), stable=True).tolist())

@@ -16,8 +16,9 @@ class TensorRow:
         shape: its shape.
         layer: the module it belongs to; `block`: the repeated part of the network that module is in.
         channel_dim: the dimension partial updates choose channels along: a convolution's or linear
-            layer's *input* channels, a depthwise convolution's channels, an embedding's rows. None
-            when only the whole tensor can be trained.
+            layer's *input* channels (of a grouped convolution, the same ones in every group), a
+            depthwise convolution's channels, an embedding's rows, a vector's elements. None when
+            only the whole tensor can be trained.
         flops: of its gradient and update alone (not of the backward pass that reaches it).
         dx_flops: of carrying the gradient on past its layer, to whatever lies deeper.
         saved_bytes: of activations that its gradient holds on to until the backward pass.

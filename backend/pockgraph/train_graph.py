@@ -216,7 +216,12 @@ def _block(layer: str) -> str:
 
 
 def _channel_dim(weight: fx.Node) -> int | None:
-    """The dimension of a weight that runs over its input channels, from how it is used."""
+    """The dimension of a weight that runs over its input channels, from how it is used.
+
+    A vector (a norm's scale or shift, a bias) has an element for each channel.
+    """
+    if weight.meta["val"].ndim == 1:
+        return 0 if weight.meta["val"].numel() > 1 else None
     dims = {_use(weight, u, tuple(range(weight.meta["val"].ndim))) for u in _forward_users(weight)}
     return dims.pop() if len(dims) == 1 else None
 
@@ -232,12 +237,10 @@ def _use(operand: fx.Node, user: fx.Node, dims: tuple[int, ...]) -> int | None:
         inner = {_use(user, u, tuple(dims[d] for d in args[1])) for u in _forward_users(user)}
         return inner.pop() if len(inner) == 1 else None
     if user.target is aten.convolution.default and args[1] is operand:
-        out, per_group = operand.meta["val"].shape[:2]
+        per_group = operand.meta["val"].shape[1]
         if args[6]:
-            return None
-        if args[8] == 1:
-            return dims[1]
-        return dims[0] if per_group == 1 and args[8] == out else None
+            return dims[0]
+        return dims[1] if per_group > 1 or args[8] == 1 else dims[0]
     if user.target in (aten.mm.default, aten.addmm.default, aten.bmm.default) and args[-1] is operand:
         return dims[-2]
     if user.target is aten.embedding.default and args[0] is operand:

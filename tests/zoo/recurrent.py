@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from models import CLASSES, TOKENS, VOCABULARY, sentences, task_of
 from torch import Tensor, nn
-from zoo.convolutional import batches_of, logits
 
 import pockgraph as pg
 from pockgraph.task import Batch
+from zoo.convolutional import batches_of, logits
 
 WIDTH = 5
 

@@ -8,6 +8,7 @@ import pytest
 from models import register
 from oracle import covering, sampled
 from targets.test_target_contract import TargetContract
+
 from zoo.convolutional import MODELS
 
 register(MODELS)
