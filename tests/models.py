@@ -256,8 +256,7 @@ def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
         for m in net.modules():
             if isinstance(m, NORMS) and m.weight is not None:
                 m.weight.copy_(torch.rand(m.weight.shape, generator=g) + 0.5)
-            if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
-                assert m.running_mean is not None
+            if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.running_mean is not None:
                 assert m.running_var is not None
                 m.running_mean.copy_(torch.randn(m.running_mean.shape, generator=g) * 0.3)
                 m.running_var.copy_(torch.rand(m.running_var.shape, generator=g) + 0.5)

@@ -480,7 +480,8 @@ class TrainingContract:
     @given(data=st.data())
     @settings(max_examples=12, suppress_health_check=[*HealthCheck])
     def test_any_plan_equals_eager_pytorch(self, data: st.DataObject) -> None:
-        cells = sorted({(c.model, c.optimizer) for c in self.cases})
+        # What stands around a rule is compared with plans of its own.
+        cells = sorted({(c.model, c.optimizer) for c in self.cases if c.optimizer in OPTIMIZERS})
         model, optimizer = data.draw(st.sampled_from(cells))
         graph = built(model, optimizer)
         plan = pg.Plan.of(graph, data.draw(choices(graph)))

@@ -269,7 +269,8 @@ def _select_scatter(b: Builder, node: fx.Node) -> Any:
 @rule(aten.slice_scatter.default)
 def _slice_scatter(b: Builder, node: fx.Node) -> Any:
     args: Any = node.args
-    x, source, dim, start, end, step = (*args, *(0, None, None, 1)[len(args) - 2 :])
+    padded: Any = (*args, *(0, None, None, 1)[len(args) - 2 :])
+    x, source, dim, start, end, step = padded
     dim %= x.meta["val"].ndim
     start, stop, _ = slice(start, end).indices(x.meta["val"].shape[dim])
     if step != 1 or stop <= start:

@@ -388,6 +388,7 @@ def _trace(task: Task, exported: torch.export.ExportedProgram, with_gradients: b
         traced = make_fx(function, _allow_non_fake_inputs=True)(*fakes)
 
     graph = traced.graph
+    _undo_in_place(graph)
     trained = [i for i, exists in zip(params, grads_exist) if exists]
     used = {slots[i].fqn for i in trained}
     unused = tuple(dict.fromkeys(s.fqn for s in (slots[i] for i in params) if s.fqn not in used))
@@ -427,6 +428,45 @@ def _drop_repeated(graph: fx.Graph, slots: list[Slot]) -> None:
         node.replace_all_uses_with(first[slot.name])  # a leaf's `detach`, which nobody reads
         graph.erase_node(node)
     slots[:] = kept
+
+
+def _undo_in_place(graph: fx.Graph) -> None:
+    """`x.op_(...)` → `op(x, ...)`: formulas inside ATen work in place on what they have just made.
+
+    The user's own code was made functional by export. Where other names look at the memory of x, the
+    operator stays, and targets refuse it.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable or _is_shared(node.args[0]):
+            continue
+        name = node.target.overloadpacket.__name__
+        packet = getattr(aten, name.removesuffix("_"), None)
+        functional = getattr(packet, node.target._overloadname, None)
+        if not name.endswith("_") or functional is None:
+            continue
+        x = node.args[0]
+        later = [user for user in x.users if order[user] > order[node]]
+        node.target = functional
+        for user in later:
+            user.replace_input_with(x, node)
+
+
+def _is_shared(x: fx.Node) -> bool:
+    """Does x look at memory that others know of, or others at that of x?"""
+
+    def is_view(node: fx.Node) -> bool:
+        schema = getattr(node.target, "_schema", None)
+        aliases = schema is not None and any(r.alias_info is not None for r in schema.returns)
+        return aliases or node.target is operator.getitem
+
+    return x.op != "call_function" or is_view(x) or any(map(is_view, (u for u in x.users if not _writes(u))))
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str, torch.Tensor]) -> None:

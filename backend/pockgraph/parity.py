@@ -31,6 +31,7 @@ from .prune import prune
 from .runtime import checkpoint
 from .runtime.manifest import Manifest, Parity
 from .runtime.runner import open_runner
+from .runtime.seed import step_keys
 from .task import Batch, Task
 from .train_graph import TrainGraph
 
@@ -50,7 +51,13 @@ class Tolerance:
 
 # Looser than the tests': networks are deeper than the zoo's. What it has to tell apart is rounding
 # (1e-6 here) and wrong mathematics (1e-2 and more).
-TOLERANCES = {"f32": Tolerance(loss=1e-4, gradient=1e-3, step=1e-3)}  # by the target's option `precision`
+# In bfloat16 and float16 the gradient of the graph is still compared in float32, the step is what costs.
+TOLERANCES = {  # by the target's option `precision`
+    "f32": Tolerance(loss=1e-4, gradient=1e-3, step=1e-3),
+    "f16": Tolerance(loss=5e-3, gradient=1e-3, step=1e-1),
+    "bf16": Tolerance(loss=2e-2, gradient=1e-3, step=5e-1),
+}
+SEED = 0  # of dropout's masks
 
 
 def prove(folder: Path, manifest: Manifest, graph: TrainGraph, force: bool) -> Parity:
@@ -84,14 +91,15 @@ def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> Parity:
         ParityError: the artefact cannot be run here.
     """
     task, tolerance = graph.task, _tolerance(manifest)
-    loss, gradients = _autograd(task, graph)
     # The first step of SGD with momentum leaves the gradient itself behind, as its state.
     derived = _run(prune(graph.gradients, SGD(momentum=0.9), graph.plan), task.example, 0.0)
+    if task.dropout:  # whose masks are the graph's own: autograd through the module would draw others
+        loss = float(derived["loss"])
+        gradients = {fqn: derived[_left_behind(fqn)] for fqn in graph.plan.tensors}
+    else:
+        loss, gradients = _autograd(task, graph)
     noise = _Noise(gradients, tolerance)
-    by_tensor = {
-        fqn: _ratio(derived[f"new_opt_state:{fqn}:momentum_buffer"] - g, noise.size(fqn))
-        for fqn, g in gradients.items()
-    }
+    by_tensor = {fqn: _ratio(derived[_left_behind(fqn)] - g, noise.size(fqn)) for fqn, g in gradients.items()}
 
     lr = graph.optimizer.lr or 1e-2
     reference = _run(graph, task.example, lr)
@@ -109,9 +117,14 @@ def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> Parity:
         gradient_deviation=_finite(by_tensor.get(worst_gradient, 0.0)), worst_gradient=worst_gradient,
         step_deviation=_finite(by_slot.get(worst_step, 0.0)), worst_step=worst_step,
         tolerance={"loss": tolerance.loss, "gradient": tolerance.gradient, "step": tolerance.step},
-        batch="first of `train`", batch_sha256=_digest(task.example), dtype=_dtype(gradients), device=DEVICE,
+        batch="first of `train`" + ("; with dropout, against the traced graph" if task.dropout else ""),
+        batch_sha256=_digest(task.example), dtype=_dtype(gradients), device=DEVICE,
         versions=dict(manifest.versions),
     )  # fmt: skip
+
+
+def _left_behind(fqn: str) -> str:
+    return f"new_opt_state:{fqn}:momentum_buffer"
 
 
 def _tolerance(manifest: Manifest) -> Tolerance:
@@ -130,7 +143,7 @@ def _tolerance(manifest: Manifest) -> Tolerance:
 def _autograd(task: Task, graph: TrainGraph) -> tuple[float, dict[str, Tensor]]:
     """The user's module: its loss, and FQN -> gradient of what the plan trains."""
     params = dict(task.model.named_parameters())
-    with _as_captured(task.model), _requiring_grad(params, graph.plan.tensors), torch.enable_grad():
+    with _as_captured(task), _requiring_grad(params, graph.plan.tensors), torch.enable_grad():
         loss = task.loss(task.model, task.rebuild(task.example))
         grads = torch.autograd.grad(loss, [params[fqn] for fqn in graph.plan.tensors])
     found = {}
@@ -142,11 +155,11 @@ def _autograd(task: Task, graph: TrainGraph) -> tuple[float, dict[str, Tensor]]:
 
 
 @contextmanager
-def _as_captured(model: nn.Module) -> Iterator[None]:
-    """The model in the mode in which its graph was captured; it is left as it was."""
-    training = {m: m.training for m in model.modules()}
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    model.eval()
+def _as_captured(task: Task) -> Iterator[None]:
+    """The task's model in the mode in which its graph was captured; it is left as it was."""
+    training = {m: m.training for m in task.model.modules()}
+    buffers = [(b, b.clone()) for b in task.model.buffers()]
+    task.set_mode(training=True)
     try:
         yield
     finally:
@@ -171,7 +184,11 @@ def _requiring_grad(params: Mapping[str, nn.Parameter], wanted: Mapping[str, obj
 
 def _run(graph: Graph, batch: Batch, lr: float) -> dict[str, Tensor]:
     """Output slot name -> value, computed by PyTorch operator by operator."""
-    given = {Role.BATCH: lambda s: batch[s.fqn], Role.LR: lambda s: torch.tensor(lr)}
+    given = {
+        Role.BATCH: lambda s: batch[s.fqn],
+        Role.LR: lambda s: torch.tensor(lr),
+        Role.SEED: lambda s: torch.from_numpy(step_keys(SEED, 0)),
+    }
     inputs = [given.get(s.role, lambda s: graph.values[s.name])(s) for s in graph.inputs]
     with torch.no_grad():
         outputs = fx.Interpreter(nn.Module(), graph=graph.fx).run(*inputs)
@@ -186,7 +203,8 @@ def _artefact_step(
     try:
         runner = open_runner(folder, manifest, DEVICE, None)
         runner.write_state(checkpoint.initial_state(folder, manifest))
-        loss = runner.step(arrays, lr)
+        draws = any(s.role == "seed" for s in manifest.train.inputs)
+        loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))
         return loss, {name: torch.from_numpy(a) for name, a in runner.read_state().items()}
     except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
         raise ParityError(
@@ -230,7 +248,8 @@ class _Noise:
 
 def _moved(got: Tensor, after: Tensor, before: Tensor) -> float:
     error = float((got.double() - after.double()).norm())
-    rounding = torch.finfo(after.dtype).eps * float(before.double().norm())  # of storing the new value
+    eps = torch.finfo(after.dtype).eps if after.is_floating_point() else 0.0
+    rounding = eps * float(before.double().norm())  # of storing the new value
     return _ratio(max(error - rounding, 0.0), float((after.double() - before.double()).norm()))
 
 

@@ -14,7 +14,7 @@ Where an operator has no rule the selection stays: still exact, with no saving a
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +174,10 @@ class Slicer:
     """
 
     def __init__(
-        self, graph: fx.Graph, exclusive: set[fx.Node], parts: dict[tuple[fx.Node, int, fx.Node], fx.Node]
+        self,
+        graph: fx.Graph,
+        exclusive: set[fx.Node],
+        parts: Mapping[tuple[fx.Node, Along, fx.Node], fx.Node],
     ) -> None:
         self._graph, self._exclusive, self._parts = graph, exclusive, parts
         self._done: dict[tuple[fx.Node, Along, fx.Node], fx.Node] = {}

@@ -32,7 +32,7 @@ def test_a_plan_that_does_not(project: Path, cli: Cli, no_relu_backward: None) -
     result = cli("check", "my_project:task", "--out", "nearest.json", "--json")
     assert result.code == 1
     assert result.json["trainable"] == ["head.weight", "head.bias"]
-    assert result.json["other_targets"] == ["torch"]
+    assert result.json["other_targets"] == ["onnx", "torch"]
     assert {p["needed_by"] for p in result.json["problems"]} == {"gradients"}
     assert all("my_project.py" in p["source"] for p in result.json["problems"])
 
@@ -47,7 +47,7 @@ def test_compiling_says_the_same(project: Path, cli: Cli, no_relu_backward: None
     result = cli("compile", "my_project:task", "--plan", "full")
     assert result.code == 2
     assert "Train from `head` up" in result.err
-    assert "compiles for 'torch'" in result.err
+    assert "compiles for 'onnx'" in result.err
     assert not (project / "out").exists()
 
 

@@ -174,6 +174,6 @@ def test_openvino_names_the_nodes_it_lacks(monkeypatch: pytest.MonkeyPatch) -> N
     found = built("resnet").check("openvino")
     assert [p.op for p in found.problems] == ["aten.max_pool2d_with_indices_backward.default"]
     assert found.problems[0].source.endswith(f"models.py:{98}")
-    assert found.other_targets == ("torch",)
+    assert found.other_targets == ("onnx", "torch")
     assert found.plan is not None
     assert len(found.plan.tensors) == 11

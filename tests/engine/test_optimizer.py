@@ -66,7 +66,7 @@ def update_graph(optimizer: Optimizer, shapes: dict[str, tuple[int, ...]]) -> Gr
             outputs[Slot(Role.NEW_OPT_STATE, fqn, tuple(v.meta["val"].shape), "float32", key=k)] = v
     graph.output(tuple(outputs.values()))
     made = Graph(graph, tuple(slots), tuple(outputs), values)
-    made.check()
+    made.validate()
     return made
 
 

@@ -31,7 +31,7 @@ HANDFUL = (
 
 def compiled(folder: Path, model: str = "mlp", **options: str) -> pg.Artifact:
     graph = built(model)
-    return pg.compile(graph, PLANS["half"](graph), target="torch", out=folder, options=options)
+    return pg.compile(graph, PLANS["half"](graph), target="torch", out=folder, options=options, parity=False)
 
 
 def numpy_batch(model: str) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def lowered(model: str) -> tuple[pg.TrainGraph, pg.TrainGraph]:
 @pytest.mark.parametrize("model", ["mobilenet", "transformer"])
 def test_products_are_lowered_and_nothing_else(model: str) -> None:
     before, after = lowered(model)
-    after.check()
+    after.validate()
     assert [s for s in after.inputs if s.is_state] == [s for s in before.inputs if s.is_state]
     assert {s.dtype for s in after.inputs if s.is_state} == {"float32"}
     products = 0

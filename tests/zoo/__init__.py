@@ -11,7 +11,7 @@ import models
 import pockgraph as pg
 
 # Modules of this folder with `MODELS: dict[str, Callable[[], pg.Task]]`, in the order of the table.
-FAMILIES = ("convolutional", "recurrent", "language")
+FAMILIES = ("convolutional", "recurrent", "language", "losses")
 
 
 def families() -> dict[str, dict[str, Callable[[], pg.Task]]]:

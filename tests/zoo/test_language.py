@@ -11,13 +11,13 @@ from engine.test_attention import check_heads
 from models import zoo
 from oracle import OPTIMIZERS, PLANS, Case, assert_equal_gradients, built
 from targets.test_target_contract import TargetContract
-from zoo.language import MODELS
 
 import pockgraph as pg
 from pockgraph.attention import attentions
 from pockgraph.graph import aten
 from pockgraph.plan import Trained
 from pockgraph.train_graph import TrainGraph
+from zoo.language import MODELS
 
 models.register(MODELS)
 
@@ -82,7 +82,7 @@ def test_shared_embeddings_are_one_tensor() -> None:
     assert graph.row("model.embed_tokens.weight").channel_dim is None
 
 
-@pytest.mark.parametrize("name", ["bert_classifier", "llama_tied"])
+@pytest.mark.parametrize("name", ["bert_classifier", "llama"])
 def test_samples_that_are_padding_throughout(name: str) -> None:
     """What eager PyTorch gives where there is nothing to attend to, by either attention."""
     task = zoo(name)

@@ -51,5 +51,5 @@ def optimizer_from_dict(data: Mapping[str, Any]) -> Optimizer:
         if not isinstance(given, list | tuple):
             raise TaskError(f"{cls.__name__}: groups is a list of groups, not {given!r}.")
         options["groups"] = tuple(Group.from_dict(g) for g in given)
-    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    frozen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return cls(**frozen)  # pyright: ignore[reportReturnType]

@@ -19,6 +19,7 @@ from ..errors import ArtifactError, listing
 from .manifest import GraphSpec, Manifest, SlotSpec
 
 _SUFFIX = "ExecutionProvider"
+_FED = ("batch", "lr", "seed")
 
 
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> ONNXRunner:
@@ -64,7 +65,7 @@ class ONNXRunner:
         other = {s.name: _Tensor(s) if s.next_name in made else current[s.name] for s in spec.state}
         self._states = (current, other)
         self._now = 0
-        self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in ("batch", "lr")}
+        self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in _FED}
         self._loss = _Tensor(next(s for s in spec.outputs if s.role == "loss"))
         self._steps = tuple(
             _Step(
@@ -77,8 +78,10 @@ class ONNXRunner:
         )
         self._evals: tuple[_Step, ...] = ()
 
-    def step(self, batch: Mapping[str, np.ndarray], lr: float) -> float:
+    def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
         self._feed(batch)
+        if keys is not None:
+            np.copyto(self._feeds["seed"].array, keys)
         if "lr" in self._feeds:
             self._feeds["lr"].array[...] = lr
         self._steps[self._now].run()
@@ -150,7 +153,7 @@ def _session(path: Path, options: Any, providers: list[str]) -> Any:
 
 def _check(path: Path, session: Any, spec: GraphSpec) -> None:
     """Refuse a model that is not the manifest's."""
-    expected = {s.name: (s.shape, s.dtype) for s in spec.inputs if s.is_state or s.role in ("batch", "lr")}
+    expected = {s.name: (s.shape, s.dtype) for s in spec.inputs if s.is_state or s.role in _FED}
     found = {n.name: (tuple(n.shape), _dtype(n.type)) for n in session.get_inputs()}
     differ = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
     differ += sorted({n.name for n in session.get_outputs()} ^ {s.name for s in spec.outputs})

@@ -35,7 +35,7 @@ def lower_to_values(graph: Graph) -> tuple[list[Value], dict[str, Value]]:
     ctx = Context(graph, {})
     inputs: list[Value] = []
     for slot, node in zip(graph.inputs, graph.placeholders.values()):
-        if slot.is_state or slot.role in (Role.BATCH, Role.LR):
+        if slot.is_state or slot.role in (Role.BATCH, Role.LR, Role.SEED):
             inputs.append(parameter(slot.name, slot.shape, getattr(torch, slot.dtype)))
             ctx.values[node] = inputs[-1]
         else:
