@@ -29,6 +29,7 @@ from test_openvino_ops import (  # noqa: F401
     test_cross_entropy_ignores_an_index_and_smooths_labels,
     test_division_modes,
     test_embedding,
+    test_extremes_of_nothing_but_infinities,
     test_group_norm,
     test_index_put,
     test_indexing,

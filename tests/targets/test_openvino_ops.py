@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -293,6 +294,15 @@ REDUCTIONS = {
     "logsumexp": lambda x: x.logsumexp(1),
     "cumsum": lambda x: x.cumsum(1),
 }
+
+
+def test_extremes_of_nothing_but_infinities() -> None:
+    x = rand(3, 4, 5)
+    x[0, 1] = -math.inf
+    x[1] = math.inf
+    x[2, :, 2] = -torch.finfo().max
+    check(lambda x: (x.amax(2), x.amin(2), x.amax(1), x.amin((1, 2), keepdim=True), x[0, 1].max()), x)
+    check(lambda x: (torch.max(x), torch.min(x)), torch.full((7,), -math.inf))
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)

@@ -122,24 +122,34 @@ def logsumexp(ctx: Context, node: fx.Node, x: Value, dims: Any, keepdim: bool) -
 # ---------------------------------------------------------------- extremes
 
 
+def _extremes(x: Value, dims: Any, keepdim: bool, largest: bool) -> Value:
+    """The CPU's reductions begin with the largest finite number, so they never give back an infinity."""
+    found = _reduced(op.reduce_max if largest else op.reduce_min, x, dims, keepdim)
+    if not emit.rank(x) or not emit.dtype(x).is_floating_point:
+        return found
+    limit = emit.like(-math.inf if largest else math.inf, x)
+    nothing = _reduced(op.reduce_logical_and, op.equal(x, limit).output(0), dims, keepdim)
+    return op.select(nothing, limit, found).output(0)
+
+
 @rule(aten.amax.default)
 def amax(ctx: Context, node: fx.Node, x: Value, dims: Any, keepdim: bool) -> Value:
-    return _reduced(op.reduce_max, x, dims, keepdim)
+    return _extremes(x, dims, keepdim, largest=True)
 
 
 @rule(aten.amin.default)
 def amin(ctx: Context, node: fx.Node, x: Value, dims: Any, keepdim: bool) -> Value:
-    return _reduced(op.reduce_min, x, dims, keepdim)
+    return _extremes(x, dims, keepdim, largest=False)
 
 
 @rule(aten.max.default)
 def max_all(ctx: Context, node: fx.Node, x: Value) -> Value:
-    return _reduced(op.reduce_max, x, None, False)
+    return _extremes(x, None, False, largest=True)
 
 
 @rule(aten.min.default)
 def min_all(ctx: Context, node: fx.Node, x: Value) -> Value:
-    return _reduced(op.reduce_min, x, None, False)
+    return _extremes(x, None, False, largest=False)
 
 
 def _top(x: Value, k: int, dim: int, largest: bool) -> tuple[Value, Value]:
