@@ -398,8 +398,10 @@ class _Replay:
         operators, trained = self.p.operators, self.trained
         exists = [o.needed or bool(o.serves & trained) for o in operators]
         self._join_norms(exists)
-        for i, share in sorted(self.parts.items()):
-            self._select(self.p.roots[i], i, share, len(self.parts))
+        gradients = {
+            i: self._select(self.p.roots[i], i, share, len(self.parts))
+            for i, share in sorted(self.parts.items())
+        }
         joined = self._join_parts()
         masks = self._masks(exists)
         for n, o in enumerate(operators):
@@ -411,7 +413,12 @@ class _Replay:
                 size, flops, work = round(size * share), round(flops * share), round(work * share)
             elif not o.forward and self._only(o) in self.parts and not o.needed:
                 size, flops, work = o.part(self._share(n, o))
-                operands = tuple(self._resolved(s) for s in operands)
+                root = self.p.roots[self._only(o)]
+                if n > root:  # an update reads the selected gradient
+                    whole, part = operators[root].storage, gradients[self._only(o)]
+                    operands = tuple(part if s == whole else self._resolved(s) for s in operands)
+                else:
+                    operands = tuple(self._resolved(s) for s in operands)
             else:
                 operands = tuple(self._resolved(s) for s in operands)
             if n in masks:

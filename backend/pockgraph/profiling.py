@@ -160,7 +160,9 @@ def _state_bytes(optimizer: Optimizer, row: TensorRow) -> tuple[int, int]:
 def _shrinks(shape: tuple[int, ...], row: TensorRow) -> bool:
     """Does a value of an update with this shape have the trained channels of its tensor only?"""
     dim = row.channel_dim
-    return dim is not None and len(shape) == len(row.shape) and shape[dim] == row.shape[dim]
+    if dim is None:
+        return shape == row.shape
+    return len(shape) == len(row.shape) and shape[dim] == row.shape[dim]
 
 
 def _fixed(

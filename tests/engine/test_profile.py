@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import random
 
 import pytest
@@ -138,7 +139,7 @@ def gains(graph: TrainGraph, weights: int, seed: int = 0) -> Contribution:
         r for r in graph.tensors if r.kind == "weight" and r.channel_dim is not None and r.fqn not in head
     ]
     gains_of = lambda: {q: Gain(rng.uniform(0.2, 1) * q**0.5, 0.0, 3) for q in (1.0, 0.5)}  # noqa: E731
-    table = {r.fqn: gains_of() for r in rows[:: max(1, len(rows) // weights)]}
+    table = {r.fqn: gains_of() for r in rows[:: math.ceil(len(rows) / weights)]}
     order = tuple(r.fqn for r in presets.biases(graph))
     counts = {k: Gain(0.1 * k**0.5, 0.0, 3) for k in (1, len(order)) if order}
     return Contribution(Gain(0.5, 0.0, 3), table, counts, order, tuple(head))
