@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import PockError, suggest
+from ..errors import PockError, UnsupportedOperators, suggest
 from ..graph import Graph
 
 _MODULES = {
@@ -80,13 +80,22 @@ def get_target(name: str) -> Target:
     return importlib.import_module(_MODULES[name]).TARGET
 
 
-def unsupported_message(target: str, problems: Sequence[str]) -> str:
-    others = ", ".join(repr(n) for n in _MODULES if n != target)
-    lines = "\n".join(f"  - {p}" for p in problems)
-    return (
-        f"Target {target!r} cannot lower {len(problems)} operator{'s' * (len(problems) > 1)}:\n{lines}\n"
-        f"Train fewer layers, rewrite those lines of the model, or compile for another target ({others})."
-    )
+def require_supported(target: Target, graph: Graph) -> None:
+    """Refuse a graph that holds operators which `target` lacks.
+
+    Raises:
+        UnsupportedOperators: listing every one of them.
+    """
+    missing = dict.fromkeys(target.unsupported(graph))
+    if missing:
+        others = ", ".join(repr(n) for n in _MODULES if n != target.name)
+        operators = f"{len(missing)} operator{'s' * (len(missing) > 1)}"
+        lines = "\n".join(f"  - {u}" for u in missing)
+        raise UnsupportedOperators(
+            f"Target {target.name!r} cannot lower {operators}:\n{lines}\n"
+            "Train fewer layers, rewrite those lines of the model, or compile for another target "
+            f"({others})."
+        )
 
 
 def check_options(target: str, options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -14,11 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..errors import UnsupportedOperators
 from ..graph import Graph
 from ..passes.lower_precision import LowerPrecision
 from ..serialize import graph_to_json, op_name
-from . import Unsupported, check_choice, check_options, unsupported_message
+from . import Unsupported, check_choice, check_options, require_supported
 
 MODES = ("eager", "compile")
 # float16 would need its loss scaled: its smallest gradients vanish.
@@ -59,9 +58,7 @@ class Torch:
         check_options(self.name, options, ("mode", "precision"))
         check_choice(self.name, options, "mode", MODES)
         dtype = PRECISIONS[check_choice(self.name, options, "precision", tuple(PRECISIONS))]
-        missing = self.unsupported(graph)
-        if missing:
-            raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
+        require_supported(self, graph)
         if dtype != torch.float32:
             graph = LowerPrecision(dtype)(graph)
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import UnsupportedOperators
 from ...graph import Graph
-from .. import Unsupported, check_options, unsupported_message
+from .. import Unsupported, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
     ops_activations,
     ops_convolution,
@@ -51,9 +50,7 @@ class ONNX:
             PockError: `options` is not empty; this target has none.
         """
         check_options(self.name, options, ())
-        missing = self.unsupported(graph)
-        if missing:
-            raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
+        require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
         write_model(lower(graph), folder, stem)
 

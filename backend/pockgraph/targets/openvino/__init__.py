@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import UnsupportedOperators
 from ...graph import Graph
 from ...runtime.precision import PRECISIONS
-from .. import Unsupported, check_choice, check_options, unsupported_message
+from .. import Unsupported, check_choice, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
     ops_activations,
     ops_convolution,
@@ -59,9 +58,7 @@ class OpenVINO:
         """
         check_options(self.name, options, ("precision",))
         precision = check_choice(self.name, options, "precision", PRECISIONS)
-        missing = self.unsupported(graph)
-        if missing:
-            raise UnsupportedOperators(unsupported_message(self.name, [str(u) for u in missing]))
+        require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
         ov.serialize(lower(graph), str(folder / f"{stem}.xml"), str(folder / f"{stem}.bin"))
         if precision != "f32":
