@@ -29,7 +29,7 @@ class Outlook(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """One figure to show: `alarm` when it breaks the budget."""
+    """One figure to show: `alarm` when it breaks the budget, or got worse."""
 
     label: str
     value: str

@@ -12,12 +12,21 @@ from .outlook import Tile
 if TYPE_CHECKING:
     from pockgraph.plan import Plan
 
-RUNTIMES = {"openvino": "OpenVINO", "torch": "PyTorch"}  # target -> name; the module has the target's name
+# Target -> its name, and the packages that compiling for it and running it need.
+RUNTIMES = {
+    "openvino": ("OpenVINO", ("openvino",)),
+    "onnx": ("ONNX Runtime", ("onnx", "onnxruntime")),
+    "torch": ("PyTorch", ("torch",)),
+}
 
 
 def runnable_targets() -> dict[str, str]:
     """Name -> target, for those whose runtime is installed here."""
-    return {name: target for target, name in RUNTIMES.items() if importlib.util.find_spec(target)}
+    return {
+        name: target
+        for target, (name, packages) in RUNTIMES.items()
+        if all(map(importlib.util.find_spec, packages))
+    }
 
 
 def why_not_trainable(reference: str) -> str:
@@ -69,33 +78,42 @@ def loss_history(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[f
 
 
 def result_tiles(
-    events: Sequence[Mapping[str, Any]], predicted: Mapping[str, float], metric: fmt.MetricScale
+    events: Sequence[Mapping[str, Any]],
+    predicted: Mapping[str, float],
+    metric: fmt.MetricScale,
+    target: str = "openvino",
+    timed: str = "openvino",
 ) -> list[Tile]:
     """Metric before and after, and what was measured beside what was predicted.
 
     Args:
         predicted: the plan's figures.
+        target: what ran.
+        timed: the target that the predicted step time is of.
     """
     found = {(e["kind"], e.get("when", "")): e for e in events}
     tiles = []
     before, after = found.get(("metric", "before")), found.get(("metric", "after"))
     if before:
         now = metric.level(after["value"]) if after else "…"
+        worse = after is not None and after["value"] < before["value"]
         tiles.append(
             Tile(
                 "Metric, held out",
                 f"{metric.level(before['value'])} → {now}",
                 f"{before['samples']:,} samples",
                 "Before and after these steps, on the task's `eval` data.",
+                alarm=worse,
             )
         )
     measured = found.get(("measured", ""))
     if measured:
+        of = "" if target == timed else f" for {RUNTIMES[timed][0]}"
         tiles.append(
             Tile(
                 "Step time, measured",
                 fmt.milliseconds(measured["step_ms"]),
-                f"predicted {fmt.milliseconds(predicted.get('step_ms'))}",
+                f"predicted {fmt.milliseconds(predicted.get('step_ms'))}{of}",
                 f"Median of {measured['steps']} steps in a fresh process.",
             )
         )

@@ -54,7 +54,7 @@ class Train(pn.viewable.Viewer):
         small = {"size": "small", "margin": 0, "sx": parts.FIELD}
         targets = runnable_targets()
         self._target = pmui.Select(
-            label="Target", options=targets, value=next(iter(targets.values())), width=130, **small
+            label="Target", options=targets, value=next(iter(targets.values())), width=160, **small
         )
         self._steps = pmui.IntInput(
             label="Steps", value=100, start=1, end=1_000_000, step=50, width=130, **small
@@ -219,7 +219,9 @@ class Train(pn.viewable.Viewer):
 
     def _show_result(self, job: Job) -> None:
         compiled, done = job.last("compiled"), job.last("result")
-        tiles = result_tiles(job.events, self._predicted(job), self.state.facts.metric)
+        facts = self.state.facts
+        timed = facts.profile.time.target if facts.profile.time else job.spec["target"]
+        tiles = result_tiles(job.events, self._predicted(job), facts.metric, job.spec["target"], timed)
         out = ""
         if tiles:
             inside = "".join(parts.tile_html(*tile) for tile in tiles)

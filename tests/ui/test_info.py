@@ -306,6 +306,18 @@ def test_results_stand_beside_predictions() -> None:
     assert metric.value == "10.0 % → 90.0 %"
     assert (step.value, step.note) == ("12.0 ms", "predicted –")
     assert (memory.value, memory.note) == ("5.00 MB", "modelled 4.00 MB")
+    assert not metric.alarm
+
+
+def test_results_say_what_got_worse_and_which_runtime_a_prediction_is_of() -> None:
+    events = [
+        {"kind": "metric", "when": "before", "value": 0.5, "samples": 10},
+        {"kind": "metric", "when": "after", "value": 0.4, "samples": 10},
+        {"kind": "measured", "step_ms": 12.0, "steps": 20, "over_imported_bytes": 5e6},
+    ]
+    metric, step, _ = result_tiles(events, {"step_ms": 3.0}, fmt.MetricScale(0.5), "onnx", "openvino")
+    assert metric.alarm
+    assert step.note == "predicted 3.00 ms for OpenVINO"
 
 
 PARITY = {
