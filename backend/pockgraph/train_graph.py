@@ -17,7 +17,7 @@ from . import cost
 from .dependence import dependence
 from .errors import PlanError, TaskError, listing
 from .graph import Graph, Role, Slot, aten
-from .optimizer import Optimizer, check_groups
+from .optimizer import Optimizer, check_groups, optimizer_from_dict
 from .plan import Plan
 from .prune import prune, specialise
 from .rows import TensorRow
@@ -82,6 +82,10 @@ class TrainGraph(Graph):
                     f"The plan was made for {name}={asked!r}, this graph was built with {name}={mine!r}. "
                     f"Build it from a Task with {name}={asked!r}, or make the plan from this graph."
                 )
+        if _rule(self.optimizer) != _rule(optimizer_from_dict(plan.optimizer)):
+            # A plan says what to train, whichever optimizer it was made with; its figures are that one's.
+            changes = {"optimizer": self.optimizer.to_dict(), "predicted": {}, "measured": {}}
+            plan = plan.model_copy(update=changes)
         graph = prune(self.gradients, self.optimizer, plan)
         return replace(
             self, fx=graph.fx, inputs=graph.inputs, outputs=graph.outputs, values=graph.values, plan=plan
@@ -246,6 +250,11 @@ def _use(operand: fx.Node, user: fx.Node, dims: tuple[int, ...]) -> int | None:
     if user.target is aten.embedding.default and args[0] is operand:
         return dims[0]
     return None
+
+
+def _rule(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimizer but for its learning rate, which every step sets."""
+    return {k: v for k, v in optimizer.to_dict().items() if k != "lr"}
 
 
 def check_trainable(graph: TrainGraph, names: list[str]) -> None:

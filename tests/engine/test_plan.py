@@ -207,10 +207,12 @@ def test_plans_fit_the_model_they_were_made_for(name: str, plan: str) -> None:
 
 
 def test_a_plan_does_not_depend_on_the_optimizer_it_was_made_with() -> None:
-    plan = Plan.head(built("mlp", "momentum"))
+    plan = Plan.head(built("mlp", "momentum")).model_copy(update={"predicted": {"peak_bytes": 1.0}})
     assert plan.optimizer["name"] == "sgd"
     small = built("mlp", "adamw").prune(plan)
     assert {s.key for s in small.inputs if s.is_state and s.key} >= {"exp_avg", "bias_correction1"}
+    assert small.plan.optimizer == small.optimizer.to_dict(), "an artefact says what it updates with"
+    assert not small.plan.predicted
 
 
 def test_making_a_plan_that_trains_nothing_is_refused_by_prune() -> None:
