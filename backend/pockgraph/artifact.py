@@ -23,6 +23,7 @@ from .runtime import checkpoint
 from .runtime.manifest import (
     LAST_CHECKPOINT,
     MANIFEST,
+    NATIVE_SUFFIXES,
     PLAN,
     STATE,
     FileSpec,
@@ -80,9 +81,16 @@ class Artifact:
         """The size of all files that the manifest lists."""
         return sum(f.bytes for f in self.manifest.files.values())
 
-    def trainer(self, device: str = "CPU", threads: int | None = None, *, seed: int = 0) -> Trainer:
+    def trainer(
+        self,
+        device: str = "CPU",
+        threads: int | None = None,
+        *,
+        seed: int = 0,
+        allow_native_code: bool = False,
+    ) -> Trainer:
         """`Trainer.load` of this artefact."""
-        return Trainer.load(self.path, device, threads, seed=seed)
+        return Trainer.load(self.path, device, threads, seed=seed, allow_native_code=allow_native_code)
 
     def merge_into(self, net: nn.Module, state: State | None = None) -> None:
         """Copy the trained tensors, and the buffers that training changed, into `net`; its others stay.
@@ -181,6 +189,7 @@ def write_artifact(
             target.write(evaluation, partial, "eval", options or {})
             _write_state(partial / STATE, train, graph)
             (partial / PLAN).write_text(graph.plan.to_json(), encoding="utf-8")
+            files = {p.name: _file_spec(p) for p in sorted(partial.iterdir())}
             manifest = Manifest(
                 task=graph.plan.task,
                 fingerprint=_fingerprint(graph),
@@ -195,7 +204,8 @@ def write_artifact(
                 predicted={**_figures(train), **graph.plan.predicted},
                 unused=tuple(sorted({*graph.unused, *(graph.aliases or {})})),
                 versions=_versions(),
-                files={p.name: _file_spec(p) for p in sorted(partial.iterdir())},
+                files=files,
+                native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )
             parity = "skipped" if prove is None else prove(partial, manifest)
             manifest = manifest.model_copy(update={"parity": parity})

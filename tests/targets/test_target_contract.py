@@ -28,7 +28,7 @@ class TargetContract(TrainingContract):
             artifact = pg.compile(
                 graph, target=self.target, out=Path(folder) / "out", options=self.options, parity=False
             )
-            trainer = artifact.trainer()
+            trainer = artifact.trainer(allow_native_code=bool(artifact.manifest.native_code))
             arrays = [{k: v.numpy() for k, v in b.items()} for b in batches]
             losses = [trainer.step(b, lr=lr).loss for b, lr in zip(arrays, lrs, strict=True)]
             weights = {fqn: torch.from_numpy(w) for fqn, w in trainer.state().items()}

@@ -134,12 +134,57 @@ class TestCompile(TargetContract):
     test_any_plan_equals_eager_pytorch: Any = None  # each takes seconds to compile
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler here")
+class TestAOT(TargetContract):
+    target = "torch"
+    options: ClassVar = {"mode": "aot"}
+    cases = HANDFUL
+    test_any_plan_equals_eager_pytorch: Any = None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler here")
+class TestAOTInBFloat16(TargetContract):
+    target = "torch"
+    options: ClassVar = {"mode": "aot", "precision": "bf16"}
+    dtype = torch.bfloat16
+    cases = HANDFUL[:1]
+    test_any_plan_equals_eager_pytorch: Any = None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler here")
+def test_a_package_runs_only_where_it_was_made_for(tmp_path: Path) -> None:
+    artifact = compiled(tmp_path / "out", mode="aot")
+    assert artifact.manifest.native_code == ("eval.pt2", "train.pt2")
+    with pytest.raises(ArtifactError, match=r"native code \(eval.pt2, train.pt2\).* allow_native_code=True"):
+        artifact.trainer()
+    trainer, plain = artifact.trainer(allow_native_code=True), compiled(tmp_path / "plain").trainer()
+    batch = numpy_batch("mlp")
+    for _ in range(2):
+        assert trainer.step(batch).loss == pytest.approx(plain.step(batch).loss, rel=1e-5)
+    path = artifact.path / "manifest.json"
+    path.write_text(path.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
+    with pytest.raises(ArtifactError, match=r"made with PyTorch 1\.0, and this is"):
+        Trainer.load(artifact.path, allow_native_code=True)
+
+
+def test_without_a_compiler_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(PockError, match=r"there is no C\+\+ compiler here.* Install g\+\+"):
+        compiled(tmp_path / "out", mode="aot")
+    assert not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------- options and devices
 
 
 def test_options_combine_and_are_checked(tmp_path: Path) -> None:
     for options, words in (
-        ({"mode": "compiled"}, r"no mode 'compiled'. Did you mean 'compile'\? It has 'eager', 'compile'"),
+        ({"mode": "aott"}, r"no mode 'aott'. Did you mean 'aot'\? It has 'eager', 'compile', 'aot'"),
         ({"precision": "f16"}, r"no precision 'f16'.* It has 'f32', 'bf16'"),
         ({"precison": "bf16"}, r"no option 'precison'. Did you mean 'precision'"),
     ):

@@ -30,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     stop = _StopOnInterrupt()
     try:
-        trainer = Trainer.load(options.artifact, options.device, options.threads)
+        trainer = Trainer.load(
+            options.artifact,
+            options.device,
+            options.threads,
+            allow_native_code=options.allow_native_code,
+        )
         if options.resume:
             trainer.load_checkpoint(options.resume)
         data = Data.load(options.data, trainer.manifest)
@@ -63,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", type=Path, help="continue from this checkpoint")
     p.add_argument("--device", default="CPU", help="device name of the artefact's target (default: CPU)")
     p.add_argument("--threads", type=_count, help="CPU threads; by default all cores")
+    p.add_argument(
+        "--allow-native-code", action="store_true", help="run an artefact's machine code: trust its author"
+    )
     p.add_argument("--every", type=_count, default=10, help="steps between two lines of output (default: 10)")
     p.add_argument("--json", action="store_true", help="print one JSON object a line")
     return p

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ..errors import ArtifactError, listing
 from ..plan import BatchNorm, BatchSpec, Plan
@@ -22,6 +22,8 @@ PLAN = "plan.json"
 STATE = "state.safetensors"
 LAST_CHECKPOINT = "last_checkpoint"
 EMA = "ema"  # key of the optimizer state that averages a trained tensor
+# Endings of files that hold machine code.
+NATIVE_SUFFIXES = (".pt2", ".so", ".dll", ".dylib")
 
 
 class _Strict(BaseModel):
@@ -137,6 +139,7 @@ class Manifest(_Strict):
         unused: parameters of the model that the plan does not know: unused ones, names of tied ones.
         versions: of the programs that wrote the artefact.
         files: every other file of the folder.
+        native_code: those of them that hold machine code: to load them is to run their author's code.
         parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,
             None when the artefact was written by a version that did not measure it.
     """
@@ -156,6 +159,7 @@ class Manifest(_Strict):
     unused: tuple[str, ...] = ()
     versions: dict[str, str] = {}
     files: dict[str, FileSpec]
+    native_code: tuple[str, ...] = Field(default=(), validate_default=True)
     parity: Parity | Literal["skipped"] | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -167,6 +171,14 @@ class Manifest(_Strict):
             if Path(name).name != name or name in ("", ".", ".."):
                 raise ValueError(f"{name!r} is not a plain file name")
         return files
+
+    @field_validator("native_code")
+    @classmethod
+    def _is_declared(cls, listed: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        native = tuple(sorted(n for n in info.data.get("files", ()) if n.endswith(NATIVE_SUFFIXES)))
+        if listed != native:
+            raise ValueError(f"it lists {list(listed)} instead of {list(native)}")
+        return listed
 
     @property
     def partial(self) -> dict[str, SlotSpec]:

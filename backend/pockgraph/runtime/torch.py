@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import fx
 from torch.fx.node import map_aggregate
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, listing
 from ..graph import Graph, Role, aten, output_args
+from ..inductor import load_package
 from ..serialize import graph_from_json
 from .manifest import STATE, GraphSpec, Manifest
 
@@ -41,7 +42,34 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
         raise ArtifactError(
             f"PyTorch cannot use the device {device!r} here: {str(e).splitlines()[0]} Try device='cpu'."
         ) from e
+    if manifest.options.get("mode") == "aot":
+        _require_same_torch(folder, manifest, place)
     return TorchRunner(folder, manifest, place, threads)
+
+
+def _require_same_torch(folder: Path, manifest: Manifest, device: torch.device) -> None:
+    """Refuse machine code that is not declared as such, or was made for something else.
+
+    Raises:
+        ArtifactError: with what to do.
+    """
+    undeclared = {"train.pt2", "eval.pt2"} - set(manifest.native_code)
+    if undeclared:
+        raise ArtifactError(
+            f"{folder} is of mode 'aot', but its manifest does not list {listing(sorted(undeclared))}. "
+            "Compile it again."
+        )
+    if device.type != "cpu":
+        raise ArtifactError(
+            f"{folder} holds machine code for the device 'cpu', not {str(device)!r}. Load it there, or "
+            "compile it with mode 'eager'."
+        )
+    made_with = manifest.versions.get("torch")
+    if made_with != torch.__version__:
+        raise ArtifactError(
+            f"{folder} holds machine code made with PyTorch {made_with}, and this is {torch.__version__}. "
+            "Compile it again with this version."
+        )
 
 
 class TorchRunner:
@@ -49,7 +77,7 @@ class TorchRunner:
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device, threads: int | None) -> None:
         self._folder, self._manifest, self._device, self._threads = folder, manifest, device, threads
-        self._compiled = manifest.options.get("mode") == "compile"
+        self._mode = manifest.options.get("mode")
         self._values: dict[str, torch.Tensor] = {}
         for name in (STATE, "train.safetensors"):
             self._values.update(load_file(folder / name, device=str(device)))
@@ -60,7 +88,7 @@ class TorchRunner:
             if slot.role in (Role.LR, Role.SEED):
                 self._values[slot.name] = torch.zeros(slot.shape, device=device)
         train = self._read("train", manifest.train, self._values)
-        self._step = self._function(update_in_place(train), train)
+        self._step = self._function("train", update_in_place(train), train)
         self._eval: Callable[..., Any] | None = None
 
     def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
@@ -74,7 +102,7 @@ class TorchRunner:
         if self._eval is None:
             more = load_file(self._folder / "eval.safetensors", device=str(self._device))
             graph = self._read("eval", self._manifest.eval, {**self._values, **more})
-            self._eval = self._function(graph.fx, graph)
+            self._eval = self._function("eval", graph.fx, graph)
         with self._computing():
             return self._eval(batch)[0].cpu().numpy().copy()
 
@@ -94,12 +122,15 @@ class TorchRunner:
         return graph
 
     def _function(
-        self, code: fx.Graph, graph: Graph
+        self, stem: str, code: fx.Graph, graph: Graph
     ) -> Callable[[Mapping[str, np.ndarray]], tuple[torch.Tensor, ...]]:
         """`code`, a form of `graph`, as a function of a batch; its other inputs are bound."""
-        _move(code, self._device)
-        forward = fx.GraphModule(torch.nn.Module(), code).forward
-        if self._compiled:
+        if self._mode == "aot":
+            forward = load_package(self._folder / f"{stem}.pt2")
+        else:
+            _move(code, self._device)
+            forward = fx.GraphModule(torch.nn.Module(), code).forward
+        if self._mode == "compile":
             forward = torch.compile(forward, fullgraph=True, dynamic=False)
         bound = [{**self._values, **graph.values}.get(s.name) for s in graph.inputs]
         where = [(i, s.fqn) for i, s in enumerate(graph.inputs) if s.role is Role.BATCH]

@@ -84,7 +84,13 @@ class Trainer:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], device: str = "CPU", threads: int | None = None, *, seed: int = 0
+        cls,
+        path: str | os.PathLike[str],
+        device: str = "CPU",
+        threads: int | None = None,
+        *,
+        seed: int = 0,
+        allow_native_code: bool = False,
     ) -> Trainer:
         """Check an artefact's files and put its initial weights on `device`.
 
@@ -93,13 +99,21 @@ class Trainer:
                 PyTorch's `"cpu"`, `"cuda:0"`, `"mps"`.
             threads: CPU threads; None leaves the number to the runtime.
             seed: of dropout; the same seed gives the same masks on every target.
+            allow_native_code: run the machine code that an artefact holds (the torch target's mode
+                `"aot"`). It may do whatever you may: allow it for artefacts whose author you trust.
 
         Raises:
-            ArtifactError: no artefact, a damaged file (named), nothing here can run it, or the device
-                would lose precision.
+            ArtifactError: no artefact, a damaged file (named), nothing here can run it, it holds native
+                code that was not allowed, or the device would lose precision.
         """
         folder = Path(path).resolve()
         manifest = read_manifest(folder)
+        if manifest.native_code and not allow_native_code:
+            raise ArtifactError(
+                f"{folder} holds native code ({listing(list(manifest.native_code))}), which can do whatever "
+                "you can. If you trust who compiled it, pass allow_native_code=True; "
+                "artefacts of mode 'eager' hold none."
+            )
         verify_files(folder, manifest)
         if threads is not None and threads < 1:
             raise ArtifactError(

@@ -15,11 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..graph import Graph
+from ..inductor import compile_package, require_compiler
 from ..passes.lower_precision import LowerPrecision
+from ..runtime.torch import update_in_place
 from ..serialize import graph_to_json, op_name
 from . import Unsupported, check_choice, check_options, require_supported
 
-MODES = ("eager", "compile")
+MODES = ("eager", "compile", "aot")
 # float16 would need its loss scaled: its smallest gradients vanish.
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16}
 
@@ -30,7 +32,10 @@ class Torch:
     Options:
         mode: `"eager"` (default) runs operator by operator, with the numerics of eager autograd;
             `"compile"` hands the whole step to `torch.compile`, which needs a C++ compiler on the
-            machine that trains, and some seconds at the first step.
+            machine that trains, and some seconds at the first step;
+            `"aot"` does that here, and adds `STEM.pt2` with the machine code (AOTInductor). That code
+            runs on the CPU, under the same PyTorch and kind of processor only, and with all rights of
+            whoever loads it: `Trainer.load` wants `allow_native_code=True` for it.
         precision: `"f32"` (default), or `"bf16"`: matrix products and convolutions as `torch.autocast`
             computes them, see `passes.lower_precision`. State and its update are float32 always.
     """
@@ -49,15 +54,18 @@ class Torch:
         return found
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
-        """Write `folder/stem.graph.json` and `folder/stem.safetensors`.
+        """Write `folder/stem.graph.json` and `folder/stem.safetensors`, in mode aot `folder/stem.pt2`.
 
         Raises:
             UnsupportedOperators: listing every operator that cannot be written.
-            PockError: an option, a mode or a precision that this target does not have.
+            PockError: an option, a mode or a precision that this target does not have; mode aot where
+                there is no C++ compiler.
         """
         check_options(self.name, options, ("mode", "precision"))
-        check_choice(self.name, options, "mode", MODES)
+        mode = check_choice(self.name, options, "mode", MODES)
         dtype = PRECISIONS[check_choice(self.name, options, "precision", tuple(PRECISIONS))]
+        if mode == "aot":
+            require_compiler()
         require_supported(self, graph)
         if dtype != torch.float32:
             graph = LowerPrecision(dtype)(graph)
@@ -65,6 +73,10 @@ class Torch:
         (folder / f"{stem}.graph.json").write_text(graph_to_json(graph), encoding="utf-8")
         constants = _constants(graph, _stored(folder))
         save_file(constants, folder / f"{stem}.safetensors")
+        if mode == "aot":
+            # Values are arguments, none is built in: the code is the same for all weights.
+            inputs = [torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in graph.inputs]
+            compile_package(update_in_place(graph), inputs, folder / f"{stem}.pt2")
 
 
 TARGET = Torch()
