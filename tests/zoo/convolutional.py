@@ -6,7 +6,7 @@ none of its width. As in `models.py`, every parameter and running statistic is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -76,28 +76,41 @@ class Classifier(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))
 
 
-def mobilenet_v2() -> nn.Module:
-    """All 17 blocks with their strides (arXiv 1801.04381)."""
-    # expansion, channels, blocks, stride of the first
-    stages = (
-        (1, 2, 1, 1),
-        (2, 3, 2, 2),
-        (2, 3, 3, 2),
-        (2, 4, 4, 2),
-        (2, 4, 3, 1),
-        (2, 5, 3, 2),
-        (2, 6, 1, 1),
-    )
-    layers: list[nn.Module] = [ConvNorm(3, 4, 3, 2, act=nn.ReLU6)]
-    inputs = 4
+# Expansion, channels, blocks, stride of the first (arXiv 1801.04381, table 2); and the same, narrow.
+MOBILENET_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+NARROW = (
+    (1, 2, 1, 1),
+    (2, 3, 2, 2),
+    (2, 3, 3, 2),
+    (2, 4, 4, 2),
+    (2, 4, 3, 1),
+    (2, 5, 3, 2),
+    (2, 6, 1, 1),
+)
+
+
+def mobilenet_v2(
+    stages: Sequence[tuple[int, int, int, int]] = NARROW, stem: int = 4, head: int = 8
+) -> nn.Module:
+    """All 17 blocks with their strides (arXiv 1801.04381); that paper's with `(MOBILENET_V2, 32, 1280)`."""
+    layers: list[nn.Module] = [ConvNorm(3, stem, 3, 2, act=nn.ReLU6)]
+    inputs = stem
     for expansion, outputs, blocks, stride in stages:
         for i in range(blocks):
             layers.append(
                 InvertedResidual(inputs, outputs, stride=stride if i == 0 else 1, expansion=expansion)
             )
             inputs = outputs
-    layers.append(ConvNorm(inputs, 8, 1, act=nn.ReLU6))
-    return Classifier(nn.Sequential(*layers), 8)
+    layers.append(ConvNorm(inputs, head, 1, act=nn.ReLU6))
+    return Classifier(nn.Sequential(*layers), head)
 
 
 def mcunet() -> nn.Module:
