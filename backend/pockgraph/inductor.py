@@ -9,6 +9,7 @@ modes need neither its time nor its memory.
 from __future__ import annotations
 
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,9 +58,9 @@ def compile_package(graph: fx.Graph, inputs: Sequence[torch.Tensor], path: Path)
             aoti_compile_and_package(exported, package_path=str(path))
     except Exception as e:  # inductor wraps whatever its compiler raises in classes of its own
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+        words = textwrap.shorten(lines[-1], 300) if lines else type(e).__name__
         raise PockError(
-            f"AOTInductor cannot compile {path.stem}: {lines[-1] if lines else type(e).__name__}. Use mode "
-            "'eager' or 'compile'."
+            f"AOTInductor cannot compile {path.stem}: {words}. Use mode 'eager' or 'compile'."
         ) from e
 
 

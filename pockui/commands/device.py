@@ -38,6 +38,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Draws the order of a task's training samples.")] = 0,
     device: Annotated[str, typer.Option(help="Device name of the artefact's target.")] = "CPU",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
+    allow_native_code: Annotated[
+        bool, typer.Option("--allow-native-code", help="Run the artefact's machine code: trust its author.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train an artefact, and evaluate it on held-out data when there is some."""
@@ -45,7 +48,7 @@ def train(
 
     if (task is None) == (data is None):
         raise PockError("Say what to train on: either MODULE:TASK or --data data.npz.")
-    trainer = Trainer.load(artifact, device, threads)
+    trainer = Trainer.load(artifact, device, threads, allow_native_code=allow_native_code)
     say(f"{parity_badge(trainer.manifest.parity_json).text} when it was compiled.")
     if resume is not None:
         trainer.load_checkpoint(resume)
@@ -93,6 +96,7 @@ def show(
                 "bytes": sum(f.bytes for f in manifest.files.values()),
                 "predicted": figures,
                 "versions": manifest.versions,
+                "native_code": list(manifest.native_code),
                 "parity": manifest.parity_json,
             }
         )
@@ -103,6 +107,8 @@ def show(
         f"learn by {manifest.optimizer['name']}, modelled peak {size(figures.get('peak_bytes'))}, "
         f"{flops(figures.get('step_flops'))} a step. Made with {made}."
     )
+    if manifest.native_code:
+        out().print(f"Holds native code, which loading it runs: {', '.join(manifest.native_code)}.")
     print_parity(manifest.parity_json)
 
 

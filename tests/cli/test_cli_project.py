@@ -18,6 +18,7 @@ import pytest
 from conftest import Cli  # pyright: ignore
 
 from pockgraph.plan import Plan
+from pockgraph.runtime.manifest import file_sha256
 
 
 def test_from_task_to_trained_weights(study: Path, cli: Cli) -> None:
@@ -64,6 +65,24 @@ def test_plans_by_name_and_training_on_a_file(project: Path, cli: Cli) -> None:
     skipped = cli("compile", "my_project:ready", "--plan", "head", "--out", "out", "--no-parity", "--json")
     assert skipped.json["parity"] == "skipped"
     assert "Not compared with PyTorch" in cli("show", "out").out
+
+
+def test_native_code_needs_a_flag(project: Path, cli: Cli) -> None:
+    made = cli(
+        "compile", "my_project:ready", "--plan", "head", "--target", "torch", "--out", "out", "--no-parity"
+    )
+    assert made.code == 0, made.err
+    library, manifest = Path("out/step.so"), Path("out/manifest.json")
+    library.write_bytes(b"code")
+    written = json.loads(manifest.read_text())
+    written["files"]["step.so"] = {"sha256": file_sha256(library), "bytes": 4}
+    manifest.write_text(json.dumps(written | {"native_code": ["step.so"]}))
+    assert "Holds native code, which loading it runs: step.so" in cli("show", "out").out.replace("\n", " ")
+    assert cli("show", "out", "--json").json["native_code"] == ["step.so"]
+    refused = cli("train", "out", "my_project:ready", "--steps", 1)
+    assert refused.code == 2
+    assert "holds native code (step.so)" in refused.err.replace("\n", " ")
+    assert cli("train", "out", "my_project:ready", "--steps", 1, "--allow-native-code").code == 0
 
 
 def test_analysis_tells_what_each_tensor_gains(study: Path, cli: Cli) -> None:

@@ -111,7 +111,7 @@ class Trainer:
         if manifest.native_code and not allow_native_code:
             raise ArtifactError(
                 f"{folder} holds native code ({listing(list(manifest.native_code))}), which can do whatever "
-                "you can. If you trust who compiled it, pass allow_native_code=True; "
+                "you can. If you trust who compiled it, pass allow_native_code=True (--allow-native-code); "
                 "artefacts of mode 'eager' hold none."
             )
         verify_files(folder, manifest)
