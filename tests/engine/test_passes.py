@@ -12,12 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ZOO
-from oracle import PLANS, assert_equal_gradients, built, choices
+from oracle import PLANS, assert_equal_gradients, built, choices, run_steps
 from torch import fx, nn
 
 import pockgraph as pg
 from pockgraph import cost, passes
 from pockgraph.graph import Graph, Role
+from pockgraph.passes.flat_update import FlatUpdate
 from pockgraph.passes.fold_constants import FoldConstants
 from pockgraph.passes.fold_scale import FoldScale
 from pockgraph.train_graph import TrainGraph
@@ -204,6 +205,32 @@ def test_products_that_only_look_like_a_batch_norm(tensors: list[str]) -> None:
 @pytest.mark.parametrize("name", ["mobilenet", "resnet"])
 def test_folding_keeps_gradients(name: str) -> None:
     assert_equal_gradients(FoldScale()(FoldConstants()(built(name).gradients)), models.zoo(name))
+
+
+# ---------------------------------------------------------------- the update on vectors
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "adafactor"])
+def test_updates_of_kernels_on_vectors(optimizer: str) -> None:
+    """Bit for bit the same; only what needs the shape, as the factors of Adafactor do, keeps it."""
+    graph = built("mobilenet", optimizer)
+    small = passes.run(graph.prune(PLANS["full"](graph)))
+    flat = FlatUpdate()(small)
+    flat.validate()
+    assert (flat.inputs, flat.outputs) == (small.inputs, small.outputs)
+    assert FlatUpdate()(flat).code() == flat.code()
+
+    def kernels(graph: Graph) -> list[fx.Node]:
+        return [n for n in graph.nodes("update") if n.meta["val"].ndim > 2 and cost.is_elementwise(n)]
+
+    assert len(kernels(small)) > 20
+    for node in kernels(flat):
+        assert {a.meta["val"].shape for a in node.all_input_nodes} - {node.meta["val"].shape, torch.Size()}
+    batches, lrs = list(graph.task.train)[:2], [0.1, 0.05]
+    evaluation = passes.run(small.evaluation())
+    a, b = (run_steps(small, train, evaluation, batches, lrs) for train in (small, flat))
+    for name in a.weights:
+        assert torch.equal(a.weights[name], b.weights[name]), name
 
 
 # ---------------------------------------------------------------- for whoever works on it

@@ -14,6 +14,7 @@ from torch import fx
 
 from ...errors import PockError
 from ...graph import Graph, Role
+from ...passes.flat_update import FlatUpdate
 from . import emit
 from .model import build_model
 from .rules import Context
@@ -32,6 +33,7 @@ def lower(graph: Graph) -> onnx.ModelProto:
 
 def lower_to_values(graph: Graph) -> tuple[list[Value], dict[str, Value]]:
     """The model's inputs, and its results by name."""
+    graph = FlatUpdate()(graph)
     ctx = Context(graph, {})
     inputs: list[Value] = []
     for slot, node in zip(graph.inputs, graph.placeholders.values()):

@@ -15,6 +15,7 @@ from torch import fx
 
 from ...errors import PockError
 from ...graph import Graph, Role, Slot
+from ...passes.flat_update import FlatUpdate
 from . import emit
 from .emit import Value, ov
 from .rules import Context
@@ -32,6 +33,7 @@ def lower(graph: Graph) -> ov.Model:
     the memory of `graph.values`, which must outlive the model; state slots are variables, named like
     their slots. The results are the outputs that are no new value of a state slot.
     """
+    graph = FlatUpdate()(graph)
     ctx = Context(graph, {})
     parameters: list[ov.op.Parameter] = []
     public = Names()

@@ -15,7 +15,7 @@ from torch import fx
 
 from . import emit
 from .emit import Value, op
-from .rules import Context, elementwise, rule
+from .rules import Context, rule
 
 aten = torch.ops.aten
 Number = int | float | bool
@@ -41,7 +41,7 @@ def operands(node: fx.Node, *xs: Any) -> list[Value]:
 # ---------------------------------------------------------------- arithmetic
 
 
-@elementwise(aten.add.Tensor, aten.add.Scalar)
+@rule(aten.add.Tensor, aten.add.Scalar)
 def add(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Value:
     x, other = operands(node, x, other)
     if out_dtype(node) == torch.bool:
@@ -49,18 +49,18 @@ def add(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Val
     return emit.add(x, emit.scale(other, alpha))
 
 
-@elementwise(aten.sub.Tensor, aten.sub.Scalar)
+@rule(aten.sub.Tensor, aten.sub.Scalar)
 def sub(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Value:
     x, other = operands(node, x, other)
     return emit.sub(x, emit.scale(other, alpha))
 
 
-@elementwise(aten.rsub.Tensor, aten.rsub.Scalar)
+@rule(aten.rsub.Tensor, aten.rsub.Scalar)
 def rsub(ctx: Context, node: fx.Node, x: Value, other: Any, alpha: Number) -> Value:
     return sub(ctx, node, other, x, alpha)
 
 
-@elementwise(aten.mul.Tensor, aten.mul.Scalar)
+@rule(aten.mul.Tensor, aten.mul.Scalar)
 def mul(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     if not isinstance(other, Value) and out_dtype(node).is_floating_point:
         return emit.scale(operand(x, out_dtype(node)), other)
@@ -70,7 +70,7 @@ def mul(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return emit.mul(x, other)
 
 
-@elementwise(aten.div.Tensor, aten.div.Scalar)
+@rule(aten.div.Tensor, aten.div.Scalar)
 def div(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     if not isinstance(other, Value) and other != 0:
         # A number's reciprocal, in double precision; multiplication is what plugins fuse.
@@ -78,7 +78,7 @@ def div(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return emit.div(*operands(node, x, other))
 
 
-@elementwise(aten.div.Tensor_mode, aten.div.Scalar_mode)
+@rule(aten.div.Tensor_mode, aten.div.Scalar_mode)
 def div_mode(ctx: Context, node: fx.Node, x: Value, other: Any, rounding_mode: str | None) -> Value:
     if rounding_mode is None:
         return div(ctx, node, x, other)
@@ -90,22 +90,22 @@ def div_mode(ctx: Context, node: fx.Node, x: Value, other: Any, rounding_mode: s
     return emit.div(emit.sub(x, rest.output(0)), other)  # exact, however integers are divided
 
 
-@elementwise(aten.floor_divide.default, aten.floor_divide.Scalar)
+@rule(aten.floor_divide.default, aten.floor_divide.Scalar)
 def floor_divide(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return div_mode(ctx, node, x, other, "floor")
 
 
-@elementwise(aten.remainder.Tensor, aten.remainder.Scalar)
+@rule(aten.remainder.Tensor, aten.remainder.Scalar)
 def remainder(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return op.floor_mod(*operands(node, x, other)).output(0)
 
 
-@elementwise(aten.fmod.Tensor, aten.fmod.Scalar)
+@rule(aten.fmod.Tensor, aten.fmod.Scalar)
 def fmod(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return op.mod(*operands(node, x, other)).output(0)
 
 
-@elementwise(aten.pow.Tensor_Scalar)
+@rule(aten.pow.Tensor_Scalar)
 def pow_scalar(ctx: Context, node: fx.Node, x: Value, exponent: Number) -> Value:
     x = operand(x, out_dtype(node))
     if exponent == 1:
@@ -122,30 +122,30 @@ def pow_scalar(ctx: Context, node: fx.Node, x: Value, exponent: Number) -> Value
     return op.power(x, emit.like(exponent, x)).output(0)
 
 
-@elementwise(aten.pow.Tensor_Tensor, aten.pow.Scalar)
+@rule(aten.pow.Tensor_Tensor, aten.pow.Scalar)
 def pow_tensor(ctx: Context, node: fx.Node, x: Any, exponent: Value) -> Value:
     return op.power(*operands(node, x, exponent)).output(0)
 
 
-@elementwise(aten.addcmul.default)
+@rule(aten.addcmul.default)
 def addcmul(ctx: Context, node: fx.Node, x: Value, a: Value, b: Value, value: Number) -> Value:
     x, a, b = operands(node, x, a, b)
     return emit.add(x, emit.scale(emit.mul(a, b), value))
 
 
-@elementwise(aten.addcdiv.default)
+@rule(aten.addcdiv.default)
 def addcdiv(ctx: Context, node: fx.Node, x: Value, a: Value, b: Value, value: Number) -> Value:
     x, a, b = operands(node, x, a, b)
     return emit.add(x, emit.scale(emit.div(a, b), value))
 
 
-@elementwise(aten.lerp.Scalar, aten.lerp.Tensor)
+@rule(aten.lerp.Scalar, aten.lerp.Tensor)
 def lerp(ctx: Context, node: fx.Node, x: Value, end: Value, weight: Any) -> Value:
     x, end, weight = operands(node, x, end, weight)
     return emit.add(x, emit.mul(weight, emit.sub(end, x)))
 
 
-@elementwise(aten.xlogy.Tensor)
+@rule(aten.xlogy.Tensor)
 def xlogy(ctx: Context, node: fx.Node, x: Value, y: Value) -> Value:
     x, y = operands(node, x, y)
     zero = emit.like(0, x)
@@ -226,7 +226,7 @@ def _unary(function: Callable[[Value], Any]) -> Callable[..., Value]:
 
 
 for _overload, _function in _UNARY.items():
-    elementwise(_overload)(_unary(_function))
+    rule(_overload)(_unary(_function))
 
 
 @rule(aten.isnan.default)
@@ -309,12 +309,12 @@ def masked_fill(ctx: Context, node: fx.Node, x: Value, mask: Value, value: Any) 
     return emit.select(mask, value, x)
 
 
-@elementwise(aten.maximum.default)
+@rule(aten.maximum.default)
 def maximum(ctx: Context, node: fx.Node, x: Value, other: Value) -> Value:
     return op.maximum(*operands(node, x, other)).output(0)
 
 
-@elementwise(aten.minimum.default)
+@rule(aten.minimum.default)
 def minimum(ctx: Context, node: fx.Node, x: Value, other: Value) -> Value:
     return op.minimum(*operands(node, x, other)).output(0)
 
