@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from openvino_oracle import assert_close, graph_of, ints, rand
 from oracle import PLANS, built
 from test_onnx_ops import run_onnx
 from test_openvino_convolution import CONVOLUTIONS, conv_args
-from test_openvino_target import stateful_graph
+from test_openvino_target import in_phases, stateful_graph
 
 from pockgraph import passes
 from pockgraph.errors import PockError, UnsupportedOperators
@@ -137,6 +138,8 @@ STRATEGIES = {
     conv.by_im2col: lambda x, dy, g: g.groups == 1,
     conv.by_groups: lambda x, dy, g: g.groups > 1,
     conv.by_products: lambda x, dy, g: g.groups == x.shape[1] == dy.shape[1],
+    conv.by_samples: lambda x, dy, g: g.groups == x.shape[1] == dy.shape[1],
+    conv.by_rows: lambda x, dy, g: g.groups == x.shape[1] == dy.shape[1] and x.ndim == 4,
 }
 
 
@@ -174,6 +177,64 @@ def test_padding_becomes_part_of_the_convolution(size: int, stride: int, groups:
     assert_close(run_onnx(graph, x, w)[0], forward(x, w))
 
 
+@pytest.mark.parametrize("frozen_bias", [True, False])
+def test_a_trained_bias_stands_apart_from_a_frozen_kernel(frozen_bias: bool) -> None:
+    args = {"a0": rand(2, 4, 5, 5), "a1": rand(4, 1, 3, 3), "a2": rand(4)}
+    graph = graph_of(lambda x, w, b: F.conv2d(x, w, b, groups=4), *args.values())
+    frozen = {"a1", "a2"} if frozen_bias else {"a1"}
+    slots = tuple(replace(s, role=Role.PARAM) if s.fqn in frozen else s for s in graph.inputs)
+    model = lower(Graph(graph.fx, slots, graph.outputs, {f"param:{n}": args[n] for n in frozen}))
+    assert [n.op_type for n in model.graph.node] == (["Conv"] if frozen_bias else ["Conv", "Reshape", "Add"])
+    feeds = {f"batch:{n}": a.numpy() for n, a in args.items() if n not in frozen}
+    (got,) = session(model).run(None, feeds)
+    assert_close(torch.from_numpy(got), F.conv2d(*args.values(), groups=4))
+
+
+# ---------------------------------------------------------------- the update, and masks
+
+
+def test_updates_of_kernels_are_done_on_vectors() -> None:
+    def function(w: torch.Tensor, g: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return w - lr * (g * 0.9 + w * w)
+
+    args = rand(6, 4, 1, 1), rand(6, 4, 1, 1, seed=1), torch.tensor(0.1)
+    graph = graph_of(function, *args)
+    graph = in_phases(graph, **{n.name: "update" for n in graph.nodes()})
+    inferred = onnx.shape_inference.infer_shapes(lower(graph)).graph
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.value_info}
+    arithmetic = [n.output[0] for n in inferred.node if n.op_type in ("Mul", "Add", "Sub")]
+    assert len(arithmetic) == 5
+    assert all(shapes[name] == [24] for name in arithmetic)
+    assert_close(run_onnx(graph, *args)[0], function(*args), "updated")
+
+
+@pytest.mark.parametrize(
+    ("gradient", "select"),
+    {
+        "of a product": (lambda w, dz: dz @ w.mT, False),
+        "of a product, scaled": (lambda w, dz: (dz @ w.mT) * w[:, 0], False),
+        "of a sum with something else": (lambda w, dz: dz @ w.mT + dz.exp(), True),
+        "of a product, divided": (lambda w, dz: dz @ w.mT / dz, True),
+        "of a root": (lambda w, dz: dz.sqrt(), True),
+    }.values(),
+)  # fmt: skip
+def test_only_gradients_of_products_are_multiplied_with_masks(gradient: Any, select: bool) -> None:
+    """Elsewhere a mask drops what is not finite, too: here NaN."""
+
+    def function(x: torch.Tensor, w: torch.Tensor, dz: torch.Tensor) -> Any:
+        dy = gradient(w, dz)
+        clamped = aten.hardtanh_backward(dy, x, 0.0, 6.0)
+        return aten.threshold_backward(dy, x, 0), clamped, dy.masked_fill(x > 0, 0.0)
+
+    args = rand(5, 4), rand(4, 4), rand(5, 4, seed=1)
+    graph = graph_of(function, *args)
+    graph = in_phases(graph, **{n.name: "backward" for n in graph.nodes()})
+    kinds = [n.op_type for n in lower(graph).graph.node]
+    assert kinds.count("Where") == (3 if select else 0)
+    for got, expected in zip(run_onnx(graph, *args), function(*args), strict=True):
+        assert_close(got, expected)
+
+
 # ---------------------------------------------------------------- many threads
 
 
@@ -194,7 +255,7 @@ def test_rows_that_are_hit_often_lose_nothing() -> None:
 # ---------------------------------------------------------------- what is not supported
 
 
-def test_every_unsupported_operator_is_listed_with_its_reason() -> None:
+def test_every_unsupported_operator_is_listed_with_its_reason(tmp_path: Path) -> None:
     graph = graph_of(
         lambda x, m: (
             torch.linalg.inv(x),
@@ -212,8 +273,8 @@ def test_every_unsupported_operator_is_listed_with_its_reason() -> None:
     assert "float32, int64 or int32, not in torch.float64" in missing["aten.mul.Tensor"].reason
     assert "indices" in missing["aten.max_pool2d_with_indices.default"].reason
     with pytest.raises(UnsupportedOperators, match=r"linalg_inv_ex[\s\S]*compile for another target"):
-        TARGET.write(graph, Path("never made"), "train", {})
-    assert not Path("never made").exists()
+        TARGET.write(graph, tmp_path / "never made", "train", {})
+    assert not (tmp_path / "never made").exists()
 
 
 def test_options_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from . import emit, op
+from .masking import keep_gradient
 from .ops_elementwise import Number, expm1
 from .rules import Context, check, rule
 from .value import Value
@@ -29,7 +30,7 @@ def hardtanh_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, low: Num
         if user.target is aten.hardtanh.default and user in ctx.values and _bounds(user) == (low, high):
             x = ctx.values[user]
     inside = op.logical_and(op.greater(x, emit.like(low, x)), op.less(x, emit.like(high, x)))
-    return emit.keep_where(inside, dy)
+    return keep_gradient(inside, dy)
 
 
 def _bounds(node: fx.Node) -> tuple[Number, Number]:
@@ -39,7 +40,7 @@ def _bounds(node: fx.Node) -> tuple[Number, Number]:
 
 @rule(aten.threshold_backward.default)
 def threshold_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, threshold: Number) -> Value:
-    return emit.keep_where(op.greater(x, emit.like(threshold, x)), dy)
+    return keep_gradient(op.greater(x, emit.like(threshold, x)), dy)
 
 
 @rule(aten.threshold.default)
@@ -115,7 +116,7 @@ def hardswish_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Valu
 @rule(aten.hardsigmoid_backward.default)
 def hardsigmoid_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
     inside = op.less(op.abs(x), emit.like(3, x))
-    return emit.keep_where(inside, emit.scale(dy, 1 / 6))
+    return keep_gradient(inside, emit.scale(dy, 1 / 6))
 
 
 @rule(aten.leaky_relu.default)

@@ -19,7 +19,7 @@ from torch import fx
 from ..convolution import Geometry, padding_amounts
 from . import emit, op
 from .rules import Context, rule
-from .value import Value
+from .value import Value, is_constant
 
 aten = torch.ops.aten
 
@@ -43,9 +43,17 @@ def convolution(
 ) -> Value:
     g = Geometry.of(emit.shape(weight)[2:], stride, padding, dilation, groups)
     if not transposed:
-        return convolve(*unpadded(ctx, node.args[0], x, g), weight, bias)
+        x, g = unpadded(ctx, node.args[0], x, g)
+        if bias is None or is_constant(bias) or not is_constant(weight):
+            return convolve(x, g, weight, bias)
+        # ONNX Runtime has fast kernels for convolutions of which all is constant: keep a trained bias apart.
+        return _shifted(convolve(x, g, weight), bias)
     y = transposed_convolution(x, weight, g, tuple(node.meta["val"].shape)[2:])
-    return y if bias is None else emit.add(y, emit.per_channel(bias, emit.rank(y)))
+    return y if bias is None else _shifted(y, bias)
+
+
+def _shifted(y: Value, bias: Value) -> Value:
+    return emit.add(y, emit.per_channel(bias, emit.rank(y)))
 
 
 def convolve(x: Value, g: Geometry, weight: Value, bias: Value | None = None) -> Value:

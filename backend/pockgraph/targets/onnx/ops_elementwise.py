@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from . import emit, op
+from .masking import drop_gradient
 from .rules import Context, moves, rule
 from .value import Value
 
@@ -315,6 +316,8 @@ def where(ctx: Context, node: fx.Node, condition: Value, x: Any, other: Any) -> 
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 def masked_fill(ctx: Context, node: fx.Node, x: Value, mask: Value, value: Any) -> Value:
+    if node.meta["phase"] == "backward" and isinstance(value, int | float) and value == 0:
+        return drop_gradient(mask, x)
     x, value = operands(node, x, value)
     return emit.select(mask, value, x)
 
