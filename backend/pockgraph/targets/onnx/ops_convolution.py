@@ -47,12 +47,12 @@ def convolution(
         if bias is None or is_constant(bias) or not is_constant(weight):
             return convolve(x, g, weight, bias)
         # ONNX Runtime has fast kernels for convolutions of which all is constant: keep a trained bias apart.
-        return _shifted(convolve(x, g, weight), bias)
+        return _with_bias(convolve(x, g, weight), bias)
     y = transposed_convolution(x, weight, g, tuple(node.meta["val"].shape)[2:])
-    return y if bias is None else _shifted(y, bias)
+    return y if bias is None else _with_bias(y, bias)
 
 
-def _shifted(y: Value, bias: Value) -> Value:
+def _with_bias(y: Value, bias: Value) -> Value:
     return emit.add(y, emit.per_channel(bias, emit.rank(y)))
 
 
