@@ -23,7 +23,7 @@ from pockgraph.plan import Plan
 from pockgraph.runtime.manifest import Parity, read_manifest
 from pockgraph.targets import target_names
 
-TARGETS = [t for t in target_names() if t in ("openvino", "torch")]
+TARGETS = target_names()
 
 
 def record(artifact: Artifact) -> Parity:
@@ -207,6 +207,47 @@ def test_a_gradient_of_rounding_alone_is_no_deviation(
     assert noise.step_deviation("shift", step, -step, torch.zeros(8, 1)) == 0.0
     weight = torch.zeros_like(gradients["head.weight"])
     assert noise.step_deviation("head.weight", weight + 0.1, weight - 0.1, weight) == pytest.approx(2.0)
+
+
+class Kinked(nn.Module):
+    """Every hidden unit lies at the kink: the last bit of a weight decides whether it has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(torch.rand(16) + 0.5)
+        self.register_buffer("before", self.scale.detach().clone())
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((x * self.scale - x * self.before).relu() + x)
+
+
+@pytest.mark.parametrize(
+    ("net", "off_ratio", "ships"), [(Kinked, 0.01, True), (Kinked, 0.2, False), (Shifted, 0.01, False)]
+)
+def test_where_rounding_decides_a_gradient_a_deviation_is_held_against_that(
+    net: Callable[[], nn.Module], off_ratio: float, ships: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    data = [{"x": torch.randn(8, 16), "y": torch.randint(0, 4, (8,))}]
+    graph = pg.build(pg.Task("kinked", net(), loss, metric, data, data), pg.SGD(lr=0.1))
+    assert record(pg.compile(graph, out=tmp_path / "right")).rounding is None
+    real = parity._autograd
+
+    def off(*args: Any) -> Any:
+        value, gradients = real(*args)
+        return value, {**gradients, "head.weight": gradients["head.weight"] * (1 + off_ratio)}
+
+    monkeypatch.setattr(parity, "_autograd", off)
+    if ships:
+        found = record(pg.compile(graph, out=tmp_path / "out"))
+        assert found.rounding is not None
+        assert found.gradient_deviation == pytest.approx(off_ratio, rel=0.1)
+        assert found.tolerance["gradient"] == parity.MOST_ROUNDING
+    else:
+        with pytest.raises(ParityError, match=r"gradient of head\.weight"):
+            pg.compile(graph, out=tmp_path / "out")
 
 
 def test_storing_a_weight_rounds_it() -> None:

@@ -95,6 +95,8 @@ class Parity(_Strict):
         step_deviation: of the state (weights, optimizer) that one step of the artefact leaves farthest from
             where PyTorch takes it, relative to how far it moves; worst_step: its slot.
         tolerance: `"loss"`, `"gradient"` and `"step"` -> the largest deviation that ships.
+        rounding: by how much changing the last bits of weights and batch changes PyTorch's own gradients;
+            measured, and the tolerance widened to it, where a deviation would not ship otherwise.
         batch, batch_sha256: which batch, and a digest of it.
         dtype: of the gradients; device: where the artefact ran; versions: of the programs.
         forced: it was written although it deviates.
@@ -107,6 +109,7 @@ class Parity(_Strict):
     step_deviation: float | None
     worst_step: str
     tolerance: dict[Literal["loss", "gradient", "step"], float]
+    rounding: float | None = None
     batch: str
     batch_sha256: str
     dtype: str

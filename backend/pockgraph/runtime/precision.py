@@ -70,8 +70,8 @@ def require_exact_state(
         worst = max(lost.values())
         raise ArtifactError(
             f"{where} holds state in less than float32: {listing(sorted(lost))} came back off by up to "
-            f"{worst:.1e} of the value, and small updates would be lost. Train on the device 'CPU', or "
-            "compile the artefact again with precision f32."
+            f"{worst:.1e} of the value, and small updates would be lost. Compile the artefact again with "
+            "precision f32; where it has that already, train on another device."
         )
 
 
