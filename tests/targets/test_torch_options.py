@@ -176,11 +176,11 @@ def test_a_package_runs_only_where_it_was_made_for(tmp_path: Path) -> None:
         Trainer.load(artifact.path, allow_native_code=True)
 
 
-def test_without_a_compiler_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_is_begun(tmp_path: Path) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(PockError, match=r"there is no C\+\+ compiler here.* Install g\+\+"):
+    missing = config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with missing, pytest.raises(PockError, match=r"there is no C\+\+ compiler here.* Install g\+\+"):
         compiled(tmp_path / "out", mode="aot")
     assert not list(tmp_path.iterdir())
 
