@@ -24,6 +24,22 @@ def test_the_readme_example_runs(
     assert float(re.findall(r"accuracy ([\d.]+)", printed)[0]) > 0.7  # of ten classes, after a hundred steps
 
 
+def test_the_example_of_options_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
+    names: dict[str, object] = {}
+    exec(compile(example, "training.md", "exec"), names)
+    *checks, deviation = capsys.readouterr().out.splitlines()
+    assert len(checks) == 3
+    assert all("lowers everything" in line for line in checks)
+    assert float(deviation) < 1e-4
+    losses = names["losses"]
+    assert isinstance(losses, list)
+    assert losses
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks_run(notebook: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 
 from .errors import PlanError, suggest
 from .graph import Graph, Role, output_args
+from .interpret import interpret
 from .task import as_named, check_batch
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ def fisher_scores(
     named = [as_named(batch) for batch in batches]
     if not named:
         raise PlanError("Fisher information needs batches, but there are none. Pass at least one.")
-    for batch in named:
+    for step, batch in enumerate(named):
         check_batch(batch, example)
-        for slot, grad in zip(backward.outputs, _run(backward, batch), strict=True):
+        gradients = interpret(backward, batch, step=step)
+        for slot in backward.outputs:
+            grad = gradients[slot.name]
             dim = rows[slot.fqn].channel_dim
             others = [d for d in range(grad.ndim) if d != dim]
             square = grad.double().square()
@@ -78,9 +81,3 @@ def _only(gradients: Graph, wanted: list[str]) -> Graph:
     new.output(tuple(node for _, node in pairs))
     new.eliminate_dead_code()
     return Graph(new, gradients.inputs, tuple(slot for slot, _ in pairs), gradients.values)
-
-
-def _run(graph: Graph, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    inputs = [batch[s.fqn] if s.role is Role.BATCH else graph.values[s.name] for s in graph.inputs]
-    with torch.no_grad():
-        return list(fx.Interpreter(nn.Module(), graph=graph.fx).run(*inputs))

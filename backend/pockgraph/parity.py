@@ -27,10 +27,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from .errors import ParityError
 from .graph import Graph, Role
+from .interpret import interpret
 from .optimizer import SGD
 from .prune import prune
 from .runtime import checkpoint
@@ -106,14 +107,14 @@ def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> Parity:
     task, tolerance = graph.task, _tolerance(manifest)
     # The first step of SGD with momentum leaves the gradient itself behind, as its state.
     by_sgd = prune(graph.gradients, SGD(momentum=0.9), graph.plan)
-    derived = _run(by_sgd, task.example, 0.0)
+    derived = interpret(by_sgd, task.example, 0.0)
     if task.dropout:  # whose masks are the graph's own: autograd through the module would draw others
         loss = float(derived["loss"])
         gradients = {fqn: derived[_left_behind(fqn)] for fqn in graph.plan.tensors}
     else:
         loss, gradients = _autograd(task, graph)
     lr = graph.optimizer.lr or 1e-2
-    reference = _run(graph, task.example, lr)
+    reference = interpret(graph, task.example, lr)
     own_loss, own = _artefact_step(folder, manifest, task.example, lr)
     scale = max(abs(loss), 1e-2)
 
@@ -203,19 +204,6 @@ def _requiring_grad(params: Mapping[str, nn.Parameter], wanted: Mapping[str, obj
             p.requires_grad_(required)
 
 
-def _run(graph: Graph, batch: Batch, lr: float) -> dict[str, Tensor]:
-    """Output slot name -> value, computed by PyTorch operator by operator."""
-    given = {
-        Role.BATCH: lambda s: batch[s.fqn],
-        Role.LR: lambda s: torch.tensor(lr),
-        Role.SEED: lambda s: torch.from_numpy(step_keys(SEED, 0)),
-    }
-    inputs = [given.get(s.role, lambda s: graph.values[s.name])(s) for s in graph.inputs]
-    with torch.no_grad():
-        outputs = fx.Interpreter(nn.Module(), graph=graph.fx).run(*inputs)
-    return {s.name: value for s, value in zip(graph.outputs, outputs, strict=True)}
-
-
 def _rounding(graph: Graph, batch: Batch, gradients: Mapping[str, Tensor], tolerance: Tolerance) -> float:
     """How far gradients move when the last bits of weights and batch change; of the tensor that moves most.
 
@@ -237,7 +225,7 @@ def _rounding(graph: Graph, batch: Batch, gradients: Mapping[str, Tensor], toler
             s.name: changed(graph.values[s.name]) for s in graph.inputs if s.role in (Role.PARAM, Role.BUFFER)
         }
         other = replace(graph, values={**graph.values, **values})
-        found = _run(other, {name: changed(value) for name, value in batch.items()}, 0.0)
+        found = interpret(other, {name: changed(value) for name, value in batch.items()}, 0.0)
         moved = (_ratio(found[_left_behind(f)] - g, noise.size(f)) for f, g in gradients.items())
         worst = max(worst, *moved)
     return worst
