@@ -51,7 +51,10 @@ ROWS = {
     "openvino full": "OpenVINO, full",
     "openvino preset": "OpenVINO, preset",
     "openvino forward": "OpenVINO, forward only",
+    "onnx full": "ONNX Runtime, full",
+    "onnx preset": "ONNX Runtime, preset",
 }
+TARGETS = ("openvino", "onnx")
 # (rows compared, times as fast), per model
 SPEED_GOALS = {
     "vision": ((("eager full", "openvino preset"), 5.0), (("eager preset", "openvino preset"), 1.5)),
@@ -159,7 +162,8 @@ def run(
     return Bench(
         title=f"One training step, {which}: {shapes}",
         context=f"{host['cpu']}, {threads} threads each, torch {known['torch']}, openvino "
-        f"{known['openvino']}. Medians of {blocks * steps} steps in {blocks} rounds. Command: {command}",
+        f"{known['openvino']}, onnxruntime {known['onnxruntime']}. Medians of {blocks * steps} steps in "
+        f"{blocks} rounds. Command: {command}",
         command=command, quick=quick, machine=host, versions=known,
         settings={
             **options, "threads": threads, "blocks": blocks, "steps": steps, "optimizer": OPTIMIZER.to_dict(),
@@ -211,8 +215,9 @@ def _compile(graph: pg.TrainGraph, folder: Path) -> float:
         prune_ms = max(prune_ms, (time.perf_counter() - start) * 1e3)
     preset = pg.Plan.preset(graph)
     preset.save(folder / "preset.json")
-    pg.compile(graph, preset, target="openvino", out=folder / "preset")
-    pg.compile(graph, pg.Plan.full(graph), target="openvino", out=folder / "full")
+    for target in TARGETS:
+        for name, plan in (("preset", preset), ("full", pg.Plan.full(graph))):
+            pg.compile(graph, plan, target=target, out=folder / f"{target}-{name}")
     return prune_ms
 
 
@@ -227,9 +232,10 @@ def _commands(
     commands = {"eager full": eager(), "eager preset": eager(plan=folder / "preset.json")}
     if compiled:
         commands["compiled full"] = eager(compiled=True)
-    for name in ("full", "preset"):
-        commands[f"openvino {name}"] = artifact_command(folder / name, batch, threads)
-    commands["openvino forward"] = (*artifact_command(folder / "preset", batch, threads), "--forward")
+    for target in TARGETS:
+        for name in ("full", "preset"):
+            commands[f"{target} {name}"] = artifact_command(folder / f"{target}-{name}", batch, threads)
+    commands["openvino forward"] = (*commands["openvino preset"], "--forward")
     return commands
 
 
