@@ -17,65 +17,13 @@ from typing import Any
 
 from .channels import checked_part, count_of
 from .errors import PlanError, suggest
-from .liveness import Step, liveness
+from .liveness import liveness
+from .operators import SCALAR_BYTES, WORK_KINDS, Operator
 from .plan import BatchNorm, BatchSpec, Plan, Trained
+from .replay import replay
 from .rows import TensorRow
 
-WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise", "stream")
-SCALAR_BYTES = 4
-
-
-@dataclass(slots=True)
-class Operator:
-    """One operator of the whole training graph.
-
-    Attributes:
-        name: the node's.
-        storage: index of the operator that owns its memory (its own index unless it is a view).
-        bytes: what it allocates (0 for a view); size_bytes: of its result, views included.
-        flops: of computing it.
-        operands: storages it reads; `inputs`: the operators it reads, views included.
-        serves: bit set of the tensors (by row) whose update needs it.
-        forward: phase; `needed`: the loss needs it, whatever the plan.
-        elementwise: it may write over an operand.
-        kind: index into `WORK_KINDS`; `work`: its amount, FLOPs or (for `stream`) bytes moved.
-        masks: the operator whose result it only compares, for the backward of a clamp; else -1.
-        clamps: how many comparisons that takes.
-        late: the backward operators that read that result for more than a comparison.
-        reads: rows of the weights it reads.
-        fixed_bytes, fixed_flops, fixed_work: of an operator that serves one tensor alone, what does not
-            shrink when only some channels of that tensor are trained.
-        joins: the row whose part in the norm of all gradients it adds to a sum. It exists when that row
-            and an earlier one are trained; otherwise the sum is the one operand that there is. Else -1.
-    """
-
-    name: str
-    storage: int
-    bytes: int
-    size_bytes: int
-    flops: int
-    operands: tuple[int, ...]
-    inputs: tuple[int, ...]
-    serves: int
-    forward: bool
-    needed: bool
-    elementwise: bool
-    kind: int
-    work: int
-    masks: int = -1
-    clamps: int = 0
-    late: tuple[int, ...] = ()
-    reads: tuple[int, ...] = ()
-    fixed_bytes: int = 0
-    fixed_flops: int = 0
-    fixed_work: int = 0
-    joins: int = -1
-
-    def part(self, share: float) -> tuple[int, int, int]:
-        """(bytes, flops, work) when a share of its tensor's channels is trained."""
-        amounts = (self.bytes, self.fixed_bytes), (self.flops, self.fixed_flops), (self.work, self.fixed_work)
-        size, flops, work = (fixed + round((whole - fixed) * share) for whole, fixed in amounts)
-        return size, flops, work
+__all__ = ["SCALAR_BYTES", "WORK_KINDS", "Figures", "Operator", "Profile", "TensorRow", "TimeModel"]
 
 
 @dataclass(frozen=True)
@@ -229,7 +177,7 @@ class Profile:
                 )
         return {fqn: plan.ratio(fqn) for fqn in plan.tensors}
 
-    def _part(self, i: int, what: float | Trained) -> tuple[int, int] | None:
+    def part(self, i: int, what: float | Trained) -> tuple[int, int] | None:
         """(dimension, channels) of a part of a tensor; None: the whole tensor."""
         row = self.rows[i]
         if not isinstance(what, Trained):
@@ -273,25 +221,27 @@ class Profile:
         Args:
             choice: FQN -> ratio in (0, 1], or explicit channels; tensors left out (or 0) are frozen.
         """
-        steps, flops, work, resident, state = self._replay(choice)
-        curve = liveness(steps, frozenset([self.operators[self.loss].storage]))
+        step = replay(self, choice)
+        curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
         peak = max(curve.live_bytes, default=0)
-        at = steps[curve.live_bytes.index(peak)].name if steps else ""
-        step_ms = None if self.time is None else self.time.predict(work)
-        return Figures(peak + resident, curve.saved_bytes + state, curve.saved_bytes, flops, at, step_ms)
+        return Figures(
+            peak_bytes=peak + step.resident_bytes,
+            extra_bytes=curve.saved_bytes + step.state_bytes,
+            saved_bytes=curve.saved_bytes,
+            flops=step.flops,
+            peak_at=step.steps[curve.live_bytes.index(peak)].name if step.steps else "",
+            step_ms=None if self.time is None else self.time.predict(step.work),
+        )
 
     def work(self, choice: Mapping[str, float | Trained]) -> tuple[int, ...]:
         """Amount of each of `WORK_KINDS` in a step of this plan: what the time model is linear in."""
-        return tuple(self._replay(choice)[2])
+        return tuple(replay(self, choice).work)
 
     def live_bytes(self, choice: Mapping[str, float | Trained]) -> list[tuple[str, bool, int]]:
         """(operator, is forward, bytes alive) over the schedule, weights included."""
-        steps, _, _, resident, _ = self._replay(choice)
-        curve = liveness(steps, frozenset([self.operators[self.loss].storage]))
-        return [(s.name, s.forward, b + resident) for s, b in zip(steps, curve.live_bytes)]
-
-    def _replay(self, choice: Mapping[str, float | Trained]) -> tuple[list[Step], int, list[int], int, int]:
-        return _Replay(self, choice).run()
+        step = replay(self, choice)
+        curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
+        return [(s.name, s.forward, b + step.resident_bytes) for s, b in zip(step.steps, curve.live_bytes)]
 
     # ------------------------------------------------------------------ files
 
@@ -354,187 +304,3 @@ def _of_today(data: dict[str, Any], operators: Sequence[Operator]) -> dict[str, 
             o.fixed_bytes, o.fixed_flops, o.fixed_work = o.bytes, o.flops, o.work
     copies = data.pop("state_copies")
     return {"state_bytes": [(0, SCALAR_BYTES * math.prod(r["shape"]) * copies) for r in data["rows"]]}
-
-
-class _Replay:
-    """Replays pruning for one plan: which operators remain, at what size, and what is added."""
-
-    def __init__(self, profile: Profile, choice: Mapping[str, float | Trained]) -> None:
-        self.p = profile
-        self.trained = 0
-        self.parts: dict[int, float] = {}
-        self.resident = profile.resident_bytes
-        self.state = 0
-        self.moves: dict[int, dict[int, tuple[int, ...]]] = {}
-        for fqn, what in choice.items():
-            if not isinstance(what, Trained) and what <= 0:
-                continue
-            i = profile.index(fqn)
-            self.trained |= 1 << i
-            part = profile._part(i, what)
-            row = profile.rows[i]
-            share = 1.0
-            if part is not None:
-                dim, count = part
-                share = self.parts[i] = count / row.shape[dim]
-                self.moves[i] = profile.moves_along(i, dim)
-                # The trained part stands beside the whole weight, with the indices that place it.
-                self.resident += round(row.nbytes * share) + 8 * count
-            stays, shrinks = profile.state_bytes[i]
-            self.state += stays + round(shrinks * share)
-        if self.trained:
-            self.state += profile.scalar_bytes
-        self.resident += self.state
-        # (position, -1 before / 0 itself / 1 behind, order) -> step; storages of added steps count on.
-        self.events: list[tuple[tuple[int, int, int], Step]] = []
-        self.next_storage = len(profile.operators)
-        self.flops = 0
-        self.work = [0] * len(WORK_KINDS)
-        self.selected: dict[tuple[int, int], int] = {}
-        self.moved: dict[int, tuple[float, tuple[int, ...]]] = {}
-        self.storage: dict[int, int] = {}
-
-    def run(self) -> tuple[list[Step], int, list[int], int, int]:
-        operators, trained = self.p.operators, self.trained
-        exists = [o.needed or bool(o.serves & trained) for o in operators]
-        self._join_norms(exists)
-        gradients = {
-            i: self._select(self.p.roots[i], i, share, len(self.parts))
-            for i, share in sorted(self.parts.items())
-        }
-        joined = self._join_parts()
-        masks = self._masks(exists)
-        for n, o in enumerate(operators):
-            if not exists[n]:
-                continue
-            size, flops, work, operands = o.bytes, o.flops, o.work, o.operands
-            if n in self.moved:
-                share, operands = self.moved[n]
-                size, flops, work = round(size * share), round(flops * share), round(work * share)
-            elif not o.forward and self._only(o) in self.parts and not o.needed:
-                size, flops, work = o.part(self._share(n, o))
-                root = self.p.roots[self._only(o)]
-                if n > root:  # an update reads the selected gradient
-                    whole, part = operators[root].storage, gradients[self._only(o)]
-                    operands = tuple(part if s == whole else self._resolved(s) for s in operands)
-                else:
-                    operands = tuple(self._resolved(s) for s in operands)
-            else:
-                operands = tuple(self._resolved(s) for s in operands)
-            if n in masks:
-                operands = tuple(masks[n] if s == operators[o.masks].storage else s for s in operands)
-            operands += tuple(joined[r] for r in o.reads if r in joined and n not in self.moved)
-            storage = self._resolved(n) if o.storage == n else self._resolved(o.storage)
-            if n in self.moved and o.storage != n:
-                storage = operands[0] if operands else n
-                size = 0
-            step = Step(o.name, storage, size if storage == n else 0, operands, o.elementwise, o.forward)
-            self.events.append(((n, 0, 0), step))
-            self.flops += flops
-            self.work[o.kind] += work
-        self.resident += sum(
-            size for size, readers in self.p.backward_constants if any(exists[r] for r in readers)
-        )
-        self.events.sort(key=lambda e: e[0])
-        return [s for _, s in self.events], self.flops, self.work, self.resident, self.state
-
-    def _only(self, o: Operator) -> int:
-        """The one trained row an operator serves, or -1."""
-        served = o.serves & self.trained
-        return served.bit_length() - 1 if served and served & (served - 1) == 0 else -1
-
-    def _resolved(self, storage: int) -> int:
-        return self.storage.get(storage, storage)
-
-    def _share(self, n: int, o: Operator) -> float:
-        """Operators behind a sliced gradient (its update) have the part's size."""
-        i = self._only(o)
-        return self.parts[i] if n > self.p.roots[i] or n in self.moves[i] else 1.0
-
-    def _join_norms(self, exists: list[bool]) -> None:
-        """Leave out sums of the gradients' norm that have only one operand."""
-        for n, o in enumerate(self.p.operators):
-            if o.joins < 0 or not exists[n]:
-                continue
-            there = [m for m in o.inputs if self._makes(m)]
-            if len(there) < len(o.inputs):
-                exists[n] = False
-                self.storage[n] = self._resolved(there[0]) if there else -1
-
-    def _makes(self, n: int) -> bool:
-        """Is there a value where operator `n` has one?"""
-        return bool(self.p.operators[n].serves & self.trained) and self.storage.get(n) != -1
-
-    def _add(self, at: int, side: int, order: int, name: str, size: int, operands: tuple[int, ...],
-             elementwise: bool, forward: bool, flops: int) -> int:  # fmt: skip
-        storage = self.next_storage
-        self.next_storage += 1
-        self.events.append(((at, side, order), Step(name, storage, size, operands, elementwise, forward)))
-        self.flops += flops
-        self.work[WORK_KINDS.index("forward" if forward else "stream")] += flops if forward else size
-        return storage
-
-    def _select(self, n: int, i: int, share: float, order: int) -> int:
-        """`slicing.Slicer.select`: the storage that holds the selected channels of operator `n`."""
-        if (n, i) in self.selected:
-            return self.selected[n, i]
-        o = self.p.operators[n]
-        onward = self.moves[i].get(n)
-        if onward is None or self._only(o) != i:
-            size = round(o.size_bytes * share)
-            # Later selections stand nearer to what they select from.
-            at = len(self.events)
-            storage = self._add(n, 1, 1000 - at, f"select_{o.name}", size, (self._resolved(o.storage),),
-                                False, o.forward, size // 4)  # fmt: skip
-        else:
-            operands = tuple(self._select(m, i, share, order) for m in onward if m >= 0)
-            for code in onward:
-                if code < -1:
-                    size = round((-1 - code) * share)
-                    at = 1000 - len(self.events)
-                    operands += (self._add(-1, 1, at, "select_input", size, (), False, True, size // 4),)
-            kept = tuple(self._resolved(self.p.operators[m].storage) for m in o.inputs if m not in onward)
-            self.moved[n] = (share, (*operands, *kept))
-            # A view of an input stands alone in the whole graph; here it may look at a selected part.
-            view = o.storage != n or not (o.bytes or o.inputs)
-            storage = operands[0] if view and operands else n
-            if view:
-                self.storage[n] = storage
-        self.selected[n, i] = storage
-        return storage
-
-    def _join_parts(self) -> dict[int, int]:
-        """Whole weights made of constant and trained channels: row -> storage."""
-        joined = {}
-        for i in self.parts:
-            size = self.p.rows[i].nbytes
-            at = self.p.first_reader[i]
-            joined[i] = self._add(at, -1, i, f"join_{self.p.rows[i].fqn}", size, (), False, True, size // 4)
-        return joined
-
-    def _masks(self, exists: list[bool]) -> dict[int, int]:
-        """Clamp backwards that compare a kept mask: operator -> the mask's storage."""
-        out = {}
-        operators = self.p.operators
-        for n, o in enumerate(operators):
-            if o.masks < 0 or not exists[n]:
-                continue
-            y = operators[o.masks]
-            if any(exists[r] and not self._reads_part(r, o.masks) for r in o.late):
-                continue
-            count = y.bytes // 4
-            outside = self._add(o.masks, 1, 0, f"below_{y.name}", count, (y.storage,), True, True, count)
-            if o.clamps == 2:
-                above = self._add(o.masks, 1, 1, f"above_{y.name}", count, (y.storage,), True, True, count)
-                outside = self._add(
-                    o.masks, 1, 2, f"outside_{y.name}", count, (outside, above), True, True, count
-                )
-            out[n] = outside
-        return out
-
-    def _reads_part(self, reader: int, y: int) -> bool:
-        """Does a sliced reader take selected channels of `y` instead of `y`?"""
-        if reader not in self.moved:
-            return False
-        storage = self.p.operators[y].storage
-        return storage not in self.moved[reader][1]

@@ -1,0 +1,61 @@
+"""Operators of a training graph as numbers: what a profile is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise", "stream")
+SCALAR_BYTES = 4
+
+
+@dataclass(slots=True)
+class Operator:
+    """One operator of the whole training graph.
+
+    Attributes:
+        name: the node's.
+        storage: index of the operator that owns its memory (its own index unless it is a view).
+        bytes: what it allocates (0 for a view); size_bytes: of its result, views included.
+        flops: of computing it.
+        operands: storages it reads; `inputs`: the operators it reads, views included.
+        serves: bit set of the tensors (by row) whose update needs it.
+        forward: phase; `needed`: the loss needs it, whatever the plan.
+        elementwise: it may write over an operand.
+        kind: index into `WORK_KINDS`; `work`: its amount, FLOPs or (for `stream`) bytes moved.
+        masks: the operator whose result it only compares, for the backward of a clamp; else -1.
+        clamps: how many comparisons that takes.
+        late: the backward operators that read that result for more than a comparison.
+        reads: rows of the weights it reads.
+        fixed_bytes, fixed_flops, fixed_work: of an operator that serves one tensor alone, what does not
+            shrink when only some channels of that tensor are trained.
+        joins: the row whose part in the norm of all gradients it adds to a sum. It exists when that row
+            and an earlier one are trained; otherwise the sum is the one operand that there is. Else -1.
+    """
+
+    name: str
+    storage: int
+    bytes: int
+    size_bytes: int
+    flops: int
+    operands: tuple[int, ...]
+    inputs: tuple[int, ...]
+    serves: int
+    forward: bool
+    needed: bool
+    elementwise: bool
+    kind: int
+    work: int
+    masks: int = -1
+    clamps: int = 0
+    late: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
+    fixed_bytes: int = 0
+    fixed_flops: int = 0
+    fixed_work: int = 0
+    joins: int = -1
+
+    def part(self, share: float) -> tuple[int, int, int]:
+        """(bytes, flops, work) when a share of its tensor's channels is trained."""
+        amounts = (self.bytes, self.fixed_bytes), (self.flops, self.fixed_flops), (self.work, self.fixed_work)
+        size, flops, work = (fixed + round((whole - fixed) * share) for whole, fixed in amounts)
+        return size, flops, work
