@@ -12,6 +12,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.resources import LOCAL_DIST
 
 from pockgraph.errors import PockError
 from pockui.info.palette import theme
@@ -85,6 +86,7 @@ def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
         found: studies to offer when the state has none.
     """
     pn.extension("plotly", notifications=True, exception_handler=tell)
+    _keep_styles_here()
     page = pmui.Page(
         title="PockUI",
         theme_config=theme(),
@@ -101,6 +103,17 @@ def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
     page.header = [_history(state)]
     page.main = [_main(state)]
     return page
+
+
+def _keep_styles_here() -> None:
+    """Have styles come from this server, whatever way the session began.
+
+    A page whose session has ended (the machine slept, the server was started anew) gets another one through
+    its websocket alone. Only where a page is served does Panel note that, and else takes styles from a CDN.
+    """
+    if pn.state.curdoc is not None:
+        there = f"{pn.state.rel_path}/{LOCAL_DIST}" if pn.state.rel_path else LOCAL_DIST
+        pn.state.curdoc.template_variables.setdefault("dist_url", there)
 
 
 def _darken(state: State, dark: bool) -> None:
