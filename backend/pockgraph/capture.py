@@ -29,6 +29,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .dependence import ancestors
 from .errors import CaptureError, TaskError, listing
 from .graph import Graph, Role, Slot, add_constant, aten, dtype_name, meta_like
 from .recurrent import STEPS
@@ -498,7 +499,7 @@ def _annotate(graph: fx.Graph, slots: list[Slot], outputs: list[Slot], outside: 
         result = result.args[0]
     views = (aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.detach.default)
     results = zip(outputs, graph.output_node().args[0])  # pyright: ignore
-    early = {n for s, node in results if s.role is Role.NEW_BUFFER for n in _ancestors(node)}
+    early = {n for s, node in results if s.role is Role.NEW_BUFFER for n in ancestors(node)}
     owner: dict[fx.Node, tuple[str, str]] = {}
     weights: set[fx.Node] = set()
     anchors: set[fx.Node] = set()
@@ -532,17 +533,6 @@ def _annotate(graph: fx.Graph, slots: list[Slot], outputs: list[Slot], outside: 
         unpacks = node.target is operator.getitem
         node.meta.update(phase=node.args[0].meta["phase"] if unpacks else phase, layer=layer, source=source)
         behind = behind or node is result
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """The node and all it is computed from."""
-    found, pending = set(), [node]
-    while pending:
-        n = pending.pop()
-        if n not in found:
-            found.add(n)
-            pending += n.all_input_nodes
-    return found
 
 
 def _claim_gradients(graph: fx.Graph, outputs: list[Slot]) -> None:

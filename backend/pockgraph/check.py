@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from .dependence import dependence
+from .dependence import ancestors, dependence
 from .errors import listing
 from .graph import Graph, Role
 from .passes import run
@@ -142,7 +142,7 @@ def _in_training(target: Target, graph: Graph) -> list[_Obstacle]:
     found = _unsupported_nodes(target, graph)
     if not found:
         return []
-    by_loss = _upstream([graph.results["loss"]])
+    by_loss = ancestors(graph.results["loss"])
     needs = dependence(graph)
     slots = graph.outputs
     trained = frozenset(s.fqn for s in graph.inputs if s.trained)
@@ -175,23 +175,11 @@ def _unsupported_nodes(target: Target, graph: Graph) -> list[tuple[fx.Node, Unsu
     return [(nodes[u.node], u) for u in target.unsupported(graph)]
 
 
-def _upstream(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """`nodes`, and all that they are computed from."""
-    found: set[fx.Node] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending += node.all_input_nodes
-    return found
-
-
 def _foldable(graph: Graph, node: fx.Node) -> frozenset[str]:
     """The trained tensors that `node` is computed from, if from nothing else that varies."""
     inputs = dict(zip(graph.placeholders.values(), graph.inputs, strict=True))
     varying = [
-        inputs[n] for n in _upstream([node]) if n in inputs and (inputs[n].is_state or _given(inputs[n]))
+        inputs[n] for n in ancestors(node) if n in inputs and (inputs[n].is_state or _given(inputs[n]))
     ]
     return frozenset() if any(map(_given, varying)) else frozenset(s.fqn for s in varying)
 

@@ -28,3 +28,15 @@ def dependence(graph: Graph, only: Mapping[fx.Node, int] | None = None) -> dict[
             for operand in node.all_input_nodes:
                 needs[operand] |= needs[node]
     return needs
+
+
+def ancestors(*nodes: fx.Node) -> set[fx.Node]:
+    """The nodes, and all that they are computed from."""
+    found: set[fx.Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += node.all_input_nodes
+    return found

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from . import cost, presets
-from .dependence import dependence
+from .dependence import ancestors, dependence
 from .graph import Graph, Role, aten, output_args, tensor_bytes
 from .optimizer import Optimizer
 from .optimizer.updates import scalar_state, tensor_state
@@ -38,7 +38,7 @@ def profile_of(graph: TrainGraph) -> Profile:
     needed = set[fx.Node]()
     for slot, node in zip(raw.outputs, output_args(raw.fx)):
         if slot.role in (Role.LOSS, Role.NEW_BUFFER):
-            needed |= _ancestors(node)
+            needed |= ancestors(node)
     weights = {node: row_of[s.fqn] for s, node in zip(raw.inputs, raw.placeholders.values()) if s.trained}
 
     operators = []
@@ -179,16 +179,6 @@ def _fixed(
     moved = sum(cost.value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
     whole = all(fixed(n) for n in (node, *node.all_input_nodes))
     return owns_bytes if fixed(node) else 0, flops if whole else 0, moved
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    seen, todo = set(), [node]
-    while todo:
-        n = todo.pop()
-        if n not in seen:
-            seen.add(n)
-            todo.extend(n.all_input_nodes)
-    return seen
 
 
 def _late(y: fx.Node, number: dict[fx.Node, int]) -> set[int]:
