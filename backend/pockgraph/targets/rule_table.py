@@ -7,7 +7,8 @@ cannot take is refused by a `check`, before anything is lowered.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -98,3 +99,23 @@ def bound_args(node: fx.Node) -> list[Any]:
         else:
             bound.append(node.kwargs.get(argument.name, argument.default_value))
     return bound
+
+
+@dataclass
+class Context:
+    """A graph half lowered.
+
+    Attributes:
+        rules: the target's, by ATen overload.
+        values: fx node -> what it became.
+    """
+
+    graph: Graph
+    rules: Mapping[Any, Callable[..., Any]]
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+
+    def lower(self, node: fx.Node) -> Any:
+        if node.target is operator.getitem:
+            return self.values[node.args[0]][node.args[1]]  # pyright: ignore
+        args = fx.map_arg(tuple(bound_args(node)), self.values.__getitem__)
+        return self.rules[node.target](self, node, *args)

@@ -17,7 +17,7 @@ from ...graph import Graph, Role
 from ...passes.flat_update import FlatUpdate
 from . import emit
 from .model import build_model
-from .rules import Context
+from .rules import RULES, Context
 from .value import Node, Value, parameter
 
 
@@ -34,7 +34,7 @@ def lower(graph: Graph) -> onnx.ModelProto:
 def lower_to_values(graph: Graph) -> tuple[list[Value], dict[str, Value]]:
     """The model's inputs, and its results by name."""
     graph = FlatUpdate()(graph)
-    ctx = Context(graph, {})
+    ctx = Context(graph, RULES)
     inputs: list[Value] = []
     for slot, node in zip(graph.inputs, graph.placeholders.values()):
         if slot.is_state or slot.role in (Role.BATCH, Role.LR, Role.SEED):

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from ...graph import Graph
-from ..rule_table import R, RuleTable, bound_args, dtypes_of
+from ..rule_table import Context, R, RuleTable, dtypes_of
 from . import emit
 
 COMPUTED = (torch.float32, torch.int64, torch.int32, torch.bool)
@@ -50,20 +48,4 @@ class _Table(RuleTable):
 TABLE = _Table()
 RULES, rule, moves, check = TABLE.rules, TABLE.rule, TABLE.moves, TABLE.check
 
-
-@dataclass
-class Context:
-    """A graph half lowered.
-
-    Attributes:
-        values: fx node -> what it became.
-    """
-
-    graph: Graph
-    values: dict[fx.Node, Any]
-
-    def lower(self, node: fx.Node) -> Any:
-        if node.target is operator.getitem:
-            return self.values[node.args[0]][node.args[1]]  # pyright: ignore
-        args = fx.map_arg(tuple(bound_args(node)), self.values.__getitem__)
-        return RULES[node.target](self, node, *args)
+__all__ = ["RULES", "TABLE", "Context", "check", "moves", "rule"]

@@ -18,7 +18,7 @@ from ...graph import Graph, Role, Slot
 from ...passes.flat_update import FlatUpdate
 from . import emit
 from .emit import Value, ov
-from .rules import Context
+from .rules import RULES, Context
 
 Variable = ov.op.util.Variable
 _STATE_OF: Mapping[Role, Role] = {
@@ -34,7 +34,7 @@ def lower(graph: Graph) -> ov.Model:
     their slots. The results are the outputs that are no new value of a state slot.
     """
     graph = FlatUpdate()(graph)
-    ctx = Context(graph, {})
+    ctx = Context(graph, RULES)
     parameters: list[ov.op.Parameter] = []
     public = Names()
     reads: dict[tuple[Role, str, str], tuple[Any, Variable]] = {}
