@@ -45,7 +45,7 @@ test-all: $(READY) ## run every test, the slow ones included
 	$(PYTEST) $(ARGS)
 
 coverage: $(READY) ## compare every model, plan and target with PyTorch; writes docs/coverage.md
-	PYTHONPATH=tests $(BIN)/python -m zoo.coverage $(ARGS)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m zoo.coverage --jobs $(JOBS) $(ARGS)
 
 test-arm: $(READY) ## train on emulated ARM and compare; fetches a Debian for ARM once
 	$(BIN)/python benchmarks/arm.py --out docs/results/arm.md $(ARGS)

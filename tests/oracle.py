@@ -377,6 +377,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": pg.AdamW(lr=1e-2),
 }
 # The other rules, and what stands around a rule; each for some models on every target.
+BIASES_OR_NORMS = "*.[bn]*"  # some of Llama's and T5's tensors, too, which have no biases
 MORE_OPTIMIZERS: dict[str, Optimizer] = {
     "adam": pg.Adam(lr=1e-2, weight_decay=0.1),
     "amsgrad": pg.Adam(lr=1e-2, amsgrad=True, ema_decay=0.5),
@@ -384,13 +385,13 @@ MORE_OPTIMIZERS: dict[str, Optimizer] = {
     "adafactor": pg.Adafactor(lr=1e-2, weight_decay=0.1),
     "groups": pg.SGD(
         lr=0.1, momentum=0.9, weight_decay=0.1,
-        groups=(pg.Group("*.bias", lr_scale=2.0, weight_decay=0.0), pg.Group("*", lr_scale=0.5)),
+        groups=(pg.Group(BIASES_OR_NORMS, lr_scale=2.0, weight_decay=0.0), pg.Group("*", lr_scale=0.5)),
     ),
     "clip": pg.SGD(lr=0.1, momentum=0.9, clip_norm=0.05),
     "accumulate": pg.AdamW(lr=1e-2, accumulate=2),
     "everything": pg.Adafactor(
         lr=1e-2, weight_decay=0.1, accumulate=2, clip_norm=0.05, ema_decay=0.9,
-        groups=(pg.Group("*.bias", lr_scale=2.0, weight_decay=0.0),),
+        groups=(pg.Group(BIASES_OR_NORMS, lr_scale=2.0, weight_decay=0.0),),
     ),
 }  # fmt: skip
 ALL_OPTIMIZERS = OPTIMIZERS | MORE_OPTIMIZERS

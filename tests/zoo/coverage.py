@@ -1,6 +1,6 @@
 """Run the coverage matrix and write it as a table: `make coverage`, or
 
-    PYTHONPATH=tests python -m zoo.coverage [--quick | --all] [--out docs/coverage.md]
+    PYTHONPATH=tests python -m zoo.coverage [--quick | --all] [--jobs 2] [--out docs/coverage.md]
 
 Every outcome is stored as soon as it is there: stopped at any time, the same command goes on, as long as
 no source file changed.
@@ -11,11 +11,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import multiprocessing
+import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is missing and write the table; 1 when a cell is wrong."""
     options = _parser().parse_args(argv)
     planned = cells(options.all, QUICK_PLANS if options.quick else tuple(PLAN_KINDS))
-    found = run(planned, RECORD)
+    found = run(planned, RECORD, options.jobs)
     how = " --quick" if options.quick else " --all" if options.all else ""
     write_atomically(options.out, table(found, how).encode())
     wrong = [cell for cell, outcome in found.items() if outcome.kind == "wrong"]
@@ -49,11 +53,16 @@ def _parser() -> argparse.ArgumentParser:
     group = p.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help=f"only the plans {' and '.join(QUICK_PLANS)}")
     group.add_argument("--all", action="store_true", help="every optimizer in every cell; hours")
+    p.add_argument("--jobs", type=_jobs, default=1, help="processes, or auto: one a core; default 1")
     p.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md", help="the table")
     return p
 
 
-def run(planned: Iterable[Cell], record: Path) -> dict[Cell, Outcome]:
+def _jobs(text: str) -> int:
+    return os.cpu_count() or 1 if text == "auto" else int(text)
+
+
+def run(planned: Iterable[Cell], record: Path, jobs: int = 1) -> dict[Cell, Outcome]:
     """The outcome of every planned cell: from the record, or run now and added to it."""
     sources = _digest_of_sources()
     known = _read(record, sources)
@@ -63,8 +72,8 @@ def run(planned: Iterable[Cell], record: Path) -> dict[Cell, Outcome]:
     record.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with record.open("a" if known else "w", encoding="utf-8") as file:
-        for done, cell in enumerate(todo, start=1):
-            outcome = known[cell] = run_cell(cell)
+        for done, (cell, outcome) in enumerate(_outcomes(todo, jobs), start=1):
+            known[cell] = outcome
             file.write(
                 json.dumps({"sources": sources, "cell": asdict(cell), "outcome": asdict(outcome)}) + "\n"
             )
@@ -72,6 +81,21 @@ def run(planned: Iterable[Cell], record: Path) -> dict[Cell, Outcome]:
             left_s = (time.monotonic() - start) / done * (len(todo) - done)
             print(f"[{done}/{len(todo)}] {cell}: {outcome.kind}, {left_s:.0f} s left", file=sys.stderr)
     return {cell: known[cell] for cell in planned}
+
+
+def _outcomes(todo: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Outcome]]:
+    if jobs == 1:
+        yield from ((cell, run_cell(cell)) for cell in todo)
+        return
+    # The cells of one model and plan share what eager PyTorch makes of them: one process's.
+    groups = [list(group) for _, group in itertools.groupby(todo, key=lambda c: (c.model, c.plan))]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for group, outcomes in zip(groups, pool.map(_run_cells, groups), strict=True):
+            yield from zip(group, outcomes, strict=True)
+
+
+def _run_cells(some: Sequence[Cell]) -> list[Outcome]:
+    return [run_cell(cell) for cell in some]
 
 
 def _digest_of_sources() -> str:

@@ -101,6 +101,13 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ran == planned * 2, "what other sources gave does not count"
 
 
+def test_processes_share_a_run(tmp_path: Path) -> None:
+    planned = [Cell("mlp", plan, "torch", "sgd") for plan in ("head", "biases")]
+    found = coverage.run(planned, tmp_path / "record.jsonl", jobs=2)
+    assert list(found.items()) == [(cell, Outcome("right")) for cell in planned]
+    assert coverage.run(planned, tmp_path / "record.jsonl", jobs=2) == found
+
+
 def test_the_table_says_what_was_run() -> None:
     found = {
         Cell("mlp", "full", "torch", "sgd"): Outcome("right"),
