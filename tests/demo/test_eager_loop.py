@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from models import zoo
-from oracle import ALL_OPTIMIZERS, TOLERANCE, built, eager, lrs_for
+from oracle import ALL_OPTIMIZERS, TOLERANCE, built, lrs_for
+from truth import eager
 
 import pockgraph as pg
 from pockui.eager import PlainLoop

@@ -10,9 +10,10 @@ import models
 import policies
 import pytest
 import torch
-from oracle import PLANS, Case, Steps, TrainingContract, assert_equal_gradients, built, run_steps
+from oracle import PLANS, Case, TrainingContract, assert_equal_gradients, built, run_steps
 from policies import BATCH_NORM
 from torch import nn
+from truth import Steps
 
 import pockgraph as pg
 from pockgraph import passes

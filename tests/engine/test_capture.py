@@ -14,8 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from models import ZOO, zoo
-from oracle import assert_equal_gradients, built, eager_gradients, feed, traced
+from oracle import assert_equal_gradients, built, feed, traced
 from torch import nn
+from truth import eager_gradients
 
 import pockgraph as pg
 from pockgraph.capture import trace_loss

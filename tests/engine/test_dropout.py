@@ -13,9 +13,10 @@ import policies
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import PLANS, Case, Steps, TrainingContract, assert_equal_gradients, built, run_steps
+from oracle import PLANS, Case, TrainingContract, assert_equal_gradients, built, run_steps
 from policies import DROPOUT, reference_mask
 from torch import Tensor, fx, nn
+from truth import Steps
 
 import pockgraph as pg
 from pockgraph import passes

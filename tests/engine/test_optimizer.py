@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import zoo
-from oracle import ALL_OPTIMIZERS, PLANS, TOLERANCE, Stepper, built, feed, next_state
+from oracle import ALL_OPTIMIZERS, PLANS, TOLERANCE, built, feed, next_state
 from torch import fx
+from truth import Stepper
 
 import pockgraph as pg
 from pockgraph.errors import TaskError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oracle import ALL_CASES, COVERING_CASES, OPTIMIZER_CASES, Steps, TrainingContract, run_steps
+from oracle import ALL_CASES, COVERING_CASES, OPTIMIZER_CASES, TrainingContract, run_steps
+from truth import Steps
 
 from pockgraph import passes
 from pockgraph.task import Batch

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ZOO
-from oracle import PLANS, assert_equal_gradients, built, choices, run_steps
+from oracle import OPTIMIZERS, PLANS, assert_equal_gradients, assert_equal_steps, built, choices, run_steps
 from torch import fx, nn
+from truth import Truth
 
 import pockgraph as pg
 from pockgraph import cost, passes
@@ -194,12 +195,9 @@ def test_products_that_only_look_like_a_batch_norm(tensors: list[str]) -> None:
     task = models.task_of("awkward", Awkward(), models.images(), lambda net, b: net(b["x"]))
     graph = pg.build(task)
     small = graph.prune(pg.Plan.of(graph, dict.fromkeys(tensors, 1.0)))
-    from oracle import OPTIMIZERS, assert_equal_steps, eager, run_steps
-
     lrs, batches = [0.1, 0.05, 0.1], list(task.train)
     got = run_steps(small, passes.run(small), passes.run(small.evaluation()), batches, lrs)
-    args = (task, small.plan, OPTIMIZERS["sgd"], batches, lrs)
-    assert_equal_steps(got, eager(*args), eager(*args, dtype=torch.float64), small)
+    assert_equal_steps(got, Truth(task, small.plan, OPTIMIZERS["sgd"], batches, lrs), small)
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "resnet"])

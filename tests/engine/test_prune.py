@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ZOO, zoo
-from oracle import PLANS, built, choices, feed, indices, next_state
+from oracle import PLANS, built, choices, feed, next_state
 from torch import fx, nn
+from truth import indices
 
 import pockgraph as pg
 from pockgraph import cost

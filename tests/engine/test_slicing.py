@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ZOO, zoo
-from oracle import built, feed, indices
+from oracle import built, feed
 from torch import fx
+from truth import indices
 
 import pockgraph as pg
 from pockgraph.cost import node_flops

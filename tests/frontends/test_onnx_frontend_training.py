@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from onnx import helper
 from onnx_models import assert_equal, constant, ints, rand, run_module, run_onnxruntime, write_model
-from oracle import Steps, assert_equal_steps, assert_frozen_unchanged, eager, lrs_for
+from oracle import assert_equal_steps, assert_frozen_unchanged, lrs_for
+from truth import Steps, Truth
 
 import pockgraph as pg
 from pockgraph.errors import CaptureError
@@ -177,9 +178,7 @@ def test_three_steps_on_openvino_equal_eager_pytorch(kind: str, plan: str, tmp_p
     small = graph.prune(PLANS[plan](graph))
     lrs, data = lrs_for(OPTIMIZER), list(task.train)
     *_, got = train_on_openvino(small, data, lrs, tmp_path / "artifact")
-    reference = eager(task, small.plan, OPTIMIZER, data, lrs)
-    referee = eager(task, small.plan, OPTIMIZER, data, lrs, dtype=torch.float64)
-    assert_equal_steps(got, reference, referee, small)
+    assert_equal_steps(got, Truth(task, small.plan, OPTIMIZER, data, lrs), small)
     assert_frozen_unchanged(got, small)
 
 
@@ -314,9 +313,7 @@ def test_a_text_direction_classifier_trains_and_is_written_back(tmp_path: Path) 
     small = graph.prune(pg.Plan.preset(graph))
     lrs = lrs_for(OPTIMIZER)
     artifact, trainer, got = train_on_openvino(small, data, lrs, tmp_path / "artifact")
-    reference = eager(task, small.plan, OPTIMIZER, data, lrs)
-    referee = eager(task, small.plan, OPTIMIZER, data, lrs, dtype=torch.float64)
-    assert_equal_steps(got, reference, referee, small)
+    assert_equal_steps(got, Truth(task, small.plan, OPTIMIZER, data, lrs), small)
     model = task.model
     assert isinstance(model, OnnxModule)
     artifact.merge_into(model, trainer)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from models import ZOO, zoo
-from oracle import COVERING_CASES, OPTIMIZER_CASES, PLANS, Steps, TrainingContract, built
+from oracle import COVERING_CASES, OPTIMIZER_CASES, PLANS, TrainingContract, built
+from truth import Steps
 
 import pockgraph as pg
 from pockgraph.task import Batch

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from models import register, zoo
-from oracle import built, eager_gradients, feed, indices, next_state
+from oracle import built, feed, next_state
+from truth import eager_gradients, indices
 
 import pockgraph as pg
 from pockgraph.errors import PlanError, TaskError
