@@ -188,9 +188,9 @@ class Decisions:
                 choice |= meaning
         return choice
 
-    def all_but(self, choice: Mapping[str, float]) -> Row:
-        """A row that every plan satisfies except this one."""
-        terms = {v: 1.0 if _holds(meaning, choice) else -1.0 for v, meaning in self._meaning.items()}
+    def all_but(self, values: Sequence[float]) -> Row:
+        """A row that every plan satisfies except the one that these values of the variables mean."""
+        terms = {v: 1.0 if values[v] > 0.5 else -1.0 for v in self._meaning}
         return terms, sum(t > 0 for t in terms.values()) - 1.0
 
     def gain(self, choice: Mapping[str, float]) -> float:

@@ -60,7 +60,8 @@ class Programme:
             if budget.peak_bytes is not None:
                 room = budget.peak_bytes - self.p.resident_bytes
                 rows += [(live + resident + state).at_most(room) for live in self._peaks.values()]
-            choice = self._optimum(rows, budget)
+            values = self._optimum(rows, budget)
+            choice = self.decisions.choice(values)
             figures = self.p.figures(choice)
             over_peak = figures.peak_bytes - (budget.peak_bytes or math.inf)
             over_extra = figures.extra_bytes - (budget.extra_bytes or math.inf)
@@ -70,19 +71,19 @@ class Programme:
             if over_peak > 0 and moment not in self._peaks:
                 self._peaks[moment] = self.moments.live(moment)
             else:  # within the solver's tolerance of a row, or where rows say too little
-                refused.append(self.decisions.all_but(choice))
+                refused.append(self.decisions.all_but(values))
         raise BudgetError(
             f"The search did not settle within {MAX_ROUNDS} rounds for {budget}. Allow a little more memory."
         )
 
-    def _optimum(self, rows: Sequence[Row], budget: Budget) -> dict[str, float]:
+    def _optimum(self, rows: Sequence[Row], budget: Budget) -> list[float]:
         d = self.decisions
         # Of plans with equal gain the one that reaches less deep, and trains less, is better.
         tie = 1e-7 * max((-c for c in d.cost), default=1.0)
         values = minimise([c + tie for c in d.cost], d.integer, d.lower, [*d.rows, *rows])
         if values is None:
             raise self._too_small(budget)
-        return d.choice(values)
+        return values
 
     def _plan(self, choice: Mapping[str, float], budget: Budget, solve_ms: float) -> Plan:
         plan = self.p.plan(choice, {"made_by": "search", "budget": str(budget)})
