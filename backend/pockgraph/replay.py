@@ -73,7 +73,8 @@ class _Replay:
         self.work = [0] * len(WORK_KINDS)
         self.gradients: dict[int, int] = {}  # row trained in part -> storage of what is selected of it
         self.selected: dict[tuple[int, int], int] = {}
-        self.moved: dict[int, tuple[float, tuple[int, ...]]] = {}
+        self.moved: dict[int, tuple[float, tuple[int, ...], tuple[int, ...]]] = {}  # share, parts, wholes
+        self.twice: set[int] = set()  # operators that a part is computed of, and the whole
         self.storage: dict[int, int] = {}
 
     def run(self) -> Replayed:
@@ -82,6 +83,7 @@ class _Replay:
         self._join_norms(exists)
         for i, share in sorted(self.parts.items()):
             self.gradients[i] = self._select(self.p.roots[i], i, share)
+        self._keep_wholes(exists)
         joined = self._join_parts()
         masks = self._masks(exists)
         for n, o in enumerate(operators):
@@ -109,10 +111,10 @@ class _Replay:
     def _amounts(self, n: int, o: Operator) -> tuple[int, int, int]:
         """(bytes, flops, work) of operator `n`."""
         if n in self.moved:
-            share, _ = self.moved[n]
+            share, *_ = self.moved[n]
             return round(o.bytes * share), round(o.flops * share), round(o.work * share)
         i = self._part_of(o)
-        if i < 0:
+        if i < 0 or n in self.twice:
             return o.bytes, o.flops, o.work
         # Operators behind a sliced gradient (its update) have the part's size.
         return o.part(self.parts[i] if n > self.p.roots[i] or n in self.moves[i] else 1.0)
@@ -120,7 +122,8 @@ class _Replay:
     def _operands(self, n: int, o: Operator) -> tuple[int, ...]:
         """The storages that operator `n` reads."""
         if n in self.moved:
-            return self.moved[n][1]
+            _, parts, wholes = self.moved[n]
+            return (*parts, *wholes)
         operands = [self._resolved(s) for s in o.operands]
         i = self._part_of(o)
         if i >= 0 and n > self.p.roots[i]:  # an update reads the selected gradient
@@ -184,7 +187,7 @@ class _Replay:
                     at = 1000 - len(self.events)
                     operands += (self._add(-1, 1, at, "select_input", size, (), False, True, size // 4),)
             kept = tuple(self._resolved(self.p.operators[m].storage) for m in o.inputs if m not in onward)
-            self.moved[n] = (share, (*operands, *kept))
+            self.moved[n] = share, operands, kept
             # A view of an input stands alone in the whole graph; here it may look at a selected part.
             view = o.storage != n or not (o.bytes or o.inputs)
             storage = operands[0] if view and operands else n
@@ -192,6 +195,26 @@ class _Replay:
                 self.storage[n] = storage
         self.selected[n, i] = storage
         return storage
+
+    def _keep_wholes(self, exists: list[bool]) -> None:
+        """Where somebody reads all of an operator whose channels are selected, both are computed."""
+        operators = self.p.operators
+        read = {s for n, o in enumerate(operators) if exists[n] and n not in self.moved for s in o.operands}
+        read |= {s for _, _, wholes in self.moved.values() for s in wholes}
+        read -= {operators[self.p.roots[i]].storage for i in self.parts}  # an update reads the part
+        for n in sorted(n for n in self.moved if operators[n].storage == n and n in read):
+            share, parts, wholes = self.moved.pop(n)
+            o = operators[n]
+            size, flops, work = (round(amount * share) for amount in (o.bytes, o.flops, o.work))
+            part = self.next_storage
+            self.next_storage += 1
+            step = Step(f"part_{o.name}", part, size, (*parts, *wholes), o.elementwise, o.forward)
+            self.events.append(((n, -1, 0), step))
+            self.flops += flops
+            self.work[o.kind] += work
+            self.twice.add(n)
+            for m, (of, operands, kept) in self.moved.items():
+                self.moved[m] = of, tuple(part if s == n else s for s in operands), kept
 
     def _join_parts(self) -> dict[int, int]:
         """Whole weights made of constant and trained channels: row -> storage."""
@@ -227,4 +250,4 @@ class _Replay:
         if reader not in self.moved:
             return False
         storage = self.p.operators[y].storage
-        return storage not in self.moved[reader][1]
+        return storage not in self._operands(reader, self.p.operators[reader])

@@ -90,7 +90,7 @@ def plans(graph: TrainGraph, seed: int) -> Iterator[dict[str, float]]:
     for _ in range(6):
         rows = rng.sample(list(graph.tensors), rng.randint(1, len(graph.tensors)))
         yield {r.fqn: rng.choice((1.0, 0.5, 0.25)) if r.channels else 1.0 for r in rows}
-    for row in rng.sample(list(graph.tensors), 8):
+    for row in rng.sample(list(graph.tensors), min(8, len(graph.tensors))):
         yield {row.fqn: 0.5 if row.channels else 1.0}
 
 
