@@ -22,12 +22,12 @@ class Decisions:
         cost, integer, lower: per variable: minus its gain, 1 where it must be whole, its lower bound.
         rows: what all plans obey.
         fixed: FQN -> ratio of what every plan trains, the head as a rule.
-        ways: row -> its ways of being trained: ratio -> the variables that mean it.
+        ways: row -> its ways of being trained: share of its channels -> the variables that mean it.
         always: bit set of the rows that are trained in every plan.
     """
 
     def __init__(self, profile: Profile, contribution: Contribution, locked: Mapping[str, float]) -> None:
-        self.c = contribution
+        self.p, self.c = profile, contribution
         for fqn in locked:
             profile.index(fqn)
         self.cost: list[float] = []
@@ -42,6 +42,7 @@ class Decisions:
         self._reached: dict[int, int] = {}
         self._any: dict[tuple[int, tuple[int, ...]], int] = {}
         self._both: dict[tuple[int, int], int] = {}
+        self._demands: dict[int, set[int]] = {}  # variable -> those of which any makes it 1
         index = {row.fqn: i for i, row in enumerate(profile.rows)}
         out = {fqn for fqn, ratio in locked.items() if ratio <= 0}
         self._fix(index)
@@ -60,26 +61,24 @@ class Decisions:
         for fqn, ratio in self.fixed.items():
             gains = self.c.weights.get(fqn, {})
             variable = self._variable(gains[ratio].mean if ratio in gains else 0.0, True, fixed=True)
-            self.ways[index[fqn]] = {ratio: [variable]}
-            self._meaning[variable] = {fqn: ratio}
+            self._means(variable, index[fqn], fqn, ratio)
             self.always |= 1 << index[fqn]
 
     def _decide_weights(self, index: Mapping[str, int], out: set[str]) -> None:
         for fqn, gains in self.c.weights.items():
             if fqn not in index or fqn in self.fixed or fqn in out:
                 continue
-            chosen = {}
+            chosen: Terms = {}
             best = 0.0
             for ratio, gain in sorted(gains.items()):
                 # A larger part that gains no more is never the better choice.
                 if math.isfinite(gain.mean) and gain.mean > best:
                     best = gain.mean
                     variable = self._variable(gain.mean, True)
-                    chosen[ratio] = [variable]
-                    self._meaning[variable] = {fqn: ratio}
+                    chosen[variable] = 1.0
+                    self._means(variable, index[fqn], fqn, ratio)
             if chosen:
-                self.ways[index[fqn]] = chosen
-                self.rows.append(({v[0]: 1.0 for v in chosen.values()}, 1.0))
+                self.rows.append((chosen, 1.0))
 
     def _decide_biases(self, index: Mapping[str, int], out: set[str]) -> None:
         counts: Terms = {}
@@ -88,18 +87,23 @@ class Decisions:
             if not math.isfinite(gain.mean) or gain.mean <= 0 or any(fqn in out for fqn in names):
                 continue
             variable = self._variable(gain.mean, True)
-            self._meaning[variable] = dict.fromkeys(names, 1.0)
+            self._meaning[variable] = {}
             counts[variable] = 1.0
             for fqn in names:
-                self.ways.setdefault(index[fqn], {}).setdefault(1.0, []).append(variable)
+                self._means(variable, index[fqn], fqn, 1.0)
         if counts:
             self.rows.append((counts, 1.0))
 
+    def _means(self, variable: int, row: int, fqn: str, ratio: float) -> None:
+        """Where the variable is 1, that part of the tensor is trained, among others perhaps."""
+        self._meaning.setdefault(variable, {})[fqn] = ratio
+        self.ways.setdefault(row, {}).setdefault(self.p.share(row, ratio), []).append(variable)
+
     def ways_of(self, row: int) -> Iterator[tuple[float, int]]:
-        """(ratio, variable) of each way of training a row; none of a row that is left out, or of -1."""
-        for ratio, variables in self.ways.get(row, {}).items():
+        """(share, variable) of each way of training a row; none of a row that is left out, or of -1."""
+        for share, variables in self.ways.get(row, {}).items():
             for variable in variables:
-                yield ratio, variable
+                yield share, variable
 
     # ------------------------------------------------------------------ what follows
 
@@ -159,6 +163,7 @@ class Decisions:
 
     def beyond(self, rows: int, kept: int) -> int:
         """1 when any of `rows` is trained although `kept` is 0."""
+        self._at_most_demanded(kept)
         variable = self._variable()
         reached = self.reached(rows)
         if reached is None:
@@ -170,6 +175,16 @@ class Decisions:
     def _at_least(self, variable: int, terms: Terms, less: float = 0.0) -> None:
         """variable >= sum(terms) - less."""
         self.rows.append((terms | {variable: -1.0}, less))
+        if not less:
+            self._demands.setdefault(variable, set()).update(v for v, factor in terms.items() if factor > 0)
+
+    def _at_most_demanded(self, variable: int) -> None:
+        """`variable` is 0 where nothing demands 1; without this row it may be 1 where that pays."""
+        if variable in self._demands:
+            demands = self._demands.pop(variable)
+            self.rows.append(({variable: 1.0} | dict.fromkeys(demands, -1.0), 0.0))
+            for demand in demands:
+                self._at_most_demanded(demand)
 
     def _possible(self, rows: int) -> int:
         """Those of `rows` that any plan trains."""

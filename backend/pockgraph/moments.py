@@ -49,6 +49,7 @@ class Moments:
         self.p, self.d = profile, decisions
         self._uses = self._whole_uses()
         self._clamps = {o.masks: o for o in profile.operators if o.masks >= 0}
+        self._inputs = self._selected_inputs()
 
     def _whole_uses(self) -> list[list[_Use]]:
         """Per storage, who reads it, in schedule order."""
@@ -63,7 +64,17 @@ class Moments:
                 uses[s].append(_Use(n, 0 if o.needed else o.serves, row, part_bytes.get(s, 0)))
             if o.needed:
                 uses[o.storage].append(_Use(n, 0))
+        uses[operators[self.p.loss].storage].append(_Use(len(operators), 0))  # a result stays
         return uses
+
+    def _selected_inputs(self) -> list[_Use]:
+        """Who reads selected channels of the batch, which stand beside it from the start."""
+        return [
+            _Use(n, 0, row, sum(-1 - code for code in moved.get(n, ()) if code < -1))
+            for row, moved in enumerate(self.p.moves)
+            for n in moved
+            if _owner(self.p.operators[n]) == row
+        ]
 
     # ------------------------------------------------------------------ moments
 
@@ -97,6 +108,7 @@ class Moments:
                     continue
                 later = later or [_Use(t, 0 if o.needed else o.serves)]
             self._add_storage(n, later, total)
+        self._add_parts([u for u in self._inputs if u.at > t or (u.at == t and not behind)], total)
         self._add_joined(t, total)
         return total
 
@@ -105,8 +117,9 @@ class Moments:
         last = max(n for n, o in enumerate(self.p.operators) if o.forward)
         total = Linear()
         for n, o in enumerate(self.p.operators[: last + 1]):
-            if o.storage == n and o.bytes and o.forward:
+            if o.storage == n and o.bytes:
                 self._add_storage(n, [u for u in self._uses[n] if u.at > last], total)
+        self._add_parts([u for u in self._inputs if u.at > last], total)
         self._add_joined(last, total)
         return total
 
@@ -115,9 +128,9 @@ class Moments:
         total = Linear()
         for i in self.d.ways:
             row = self.p.rows[i]
-            for ratio, literal in self.d.ways_of(i):
-                if ratio < 1:
-                    total.add(literal, row.nbytes * ratio + 8 * ratio * (row.channels or 0))
+            for share, literal in self.d.ways_of(i):
+                if share < 1:
+                    total.add(literal, row.nbytes * share + 8 * share * (row.channels or 0))
         return total
 
     def state(self) -> Linear:
@@ -125,8 +138,8 @@ class Moments:
         total = Linear(constant=float(self.p.scalar_bytes))
         for i in self.d.ways:
             stays, shrinks = self.p.state_bytes[i]
-            for ratio, literal in self.d.ways_of(i):
-                total.add(literal, stays + shrinks * ratio)
+            for share, literal in self.d.ways_of(i):
+                total.add(literal, stays + shrinks * share)
         return total
 
     # ------------------------------------------------------------------ what is alive
@@ -150,16 +163,18 @@ class Moments:
             return
         o = self.p.operators[n]
         own = _owner(o)
+        reading = [u for u in later if u.at == len(self.p.operators) or self.p.operators[u.at].masks != n]
+        compared = self._clamps[n].serves if len(reading) < len(later) else 0
         if any(use.serves == 0 for use in later):
             total.constant += o.bytes
+            if compared:  # its mask is there already
+                self._add_masks(o.bytes / 4, compared, self._read_whole(n), total)
         elif own >= 0 and not o.forward:
-            for ratio, literal in self.d.ways_of(own):
-                total.add(literal, o.part(ratio)[0] if self._shrinks(n, own) else o.bytes)
+            for share, literal in self.d.ways_of(own):
+                total.add(literal, o.part(share)[0] if self._shrinks(n, own) else o.bytes)
             return
         else:
-            reading = [u for u in later if self.p.operators[u.at].masks != n]
             kept = self._read_by(reading)
-            compared = self._clamps[n].serves if len(reading) < len(later) else 0
             if compared:
                 self._add_clamped(o.bytes, compared, kept, self._read_whole(n), total)
             else:
@@ -169,9 +184,9 @@ class Moments:
     def _add_parts(self, later: list[_Use], total: Linear) -> None:
         """Selected channels of a storage that are kept instead of all of it."""
         for use in later:
-            for ratio, literal in self.d.ways_of(use.own):
-                if ratio < 1:
-                    total.add(literal, use.part_bytes * ratio)
+            for share, literal in self.d.ways_of(use.own):
+                if share < 1:
+                    total.add(literal, use.part_bytes * share)
 
     def _add_clamped(
         self, size: int, compared: int, later: int | None, ever: int | None, total: Linear
@@ -199,15 +214,17 @@ class Moments:
         for i in self.d.ways:
             if self.p.first_reader[i] > t:
                 continue
-            later = [o for o in self.p.operators[t:] if i in o.reads and _owner(o) != i]
+            reads = [(n, o) for n, o in enumerate(self.p.operators[t:], t) if i in o.reads]
+            later = [o for n, o in reads if _owner(o) != i or n not in self.p.moves[i]]
             if not later:
                 continue
-            always = any(o.needed for o in later)
+            # A weight that is used twice is read whole on the way to its own gradient.
+            always = any(o.needed or (o.serves >> i & 1 and n not in self.p.moves[i]) for n, o in reads)
             deeper = 0
             for o in later:
                 deeper |= o.serves & ~(1 << i)
-            for ratio, literal in self.d.ways_of(i):
-                if ratio < 1:
+            for share, literal in self.d.ways_of(i):
+                if share < 1:
                     reached = None if always else self.d.reached(deeper)
                     joined = literal if reached is None else self.d.both(literal, reached)
                     total.add(joined, self.p.rows[i].nbytes)

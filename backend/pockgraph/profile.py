@@ -186,6 +186,11 @@ class Profile:
         what = checked_part(row, what)
         return None if what.dim is None or what.channels is None else (what.dim, len(what.channels))
 
+    def share(self, i: int, ratio: float) -> float:
+        """The share of a tensor's channels that a ratio means, which are whole."""
+        count = self._count(i, ratio)
+        return 1.0 if count is None else count / (self.rows[i].channels or 1)
+
     def moves_along(self, i: int, dim: int) -> dict[int, tuple[int, ...]]:
         """Where a selection along `dim` of row i moves, as `moves` has it for its channel dimension.
 

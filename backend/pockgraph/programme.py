@@ -112,8 +112,8 @@ class Programme:
             grouped[key] = work + o.work, fixed + o.fixed_work
         for (kind, serves), (work, fixed) in grouped.items():
             if serves and serves & (serves - 1) == 0:  # one row alone: what is left of it is a part's
-                for ratio, literal in self.decisions.ways_of(serves.bit_length() - 1):
-                    amounts[kind].add(literal, fixed + (work - fixed) * ratio)
+                for share, literal in self.decisions.ways_of(serves.bit_length() - 1):
+                    amounts[kind].add(literal, fixed + (work - fixed) * share)
             else:
                 amounts[kind].add(self.decisions.reached(serves) if serves else None, work)
         return amounts
