@@ -2,7 +2,7 @@
 
 Decisions are binary: a weight at one of its measured ratios, or the last k biases. What follows from
 them (anything this deep is trained, both of two are) is a variable too, tied to the decisions by linear
-rows: the solver may set it no lower than they demand.
+rows: the solver may set it no lower than they demand, nor higher where that would pay.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m zoo.coverage", description=(__doc__ or "").partition(":")[0])
     group = p.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help=f"only the plans {' and '.join(QUICK_PLANS)}")
-    group.add_argument("--all", action="store_true", help="every optimizer in every cell; hours")
+    group.add_argument("--all", action="store_true", help="every optimizer in every cell; an hour")
     p.add_argument("--jobs", type=_jobs, default=1, help="processes, or auto: one a core; default 1")
     p.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md", help="the table")
     return p
