@@ -179,12 +179,13 @@ class Decisions:
             self._demands.setdefault(variable, set()).update(v for v, factor in terms.items() if factor > 0)
 
     def _at_most_demanded(self, variable: int) -> None:
-        """`variable` is 0 where nothing demands 1; without this row it may be 1 where that pays."""
-        if variable in self._demands:
-            demands = self._demands.pop(variable)
-            self.rows.append(({variable: 1.0} | dict.fromkeys(demands, -1.0), 0.0))
-            for demand in demands:
-                self._at_most_demanded(demand)
+        """`variable` is 0 where nothing demands 1; without these rows it may be 1 where that pays."""
+        pending = {variable}
+        while pending:
+            demands = self._demands.pop(one := pending.pop(), set())
+            if demands:
+                self.rows.append(({one: 1.0} | dict.fromkeys(demands, -1.0), 0.0))
+                pending |= demands
 
     def _possible(self, rows: int) -> int:
         """Those of `rows` that any plan trains."""

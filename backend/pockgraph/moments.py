@@ -34,12 +34,14 @@ class _Use(NamedTuple):
         at: its position.
         serves: rows whose update needs it; 0 when the loss does.
         own: the row that would read selected channels instead, or -1; `part_bytes`: of all of them.
+        compares: it would do with a mask.
     """
 
     at: int
     serves: int
     own: int = -1
     part_bytes: int = 0
+    compares: bool = False
 
 
 class Moments:
@@ -61,7 +63,8 @@ class Moments:
             part_bytes = {operators[m].storage: operators[m].size_bytes for m in moved if m >= 0}
             for s in o.operands:
                 row = own if s in part_bytes else -1
-                uses[s].append(_Use(n, 0 if o.needed else o.serves, row, part_bytes.get(s, 0)))
+                serves = 0 if o.needed else o.serves
+                uses[s].append(_Use(n, serves, row, part_bytes.get(s, 0), compares=o.masks == s))
             if o.needed:
                 uses[o.storage].append(_Use(n, 0))
         uses[operators[self.p.loss].storage].append(_Use(len(operators), 0))  # a result stays
@@ -70,9 +73,9 @@ class Moments:
     def _selected_inputs(self) -> list[_Use]:
         """Who reads selected channels of the batch, which stand beside it from the start."""
         return [
-            _Use(n, 0, row, sum(-1 - code for code in moved.get(n, ()) if code < -1))
+            _Use(n, 1 << row, row, sum(-1 - code for code in codes if code < -1))
             for row, moved in enumerate(self.p.moves)
-            for n in moved
+            for n, codes in moved.items()
             if _owner(self.p.operators[n]) == row
         ]
 
@@ -95,6 +98,10 @@ class Moments:
     def live(self, moment: Moment) -> Linear:
         """Bytes alive at a moment, without weights, their trained parts and optimizer state."""
         t, behind = moment
+
+        def still_to_come(uses: list[_Use]) -> list[_Use]:
+            return [u for u in uses if u.at > t or (u.at == t and not behind)]
+
         total = Linear()
         looked_at = self.p.operators[t].storage if behind else -1
         if behind:
@@ -102,13 +109,13 @@ class Moments:
         for n, o in enumerate(self.p.operators[: t + 1]):
             if o.storage != n or o.bytes == 0 or n == looked_at:
                 continue
-            later = [u for u in self._uses[n] if u.at > t or (u.at == t and not behind)]
+            later = still_to_come(self._uses[n])
             if n == t:
                 if o.elementwise and self._reuses(n):
                     continue
                 later = later or [_Use(t, 0 if o.needed else o.serves)]
             self._add_storage(n, later, total)
-        self._add_parts([u for u in self._inputs if u.at > t or (u.at == t and not behind)], total)
+        self._add_parts(still_to_come(self._inputs), total)
         self._add_joined(t, total)
         return total
 
@@ -163,7 +170,7 @@ class Moments:
             return
         o = self.p.operators[n]
         own = _owner(o)
-        reading = [u for u in later if u.at == len(self.p.operators) or self.p.operators[u.at].masks != n]
+        reading = [u for u in later if not u.compares]
         compared = self._clamps[n].serves if len(reading) < len(later) else 0
         if any(use.serves == 0 for use in later):
             total.constant += o.bytes
@@ -245,7 +252,7 @@ class Moments:
 
     def _read_whole(self, n: int) -> int | None:
         """1 when anything in the backward pass reads storage `n` for more than a comparison."""
-        return self._read_by([u for u in self._uses[n] if u.serves and self.p.operators[u.at].masks != n])
+        return self._read_by([u for u in self._uses[n] if u.serves and not u.compares])
 
     def _reuses(self, n: int) -> bool:
         """Could operator `n` write over an operand that it is the last to read?"""

@@ -203,16 +203,15 @@ class _Replay:
         read |= {s for _, _, wholes in self.moved.values() for s in wholes}
         read -= {operators[self.p.roots[i]].storage for i in self.parts}  # an update reads the part
         for n in sorted(n for n in self.moved if operators[n].storage == n and n in read):
-            share, parts, wholes = self.moved.pop(n)
-            o = operators[n]
-            size, flops, work = (round(amount * share) for amount in (o.bytes, o.flops, o.work))
-            part = self.next_storage
+            o, part = operators[n], self.next_storage
             self.next_storage += 1
-            step = Step(f"part_{o.name}", part, size, (*parts, *wholes), o.elementwise, o.forward)
+            size, flops, work = self._amounts(n, o)
+            step = Step(f"part_{o.name}", part, size, self._operands(n, o), o.elementwise, o.forward)
             self.events.append(((n, -1, 0), step))
             self.flops += flops
             self.work[o.kind] += work
             self.twice.add(n)
+            del self.moved[n]
             for m, (of, operands, kept) in self.moved.items():
                 self.moved[m] = of, tuple(part if s == n else s for s in operands), kept
 
