@@ -23,7 +23,7 @@ from .contribution import HEAD, Candidate, Measurement, Progress
 from .data import Data, fresh_values, with_validation
 from .errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing
 from .finetune import Bench, CompiledBench, EagerBench, Estimate, Finetuner, finetune
-from .lease import lease
+from .lease import Lease, LeaseLost, lease
 from .plan import Plan
 from .store import Store
 from .task import Task
@@ -32,6 +32,9 @@ from .trunk import Forward
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
+
+# What a measurement is of; in the study, its row is found by nothing else.
+KEY = ("purpose", "kind", "fqn", "ratio", "k", "seed", "tried_lr")
 
 
 class Cancelled(PockError):
@@ -47,6 +50,7 @@ def analyze(
     cancel: Callable[[], bool] | None = None,
 ) -> None:
     """Take every measurement that the study lacks; see `Study.analyze`."""
+    store.check_writable()
     _Analysis(store, with_validation(task), graph, settings, progress, cancel).run()
 
 
@@ -78,11 +82,13 @@ class _Analysis:
         # The first measurements also fill the cache of the trunk: one forward pass for every batch.
         batches = settings.steps * len(settings.seeds) + self.data.validation_count
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
-        self._beat: Callable[[], None] = lambda: None
+        self._lease: Lease
 
     def run(self) -> None:
-        self.id = self._open()
-        with lease(self.store, self.id) as self._beat:
+        rate = self.settings.lr if isinstance(self.settings.lr, int | float) else None
+        new = {"lr": rate, "head": json.dumps(self.head), "bias_order": json.dumps(self.bias_order)}
+        with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
+            self.id = self._lease.analysis
             self._plan()
             self._report("preparing", None)
             self._measure_all([m for m in self._wanted if m.purpose == "tuning"])
@@ -98,37 +104,18 @@ class _Analysis:
 
     # ------------------------------------------------------------------ the study's side
 
-    def _open(self) -> int:
-        """The analysis whose measurements can be compared with this one's; made if there is none."""
-        key = self.settings.comparable(self.graph.optimizer.lr)
-        with self.store.transaction("measurements") as write:
-            write.execute(
-                "INSERT INTO analyses (settings, lr, head, bias_order, used) VALUES (?, ?, ?, ?, 0) "
-                "ON CONFLICT DO NOTHING",
-                (
-                    key,
-                    self.settings.lr if isinstance(self.settings.lr, int | float) else None,
-                    json.dumps(self.head),
-                    json.dumps(self.bias_order),
-                ),
-            )
-            write.execute(
-                "UPDATE analyses SET used = (SELECT max(used) + 1 FROM analyses) WHERE settings = ?", (key,)
-            )
-            return write.execute("SELECT id FROM analyses WHERE settings = ?", (key,)).fetchone()[0]
-
     def _plan(self) -> None:
         """Write down what is wanted: the study then knows how much is left, whoever asks."""
         keys: list[tuple[Any, ...]] = []
-        if self._row()["lr"] is None:
+        if self._lease.row()["lr"] is None:
             for rate in self.settings.grid(self.graph.optimizer.lr):
                 for c in (HEAD, *self._middle()):
                     keys.append(("tuning", c.kind, c.fqn, c.ratio, c.k, self.settings.seeds[0], rate))
         for c in (HEAD, *self.candidates):
             for seed in self.settings.seeds:
                 keys.append(("contribution", c.kind, c.fqn, c.ratio, c.k, seed, 0.0))
-        names = "purpose, kind, fqn, ratio, k, seed, tried_lr"
-        with self.store.transaction("measurements") as write:
+        names = ", ".join(KEY)
+        with self._lease.transaction("measurements") as write:
             # What an earlier call planned, or failed at, and this one does not want, is dropped.
             write.execute(
                 "DELETE FROM measurements WHERE analysis = ? AND status IN ('planned', 'failed')", (self.id,)
@@ -139,12 +126,9 @@ class _Analysis:
                 [(self.id, self.settings.steps, *key) for key in keys],
             )
         order = {key: i for i, key in enumerate(keys)}
-        rows = self.store.read(f"SELECT *, {names} FROM measurements WHERE analysis = ?", self.id)
-        picked = {order[key]: r for r in rows if (key := tuple(r[n] for n in names.split(", "))) in order}
+        rows = self.store.read("SELECT * FROM measurements WHERE analysis = ?", self.id)
+        picked = {order[key]: r for r in rows if (key := tuple(r[n] for n in KEY)) in order}
         self._wanted = [Measurement.of_row(picked[i]) for i in sorted(picked)]
-
-    def _row(self) -> Any:
-        return self.store.read("SELECT * FROM analyses WHERE id = ?", self.id)[0]
 
     def _rows(self, where: str) -> list[Measurement]:
         rows = self.store.read(f"SELECT * FROM measurements WHERE analysis = ? AND {where}", self.id)
@@ -173,7 +157,7 @@ class _Analysis:
                         result: dict[str, Any] = {"status": "done", **asdict(outcome)}
                     except NonFiniteLoss as e:
                         result = {"status": "diverged", "error": str(e)}
-                    except Cancelled:
+                    except (Cancelled, LeaseLost):
                         raise
                     except PockError as e:
                         if candidate == HEAD:
@@ -197,14 +181,22 @@ class _Analysis:
         values = {
             "lr": lr, "target": self._bench.target, "duration_s": duration_s, "finished": time.time(),
         } | result  # fmt: skip
-        columns = ", ".join(f"{c} = :{c}" for c in values)
-        with self.store.transaction("measurements") as write:
-            write.execute(
-                f"UPDATE measurements SET {columns} WHERE id = :id AND status = 'planned'",
-                {**values, "id": m.id},
-            )
-        saved = self._rows(f"id = {m.id}")[0]
-        self._wanted = [saved if w.id == m.id else w for w in self._wanted]
+        columns = ", ".join(f"{c} = ?" for c in values)
+        where = " AND ".join(f"{c} = ?" for c in KEY)
+        with self._lease.transaction("measurements") as write:
+            found = write.execute(
+                f"UPDATE measurements SET {columns} WHERE analysis = ? AND {where} AND status = 'planned' "
+                "RETURNING *",
+                (*values.values(), self.id, *_key_of(m)),
+            ).fetchall()
+            if len(found) != 1:
+                raise StudyError(
+                    f"The measurement of {m.candidate.label} with seed {m.seed} was deleted from "
+                    f"{self.store.path}, or filled in, while it was being taken. The others are kept; call "
+                    "analyze again to go on."
+                )
+        saved = Measurement.of_row(found[0])
+        self._wanted = [saved if _key_of(w) == _key_of(m) else w for w in self._wanted]
         self._measured_s += duration_s
         self._measured_work += self.work[m.candidate]
         self._report(m.candidate.label, saved)
@@ -215,7 +207,7 @@ class _Analysis:
         Raises:
             StudyError: training diverged at every rate.
         """
-        stored = self._row()["lr"]
+        stored = self._lease.row()["lr"]
         if stored is not None:
             return stored
         tuning = [m for m in self._wanted if m.purpose == "tuning"]
@@ -231,7 +223,7 @@ class _Analysis:
             raise StudyError(f"Training diverged at every learning rate tried ({rates}). Pass a lower lr.")
         best = max(scores)[2]
         assert best is not None
-        with self.store.transaction("measurements") as write:
+        with self._lease.transaction("measurements") as write:
             write.execute("UPDATE analyses SET lr = ? WHERE id = ? AND lr IS NULL", (best, self.id))
         return best
 
@@ -253,8 +245,8 @@ class _Analysis:
         """Where measurements are taken: asked for, chosen before, or what is faster for these settings."""
         target = self.settings.target
         if target == "auto":
-            target = self._row()["target"] or self._faster_target()
-            with self.store.transaction() as write:
+            target = self._lease.row()["target"] or self._faster_target()
+            with self._lease.transaction() as write:
                 write.execute("UPDATE analyses SET target = ? WHERE id = ?", (target, self.id))
         return self._bench_of(target)
 
@@ -281,14 +273,14 @@ class _Analysis:
                 continue
             totals[target] = estimate.total_s(*amount)
             notes[target] = {**asdict(estimate), "total_s": totals[target]}
-        with self.store.transaction() as write:
+        with self._lease.transaction() as write:
             write.execute("UPDATE analyses SET estimates = ? WHERE id = ?", (json.dumps(notes), self.id))
         return min(totals, key=totals.__getitem__)
 
     # ------------------------------------------------------------------ the caller's side
 
     def _tick(self) -> None:
-        self._beat()
+        self._lease.check()
         if self._cancel is not None and self._cancel():
             done, total = self._counts()
             raise Cancelled(
@@ -305,3 +297,8 @@ class _Analysis:
         left = sum(self.work[m.candidate] for m in self._wanted if m.status == "planned")
         seconds = self._measured_s / self._measured_work * left if self._measured_s else None
         self._progress(Progress(*self._counts(), label, seconds, last))
+
+
+def _key_of(m: Measurement) -> tuple[Any, ...]:
+    c = m.candidate
+    return m.purpose, c.kind, c.fqn, c.ratio, c.k, m.seed, m.lr if m.purpose == "tuning" else 0.0

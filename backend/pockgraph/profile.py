@@ -20,6 +20,7 @@ from .errors import PlanError, suggest
 from .liveness import liveness
 from .operators import SCALAR_BYTES, WORK_KINDS, Operator
 from .plan import BatchNorm, BatchSpec, Plan, Trained
+from .profile_check import check
 from .replay import replay
 from .rows import TensorRow
 
@@ -264,7 +265,19 @@ class Profile:
 
     @classmethod
     def from_json(cls, text: str) -> Profile:
-        data = json.loads(text)
+        """
+        Raises:
+            PlanError: the text is no profile, or one with values that cannot be.
+        """
+        try:
+            profile = cls._of_json(json.loads(text))
+            check(profile)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+            raise PlanError(f"This is no profile: {type(e).__name__}: {e}.") from e
+        return profile
+
+    @classmethod
+    def _of_json(cls, data: Any) -> Profile:
         operators = []
         for o in data["operators"]:
             o[_SERVES] = int(o[_SERVES], 16)

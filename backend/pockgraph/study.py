@@ -13,15 +13,17 @@ import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .contribution import Contribution, Measurement, Progress, tabulate
 from .errors import StudyError, listing, suggest
-from .plan import Plan
-from .store import Store
+from .plan import BatchSpec, Plan
+from .store import Store, study_path
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from .train_graph import TrainGraph
 
 T = TypeVar("T")
+MAKE_PROFILE = (
+    "Restore the study from a copy, or open it with its task and make the profile again: "
+    "study.save_profile(pockgraph.profiling.profile_of(study.graph))."
+)
 
 
 @dataclass(frozen=True)
@@ -104,21 +110,34 @@ class Study:
     def __init__(
         self, path: str | os.PathLike[str], task: Task | None = None, optimizer: Optimizer | None = None
     ) -> None:
-        self.path = Path(path).resolve()
+        self.path = study_path(path)
         self._task = task
         self._optimizer = optimizer
         self._graph: TrainGraph | None = None
         self._lock = threading.RLock()
         self._cache: dict[str, tuple[Any, Any]] = {}
-        exists = self.path.exists() and (task is None or self.path.stat().st_size > 0)
-        if task is not None and not exists:
+        empty = self.path.is_file() and not self.path.stat().st_size
+        if task is not None and (empty or not self.path.exists()):
             graph = self._build()
             self._store = Store.create(self.path, _facts(graph))
         else:
             self._store = Store(self.path)
-        self.facts: Mapping[str, Any] = self._store.facts()
+        self.facts: Mapping[str, Any] = self._checked_facts()
         if task is not None:
             self._check_same(task)
+
+    def _checked_facts(self) -> Mapping[str, Any]:
+        facts = self._store.facts()
+        try:
+            _Facts.model_validate(facts)
+        except ValidationError as e:
+            self._store.close()
+            what = listing([".".join(map(str, error["loc"])) for error in e.errors()])
+            raise StudyError(
+                f"The study {self.path} is damaged: what it says of its task is not complete ({what}). "
+                "Restore it from a copy."
+            ) from None
+        return facts
 
     @property
     def name(self) -> str:
@@ -208,8 +227,16 @@ class Study:
         if self._store.document("profile") is None:
             from .profiling import profile_of
 
-            self.save_profile(profile_of(self.graph))
-        return self._cached("profile", lambda: Profile.from_json(self._store.document("profile") or ""))
+            made = profile_of(self.graph)
+            if not self._store.writable:
+                return self._cached("profile", lambda: made)
+            self.save_profile(made)
+
+        def read() -> Profile:
+            with self._store.decoding("its profile", MAKE_PROFILE):
+                return Profile.from_json(self._store.document("profile") or "")
+
+        return self._cached("profile", read)
 
     def save_profile(self, profile: Profile) -> None:
         """Replace the profile, for example by one with measured times."""
@@ -237,8 +264,9 @@ class Study:
 
     def _tabulate(self) -> Contribution | None:
         for row in self._store.read("SELECT * FROM analyses ORDER BY used DESC"):
-            head, order = json.loads(row["head"]), json.loads(row["bias_order"])
-            found = tabulate(self._measurements(row["id"]), head, order)
+            with self._store.decoding(f"the head or biases of analysis {row['id']}"):
+                head, order = (NAMES.validate_json(row[c]) for c in ("head", "bias_order"))
+                found = tabulate(self._measurements(row["id"]), head, order)
             if found is not None:
                 return found
         return None
@@ -360,9 +388,22 @@ class Study:
             )
 
     def plans(self) -> dict[str, Plan]:
-        """Name -> plan, oldest first."""
-        rows = self._store.read("SELECT name, json FROM plans ORDER BY created, id")
-        return {r["name"]: Plan.from_json(r["json"], f"plan {r['name']!r}") for r in rows}
+        """Name -> plan, oldest first. One that cannot be read is left out, with a `UserWarning`."""
+        return dict(self._readable("SELECT name, json FROM plans ORDER BY created, id", self._plan_of))
+
+    def _plan_of(self, row: Any) -> tuple[str, Plan]:
+        with self._store.decoding(f"the plan {row['name']!r}", "Remove it with Study.remove_plan."):
+            return row["name"], Plan.from_json(row["json"], f"plan {row['name']!r}")
+
+    def _readable(self, sql: str, decode: Callable[[Any], T]) -> list[T]:
+        """What the rows hold; a damaged one is told, and hides no other."""
+        found = []
+        for row in self._store.read(sql):
+            try:
+                found.append(decode(row))
+            except StudyError as e:
+                warnings.warn(str(e), stacklevel=3)
+        return found
 
     def plan(self, name: str) -> Plan:
         """A kept plan.
@@ -370,16 +411,25 @@ class Study:
         Raises:
             StudyError: there is none of that name (with suggestions).
         """
-        plans = self.plans()
-        if name not in plans:
-            raise StudyError(f"The study {self.path} has no plan {name!r}.{suggest(name, plans)}")
-        return plans[name]
+        rows = self._store.read("SELECT name, json FROM plans WHERE name = ?", name)
+        if not rows:
+            self._refuse_plan(name)
+        return self._plan_of(rows[0])[1]
 
     def remove_plan(self, name: str) -> None:
-        """Forget a plan; runs of it stay."""
-        self.plan(name)
+        """Forget a plan, even a damaged one; runs of it stay.
+
+        Raises:
+            StudyError: there is none of that name (with suggestions).
+        """
         with self._store.transaction("plans") as write:
-            write.execute("DELETE FROM plans WHERE name = ?", (name,))
+            removed = write.execute("DELETE FROM plans WHERE name = ?", (name,)).rowcount
+        if not removed:
+            self._refuse_plan(name)
+
+    def _refuse_plan(self, name: str) -> NoReturn:
+        known = [r[0] for r in self._store.read("SELECT name FROM plans")]
+        raise StudyError(f"The study {self.path} has no plan {name!r}.{suggest(name, known)}")
 
     def add_run(self, run: Run) -> Run:
         """Keep a run; returns it with its id."""
@@ -404,14 +454,14 @@ class Study:
                 raise StudyError(f"The study {self.path} has no run {run.id}. Keep it first, with add_run.")
 
     def runs(self) -> list[Run]:
-        """Every run, oldest first."""
-        found = []
-        for row in self._store.read("SELECT id, json FROM runs ORDER BY id"):
+        """Every run, oldest first. One that cannot be read is left out, with a `UserWarning`."""
+        return self._readable("SELECT id, json FROM runs ORDER BY id", self._run_of)
+
+    def _run_of(self, row: Any) -> Run:
+        with self._store.decoding(f"run {row['id']}"):
             data = json.loads(row["json"])
             plan = Plan.from_json(json.dumps(data.pop("plan")), f"the plan of run {row['id']}")
-            losses = tuple(data.pop("losses"))
-            found.append(Run(plan=plan, losses=losses, **{**data, "id": row["id"]}))
-        return found
+            return RUN.validate_python({**data, "plan": plan, "id": row["id"]})
 
     def add_parity(self, parity: Parity) -> None:
         """Keep a comparison with PyTorch."""
@@ -428,12 +478,14 @@ class Study:
             )
 
     def parities(self) -> list[Parity]:
-        """Every comparison with PyTorch, oldest first."""
-        rows = self._store.read("SELECT * FROM parities ORDER BY id")
-        return [
-            Parity(r["target"], r["plan"], bool(r["passed"]), json.loads(r["json"]), r["created"])
-            for r in rows
-        ]
+        """Every comparison with PyTorch, oldest first. One that cannot be read is left out, with a
+        `UserWarning`."""
+        return self._readable("SELECT * FROM parities ORDER BY id", self._parity_of)
+
+    def _parity_of(self, row: Any) -> Parity:
+        with self._store.decoding(f"parity record {row['id']}"):
+            errors = ERRORS.validate_json(row["json"])
+            return Parity(row["target"], row["plan"], bool(row["passed"]), errors, row["created"])
 
     # ------------------------------------------------------------------ the file
 
@@ -450,6 +502,23 @@ class Study:
     def __repr__(self) -> str:
         done, planned = self.progress()
         return f"Study({str(self.path)!r}, task {self.name!r}, {done} of {planned} measurements)"
+
+
+class _Facts(BaseModel):
+    """What a study must say of its task."""
+
+    name: str
+    reference: str
+    fingerprint: str
+    optimizer: dict[str, Any]
+    batch: dict[str, BatchSpec]
+    model: dict[str, list[int]]
+    unused: list[str]
+
+
+RUN = TypeAdapter(Run)
+NAMES = TypeAdapter(list[str])
+ERRORS = TypeAdapter(dict[str, float])
 
 
 def _facts(graph: TrainGraph) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -268,7 +269,7 @@ def open_study(path: Path) -> Study:
     """An existing study, without its task."""
     from pockgraph import Study
 
-    if not path.is_file():
+    if not os.path.lexists(path):
         near = suggest(path.name, [p.name for p in path.parent.glob("*.db")])
         raise PockError(
             f"There is no study {path}.{near} Make one with: pockui analyze MODULE:TASK --study {path}"

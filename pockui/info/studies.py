@@ -18,6 +18,8 @@ def find_studies(places: Iterable[str] = PLACES) -> list[Path]:
 
 def _is_sqlite(path: Path) -> bool:
     try:
+        if not path.is_file():  # opening a pipe would wait for whoever writes to it
+            return False
         with path.open("rb") as file:
             return file.read(len(SQLITE)) == SQLITE
     except OSError:

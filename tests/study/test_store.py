@@ -140,7 +140,7 @@ def test_another_programs_database_is_refused_untouched(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="There is no study"):
         Store(tmp_path / "none.db")
-    with pytest.raises(StudyError, match="Cannot read"):
+    with pytest.raises(StudyError, match="it is a folder"):
         Store(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match="Cannot make"):

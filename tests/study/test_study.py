@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,6 +22,8 @@ from pockgraph.analysis import Cancelled
 from pockgraph.errors import NonFiniteLoss, PlanError, PockError, StudyError
 from pockgraph.optimizer import SGD
 from pockgraph.plan import Plan
+from pockgraph.schema import MIGRATIONS
+from pockgraph.store import APPLICATION_ID
 from pockgraph.study import Parity, Run, Study
 
 HERE = Path(__file__).parent
@@ -377,6 +381,31 @@ def test_parity_records_are_kept(study: Study) -> None:
     parity = Parity("openvino", "head", True, {"loss": 1e-7})
     study.add_parity(parity)
     assert study.parities() == [parity]
+
+
+# ---------------------------------------------------------------- earlier releases
+
+
+def test_a_study_of_the_first_schema_goes_on_with_all_that_it_holds(tmp_path: Path, one_build) -> None:
+    """`data/version1.sql` was stopped after 7 of 11 measurements."""
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path)) as c:
+        c.executescript((HERE / "data" / "version1.sql").read_text(encoding="utf-8"))
+        c.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        c.execute("PRAGMA user_version = 1")
+        c.execute("PRAGMA journal_mode = WAL")
+    with Study(path, make_shapes()) as study:
+        assert study.progress() == (7, 11)
+        first = {m.id: m for m in study.measurements() if m.status == "done"}
+        assert [r.name for r in study.runs()] == ["first"]
+        assert list(study.plans()) == ["head"]
+        assert [p.errors for p in study.parities()] == [{"loss": 1e-7}]
+        study.analyze(**{**QUICK, "seeds": (0,), "ratios": (1.0,)})
+        assert study.progress() == (11, 11)
+        assert first.items() <= {m.id: m for m in study.measurements()}.items()
+        assert study._store.read("PRAGMA foreign_key_check") == []
+    with Study(path) as again:
+        assert again._store.read("PRAGMA user_version")[0][0] == len(MIGRATIONS)
 
 
 # ---------------------------------------------------------------- without torch
