@@ -202,7 +202,7 @@ def write_artifact(
                 batch_norm=graph.plan.batch_norm,
                 dropout=graph.plan.dropout,
                 predicted={**_figures(train), **graph.plan.predicted},
-                unused=tuple(sorted({*graph.unused, *(graph.aliases or {})})),
+                unused=tuple(sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})})),
                 versions=_versions(),
                 files=files,
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),

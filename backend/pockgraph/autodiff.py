@@ -16,7 +16,8 @@ from .train_graph import TrainGraph, no_parameters, tensor_rows
 
 
 def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
-    """The training graph of a task: forward, backward and update, every parameter trainable.
+    """The training graph of a task: forward, backward and update, every parameter trainable that
+    has `requires_grad=True`; the others stay as they are.
 
     Args:
         task: model, loss, metric and data.
@@ -49,7 +50,7 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
     graph = TrainGraph(
         fx=whole.fx, inputs=whole.inputs, outputs=whole.outputs, values=whole.values, name=task.name,
         task=task, gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=rows,
-        unused=trace.unused, aliases=trace.aliases, reference=task.reference,
+        unused=trace.unused, aliases=trace.aliases, frozen=trace.frozen, reference=task.reference,
     )  # fmt: skip
     return graph
 

@@ -182,7 +182,7 @@ def rebuilt(graph: Graph, new_fx: fx.Graph, **changes: Any) -> Any:
     placeholders = [n for n in new_fx.nodes if n.op == "placeholder"]
     kept = []
     for node, slot in zip(placeholders, inputs, strict=True):
-        if node.users or slot.role in (Role.BATCH, Role.LR):
+        if node.users or slot.changes or slot.role in (Role.BATCH, Role.LR):
             kept.append(slot)
         else:
             new_fx.erase_node(node)

@@ -1,4 +1,4 @@
-"""AOTInductor packages: a graph as machine code in a file. Beside `capture.py` the only file that touches
+"""AOTInductor packages: a graph as machine code in a file. Beside `capture/` the only file that touches
 torch's private interfaces.
 
 A package is a zip that holds a shared library. To load one is to run code of whoever made it, so

@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .capture import as_captured
 from .errors import ParityError
 from .graph import Graph, Role
 from .interpret import interpret
@@ -165,7 +166,12 @@ def _tolerance(manifest: Manifest) -> Tolerance:
 def _autograd(task: Task, graph: TrainGraph) -> tuple[float, dict[str, Tensor]]:
     """The user's module: its loss, and FQN -> gradient of what the plan trains."""
     params = dict(task.model.named_parameters())
-    with _as_captured(task), _requiring_grad(params, graph.plan.tensors), torch.enable_grad():
+    changed = {s.fqn for s in graph.gradients.outputs if s.role is Role.NEW_BUFFER}
+    with (
+        as_captured(task, changed & params.keys()),
+        _requiring_grad(params, graph.plan.tensors),
+        torch.enable_grad(),
+    ):
         loss = task.loss(task.model, task.rebuild(task.example))
         grads = torch.autograd.grad(loss, [params[fqn] for fqn in graph.plan.tensors])
     found = {}
@@ -174,21 +180,6 @@ def _autograd(task: Task, graph: TrainGraph) -> tuple[float, dict[str, Tensor]]:
             grad = grad.index_select(how.dim, torch.tensor(how.channels, device=grad.device))
         found[fqn] = grad
     return float(loss.detach()), found
-
-
-@contextmanager
-def _as_captured(task: Task) -> Iterator[None]:
-    """The task's model in the mode in which its graph was captured; it is left as it was."""
-    training = {m: m.training for m in task.model.modules()}
-    buffers = [(b, b.clone()) for b in task.model.buffers()]
-    task.set_mode(training=True)
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for buffer, before in buffers:
-            buffer.copy_(before)
 
 
 @contextmanager

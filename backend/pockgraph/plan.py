@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -198,21 +198,26 @@ class Plan(_Strict):
         """What `Plan.of` takes: FQN -> 1.0, or channel indices and the dimension they belong to."""
         return {k: 1.0 if t.channels is None else t for k, t in self.tensors.items()}
 
-    def check_fits(self, model: Mapping[str, tuple[int, ...]]) -> None:
+    def check_fits(self, model: Mapping[str, tuple[int, ...]], frozen: Collection[str] = ()) -> None:
         """Refuse a model whose trainable tensors are not the plan's.
+
+        Args:
+            frozen: tensors that the model has and nobody trains; a plan may know them.
 
         Raises:
             PlanError: with the names that differ.
         """
         if dict(self.model) == dict(model):
             return
-        missing = [n for n in self.model if n not in model]
+        missing = [n for n in self.model if n not in model and (n not in frozen or n in self.tensors)]
         extra = [n for n in model if n not in self.model]
         reshaped = [
             f"{n} {tuple(self.model[n])} -> {tuple(model[n])}"
             for n in self.model
             if n in model and tuple(self.model[n]) != tuple(model[n])
         ]
+        if not (missing or extra or reshaped):
+            return
         parts = []
         if missing:
             parts.append(f"the plan names {listing(missing)}, which the model lacks")
@@ -266,7 +271,7 @@ class Plan(_Strict):
             raise PlanError(f"Cannot read the plan {path}: {e}.") from None
         plan = cls.from_json(text, where=str(path))
         if graph is not None:
-            plan.check_fits({row.fqn: row.shape for row in graph.tensors})
+            plan.check_fits({row.fqn: row.shape for row in graph.tensors}, graph.frozen)
         return plan
 
 

@@ -534,7 +534,7 @@ def _facts(graph: TrainGraph) -> dict[str, Any]:
         "optimizer": graph.optimizer.to_dict(),
         "batch": {k: v.model_dump(mode="json") for k, v in graph.plan.batch.items()},
         "model": {r.fqn: list(r.shape) for r in graph.tensors},
-        "unused": sorted({*graph.unused, *(graph.aliases or {})}),
+        "unused": sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})}),
         "versions": versions,
         "created": time.time(),
     }

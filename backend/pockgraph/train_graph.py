@@ -46,6 +46,7 @@ class TrainGraph(Graph):
         plan: what this graph trains.
         unused: tensors the loss does not depend on; they cannot be trained.
         aliases: other names of tied tensors -> the name used here.
+        frozen: tensors that the user froze, with requires_grad=False; no plan trains them.
         reference: `module:name` that makes the task again, or empty.
     """
 
@@ -58,6 +59,7 @@ class TrainGraph(Graph):
     tensors: tuple[TensorRow, ...]
     unused: tuple[str, ...] = ()
     aliases: dict[str, str] | None = None
+    frozen: tuple[str, ...] = ()
     reference: str = ""
 
     # ------------------------------------------------------------------ plans
@@ -70,7 +72,8 @@ class TrainGraph(Graph):
             TaskError: a group of the optimizer's matches no tensor.
         """
         check_groups(self.optimizer, [row.fqn for row in self.tensors])
-        plan.check_fits({row.fqn: row.shape for row in self.tensors})
+        check_trainable(self, list(plan.tensors))
+        plan.check_fits({row.fqn: row.shape for row in self.tensors}, self.frozen)
         if not plan.tensors:
             raise PlanError(
                 "The plan trains nothing. Name at least one tensor, for example with Plan.head(graph)."
@@ -261,8 +264,15 @@ def check_trainable(graph: TrainGraph, names: list[str]) -> None:
     """Refuse names that exist in the model but cannot be trained, with the reason.
 
     Raises:
-        PlanError: a name of a tensor the loss does not depend on, or another name of a tied one.
+        PlanError: a name of a tensor that the user froze, that the loss does not depend on, or another
+            name of a tied one.
     """
+    frozen = [n for n in names if n in graph.frozen]
+    if frozen:
+        raise PlanError(
+            f"The model froze {listing(frozen)} (requires_grad=False), so no plan trains it. Set "
+            "requires_grad_(True) on it and build again, or leave it out of the plan."
+        )
     unused = [n for n in names if n in graph.unused]
     if unused:
         raise PlanError(

@@ -148,20 +148,3 @@ def test_one_value_a_channel_has_no_statistics() -> None:
                 batch_norm="batch",
             )
         )
-
-
-class Overwriting(models.MLP):
-    """Keeps its last input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("last", torch.zeros(models.BATCH_SIZE, 12))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.last.copy_(x)  # pyright: ignore
-        return super().forward(x)
-
-
-def test_a_buffer_that_is_only_written_is_refused_by_name() -> None:
-    with pytest.raises(TaskError, match="overwrites its buffers last"):
-        pg.build(policies._task("overwriting", Overwriting(), models.vectors()))

@@ -167,15 +167,6 @@ def test_a_model_in_training_mode_is_captured_in_evaluation_mode() -> None:
     assert_equal_gradients(graph, task)
 
 
-def test_parameters_that_the_user_froze_can_still_be_planned() -> None:
-    net = models.randomised(models.MLP())
-    net.requires_grad_(False)
-    task = task_of(net)
-    graph = pg.build(task)
-    assert len(graph.tensors) == 6
-    assert_equal_gradients(graph.gradients, task)
-
-
 @pytest.mark.parametrize("name", ["mobilenet", "bert"])
 def test_weights_are_not_copied(name: str) -> None:
     """A large model is in memory once."""
@@ -277,8 +268,7 @@ def test_sources_are_the_users_lines() -> None:
         assert Path(path) == Path(str(file))
         lines.setdefault(str(node.target), linecache.getline(path, int(line)).strip())
     assert lines["aten.addmm.default"] == "return self.layers(x)"
-    # Inside modules a line; outside, where the loss is defined.
-    assert lines["aten._log_softmax.default"] == "def loss(net: nn.Module, batch: Batch) -> Tensor:"
+    assert lines["aten._log_softmax.default"].startswith("return F.cross_entropy(")
 
 
 def test_a_librarys_model_is_captured_with_its_own_paths() -> None:

@@ -1,0 +1,21 @@
+"""Task -> traces. Only these rooms (and `inductor.py`) touch torch's private or unstable interfaces.
+
+The user's own code runs once on tensors without data, under autograd, and every operator it and autograd
+call is written down: the graph *is* what eager PyTorch would run, a backward pass that the user wrote
+included. State that the code changes in place becomes the graph's, and what one static graph cannot
+repeat is refused by name and line.
+
+- `trace.py`: what goes into a trace and comes out of it
+- `tracer.py`: running the user's code under tracing
+- `observer.py`: what runs beside it: whose line and layer an operator is, and which values it is given
+- `in_place.py`: operators that write -> functions of values
+- `places.py`: phase, layer and source of each node
+- `outside.py`: what Python keeps from one call to the next: snapshots, and what differs
+- `suitable.py`: models that cannot be trained as they are
+- `refusals.py`: what cannot be captured, in words
+"""
+
+from .trace import Trace, trace_loss, trace_metric
+from .tracer import as_captured
+
+__all__ = ["Trace", "as_captured", "trace_loss", "trace_metric"]

@@ -1,0 +1,79 @@
+"""Operators that write into their operands -> functions of values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+from ..graph import aten
+
+
+def undo_in_place(graph: fx.Graph) -> None:
+    """`x.op_(...)` → `op(x, ...)` where nobody else looks at the memory of x.
+
+    Formulas inside ATen work in place on what they have just made; this is all that most graphs need.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if not writes(node) or _is_shared(node.args[0]):
+            continue
+        name = node.target.overloadpacket.__name__
+        packet = getattr(aten, name.removesuffix("_"), None)
+        functional = getattr(packet, node.target._overloadname, None)
+        if not name.endswith("_") or functional is None:
+            continue
+        x = node.args[0]
+        later = [user for user in x.users if order[user] > order[node]]
+        node.target = functional
+        for user in later:
+            user.replace_input_with(x, node)
+
+
+def writes(node: fx.Node) -> bool:
+    """Does the operator change an operand?"""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.is_mutable
+
+
+def written_inputs(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Placeholder or attribute whose memory some operator changes -> the first operator that does."""
+    base: dict[fx.Node, fx.Node] = {}
+    found: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op in ("placeholder", "get_attr"):
+            base[node] = node
+        elif node.op == "call_function":
+            if _is_view(node):
+                whose = next((base[a] for a in node.all_input_nodes if a in base), None)
+                if whose is not None:
+                    base[node] = whose
+            for operand in _changed_operands(node):
+                if operand in base:
+                    found.setdefault(base[operand], node)
+    return found
+
+
+def _changed_operands(node: fx.Node) -> Iterator[fx.Node]:
+    if not writes(node):
+        return
+    target: Any = node.target
+    for i, argument in enumerate(target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = node.kwargs.get(argument.name, node.args[i] if i < len(node.args) else None)
+            for x in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(x, fx.Node):
+                    yield x
+
+
+def _is_view(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    aliases = schema is not None and any(r.alias_info is not None for r in schema.returns)
+    return aliases or node.target is operator.getitem
+
+
+def _is_shared(x: fx.Node) -> bool:
+    """Does x look at memory that others know of, or others at that of x?"""
+    return x.op != "call_function" or _is_view(x) or any(_is_view(u) for u in x.users if not writes(u))

@@ -1,0 +1,151 @@
+"""What cannot be captured, in the words of people who did not write a tracer."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+import torch
+
+from ..errors import CaptureError
+from ..task import Task
+
+TORCH_ROOT = str(Path(torch.__file__).parent)
+ENGINE_ROOT = str(Path(__file__).parent.parent)
+
+DATA_DEPENDENT = (
+    "its control flow or a shape depends on the values of a tensor, and a training step that is compiled "
+    "before deployment has one fixed graph. Replace the branch by torch.where or torch.cond, a selection "
+    "x[mask].mean() by (x * mask).sum() / mask.sum(), or move the decision out of the model"
+)
+DATA_ASSIGNED = (
+    "it assigns `.data` of a tensor, which autograd does not see. Write the value with "
+    "`with torch.no_grad(): tensor.copy_(value)`"
+)
+POST_ACCUMULATE = (
+    "it registers a post-accumulate-grad hook, which runs beside the step's update. Remove the hook; the "
+    "optimizer given to `build` is part of the graph"
+)
+PACKED = (
+    "it runs a recurrent layer on a packed sequence, whose shape depends on the lengths in the batch. Run "
+    "the layer on the padded sequence, and mask what lies behind each length in the loss"
+)
+INFERENCE_MODE = (
+    "a tensor made under torch.inference_mode is used where gradients are needed. Use torch.no_grad() "
+    "there instead, or clone the tensor outside of inference mode"
+)
+NO_SHAPE_RULE = (
+    "the operator {name} of your own library has no rule for tensors without data. Register one with "
+    "torch.library.register_fake"
+)
+NO_DERIVATIVE = "PyTorch has no derivative of {name}. Compute it another way, or under torch.no_grad()"
+OWN_READING = (
+    "it reads a tensor's values in Python or numpy, and a training step that is compiled before deployment "
+    "has one fixed graph. Compute with torch operators, or pass the value in the batch"
+)
+REPLACED = (
+    "it creates or replaces the {what} {fqn!r} while it runs. Create it in __init__, and change its value in "
+    "place or, for a buffer, by assignment"
+)
+RESHAPED = "it makes the buffer {fqn!r} ({was}) {became}; a step's state keeps its shape and dtype"
+CONSTANT_CHANGED = (
+    "it changes {where} in place, which is no state of the model. Make it a buffer with "
+    "register_buffer, or compute a new tensor"
+)
+TRAINED_CHANGED = (
+    "it changes the trained parameter {fqn!r} in place, beside the optimizer's update. Compute the changed "
+    "weight as a new tensor (torch.nn.utils.parametrize: a parametrization), or freeze the parameter with "
+    "requires_grad_(False)"
+)
+BATCH_CHANGED = "it changes a tensor of the batch in place. Compute a new tensor, or clone it first"
+WRITES = "the operator {name} writes into its operands in a way that has no functional form"
+DRAWN = (
+    "it draws from {source}, so that every call computes something else, and a compiled step would repeat "
+    "one draw for ever. Draw outside and pass the numbers in the batch, or use dropout"
+)
+REMEMBERED = (
+    "{what} changes from call to call, and a compiled step would keep one value for ever. Keep numbers that "
+    "the step needs in a buffer, pass them in the batch, or keep them out of the model and the loss"
+)
+DIFFERS = (
+    "it computes something else when it is called again (a random number, the time, a counter), and a "
+    "compiled step would keep one value for ever. Pass the value in the batch, or keep it in a buffer"
+)
+LEFT_OVER = (
+    "it reads a tensor that an earlier call has kept. Keep it in a buffer (register_buffer), or, if it is a "
+    "table that never changes, compute it in __init__"
+)
+HOLDS_ITSELF = (
+    "Task {task!r}: the loss reads the parameter {name} of the model through a tensor that was made from it "
+    "before. Take the parameter from the `model` argument each time."
+)
+TRANSLATIONS = (
+    (r"data-dependent|data dependent|DataDependent|DynamicOutputShape|get value out of a tracing tensor|"
+     r"Could not (guard|extract specialized)", DATA_DEPENDENT),
+    (r"[Ii]nference tensors? ", INFERENCE_MODE),
+    (r"derivative for (?P<name>\S+) is not implemented|"
+     r"Trying to backward through (?P<name2>\S+?)\.\w+ but no autograd formula", NO_DERIVATIVE),
+    (r"There was no fake impl registered for (?:<CustomOpDef\()?(?P<name>[\w:.]+)|"
+     r"no fake impl registered.*?(?P<name2>\w+::\w+)|"
+     r"[Mm]eta (?:tensor|kernel).*?(?P<name3>\w+::\w+)", NO_SHAPE_RULE),
+    (r"\.numpy\(\) is not supported|Cannot access data pointer|FakeTensor.*numpy|"
+     r"\.tolist\(\) is not supported", OWN_READING),
+)  # fmt: skip
+
+
+class NotOneGraph(Exception):
+    """Found while tracing: `reason` is a clause with its remedy, `source` the user's `file:line` or empty."""
+
+    def __init__(self, reason: str, source: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.source = reason, source
+
+
+def explained(name: str, what: str, error: Exception) -> CaptureError:
+    """Whatever the user's code or tracing raises as one readable error of the task `name`."""
+    if isinstance(error, NotOneGraph):
+        return not_one_graph(name, what, error.reason, error.source)
+    where = _users_line(error)
+    kind, text = type(error).__name__, str(error).strip()
+    for pattern, reason in TRANSLATIONS:
+        found = re.search(pattern, f"{kind}: {text}", re.DOTALL)
+        if found:
+            names = [n for n in found.groupdict().values() if n]
+            return not_one_graph(name, what, reason.format(name=names[0] if names else ""), where)
+    first = text.splitlines()[0].rstrip(".") if text else kind
+    return not_one_graph(name, what, f"{kind}: {first}", where)
+
+
+def foreign(task: str, name: str) -> str:
+    return (
+        f"Task {task!r}: the loss would train {name}, which requires gradients and is no parameter of the "
+        "task's model, so that it would stay as it is. Put it into the model, for example as "
+        "`net.criterion = criterion`, and use it from the `model` argument; or, if it shall stay, set "
+        "requires_grad_(False) on it."
+    )
+
+
+def nothing_to_train(task: Task) -> str:
+    frozen = not any(p.requires_grad for p in task.model.parameters())
+    if frozen and next(task.model.parameters(), None) is not None:
+        return (
+            f"Task {task.name!r}: nothing can be trained, because every parameter of the model has "
+            "requires_grad=False. Set requires_grad_(True) on those that shall learn."
+        )
+    return (
+        f"Task {task.name!r}: the loss depends on no parameter; nothing can be trained. Is it computed under "
+        "torch.no_grad(), or from detached tensors?"
+    )
+
+
+def not_one_graph(name: str, what: str, reason: str, source: str = "") -> CaptureError:
+    where = f" at {source}" if source else ""
+    return CaptureError(f"Task {name!r}: the {what} cannot be turned into one static graph{where}: {reason}.")
+
+
+def _users_line(error: Exception) -> str:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((TORCH_ROOT, ENGINE_ROOT, "<")):
+            return f"{frame.filename}:{frame.lineno}: `{frame.line}`"
+    return ""

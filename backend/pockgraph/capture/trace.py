@@ -1,0 +1,143 @@
+"""Trace: a task's loss or metric as a graph with named inputs and outputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..errors import PockError, TaskError
+from ..graph import Graph, Role, Slot, add_constant, dtype_name
+from ..task import Task
+from .places import annotate, claim_gradients
+from .refusals import explained
+from .suitable import check_model
+from .tracer import Captured, capture
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A traced function of a task, with the names of what goes in.
+
+    Attributes:
+        graph: forward only (metric), or forward and gradients (loss): its outputs are the loss and
+            one GRAD per parameter that the loss depends on.
+        unused: FQNs of parameters that require gradients and that the loss does not depend on.
+        aliases: other names of tied parameters -> the name used here.
+        frozen: FQNs of parameters that the user froze, with requires_grad=False.
+    """
+
+    graph: Graph
+    unused: tuple[str, ...]
+    aliases: dict[str, str]
+    frozen: tuple[str, ...] = ()
+
+
+def trace_loss(task: Task) -> Trace:
+    """The loss and the gradient of every parameter that requires one, as one graph.
+
+    Raises:
+        TaskError: the loss is not one floating-point number, or depends on no parameter.
+        CaptureError: the model has no static graph; with the user's source line.
+    """
+    check_model(task)
+    with _explained(task, "loss"):
+        return _trace(task, capture(task, task.loss, "loss"), task.loss)
+
+
+def trace_metric(task: Task) -> Trace:
+    """The metric, one value per sample, as a forward graph.
+
+    Raises:
+        TaskError: the metric does not give one value per sample.
+        CaptureError: the model has no static graph.
+    """
+    with _explained(task, "metric"):
+        captured = capture(task, task.metric, "metric")
+    value = captured.value
+    samples = {len(v) for v in task.example.values() if v.ndim}
+    if value.ndim != 1 or len(value) not in samples:
+        raise TaskError(
+            f"Task {task.name!r}: the metric must give one value per sample (a tensor of shape "
+            f"[{max(samples, default='N')}]), but `metric(model, batch)` gives shape {tuple(value.shape)}."
+        )
+    return _trace(task, captured, task.metric)
+
+
+@contextmanager
+def _explained(task: Task, what: str) -> Iterator[None]:
+    """Whatever the user's code or tracing raises becomes one readable error."""
+    try:
+        yield
+    except PockError:
+        raise
+    except Exception as e:
+        raise explained(task.name, what, e) from e
+
+
+def _trace(task: Task, captured: Captured, function: Any) -> Trace:
+    graph = captured.module.graph
+    loss = function is task.loss
+    parameters = dict(task.model.named_parameters())
+    changed = captured.changed if loss else {}
+    slots: list[Slot] = []
+    values: dict[str, torch.Tensor] = {}
+    for fqn, tensor in captured.tensors.items():
+        state = fqn not in parameters or fqn in changed
+        shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
+        role = Role.BUFFER if state else Role.PARAM
+        slots.append(Slot(role, fqn, shape, dtype, changes=fqn in changed))
+        values[slots[-1].name] = tensor.detach()
+    slots += [Slot(Role.BATCH, k, tuple(v.shape), dtype_name(v.dtype)) for k, v in task.example.items()]
+    by_fqn = {s.fqn: s for s in slots if s.role is not Role.BATCH}
+    shape, dtype = tuple(captured.value.shape), dtype_name(captured.value.dtype)
+    outputs = [Slot(Role.LOSS, "", (), dtype) if loss else Slot(Role.METRIC, "", shape, dtype)]
+    outputs += [Slot(Role.GRAD, f, by_fqn[f].shape, by_fqn[f].dtype) for f in captured.trained]
+    outputs += [Slot(Role.NEW_BUFFER, f, by_fqn[f].shape, by_fqn[f].dtype) for f in changed]
+    _keep_outputs(graph, len(outputs))
+    _lift_constants(captured.module, slots, values)
+    annotate(graph, slots, outputs, _defined_at(function))
+    claim_gradients(graph, outputs)
+    unused = tuple(f for f, p in parameters.items() if p.requires_grad and f not in captured.trained)
+    frozen = tuple(f for f, p in parameters.items() if not p.requires_grad)
+    whole = Graph(graph, tuple(slots), tuple(outputs), values)
+    return Trace(whole, unused, _tied(task.model), frozen)
+
+
+def _keep_outputs(graph: fx.Graph, count: int) -> None:
+    """Leave out what a metric writes into buffers: evaluation changes nothing."""
+    output = graph.output_node()
+    kept: Any = output.args[0]
+    output.args = (tuple(kept[:count]),)
+    graph.eliminate_dead_code()
+
+
+def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str, torch.Tensor]) -> None:
+    """Turn tensors that tracing stored as attributes into CONST inputs."""
+    graph = traced.graph
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        value = getattr(traced, str(node.target)).detach()
+        placeholder, slot = add_constant(graph, last, node.name, value)
+        node.replace_all_uses_with(placeholder)
+        graph.erase_node(node)
+        slots.append(slot)
+        values[slot.name] = value
+        last = placeholder
+
+
+def _defined_at(function: Any) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Names under which a parameter is reachable but not listed -> the listed name."""
+    listed = {id(p): n for n, p in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {n: listed[id(p)] for n, p in every if n != listed[id(p)]}
