@@ -23,6 +23,7 @@ from typing import Any
 
 import pockgraph as pg
 from pockgraph.errors import PockError
+from pockgraph.files import write_atomically
 from pockgraph.measure import (
     MeasureError,
     StepFigures,
@@ -31,7 +32,6 @@ from pockgraph.measure import (
     figures_to_json,
     measure_interleaved,
 )
-from pockgraph.plan import write_atomically
 
 from .commands.doctor import machine, usable_cores, versions
 from .eager import eager_command

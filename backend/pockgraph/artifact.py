@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from . import __version__, cost
+from . import __version__, cost, identity
 from .errors import ArtifactError, listing
+from .files import replacing, resolved, sweep
 from .graph import Graph, Role, Slot
 from .runtime import checkpoint
 from .runtime.manifest import (
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from .targets import Target
     from .train_graph import TrainGraph
 
-_MODEL = (Role.PARAM, Role.BUFFER)
 State = Trainer | Mapping[str, Any] | str | os.PathLike[str]
 
 
@@ -61,7 +58,7 @@ class Artifact:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).resolve()
+        self.path = resolved(path)
         self.manifest = read_manifest(self.path)
         self.plan = read_plan(self.path)
 
@@ -72,7 +69,7 @@ class Artifact:
         Raises:
             ArtifactError: as the class, or a file is missing, cut short or changed.
         """
-        folder = Path(path).resolve()
+        folder = resolved(path)
         verify_files(folder, read_manifest(folder))
         return cls(folder)
 
@@ -139,7 +136,8 @@ class Artifact:
                 "artifact.trainer(), or pass state= with a Trainer, a checkpoint or tensors."
             )
         if isinstance(state, Trainer):
-            if state.manifest.fingerprint != self.manifest.fingerprint:
+            mine, other = self.manifest, state.manifest
+            if (mine.fingerprint, mine.computation) != (other.fingerprint, other.computation):
                 raise ArtifactError(f"That Trainer runs another artefact ({state.folder}), not {self.path}.")
             return state.state(averaged=self.manifest.averaged)
         if isinstance(state, Mapping):
@@ -165,8 +163,8 @@ def write_artifact(
 ) -> Artifact:
     """Write an artefact: all of it, or nothing.
 
-    The folder is made beside `out` under another name, flushed to disk and renamed. An artefact
-    that is already at `out` is replaced; any other folder with something in it is left alone.
+    The folder is made beside `out`, flushed to disk and exchanged with what is there. An artefact that is
+    already at `out` is replaced; any other folder with something in it is left alone.
 
     Args:
         train, evaluation: what `graph`'s plan is lowered from, after all passes.
@@ -179,12 +177,12 @@ def write_artifact(
         ArtifactError: `out` holds something that is not this project's, or cannot be written.
         UnsupportedOperators, PockError: from the target.
     """
-    folder = Path(out).resolve()
-    _require_replaceable(folder)
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    folder = resolved(out)
     try:
-        try:
-            partial.mkdir(parents=True)
+        sweep(folder.parent)
+        _require_replaceable(folder)
+        with replacing(folder) as partial:
+            partial.mkdir()
             target.write(train, partial, "train", options or {})
             target.write(evaluation, partial, "eval", options or {})
             _write_state(partial / STATE, train, graph)
@@ -192,7 +190,8 @@ def write_artifact(
             files = {p.name: _file_spec(p) for p in sorted(partial.iterdir())}
             manifest = Manifest(
                 task=graph.plan.task,
-                fingerprint=_fingerprint(graph),
+                fingerprint=identity.fingerprint(graph),
+                computation=identity.computation(graph),
                 target=target.name,
                 options=dict(options or {}),
                 batch=graph.plan.batch,
@@ -210,16 +209,8 @@ def write_artifact(
             parity = "skipped" if prove is None else prove(partial, manifest)
             manifest = manifest.model_copy(update={"parity": parity})
             (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-            mode = partial.stat().st_mode & 0o666  # what the user's umask gives
-            for path in partial.iterdir():
-                path.chmod(mode)
-                _flush(path)
-            _flush(partial)
-            _swap(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return Artifact(folder)
-    except OSError as e:
+    except (OSError, SafetensorError) as e:
         raise ArtifactError(
             f"Cannot write the artefact {folder}: {e}. Choose another place, or make room."
         ) from e
@@ -237,38 +228,13 @@ def _require_replaceable(folder: Path) -> None:
             what = "is not empty and holds no artefact"
         else:
             own = {*manifest.files, MANIFEST, LAST_CHECKPOINT}
-            foreign = sorted(p.name for p in folder.iterdir() if p.name not in own)
+            names = (p.name for p in folder.iterdir())
+            foreign = sorted(n for n in names if n not in own and not n.startswith(f".{LAST_CHECKPOINT}."))
             what = f"holds {listing(foreign)} beside an artefact" if foreign else ""
     if what:
         raise ArtifactError(
             f"{folder} {what}; nothing was written. Choose another folder, or empty this one."
         )
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Put `new` where `folder` is. Two renames: a kill between them leaves both under hidden names."""
-    if not folder.exists():
-        os.rename(new, folder)
-    else:
-        old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
-        os.rename(folder, old)
-        try:
-            os.rename(new, folder)
-        except OSError:
-            os.rename(old, folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    _flush(folder.parent)
-
-
-def _flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_state(path: Path, train: Graph, graph: TrainGraph) -> None:
@@ -277,24 +243,6 @@ def _write_state(path: Path, train: Graph, graph: TrainGraph) -> None:
     state.update({f"param:{s.fqn}": graph.initial(s.fqn) for s in parts})
     # Clones: the file format has no tensors that share memory.
     save_file({n: t.detach().cpu().contiguous().clone() for n, t in state.items()}, path)
-
-
-def _fingerprint(graph: TrainGraph) -> str:
-    """What two artefacts must share so that a checkpoint fits both: what is trained and how, and the
-    values of all that is not trained, or not in full."""
-    data = graph.plan.model_dump(mode="json", include={"model", "tensors", "optimizer"})
-    data["optimizer"].pop("lr", None)
-    data |= graph.plan.model_dump(include={"batch_norm", "dropout"}, exclude_defaults=True)
-    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
-    whole = {f"param:{fqn}" for fqn, t in graph.plan.tensors.items() if t.channels is None}
-    whole |= {s.name for s in graph.inputs if s.changes}
-    values = {s.name: graph.gradients.values[s.name] for s in graph.gradients.inputs if s.role in _MODEL}
-    for name in sorted(set(values) - whole):
-        value = values[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        if value.numel():
-            digest.update(cast(Any, value.reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def _figures(train: Graph) -> dict[str, float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import PlanError, listing, suggest
+from .files import parse_json, read_text, write_atomically
 
 if TYPE_CHECKING:
     from .train_graph import TrainGraph
 
 SCHEMA = "pockui.plan/1"
+MAX_BYTES = 1 << 28  # of a plan or a manifest that is read
 BatchNorm = Literal["frozen", "batch"]
 
 
@@ -243,9 +244,9 @@ class Plan(_Strict):
             PlanError: not JSON, or not a plan; every violated rule with its place.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as e:
-            raise PlanError(f"{where} is not JSON (line {e.lineno}, column {e.colno}: {e.msg}).") from None
+            data = parse_json(text)
+        except ValueError as e:
+            raise PlanError(f"{where} is not JSON ({e}).") from None
         if isinstance(data, dict) and data.get("schema") != SCHEMA:
             raise PlanError(f"{where} has schema {data.get('schema')!r}; this version reads {SCHEMA!r}.")
         try:
@@ -255,8 +256,17 @@ class Plan(_Strict):
             raise PlanError(f"{where} is not a valid plan: {listing(problems)}.") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON; a killed write leaves the old file."""
-        write_atomically(Path(path), self.to_json().encode())
+        """Write the plan as JSON; a killed write leaves the old file.
+
+        Raises:
+            PlanError: the file cannot be written; an old one is as it was.
+        """
+        try:
+            write_atomically(Path(path), self.to_json().encode())
+        except (OSError, ValueError) as e:
+            raise PlanError(
+                f"Cannot write the plan {path}: {e}. Choose another place, or make room there."
+            ) from None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], graph: TrainGraph | None = None) -> Plan:
@@ -266,31 +276,13 @@ class Plan(_Strict):
             PlanError: unreadable, invalid, or made for another model.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
+            text = read_text(Path(path), MAX_BYTES)
+        except (OSError, ValueError) as e:
             raise PlanError(f"Cannot read the plan {path}: {e}.") from None
         plan = cls.from_json(text, where=str(path))
         if graph is not None:
             plan.check_fits({row.fqn: row.shape for row in graph.tensors}, graph.frozen)
         return plan
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary neighbour, then rename: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own mode would keep the file from everyone else
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def json_schema() -> dict[str, Any]:

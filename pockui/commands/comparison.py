@@ -71,7 +71,7 @@ def report_(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a comparison again, and write its page anew."""
-    from pockgraph.plan import write_atomically
+    from pockgraph.files import write_atomically
 
     from ..demo import report as pages
     from ..demo.results import Report

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from pockgraph.errors import PockError
+from pockgraph.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -119,20 +119,8 @@ def cached(name: str, build: Callable[[], Arrays]) -> Arrays:
         logger.debug("cannot use %s: %s", path, error)
     arrays = build()
     try:
-        _write(path, arrays)
+        with replacing(path) as new, new.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         logger.debug("cannot write %s: %s", path, error)
     return arrays
-
-
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed: another process sees the whole file or none.
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pockgraph.plan import write_atomically
+from pockgraph.files import write_atomically
 
 from ..info.format import MINUS, UNKNOWN, duration, flops, milliseconds, percent, significant, size
 from ..info.palette import DARK, LIGHT

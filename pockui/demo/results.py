@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pockgraph.errors import PockError, listing
-from pockgraph.plan import write_atomically
+from pockgraph.files import write_atomically
 
 SCHEMA = "pockui.report/1"
 REFERENCE = ("full", "eager")  # what every ratio is to

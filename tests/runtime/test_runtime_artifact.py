@@ -123,6 +123,7 @@ def test_a_failed_swap_restores_the_old(tmp_path: Path, monkeypatch: pytest.Monk
             raise OSError("the second rename fails")
         real(source, target)
 
+    monkeypatch.setattr("pockgraph.files._swap", lambda a, b: False)
     monkeypatch.setattr("os.rename", fail_second)
     with pytest.raises(ArtifactError, match="the second rename fails"):
         write(tmp_path / "out")

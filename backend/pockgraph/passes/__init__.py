@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from ..files import write_atomically
 from ..graph import Graph
-from ..plan import write_atomically
 
 
 class Pass(Protocol):

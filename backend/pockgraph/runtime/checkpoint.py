@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import ArtifactError, listing
-from .manifest import EMA, STATE, Manifest, SlotSpec
+from ..files import open_regular, parse_json, replacing
+from ..plan import Plan
+from .manifest import EMA, STATE, Manifest, SlotSpec, require_unchanged
 
-SCHEMA = "pockui.checkpoint/1"
+SCHEMA = "pockui.checkpoint/2"
+# In the first version the digest covers the values alone, and the computation is not said.
+_SCHEMAS = ("pockui.checkpoint/1", SCHEMA)
 _HEADER = "pockui"
+_DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "I8": "int8",
+    "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
+    "BF16": "bfloat16",
+}  # fmt: skip
 
 
 class _Header(BaseModel):
@@ -32,9 +39,21 @@ class _Header(BaseModel):
     schema_: str = Field(alias="schema")
     task: str
     fingerprint: str
-    step: int = Field(ge=0)
+    computation: str = ""
+    step: int = Field(ge=0, lt=1 << 63)
     seed: int = 0
     sha256: str
+
+    def digest(self, state: Mapping[str, np.ndarray]) -> str:
+        """What `sha256` must be: of the values, and from the second version on of the fields above, too."""
+        digest = hashlib.sha256()
+        if self.schema_ != _SCHEMAS[0]:
+            said = [self.schema_, self.task, self.fingerprint, self.computation, self.step, self.seed]
+            digest.update(json.dumps(said).encode())
+        for name in sorted(state):
+            digest.update(f"{name} {state[name].dtype} {state[name].shape};".encode())
+            digest.update(np.array(state[name], order="C", copy=None).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -58,10 +77,12 @@ def save_checkpoint(
         schema=SCHEMA,
         task=manifest.task,
         fingerprint=manifest.fingerprint,
+        computation=manifest.computation,
         step=step,
         seed=seed,
-        sha256=_digest(state),
+        sha256="",
     )
+    header = header.model_copy(update={"sha256": header.digest(state)})
     save_arrays(path, state, {_HEADER: header.model_dump_json(by_alias=True)})
 
 
@@ -78,6 +99,13 @@ def load_checkpoint(path: Path, manifest: Manifest) -> Checkpoint:
             "its model, plan, optimizer or frozen weights are not those of this one "
             f"(task {manifest.task!r}). Load the artefact it was saved from, or train this one anew."
         )
+    if header.computation and manifest.computation and header.computation != manifest.computation:
+        raise ArtifactError(
+            f"The checkpoint {path} (task {header.task!r}, step {header.step}) was trained by another "
+            f"computation than that of task {manifest.task!r}: tensors and optimizer are the same, but the "
+            "operators of the forward pass or the loss differ (another activation, another loss). Load the "
+            "artefact it was saved from, or train this one anew."
+        )
     slots = {s.name: s for s in manifest.train.state}
     state = read_arrays(path, None)
     wrong = [f"{n} is missing" for n in slots if n not in state]
@@ -89,8 +117,16 @@ def load_checkpoint(path: Path, manifest: Manifest) -> Checkpoint:
     ]
     if wrong:
         raise ArtifactError(f"The checkpoint {path} does not hold this artefact's state: {listing(wrong)}.")
-    if _digest(state) != header.sha256:
-        raise ArtifactError(f"The checkpoint {path} was damaged: its values changed. Use another one.")
+    if header.digest(state) != header.sha256:
+        raise ArtifactError(
+            f"The checkpoint {path} was damaged: its values or its header changed. Use another one."
+        )
+    bad = [n for n, a in state.items() if not np.isfinite(a).all()]
+    if bad:
+        raise ArtifactError(
+            f"The checkpoint {path} cannot be continued: {listing(bad)} hold NaN or infinite values. Use "
+            "an older one."
+        )
     return Checkpoint(state, header.step, header.seed)
 
 
@@ -102,22 +138,63 @@ def _read_header(path: Path) -> _Header:
             f"{path} is no checkpoint: its header says nothing of one. Pass what save() wrote."
         )
     try:
-        schema = json.loads(text).get("schema")
-        if schema != SCHEMA:
-            raise ArtifactError(f"{path} has schema {schema!r}; this version of pockgraph reads {SCHEMA!r}.")
+        data = parse_json(text)
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema not in _SCHEMAS:
+            raise ArtifactError(
+                f"{path} has schema {schema!r}; this version of pockgraph reads {SCHEMA!r} and older ones."
+            )
         return _Header.model_validate_json(text)
-    except (ValueError, AttributeError, ValidationError) as e:
+    except ValueError as e:
         raise ArtifactError(f"{path} is no checkpoint: its header is not valid ({e}).") from None
 
 
 def initial_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """The state slots' values that the artefact was compiled with."""
+    require_unchanged(folder, manifest, STATE)
     return read_arrays(folder / STATE, [s.name for s in manifest.train.state])
 
 
-def base_tensors(folder: Path, fqns: Iterable[str]) -> dict[str, np.ndarray]:
+def check_state(folder: Path, manifest: Manifest, plan: Plan) -> None:
+    """Compare the shapes and dtypes in the artefact's state file with the manifest's and the plan's.
+
+    Raises:
+        ArtifactError: naming what differs.
+    """
+    path = folder / STATE
+    with _opened(path) as f:
+        slices = {n: f.get_slice(n) for n in list(f.keys())}
+        held = {n: (tuple(s.get_shape()), _DTYPES.get(s.get_dtype(), "?")) for n, s in slices.items()}
+    wrong = []
+    for slot in manifest.train.state:
+        if held.get(slot.name) != (slot.shape, slot.dtype):
+            wrong.append(f"{slot.name} in {STATE}")
+        if not slot.trained:
+            continue
+        whole = plan.model.get(slot.fqn)
+        part = list(whole or ())
+        if slot.indices is not None:
+            dim = len(part) if slot.dim is None else slot.dim
+            if 0 <= dim < len(part) and all(0 <= i < part[dim] for i in slot.indices):
+                part[dim] = len(slot.indices)
+            else:
+                wrong.append(f"the channels of {slot.name}")
+            if held.get(f"param:{slot.fqn}") != (whole, slot.dtype):
+                wrong.append(f"param:{slot.fqn} in {STATE}")
+        if whole is None or tuple(part) != slot.shape:
+            wrong.append(f"the shape of {slot.name}")
+    if wrong:
+        raise ArtifactError(
+            f"The artefact {folder} is damaged: manifest, plan and state disagree on {listing(wrong)}. "
+            "Copy the folder again, or compile it again."
+        )
+
+
+def base_tensors(folder: Path, manifest: Manifest, fqns: Iterable[str]) -> dict[str, np.ndarray]:
     """FQN -> the whole tensor, frozen channels included, of partially trained tensors."""
     names = {f"param:{fqn}": fqn for fqn in fqns}
+    if names:
+        require_unchanged(folder, manifest, STATE)
     return {names[n]: a for n, a in read_arrays(folder / STATE, list(names)).items()}
 
 
@@ -131,7 +208,7 @@ def whole_tensors(
     Args:
         averaged: the tensors' averages over training; only where `manifest.averaged`.
     """
-    bases = base_tensors(folder, manifest.partial)
+    bases = base_tensors(folder, manifest, manifest.partial)
     whole = {}
     for slot in manifest.train.state:
         if not (slot.trained or slot.changes):
@@ -160,27 +237,15 @@ def channels(slot: SlotSpec) -> tuple[slice | np.ndarray, ...]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file beside `path`, then rename it.
+    """Write a safetensors file, whole or not at all.
 
     Raises:
         ArtifactError: the file cannot be written.
     """
+    held = {k: np.array(a, order="C", copy=None) for k, a in arrays.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # what the user's umask gives; safetensors makes files private
-            save_file(
-                {k: np.array(a, order="C", copy=None) for k, a in arrays.items()}, temporary, dict(metadata)
-            )
-            temporary.chmod(mode)
-            with temporary.open("rb") as f:
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(path) as new:
+            save_file(held, new, dict(metadata))
     except (OSError, SafetensorError) as e:
         raise ArtifactError(f"Cannot write {path}: {e}. Choose another place, or make room there.") from None
 
@@ -197,23 +262,19 @@ def read_arrays(path: Path, names: Iterable[str] | None) -> dict[str, np.ndarray
         missing = [n for n in wanted if n not in known]
         if missing:
             raise ArtifactError(f"{path} lacks {listing(missing)}. Compile the artefact again.")
-        return {n: f.get_tensor(n) for n in wanted}
+        try:
+            return {n: f.get_tensor(n) for n in wanted}
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, MemoryError) as e:
+            raise ArtifactError(f"{path} holds what numpy cannot ({e}). Use another copy.") from None
 
 
 def _opened(path: Path) -> safe_open:
-    if not path.is_file():
-        raise ArtifactError(f"There is no file {path}.")
     try:
+        open_regular(path).close()
         return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as e:
+    except FileNotFoundError:
+        raise ArtifactError(f"There is no file {path}.") from None
+    except (SafetensorError, OSError, ValueError, MemoryError) as e:
         raise ArtifactError(
             f"{path} is damaged or no safetensors file ({e}). Use another copy or an older checkpoint."
         ) from None
-
-
-def _digest(state: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name} {state[name].dtype} {state[name].shape};".encode())
-        digest.update(np.array(state[name], order="C", copy=None).data)
-    return digest.hexdigest()

@@ -5,22 +5,27 @@ Imports no torch: `SlotSpec` is `graph.Slot` as a device sees it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ..errors import ArtifactError, listing
-from ..plan import BatchNorm, BatchSpec, Plan
+from ..errors import ArtifactError, PlanError, listing
+from ..files import open_regular, parse_json, read_text, sweep
+from ..plan import MAX_BYTES, BatchNorm, BatchSpec, Plan
 
 SCHEMA = "pockui.artifact/1"
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 STATE = "state.safetensors"
 LAST_CHECKPOINT = "last_checkpoint"
+MAX_ELEMENTS = 1 << 40
 EMA = "ema"  # key of the optimizer state that averages a trained tensor
 # Endings of files that hold machine code.
 NATIVE_SUFFIXES = (".pt2", ".so", ".dll", ".dylib")
@@ -35,13 +40,20 @@ class SlotSpec(_Strict):
 
     role: str
     fqn: str
-    shape: tuple[int, ...]
-    dtype: str
+    shape: tuple[Annotated[int, Field(ge=0)], ...]
+    dtype: str = Field(pattern="^(bool|u?int(8|16|32|64)|float(16|32|64)|bfloat16)$")
     key: str = ""
     trained: bool = False
     changes: bool = False
     dim: int | None = None
     indices: tuple[int, ...] | None = None
+
+    @field_validator("shape")
+    @classmethod
+    def _bounded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise ValueError(f"{list(shape)} is larger than any tensor")
+        return shape
 
     @property
     def name(self) -> str:
@@ -133,6 +145,8 @@ class Manifest(_Strict):
         task: the task's name.
         fingerprint: what a checkpoint must agree with: the plan's model, tensors and optimizer, and
             the values that training leaves alone. Neither the target nor the batch shape is in it.
+        computation: a digest of the loss's operators, which a checkpoint must agree with, too; see
+            `identity.computation`. Empty when the artefact was written by a version without it.
         target, options: what the graphs were compiled for.
         batch: what a training batch holds.
         train, eval: the slots of both graphs.
@@ -150,6 +164,7 @@ class Manifest(_Strict):
     schema_: Literal["pockui.artifact/1"] = Field(default=SCHEMA, alias="schema")
     task: str
     fingerprint: str
+    computation: str = ""
     target: str
     options: dict[str, Any] = {}
     batch: dict[str, BatchSpec]
@@ -210,15 +225,18 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not folder.is_dir():
+        sweep(folder.parent)  # a killed compilation may have left it under another name
+    if not folder.is_dir():
         raise ArtifactError(f"There is no artefact folder {folder}. Compile one with pockgraph.compile(…).")
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text)
+        _require_inside(folder, path)
+        text = read_text(path, MAX_BYTES)
+        data = parse_json(text)
     except FileNotFoundError:
         raise ArtifactError(
             f"{folder} is not an artefact: it has no {MANIFEST}. Pass a folder that pockgraph.compile wrote."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise ArtifactError(f"Cannot read {path}: {e}. {_AGAIN}") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
@@ -237,26 +255,80 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest.
 
     Raises:
-        ArtifactError: naming each file that is missing, cut short or changed.
+        ArtifactError: naming each file that is missing, cut short, changed, or that lies elsewhere.
     """
-    wrong = []
-    for name, spec in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif (size := path.stat().st_size) != spec.bytes:
-            wrong.append(f"{name} has {size} bytes instead of {spec.bytes}")
-        elif file_sha256(path) != spec.sha256:
-            wrong.append(f"{name} was changed (its SHA-256 differs)")
+    wrong = [found for name in manifest.files if (found := _difference(folder, manifest, name))]
     missing = {PLAN, STATE} - set(manifest.files)
     wrong += [f"{name} is not listed in {MANIFEST}" for name in sorted(missing)]
     if wrong:
         raise ArtifactError(f"The artefact {folder} is damaged: {listing(wrong)}. {_AGAIN}")
 
 
+def require_unchanged(folder: Path, manifest: Manifest, *names: str) -> None:
+    """Refuse files that are no longer those that were there when the artefact was loaded.
+
+    Raises:
+        ArtifactError: with their names.
+    """
+    wrong = [found for name in names if (found := _difference(folder, manifest, name, trust_times=True))]
+    if wrong:
+        raise ArtifactError(
+            f"The artefact {folder} was replaced or damaged after it was loaded: {listing(wrong)}. "
+            "Load it again; a checkpoint keeps what was trained."
+        )
+
+
+def _difference(folder: Path, manifest: Manifest, name: str, trust_times: bool = False) -> str:
+    """What tells a file from the one that the manifest lists, or an empty string.
+
+    Args:
+        trust_times: do not read a file again that this process read, and that nobody wrote to since.
+    """
+    path, spec = folder / name, manifest.files.get(name)
+    try:
+        if spec is None:
+            return f"{name} is not listed in {MANIFEST}"
+        _require_inside(folder, path)
+        with open_regular(path) as f:
+            status = os.fstat(f.fileno())
+            if status.st_size != spec.bytes:
+                return f"{name} has {status.st_size} bytes instead of {spec.bytes}"
+            stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            digest = _digests.get(stamp) if trust_times else None
+            if digest is None:
+                digest = hashlib.file_digest(f, "sha256").hexdigest()
+                if len(_digests) >= _MAX_DIGESTS:
+                    _digests.clear()
+                _digests[stamp] = digest
+            if digest != spec.sha256:
+                return f"{name} was changed (its SHA-256 differs)"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as e:
+        return f"{name} cannot be read ({e.strerror or e})"
+    return ""
+
+
+_MAX_DIGESTS = 1024
+_digests: dict[tuple[int, ...], str] = {}  # of the files that this process read, by what changes with them
+
+
+def _require_inside(folder: Path, path: Path) -> None:
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise OSError(errno.EPERM, "it is a link to a place outside the folder", str(path))
+
+
 def read_plan(folder: Path) -> Plan:
-    """The plan of a verified artefact."""
-    return Plan.load(folder / PLAN)
+    """The plan of a verified artefact.
+
+    Raises:
+        ArtifactError: it is no plan.
+    """
+    try:
+        _require_inside(folder, folder / PLAN)
+        return Plan.load(folder / PLAN)
+    except (PlanError, OSError) as e:
+        raise ArtifactError(f"The artefact {folder} is damaged: {str(e).rstrip('.')}. {_AGAIN}") from None
 
 
 def file_sha256(path: Path) -> str:

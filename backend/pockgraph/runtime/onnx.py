@@ -16,7 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from ..errors import ArtifactError, listing
-from .manifest import GraphSpec, Manifest, SlotSpec
+from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
+from .onnx_file import check_model
 
 _SUFFIX = "ExecutionProvider"
 _FED = ("batch", "lr", "seed")
@@ -58,7 +59,7 @@ class ONNXRunner:
     """A `Runner` on an execution provider of ONNX Runtime."""
 
     def __init__(self, folder: Path, manifest: Manifest, options: Any, providers: list[str]) -> None:
-        self._open = lambda stem: _session(folder / f"{stem}.onnx", options, providers)
+        self._open = lambda stem: _session(_graph(folder, manifest, stem), options, providers)
         self._folder, self._eval_spec = folder, manifest.eval
         spec = manifest.train
         session = self._open("train")
@@ -121,6 +122,16 @@ class ONNXRunner:
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
         for name, value in values.items():
             np.copyto(self._states[self._now][name].array, value)
+
+
+def _graph(folder: Path, manifest: Manifest, stem: str) -> Path:
+    """The file of a graph, once it is known that it refers to nothing but the folder's own constants."""
+    path = folder / f"{stem}.onnx"
+    constants = f"{path.name}.bin"
+    names = [n for n in (path.name, constants) if n in manifest.files or n == path.name]
+    require_unchanged(folder, manifest, *names)
+    check_model(path, {n: manifest.files[n].bytes for n in names[1:]})
+    return path
 
 
 class _Tensor:

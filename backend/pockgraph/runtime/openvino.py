@@ -15,7 +15,8 @@ import numpy as np
 
 from ..errors import ArtifactError, listing, suggest
 from .checkpoint import initial_state
-from .manifest import GraphSpec, Manifest, SlotSpec
+from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
+from .openvino_xml import check_model
 from .precision import requested_precision, require_exact_state
 from .quiet_openvino import ov
 
@@ -80,7 +81,7 @@ class OpenVINORunner:
     def __init__(
         self, core: Any, folder: Path, manifest: Manifest, device: str, config: Mapping[str, Any]
     ) -> None:
-        self._open = lambda stem, spec: _Request(core, folder / f"{stem}.xml", spec, device, config)
+        self._open = lambda stem, spec: _Request(core, _graph(folder, manifest, stem), spec, device, config)
         self._eval_spec = manifest.eval
         self._train = self._open("train", manifest.train)
         self._eval: _Request | None = None
@@ -111,6 +112,14 @@ class OpenVINORunner:
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
         self._eval_is_current = False
         self._train.write(values)
+
+
+def _graph(folder: Path, manifest: Manifest, stem: str) -> Path:
+    """The file of a graph, once it is known that OpenVINO's own reader can be trusted with it."""
+    xml = folder / f"{stem}.xml"
+    require_unchanged(folder, manifest, xml.name, f"{stem}.bin")
+    check_model(xml)
+    return xml
 
 
 class _Request:

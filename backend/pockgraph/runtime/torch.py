@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import fx
 from torch.fx.node import map_aggregate
 
 from ..errors import ArtifactError, listing
+from ..files import read_text
 from ..graph import Graph, Role, aten, output_args
 from ..inductor import load_package
+from ..plan import MAX_BYTES
 from ..serialize import graph_from_json
-from .manifest import STATE, GraphSpec, Manifest
+from .manifest import STATE, GraphSpec, Manifest, require_unchanged
 
 _STATE_OF = {
     Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
@@ -80,7 +83,7 @@ class TorchRunner:
         self._mode = manifest.options.get("mode")
         self._values: dict[str, torch.Tensor] = {}
         for name in (STATE, "train.safetensors"):
-            self._values.update(load_file(folder / name, device=str(device)))
+            self._values.update(self._load(name))
         self._states = [s.name for s in manifest.train.state]
         for name in self._states:  # the file's own pages must not be written to
             self._values[name] = self._values[name].clone()
@@ -100,7 +103,7 @@ class TorchRunner:
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         if self._eval is None:
-            more = load_file(self._folder / "eval.safetensors", device=str(self._device))
+            more = self._load("eval.safetensors")
             graph = self._read("eval", self._manifest.eval, {**self._values, **more})
             self._eval = self._function("eval", graph.fx, graph)
         with self._computing():
@@ -113,9 +116,23 @@ class TorchRunner:
         for name, value in values.items():
             self._values[name].copy_(_tensor(value))
 
+    def _load(self, name: str) -> dict[str, torch.Tensor]:
+        require_unchanged(self._folder, self._manifest, name)
+        try:
+            return load_file(self._folder / name, device=str(self._device))
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as e:
+            raise ArtifactError(
+                f"{self._folder / name} is damaged or no safetensors file ({e}). Compile the artefact again."
+            ) from None
+
     def _read(self, stem: str, spec: GraphSpec, values: Mapping[str, torch.Tensor]) -> Graph:
         path = self._folder / f"{stem}.graph.json"
-        graph = graph_from_json(path.read_text(encoding="utf-8"), values, str(path))
+        require_unchanged(self._folder, self._manifest, path.name)
+        try:
+            text = read_text(path, MAX_BYTES)
+        except (OSError, UnicodeDecodeError) as e:
+            raise ArtifactError(f"Cannot read {path}: {e}. Compile the artefact again.") from None
+        graph = graph_from_json(text, values, str(path))
         for mine, theirs in ((graph.inputs, spec.inputs), (graph.outputs, spec.outputs)):
             if [s.name for s in mine] != [s.name for s in theirs]:
                 raise ArtifactError(f"{path} and the manifest name different inputs or outputs.")
@@ -126,6 +143,7 @@ class TorchRunner:
     ) -> Callable[[Mapping[str, np.ndarray]], tuple[torch.Tensor, ...]]:
         """`code`, a form of `graph`, as a function of a batch; its other inputs are bound."""
         if self._mode == "aot":
+            require_unchanged(self._folder, self._manifest, f"{stem}.pt2")
             forward = load_package(self._folder / f"{stem}.pt2")
         else:
             _move(code, self._device)

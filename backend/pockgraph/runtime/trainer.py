@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from ..errors import ArtifactError, BatchError, NonFiniteLoss, listing, suggest
-from ..plan import Plan, write_atomically
+from ..files import read_text, resolved, write_atomically
+from ..plan import Plan
 from . import checkpoint
 from .batch import fit_batch, pad_batch
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
+from .ownership import Owned, exclusive
 from .runner import Runner, open_runner
 from .seed import step_keys
 
@@ -53,8 +56,11 @@ class Evaluation:
     samples: int
 
 
-class Trainer:
+class Trainer(Owned):
     """Trains one artefact on one device. Make one with `Trainer.load`.
+
+    Threads may share one: each call sees, and leaves, the state between two steps, and the others wait. A
+    process forked from the one that loaded it gets an error. `close`, or a `with` block, frees the device.
 
     Attributes:
         folder: the artefact.
@@ -70,6 +76,7 @@ class Trainer:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, plan: Plan, runner: Runner) -> None:
+        super().__init__()
         self.folder = folder
         self.manifest = manifest
         self.plan = plan
@@ -81,6 +88,8 @@ class Trainer:
         self._changed = False
         self._last_loss: float | None = None
         self._broken_at: int | None = None
+        self._torn_at: int | None = None
+        self._save_lock = threading.RLock()  # a signal's handler may save, too
 
     @classmethod
     def load(
@@ -106,7 +115,7 @@ class Trainer:
             ArtifactError: no artefact, a damaged file (named), nothing here can run it, it holds native
                 code that was not allowed, or the device would lose precision.
         """
-        folder = Path(path).resolve()
+        folder = resolved(path)
         manifest = read_manifest(folder)
         if manifest.native_code and not allow_native_code:
             raise ArtifactError(
@@ -119,11 +128,19 @@ class Trainer:
             raise ArtifactError(
                 f"threads={threads}: at least one thread is needed. Leave it out for all cores."
             )
-        trainer = cls(folder, manifest, read_plan(folder), open_runner(folder, manifest, device, threads))
+        plan = read_plan(folder)
+        checkpoint.check_state(folder, manifest, plan)
+        trainer = cls(folder, manifest, plan, open_runner(folder, manifest, device, threads))
         trainer.reset(seed=seed)
         trainer._changed = False
         _loaded[folder] = trainer
         return trainer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @property
     def changed(self) -> bool:
@@ -132,6 +149,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- training
 
+    @exclusive
     def step(self, batch: Any, lr: float | None = None) -> StepResult:
         """One step on one batch: an update, or with the optimizer's `accumulate=n` the n-th part of one.
 
@@ -146,10 +164,13 @@ class Trainer:
         start = time.perf_counter()
         rate = self._rate(lr)
         arrays = fit_batch(self.manifest.batch, batch, self.manifest.task)
-        self._changed = True
         keys = (step_keys(self.seed, self.steps),) if self._draws else ()
+        self._require_whole("No step was taken")
+        self._changed = True
+        self._torn_at = self.steps + 1
         loss = self._runner.step(arrays, rate, *keys)
         self.steps += 1
+        self._torn_at = None
         if not math.isfinite(loss):
             self._broken_at = self.steps
             before = "the first" if self._last_loss is None else f"before: {self._last_loss:.6g}"
@@ -169,6 +190,7 @@ class Trainer:
             raise BatchError(f"lr={rate} is no learning rate: pass a finite number that is not negative.")
         return rate
 
+    @exclusive
     def evaluate(self, batches: Iterable[Any]) -> Evaluation:
         """The metric over an iterable of batches, with the current weights, or with their average where the
         optimizer keeps one (`ema_decay`).
@@ -197,6 +219,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- weights
 
+    @exclusive
     def state(self, *, averaged: bool = False) -> dict[str, np.ndarray]:
         """FQN -> a copy of each trained tensor in its full shape, frozen channels included.
 
@@ -214,8 +237,10 @@ class Trainer:
                 f"{self.folder} keeps no average of its weights. Compile it with an optimizer that has "
                 "ema_decay, or leave averaged out."
             )
+        self._require_whole("There is no state to read")
         return checkpoint.whole_tensors(self.folder, self.manifest, self._runner.read_state(), averaged)
 
+    @exclusive
     def set_state(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Set trained tensors, given in their full shape. The optimizer's state stays, except that an
         average of weights begins anew with the given ones.
@@ -225,7 +250,9 @@ class Trainer:
                 not finite, or other values in the channels that the plan freezes; nothing is set then.
         """
         slots = {s.fqn: s for s in self._state_slots.values() if s.trained or s.changes}
-        bases = checkpoint.base_tensors(self.folder, [n for n in tensors if n in self.manifest.partial])
+        bases = checkpoint.base_tensors(
+            self.folder, self.manifest, [n for n in tensors if n in self.manifest.partial]
+        )
         values = {}
         for fqn, tensor in tensors.items():
             if fqn not in slots:
@@ -258,9 +285,13 @@ class Trainer:
             values[slot.name] = array
             if self.manifest.averaged:
                 values[checkpoint.average_name(slot)] = array
+        self._require_whole("Nothing was set")
+        self._torn_at = self.steps
         self._runner.write_state(values)
+        self._torn_at = None
         self._changed = True
 
+    @exclusive
     def reset(self, state: Mapping[str, np.ndarray] | None = None, *, seed: int | None = None) -> None:
         """Back to step 0: the artefact's initial weights, optimizer state and running statistics.
 
@@ -274,7 +305,9 @@ class Trainer:
         seed = self.seed if seed is None else seed
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise ArtifactError(f"seed={seed!r}: a seed is an integer.")
-        self._runner.write_state(checkpoint.initial_state(self.folder, self.manifest))
+        initial = checkpoint.initial_state(self.folder, self.manifest)
+        self._torn_at = self.steps
+        self._runner.write_state(initial)
         self._restart(0, seed)
         if state:
             self.set_state(state)
@@ -283,22 +316,30 @@ class Trainer:
         self.steps, self.seed = steps, seed
         self._changed = True
         self._last_loss = None
-        self._broken_at = None
+        self._broken_at = self._torn_at = None
 
     # ---------------------------------------------------------------- files
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a checkpoint (one safetensors file): all state, the step, and dropout's seed.
 
+        Other threads may step while it is written; of several that save, the latest state is kept.
+
         Raises:
             NonFiniteLoss: the weights are no longer valid; an older checkpoint at `path` is kept.
             ArtifactError: the file cannot be written.
         """
-        target = Path(path).resolve()
-        state = self._finite_state(f"Nothing was written to {target}")
-        checkpoint.save_checkpoint(target, self.manifest, state, self.steps, self.seed)
-        _note_last_checkpoint(self.folder, target)
+        target = resolved(path)
+        self._require_usable()
+        with self._save_lock:
+            state, steps, seed = self._snapshot(target)
+            checkpoint.save_checkpoint(target, self.manifest, state, steps, seed)
+            _note_last_checkpoint(self.folder, target)
         return target
+
+    @exclusive
+    def _snapshot(self, target: Path) -> tuple[dict[str, np.ndarray], int, int]:
+        return self._finite_state(f"Nothing was written to {target}"), self.steps, self.seed
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint, as if this trainer had taken its steps.
@@ -306,10 +347,15 @@ class Trainer:
         Raises:
             ArtifactError: missing, damaged, or made for another artefact; the weights stay as they were.
         """
-        loaded = checkpoint.load_checkpoint(Path(path), self.manifest)
+        self._go_on_from(checkpoint.load_checkpoint(resolved(path), self.manifest))
+
+    @exclusive
+    def _go_on_from(self, loaded: checkpoint.Checkpoint) -> None:
+        self._torn_at = self.steps
         self._runner.write_state(loaded.state)
         self._restart(loaded.step, loaded.seed)
 
+    @exclusive
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write the trained tensors in full shape by FQN, as one safetensors file for `load_state_dict`.
 
@@ -319,14 +365,23 @@ class Trainer:
             NonFiniteLoss: the weights are no longer valid.
             ArtifactError: the file cannot be written.
         """
-        target = Path(path).resolve()
+        target = resolved(path)
         state = self._finite_state(f"Nothing was written to {target}")
         whole = checkpoint.whole_tensors(self.folder, self.manifest, state, self.manifest.averaged)
         checkpoint.save_arrays(target, whole, {"format": "pt"})
         return target
 
+    def _require_whole(self, refusal: str) -> None:
+        """Refuse a state that a step was writing when something stopped it: Ctrl-C, or want of memory."""
+        if self._torn_at is not None:
+            raise ArtifactError(
+                f"{refusal}: what changed the weights at step {self._torn_at} was interrupted, and it is not "
+                "known which ones it had changed. Go back with load_checkpoint() or reset()."
+            )
+
     def _finite_state(self, refusal: str) -> dict[str, np.ndarray]:
         """The state, unless training diverged. The loss alone does not tell: a ReLU may hide a NaN."""
+        self._require_whole(refusal)
         state = self._runner.read_state()
         bad = [n for n, a in state.items() if not np.isfinite(a).all()]
         if bad or self._broken_at is not None:
@@ -341,18 +396,22 @@ class Trainer:
 
 # ---------------------------------------------------------------- what was trained last
 
+_MAX_NOTE_BYTES = 1 << 16
 _loaded: weakref.WeakValueDictionary[Path, Trainer] = weakref.WeakValueDictionary()
 
 
 def last_trainer(folder: Path) -> Trainer | None:
     """The living Trainer that this process loaded last from `folder`."""
-    return _loaded.get(folder.resolve())
+    trainer = _loaded.get(folder.resolve())
+    return None if trainer is None or trainer.closed else trainer
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Where a Trainer of this artefact saved last, in this process or another."""
-    note = folder / LAST_CHECKPOINT
-    return Path(note.read_text(encoding="utf-8").strip()) if note.is_file() else None
+    try:
+        return resolved(read_text(folder / LAST_CHECKPOINT, _MAX_NOTE_BYTES).strip())
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _note_last_checkpoint(folder: Path, path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import CaptureError, listing
-from ...plan import write_atomically
+from ...files import write_atomically
 from .module import OnnxModule
 from .reader import OWN_DOMAINS, import_onnx, load_proto
 

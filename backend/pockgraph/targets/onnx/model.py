@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ... import __version__
+from ...runtime.onnx_file import check_model
 from .emit import TYPES
 from .op import OPSET
 from .value import Node, Value, make
@@ -74,6 +75,7 @@ def write_model(model: onnx.ModelProto, folder: Path, stem: str) -> None:
 
     Raises:
         onnx.checker.ValidationError: the model breaks the standard.
+        ArtifactError: it holds what no runtime would load.
     """
     path, location = folder / f"{stem}.onnx", f"{stem}.onnx.bin"
     (folder / location).unlink(missing_ok=True)  # it would be appended to
@@ -86,6 +88,8 @@ def write_model(model: onnx.ModelProto, folder: Path, stem: str) -> None:
         size_threshold=EMBEDDED_BYTES,
     )
     onnx.checker.check_model(path, full_check=True)
+    constants = folder / location
+    check_model(path, {location: constants.stat().st_size} if constants.is_file() else {})
 
 
 def _own_outputs(results: Mapping[str, Value]) -> dict[str, Value]:

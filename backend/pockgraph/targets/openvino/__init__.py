@@ -7,11 +7,13 @@ cannot be lowered is known, all of it, before anything is made.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...graph import Graph
+from ...runtime.openvino_xml import check_model
 from ...runtime.precision import PRECISIONS
 from .. import Unsupported, check_choice, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
@@ -55,14 +57,21 @@ class OpenVINO:
         Raises:
             UnsupportedOperators: listing every operator that cannot be lowered.
             PockError: an option, or a precision, that this target does not have.
+            OSError: the files cannot be written.
+            ArtifactError: they hold what no runtime would load.
         """
         check_options(self.name, options, ("precision",))
         precision = check_choice(self.name, options, "precision", PRECISIONS)
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
-        ov.serialize(lower(graph), str(folder / f"{stem}.xml"), str(folder / f"{stem}.bin"))
+        xml, model = folder / f"{stem}.xml", lower(graph)
+        try:
+            ov.serialize(model, str(xml), str(xml.with_suffix(".bin")))
+        except RuntimeError as e:  # its streams do not say why
+            raise OSError(errno.EIO, f"OpenVINO cannot write it ({str(e).splitlines()[0]})", str(xml)) from e
         if precision != "f32":
-            keep_state_exact(folder / f"{stem}.xml")
+            keep_state_exact(xml)
+        check_model(xml)
 
 
 TARGET = OpenVINO()

@@ -1,0 +1,230 @@
+"""What an ONNX file may hold, checked before ONNX Runtime reads it, and without the `onnx` package.
+
+A file passes that holds operators of the standard domain which the lowering emits, no functions, and
+constants that lie inside it or inside the `.onnx.bin` beside it. The format is protobuf: a message is a
+sequence of (field number, wire type, value).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..errors import ArtifactError
+from ..files import open_regular
+
+# All that the lowering can emit; add here what a new rule there needs.
+_NAMES = (
+    "Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BitwiseAnd BitwiseNot BitwiseOr "
+    "BitwiseXor Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum "
+    "DepthToSpace Div Einsum Elu Equal Erf Exp Expand Floor GRU Gather GatherElements GatherND Gelu Gemm "
+    "GlobalAveragePool Greater GreaterOrEqual GridSample HardSigmoid HardSwish Identity IsInf IsNaN LSTM "
+    "LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop MatMul Max MaxPool Mean Min Mish Mod "
+    "Mul Neg NonZero Not OneHot Or PRelu Pad Pow RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp "
+    "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence "
+    "Round Scan ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus "
+    "Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu "
+    "Unsqueeze Where Xor"
+)
+OPERATORS = frozenset(_NAMES.split())
+_STANDARD = (b"", b"ai.onnx")
+# Bytes an element, by number of the data type.
+_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+# Fields that are lists of numbers, and the bytes of one.
+_LISTS = {4: "float_data", 5: "int32_data", 7: "int64_data", 10: "double_data", 11: "uint64_data"}
+_MAX_DEPTH = 8
+_MAX_ELEMENTS = 1 << 40
+
+Field = tuple[int, int, "int | memoryview"]
+
+
+class _Wrong(Exception):
+    """What is wrong with a file."""
+
+
+def check_model(path: Path, constants: Mapping[str, int]) -> None:
+    """Refuse a model file that ONNX Runtime should not be given.
+
+    Args:
+        constants: file of the same folder -> its size in bytes: those that the model may refer to.
+
+    Raises:
+        ArtifactError: with what is wrong in it.
+    """
+    try:
+        with open_regular(path) as f:
+            _Checker(constants).model(memoryview(f.read()))
+    except (_Wrong, OSError) as e:
+        raise ArtifactError(
+            f"{path} is no model that this version compiles: {e}. Copy the folder again, or compile it again."
+        ) from None
+
+
+class _Checker:
+    def __init__(self, constants: Mapping[str, int]) -> None:
+        self._constants = constants
+
+    def model(self, data: memoryview) -> None:
+        graphs = 0
+        for number, _, value in _fields(data):
+            match number:
+                case 1 | 2 | 3 | 4 | 5 | 6 | 14:  # versions, producer, documentation
+                    continue
+                case 7:
+                    graphs += 1
+                    self._graph(_message(value), 0)
+                case 8:
+                    domain = next((_message(v) for n, _, v in _fields(_message(value)) if n == 1), b"")
+                    if bytes(domain) not in _STANDARD:
+                        raise _Wrong(f"it takes operators from {_cut(domain)}")
+                case _:
+                    raise _Wrong(f"it has field {number}: functions, training information, or unknown")
+        if graphs != 1:
+            raise _Wrong(f"it has {graphs} graphs")
+
+    def _graph(self, data: memoryview, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise _Wrong("its loops are nested too deeply")
+        for number, _, value in _fields(data):
+            match number:
+                case 1:
+                    self._node(_message(value), depth)
+                case 5:
+                    self._tensor(_message(value))
+                case 2 | 10 | 11 | 12 | 13 | 16:
+                    continue
+                case _:
+                    raise _Wrong(f"its graph has field {number}: sparse, quantised, or unknown")
+
+    def _node(self, data: memoryview, depth: int) -> None:
+        kind: bytes = b""
+        for number, _, value in _fields(data):
+            match number:
+                case 1 | 2 | 3 | 6 | 9:
+                    continue
+                case 4:
+                    kind = bytes(_message(value))
+                case 7:
+                    if bytes(_message(value)) not in _STANDARD:
+                        raise _Wrong(f"an operator is of the domain {_cut(_message(value))}")
+                case 5:
+                    self._attribute(_message(value), depth)
+                case _:
+                    raise _Wrong(f"a node has field {number}")
+        if kind.decode("ascii", "replace") not in OPERATORS:
+            raise _Wrong(f"it has the operator {_cut(kind)}")
+
+    def _attribute(self, data: memoryview, depth: int) -> None:
+        for number, _, value in _fields(data):
+            match number:
+                case 1 | 2 | 3 | 4 | 7 | 8 | 9 | 13 | 20:
+                    continue
+                case 5 | 10:
+                    self._tensor(_message(value))
+                case 6 | 11:
+                    self._graph(_message(value), depth + 1)
+                case _:
+                    raise _Wrong(f"an attribute has field {number}")
+
+    def _tensor(self, data: memoryview) -> None:
+        dims: list[int] = []
+        kind, raw, listed, external, outside = 0, None, False, [], 0
+        for number, _, value in _fields(data):
+            match number:
+                case 1:
+                    dims += [int(value)] if isinstance(value, int) else list(_varints(value))
+                case 2:
+                    kind = int(value) if isinstance(value, int) else 0
+                case 9:
+                    raw = len(_message(value))
+                case 13:
+                    external.append(_message(value))
+                case 14:
+                    outside = int(value) if isinstance(value, int) else 1
+                case 8 | 12:
+                    continue
+                case _ if number in _LISTS:
+                    listed = True
+                case _:
+                    raise _Wrong(f"a constant has field {number}")
+        count = math.prod(dims)
+        if kind not in _BYTES or not 0 <= count <= _MAX_ELEMENTS:
+            raise _Wrong(f"a constant has the shape {dims[:8]} and the data type {kind}")
+        size = count * _BYTES[kind]
+        if outside or external:
+            self._external(dict(map(_entry, external)), size)
+        elif raw is not None and raw != size:
+            raise _Wrong(f"a constant has {raw} bytes instead of {size}")
+        elif raw is None and not listed and count:
+            raise _Wrong("a constant has no values")
+
+    def _external(self, entries: Mapping[str, str], size: int) -> None:
+        location = entries.get("location", "")
+        if location not in self._constants:
+            raise _Wrong(f"a constant lies in {location[:60]!a}")
+        numbers = {n: entries.get(n, "0") for n in ("offset", "length")}
+        if not all(v.isascii() and v.isdigit() and len(v) < 19 for v in numbers.values()):
+            raise _Wrong(f"a constant lies at {numbers!a}")
+        offset, length = int(numbers["offset"]), int(numbers["length"])
+        if length != size or offset + length > self._constants[location]:
+            raise _Wrong(f"a constant takes bytes {offset} to {offset + length} of {location}")
+
+
+def _entry(data: memoryview) -> tuple[str, str]:
+    found = {n: bytes(_message(v)).decode("utf-8", "replace") for n, _, v in _fields(data)}
+    return found.get(1, ""), found.get(2, "")
+
+
+# ---------------------------------------------------------------- protobuf
+
+
+def _fields(data: memoryview) -> Iterator[Field]:
+    """The fields of a message: number, wire type, and an integer or the bytes."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+            value, at = data[at : at + size], at + size
+        elif wire == 2:
+            size, at = _varint(data, at)
+            value, at = data[at : at + size], at + size
+        else:
+            raise _Wrong("it is no ONNX file")
+        if at > len(data) or not number:
+            raise _Wrong("it is cut short, or no ONNX file")
+        yield number, wire, value
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise _Wrong("it is cut short")
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise _Wrong("it is no ONNX file")
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
+
+
+def _message(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise _Wrong("it is no ONNX file")
+    return value
+
+
+def _cut(text: bytes | memoryview) -> str:
+    return ascii(bytes(text[:60]).decode("utf-8", "replace"))
