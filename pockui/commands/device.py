@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,11 +15,13 @@ from pockgraph.errors import PockError
 
 from ..info.format import flops, milliseconds, size
 from ..info.parity import parity_badge
-from .output import JsonFlag, interrupt_as_flag, out, print_json, progress_bars, say
+from .output import JsonFlag, out, print_json, progress_bars, say
 from .projects import print_parity
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
+    from pockgraph.runtime.__main__ import Saving
+    from pockgraph.runtime.signals import StopRequest
 
 
 def train(
@@ -32,8 +36,11 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Learning rate; the artefact's own by default.")] = None,
     eval_data: Annotated[Path | None, typer.Option("--eval", help="npz to evaluate on when done.")] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Write a checkpoint here when done, and on Ctrl-C.")
+        Path | None, typer.Option(help="Write a checkpoint here: now and then, when done, when stopped.")
     ] = None,
+    save_every: Annotated[
+        str, typer.Option(metavar="N|Ns", help="Steps, or with an s seconds, between two checkpoints.")
+    ] = "60s",
     resume: Annotated[Path | None, typer.Option(help="Continue from this checkpoint.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the order of a task's training samples.")] = 0,
     device: Annotated[str, typer.Option(help="Device name of the artefact's target.")] = "CPU",
@@ -44,34 +51,45 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train an artefact, and evaluate it on held-out data when there is some."""
+    from pockgraph.files import sweep
     from pockgraph.runtime import Trainer
+    from pockgraph.runtime.__main__ import Saving, save_interval
+    from pockgraph.runtime.signals import stop_on_signal
 
     if (task is None) == (data is None):
         raise PockError("Say what to train on: either MODULE:TASK or --data data.npz.")
+    try:
+        save_interval(save_every)
+    except argparse.ArgumentTypeError as e:
+        raise PockError(f"--save-every: {e}.") from None
+    if save is not None:
+        sweep(save.parent)
     trainer = Trainer.load(artifact, device, threads, allow_native_code=allow_native_code)
     say(f"{parity_badge(trainer.manifest.parity_json).text} when it was compiled.")
     if resume is not None:
         trainer.load_checkpoint(resume)
-    batches, held_out = _task_data(task, seed) if task is not None else _file_data(data, trainer)
+    batches, held_out = _task_data(task, seed, trainer) if task is not None else _file_data(data, trainer)
+    began_at = trainer.steps
     if eval_data is not None:
         from pockgraph.runtime.__main__ import Data
 
         held_out = Data.load(eval_data, trainer.manifest).batches()
 
-    losses, times, stopped = _train(trainer, batches, steps, lr)
+    with stop_on_signal() as stop:
+        losses, times = _train(trainer, batches, steps, lr, Saving(trainer, save, save_every), stop)
     result: dict[str, Any] = {
         "steps": trainer.steps, "loss": statistics.fmean(losses[-10:]) if losses else None,
         "first_loss": losses[0] if losses else None, "step_ms": statistics.median(times) if times else None,
     }  # fmt: skip
-    if save is not None:
+    if save is not None and (trainer.steps > began_at or not stop.requested):
         result["checkpoint"] = str(trainer.save(save))
-    if held_out is not None and not stopped:
+    if held_out is not None and not stop.requested:
         say("Evaluating …")
         evaluation = trainer.evaluate(held_out)
         result |= {"metric": evaluation.metric, "samples": evaluation.samples}
     _show(result, as_json)
-    if stopped:
-        raise KeyboardInterrupt
+    if stop.requested:
+        raise typer.Exit(stop.status)
 
 
 def show(
@@ -112,11 +130,12 @@ def show(
     print_parity(manifest.parity_json)
 
 
-def _task_data(reference: str, seed: int) -> tuple[Iterator[Any], Iterable[Any]]:
+def _task_data(reference: str, seed: int, trainer: Trainer) -> tuple[Iterator[Any], Iterable[Any]]:
     from ..project import load_task
 
     task = load_task(reference)
-    return task.forever(seed), task.eval
+    # The step number picks the batch, as in `_file_data`.
+    return itertools.islice(task.forever(seed), trainer.steps, None), task.eval
 
 
 def _file_data(path: Path | None, trainer: Trainer) -> tuple[Iterator[Any], None]:
@@ -133,19 +152,21 @@ def _file_data(path: Path | None, trainer: Trainer) -> tuple[Iterator[Any], None
 
 
 def _train(
-    trainer: Trainer, batches: Iterator[Any], steps: int, lr: float | None
-) -> tuple[list[float], list[float], bool]:
-    """Losses, ms of each step, and whether Ctrl-C ended it."""
+    trainer: Trainer, batches: Iterator[Any], steps: int, lr: float | None, saving: Saving, stop: StopRequest
+) -> tuple[list[float], list[float]]:
+    """Losses, and ms of each step."""
     losses: list[float] = []
     times: list[float] = []
-    with progress_bars() as bars, interrupt_as_flag() as stopped:
+    with progress_bars() as bars:
         bar = bars.add_task("Training", total=steps, note="")
-        while len(losses) < steps and not stopped():
+        while len(losses) < steps and not stop.requested:
             result = trainer.step(next(batches), lr)
             losses.append(result.loss)
             times.append(result.duration_ms)
             bars.update(bar, advance=1, note=f"loss {statistics.fmean(losses[-20:]):.4f}")
-        return losses, times, stopped()
+            if not stop.requested and len(losses) < steps:
+                saving.after_step()
+    return losses, times
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -96,23 +95,3 @@ def reporter(progress: Progress, description: str) -> Report:
         progress.update(bar, completed=done, total=total, note=escape(note))
 
     return report
-
-
-@contextmanager
-def interrupt_as_flag() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C inside only sets what the yielded function returns; the second stops at once.
-
-    A training step cut in two would leave half of the weights updated.
-    """
-    asked = False
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -89,7 +89,7 @@ def test_a_model_that_the_runtime_cannot_load(copied: Callable[..., Path]) -> No
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["train.onnx"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match=r"cannot load .*train\.onnx for CPU"):
+    with pytest.raises(ArtifactError, match=r"train\.onnx is no model"):
         Trainer.load(folder)
 
 

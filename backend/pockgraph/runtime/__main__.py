@@ -1,60 +1,96 @@
 """`python -m pockgraph.runtime out/ --data data.npz --steps 50`: train an artefact from the shell.
 
-Exit status: 0 done, 2 bad input or training diverged (one paragraph on stderr), 130 stopped by Ctrl-C.
+Exit status: 0 done, 2 bad input or training diverged (one paragraph on stderr), 128 + a signal that stopped
+it: 130 Ctrl-C, 143 TERM, 129 HUP. A second signal stops at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import signal
+import math
 import statistics
 import sys
+import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from ..errors import BatchError, PockError
+from ..files import open_regular, sweep
 from . import Trainer
 from .manifest import Manifest, describe
+from .signals import StopRequest, stop_on_signal
 
-INTERRUPTED = 130
+SAVE_EVERY = "60s"
+_format = np.lib.format
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; returns the exit status."""
     options = _parser().parse_args(argv)
-    stop = _StopOnInterrupt()
-    try:
-        trainer = Trainer.load(
-            options.artifact,
-            options.device,
-            options.threads,
-            allow_native_code=options.allow_native_code,
-        )
+    with stop_on_signal() as stop:
+        try:
+            _run(options, stop)
+        except PockError as e:
+            print(f"error: {e}", file=sys.stderr)
+            return 2
+        except MemoryError:
+            print("error: There is not enough memory for this artefact and its data.", file=sys.stderr)
+            return 2
+        return stop.status
+
+
+def _run(options: argparse.Namespace, stop: StopRequest) -> None:
+    if options.save:
+        sweep(options.save.parent)
+    with Trainer.load(
+        options.artifact, options.device, options.threads, allow_native_code=options.allow_native_code
+    ) as trainer:
         if options.resume:
             trainer.load_checkpoint(options.resume)
         data = Data.load(options.data, trainer.manifest)
         held_out = Data.load(options.eval, trainer.manifest) if options.eval else None
-        _train(trainer, data, options, stop)
+        began_at = trainer.steps
+        saving = Saving(trainer, options.save, options.save_every)
+        _train(trainer, data, options, stop, saving)
         report: dict[str, Any] = {"event": "done", "step": trainer.steps}
-        if options.save:
+        # A run that was stopped before its first step leaves an older checkpoint alone.
+        if options.save and (trainer.steps > began_at or not stop.requested):
             report["checkpoint"] = str(trainer.save(options.save))
         if held_out is not None and not stop.requested:
             evaluation = trainer.evaluate(held_out.batches())
             report |= {"metric": evaluation.metric, "samples": evaluation.samples}
         report["peak_rss_bytes"] = peak_rss_bytes()
         _print(report, options.json)
-    except PockError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    finally:
-        stop.restore()
-    return INTERRUPTED if stop.requested else 0
+
+
+class Saving:
+    """Writes a checkpoint from time to time while it trains.
+
+    Args:
+        path: of the checkpoint; None saves nothing.
+        every: steps (`500`) or seconds (`60s`) between two.
+    """
+
+    def __init__(self, trainer: Trainer, path: Path | None, every: str = SAVE_EVERY) -> None:
+        self._trainer, self._path = trainer, path
+        self._seconds = every.endswith("s")
+        self._every = int(every.removesuffix("s"))
+        self._saved = self._now()
+
+    def after_step(self) -> None:
+        """Save, when it is time."""
+        if self._path is not None and self._now() - self._saved >= self._every:
+            self._trainer.save(self._path)
+            self._saved = self._now()
+
+    def _now(self) -> float:
+        return time.monotonic() if self._seconds else self._trainer.steps
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=_count, required=True, help="how many steps to take")
     p.add_argument("--lr", type=float, help="learning rate; the artefact's own by default")
     p.add_argument("--eval", type=Path, help="npz to evaluate on when done")
-    p.add_argument("--save", type=Path, help="write a checkpoint here when done, and on Ctrl-C")
+    p.add_argument(
+        "--save", type=Path, help="write a checkpoint here: from time to time, when done, when stopped"
+    )
+    p.add_argument(
+        "--save-every",
+        type=save_interval,
+        default=SAVE_EVERY,
+        metavar="N|Ns",
+        help=f"steps, or with an s seconds, between two checkpoints (default: {SAVE_EVERY})",
+    )
     p.add_argument("--resume", type=Path, help="continue from this checkpoint")
     p.add_argument("--device", default="CPU", help="device name of the artefact's target (default: CPU)")
     p.add_argument("--threads", type=_count, help="CPU threads; by default all cores")
@@ -76,6 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
+def save_interval(text: str) -> str:
+    """`500` (steps) or `60s` (seconds).
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    number = text.removesuffix("s")
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither steps (500) nor seconds (60s)")
+    return text
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -83,10 +140,14 @@ def _count(text: str) -> int:
     return value
 
 
-def _train(trainer: Trainer, data: Data, options: argparse.Namespace, stop: _StopOnInterrupt) -> None:
+def _train(
+    trainer: Trainer, data: Data, options: argparse.Namespace, stop: StopRequest, saving: Saving
+) -> None:
     losses: list[float] = []
     times: list[float] = []
     for done in range(1, options.steps + 1):
+        if stop.requested:
+            return
         # The step number picks the batch, so a resumed run sees the data a longer run would have seen.
         result = trainer.step(data.batch(trainer.steps), options.lr)
         losses.append(result.loss)
@@ -95,8 +156,8 @@ def _train(trainer: Trainer, data: Data, options: argparse.Namespace, stop: _Sto
             report = {"loss": statistics.fmean(losses), "step_ms": statistics.median(times)}
             _print({"event": "step", "step": trainer.steps, **report}, options.json)
             losses, times = [], []
-        if stop.requested:
-            return
+        if not stop.requested and done < options.steps:
+            saving.after_step()
 
 
 class Data:
@@ -118,13 +179,17 @@ class Data:
         """
         holds = f"A batch of task {manifest.task!r} holds {describe(manifest.batch.items())}."
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
                 missing = [n for n in manifest.batch if n not in file]
                 if missing:
                     lacks = ", ".join(map(repr, missing))
                     raise BatchError(f"{path} lacks {lacks}. {holds} The file needs an array for each.")
+                _require_honest(file.zip, [f"{n}.npy" for n in manifest.batch])
                 arrays = {n: file[n] for n in manifest.batch}
-        except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as e:
+        except (
+            OSError, ValueError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError, EOFError,
+            KeyError, MemoryError, RuntimeError, SyntaxError,
+        ) as e:  # fmt: skip
             raise BatchError(f"Cannot read {path} as an npz file: {e}. Write it with numpy.savez.") from None
         rows = manifest.eval.outputs[0].shape[0]
         whole = {n: arrays.pop(n) for n, spec in manifest.batch.items() if spec.shape[:1] != (rows,)}
@@ -148,19 +213,20 @@ class Data:
         return {n: a[rows] for n, a in self.arrays.items()} | self.whole
 
 
-class _StopOnInterrupt:
-    """Makes the first Ctrl-C a request to stop after the current step; the second stops at once."""
+def _require_honest(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+    """Refuse arrays whose header claims another size than is stored, before memory is taken for them.
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._before = signal.signal(signal.SIGINT, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self.restore()
-
-    def restore(self) -> None:
-        signal.signal(signal.SIGINT, self._before)
+    Raises:
+        ValueError: naming the array.
+    """
+    for name in set(names) & set(archive.namelist()):
+        with archive.open(name) as f:
+            version = _format.read_magic(f)
+            one = version == (1, 0)
+            shape, _, dtype = (_format.read_array_header_1_0 if one else _format.read_array_header_2_0)(f)
+            claimed, stored = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - f.tell()
+        if claimed != stored and not dtype.hasobject:
+            raise ValueError(f"{name} claims {claimed} bytes and holds {stored}")
 
 
 def peak_rss_bytes() -> int | None:
