@@ -1,8 +1,8 @@
 """Graphs as JSON and back: slots, nodes, and their metadata. Values travel beside it, in safetensors.
 
-Reading runs no code of the file's author: an operator is a name looked up under `torch.ops.aten`
-(functional operators that return tensors, nothing that reads files) or `operator.getitem`, names of
-nodes are plain identifiers, and arguments are data. Everything else is refused.
+Reading runs no code of the file's author: an operator is a name on the list in `graph_check.py`, looked up
+under `torch.ops.aten`, or `operator.getitem`; names of nodes are plain identifiers, and arguments are data.
+The shapes and dtypes in the file are those that the operators compute. Everything else is refused.
 
 An argument is JSON itself where JSON has it (null, booleans, integers, finite floats, strings,
 lists), or an object with one tag: `{"node": "add_3"}`, `{"tuple": […]}`, `{"float": "inf"}`,
@@ -24,7 +24,9 @@ import torch
 from torch import fx
 
 from .errors import ArtifactError
+from .files import parse_json
 from .graph import Graph, Role, Slot, dtype_name, output_args
+from .graph_check import OPERATORS, check_graph
 
 SCHEMA = "pockui.graph/1"
 GETITEM = "operator.getitem"
@@ -61,6 +63,8 @@ def _find_op(name: str) -> Any:
     if match is None or packet is None or match[2] not in packet.overloads():
         raise ValueError(f"{name} is not an operator of torch.ops.aten")
     op = getattr(packet, match[2])
+    if match[1] not in OPERATORS:
+        raise ValueError(f"{name} is not on the list of operators that a graph file may hold")
     schema = op._schema
     if schema.is_mutable:
         raise ValueError(f"{name} changes its arguments")
@@ -156,7 +160,7 @@ def graph_from_json(text: str, values: Mapping[str, torch.Tensor], where: str = 
         ArtifactError: not a graph file of this version, or it holds what no graph may hold.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else None
             raise ArtifactError(
@@ -172,7 +176,11 @@ def graph_from_json(text: str, values: Mapping[str, torch.Tensor], where: str = 
             values={n: v for n, v in values.items() if n in names},
         )
         graph.validate()
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as e:
+        check_graph(graph)
+    except (
+        ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError, ArithmeticError,
+        MemoryError,
+    ) as e:  # fmt: skip
         what = f"it lacks {e}" if isinstance(e, KeyError) else str(e) or type(e).__name__
         raise ArtifactError(f"{where} is not a valid graph file: {what}. Compile the artefact again.") from e
     return graph

@@ -134,7 +134,7 @@ class TorchRunner:
             raise ArtifactError(f"Cannot read {path}: {e}. Compile the artefact again.") from None
         graph = graph_from_json(text, values, str(path))
         for mine, theirs in ((graph.inputs, spec.inputs), (graph.outputs, spec.outputs)):
-            if [s.name for s in mine] != [s.name for s in theirs]:
+            if [(s.name, s.shape, s.dtype) for s in mine] != [(s.name, s.shape, s.dtype) for s in theirs]:
                 raise ArtifactError(f"{path} and the manifest name different inputs or outputs.")
         return graph
 
