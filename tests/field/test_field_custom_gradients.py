@@ -13,6 +13,7 @@ from users import assert_as_eager, batches, mlp, task
 
 import pockgraph as pg
 from pockgraph.errors import PockError
+from pockgraph.interpret import interpret
 
 DATA = batches(8, 12)
 
@@ -117,8 +118,6 @@ def test_a_hook_of_a_parameter_is_kept() -> None:
 
 
 def _assert_gradients(graph: Any, net: nn.Module) -> None:
-    from pockgraph.interpret import interpret
-
     found = interpret(graph.gradients, DATA[0])
     net.zero_grad()
     F.cross_entropy(net(DATA[0]["x"]), DATA[0]["y"]).backward()

@@ -27,6 +27,11 @@ from .refusals import ENGINE_ROOT, TORCH_ROOT
 RECURRENT = {name: STEPS[getattr(aten, name).input] for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
 TRACER = str(Path(__file__).with_name("tracer.py"))  # beneath it the user's code begins
 MACHINERY = tuple(f"{TORCH_ROOT}/{room}" for room in ("_subclasses", "fx", "_ops.py", "_prims", "_decomp"))
+MODULE_CALLS = (
+    "call_module",
+    "module_call_wrapper",
+    "forward",
+)  # tracing stands between a module and its caller
 QUIET = {"__get__", "dim", "size", "is_floating_point", "numel", "stride"}  # ask, and compute nothing
 Call = tuple[Any, ...]
 
@@ -78,7 +83,7 @@ class Observer(TorchFunctionMode):
         frame, source = sys._getframe(2), ""
         while frame is not None:
             code = frame.f_code
-            if code.co_filename.startswith(MACHINERY):
+            if code.co_filename.startswith(MACHINERY) and code.co_name not in MODULE_CALLS:
                 return "", ""
             if code.co_filename == TRACER:
                 break
@@ -111,7 +116,7 @@ def _refuse_call(name: str, func: Any, args: Any, source: str) -> None:
         raise refusals.NotOneGraph(refusals.DATA_ASSIGNED, source)
     if name == "register_post_accumulate_grad_hook":
         raise refusals.NotOneGraph(refusals.POST_ACCUMULATE, source)
-    if name in RECURRENT and not isinstance(args[3], bool):
+    if name == "_pack_padded_sequence" or (name in RECURRENT and not isinstance(args[3], bool)):
         raise refusals.NotOneGraph(refusals.PACKED, source)
 
 

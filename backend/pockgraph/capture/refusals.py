@@ -77,10 +77,16 @@ LEFT_OVER = (
     "table that never changes, compute it in __init__"
 )
 HOLDS_ITSELF = (
-    "Task {task!r}: the loss reads the parameter {name} of the model through a tensor that was made from it "
-    "before. Take the parameter from the `model` argument each time."
+    "Task {task!r}: the loss reads the parameter {name!r} of the model through a tensor that was made from "
+    "it before. Take the parameter from the `model` argument each time."
+)
+OVERWRITTEN = (
+    "it changes in place a value that the backward pass needs, which PyTorch refuses as well. Use the form "
+    "of the operator that returns a new tensor"
 )
 TRANSLATIONS = (
+    (r"modified by an inplace operation|leaf Variable that requires grad is being used in an in-place",
+     OVERWRITTEN),
     (r"data-dependent|data dependent|DataDependent|DynamicOutputShape|get value out of a tracing tensor|"
      r"Could not (guard|extract specialized)", DATA_DEPENDENT),
     (r"[Ii]nference tensors? ", INFERENCE_MODE),

@@ -185,6 +185,9 @@ class _Run:
         hooks = any(call[0] == "register_hook" for call in self.observer.calls)
         self.python_backward = functions or hooks or any(p._backward_hooks for p in self.tensors.values())
         if foreign:
+            held = next((n for n, t in self.tensors.items() if t is foreign[0]), None)
+            if held is not None:
+                raise TaskError(refusals.HOLDS_ITSELF.format(task=self.task.name, name=held))
             raise TaskError(refusals.foreign(self.task.name, self._known.name_of(foreign[0])))
         if not loss.requires_grad:
             raise TaskError(refusals.nothing_to_train(self.task))
