@@ -35,6 +35,7 @@ from .runtime.manifest import (
     verify_files,
 )
 from .runtime.trainer import Trainer, last_checkpoint, last_trainer
+from .telling import telling_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -204,6 +205,8 @@ def write_artifact(
                 unused=tuple(sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})})),
                 versions=_versions(),
                 files=files,
+                telling_state=telling_state(train),
+                nonfinite_entries=_nonfinite_entries(graph),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )
             parity = "skipped" if prove is None else prove(partial, manifest)
@@ -252,6 +255,11 @@ def _figures(train: Graph) -> dict[str, float]:
         "extra_bytes": modelled.extra_bytes,
         "step_flops": sum(cost.node_flops(n) for n in train.nodes()),
     }
+
+
+def _nonfinite_entries(graph: TrainGraph) -> tuple[str, ...]:
+    """The entries of the task's first batch that hold NaN or infinite values."""
+    return tuple(name for name, value in graph.task.example.items() if not bool(value.isfinite().all()))
 
 
 def _graph_spec(graph: Graph) -> GraphSpec:

@@ -6,6 +6,7 @@ Each message says what happened, where (tensor name, source line, file) and what
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 
 
@@ -45,8 +46,20 @@ class BatchError(PockError):
     """A batch does not have the names, shapes or dtypes the step was compiled for."""
 
 
+class NonFiniteBatch(BatchError):
+    """A batch holds NaN or infinite values."""
+
+
 class NonFiniteLoss(PockError):
-    """The loss became NaN or infinite."""
+    """The loss, or what a step would leave in the weights, is NaN or infinite.
+
+    Attributes:
+        loss: the step's, where it was one.
+    """
+
+    def __init__(self, message: str, loss: float = math.nan) -> None:
+        super().__init__(message)
+        self.loss = loss
 
 
 class StudyError(PockError):

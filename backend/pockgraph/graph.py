@@ -89,6 +89,11 @@ class Slot:
         """Held by the target between steps."""
         return self.trained or self.changes or self.role is Role.OPT_STATE
 
+    @property
+    def next_name(self) -> str:
+        """State only: the name of the output that holds the slot's next value."""
+        return ":".join(filter(None, (f"new_{self.role.value}", self.fqn, self.key)))
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

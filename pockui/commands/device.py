@@ -7,7 +7,7 @@ import itertools
 import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -48,6 +48,10 @@ def train(
     allow_native_code: Annotated[
         bool, typer.Option("--allow-native-code", help="Run the artefact's machine code: trust its author.")
     ] = False,
+    on_nonfinite: Annotated[
+        Literal["error", "skip"],
+        typer.Option(help="What to do about a step whose batch, loss or update is NaN or infinite."),
+    ] = "error",
     as_json: JsonFlag = False,
 ) -> None:
     """Train an artefact, and evaluate it on held-out data when there is some."""
@@ -64,7 +68,9 @@ def train(
         raise PockError(f"--save-every: {e}.") from None
     if save is not None:
         sweep(save.parent)
-    trainer = Trainer.load(artifact, device, threads, allow_native_code=allow_native_code)
+    trainer = Trainer.load(
+        artifact, device, threads, allow_native_code=allow_native_code, on_nonfinite=on_nonfinite
+    )
     say(f"{parity_badge(trainer.manifest.parity_json).text} when it was compiled.")
     if resume is not None:
         trainer.load_checkpoint(resume)
@@ -81,6 +87,8 @@ def train(
         "steps": trainer.steps, "loss": statistics.fmean(losses[-10:]) if losses else None,
         "first_loss": losses[0] if losses else None, "step_ms": statistics.median(times) if times else None,
     }  # fmt: skip
+    if trainer.skipped:
+        result["skipped"] = trainer.skipped
     if save is not None and (trainer.steps > began_at or not stop.requested):
         result["checkpoint"] = str(trainer.save(save))
     if held_out is not None and not stop.requested:
@@ -159,12 +167,14 @@ def _train(
     times: list[float] = []
     with progress_bars() as bars:
         bar = bars.add_task("Training", total=steps, note="")
-        while len(losses) < steps and not stop.requested:
+        while len(times) < steps and not stop.requested:
             result = trainer.step(next(batches), lr)
-            losses.append(result.loss)
             times.append(result.duration_ms)
-            bars.update(bar, advance=1, note=f"loss {statistics.fmean(losses[-20:]):.4f}")
-            if not stop.requested and len(losses) < steps:
+            if not result.skipped:
+                losses.append(result.loss)
+            note = f"loss {statistics.fmean(losses[-20:]):.4f}" if losses else ""
+            bars.update(bar, advance=1, note=note)
+            if not stop.requested and len(times) < steps:
                 saving.after_step()
     return losses, times
 
@@ -173,7 +183,8 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    parts = [f"{result['steps']} steps"]
+    skipped = result.get("skipped")
+    parts = [f"{result['steps']} steps" + (f" ({skipped} skipped)" if skipped else "")]
     if result["loss"] is not None:
         parts.append(f"loss {result['first_loss']:.4f} → {result['loss']:.4f}")
         parts.append(f"{milliseconds(result['step_ms'])} a step")

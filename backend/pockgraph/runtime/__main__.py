@@ -16,13 +16,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from ..errors import BatchError, PockError
 from ..files import open_regular, sweep
 from . import Trainer
+from .health import OnNonfinite
 from .manifest import Manifest, describe
 from .signals import StopRequest, stop_on_signal
 
@@ -49,7 +50,11 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
     if options.save:
         sweep(options.save.parent)
     with Trainer.load(
-        options.artifact, options.device, options.threads, allow_native_code=options.allow_native_code
+        options.artifact,
+        options.device,
+        options.threads,
+        allow_native_code=options.allow_native_code,
+        on_nonfinite=options.on_nonfinite,
     ) as trainer:
         if options.resume:
             trainer.load_checkpoint(options.resume)
@@ -59,6 +64,8 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
         saving = Saving(trainer, options.save, options.save_every)
         _train(trainer, data, options, stop, saving)
         report: dict[str, Any] = {"event": "done", "step": trainer.steps}
+        if trainer.skipped:
+            report["skipped"] = trainer.skipped
         # A run that was stopped before its first step leaves an older checkpoint alone.
         if options.save and (trainer.steps > began_at or not stop.requested):
             report["checkpoint"] = str(trainer.save(options.save))
@@ -116,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--allow-native-code", action="store_true", help="run an artefact's machine code: trust its author"
     )
+    p.add_argument(
+        "--on-nonfinite", choices=get_args(OnNonfinite), default="error",
+        help="a step whose batch, loss or update is NaN or infinite changes nothing: stop there (default) "
+        "or skip it",
+    )  # fmt: skip
     p.add_argument("--every", type=_count, default=10, help="steps between two lines of output (default: 10)")
     p.add_argument("--json", action="store_true", help="print one JSON object a line")
     return p
@@ -150,10 +162,12 @@ def _train(
             return
         # The step number picks the batch, so a resumed run sees the data a longer run would have seen.
         result = trainer.step(data.batch(trainer.steps), options.lr)
-        losses.append(result.loss)
+        if not result.skipped:
+            losses.append(result.loss)
         times.append(result.duration_ms)
         if done % options.every == 0 or done == options.steps or stop.requested:
-            report = {"loss": statistics.fmean(losses), "step_ms": statistics.median(times)}
+            mean = statistics.fmean(losses) if losses else None  # all of these were skipped
+            report = {"loss": mean, "step_ms": statistics.median(times)}
             _print({"event": "step", "step": trainer.steps, **report}, options.json)
             losses, times = [], []
         if not stop.requested and done < options.steps:
@@ -250,9 +264,11 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
     event = report.pop("event")
     if event == "step":
         speed = f"{report['step_ms']:.1f} ms a step"
-        print(f"step {report['step']}: loss {report['loss']:.4f}, {speed}", flush=True)
+        loss = "no finite loss" if report["loss"] is None else f"loss {report['loss']:.4f}"
+        print(f"step {report['step']}: {loss}, {speed}", flush=True)
         return
-    parts = [f"{report['step']} steps"]
+    skipped = report.get("skipped")
+    parts = [f"{report['step']} steps" + (f" ({skipped} skipped)" if skipped else "")]
     if "metric" in report:
         parts.append(f"metric {report['metric']:.4f} on {report['samples']} samples")
     if report.get("peak_rss_bytes"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import BatchError, listing, suggest
+from ..errors import BatchError, NonFiniteBatch, listing, suggest
 from ..plan import BatchSpec
+from .health import is_finite
 from .manifest import describe
 
 
@@ -75,6 +76,41 @@ def fit_batch(specs: Mapping[str, BatchSpec], batch: Any, task: str) -> dict[str
     return fitted
 
 
+def check_finite(
+    arrays: Mapping[str, np.ndarray], given: Any, believed: Container[str] | None, task: str
+) -> None:
+    """Refuse NaN and infinite values.
+
+    Args:
+        arrays: the batch as the step takes it; given: as it came, before any cast.
+        believed: entries that may hold them; None: all may hold infinite ones, none NaN.
+
+    Raises:
+        NonFiniteBatch: naming the entry, the value and its place.
+    """
+    for name, array in arrays.items():
+        if (believed is not None and name in believed) or is_finite(array):
+            continue
+        bad = np.isnan(array) if believed is None else ~np.isfinite(array)
+        if not bad.any():
+            continue
+        at = np.unravel_index(int(bad.argmax()), array.shape)
+        value, original = array[at], named_arrays(given)[name]
+        source = original[at] if at and original.shape == array.shape else value
+        if np.isfinite(source):
+            what = f"holds {source:g}, which is beyond {array.dtype} and would become {value}"
+        else:
+            count = int(bad.sum())
+            more = f" ({count} values are NaN or infinite)" if count > 1 else ""
+            what = f"holds {value}{more}"
+        place = f" at {[int(i) for i in at]}" if at else ""
+        raise NonFiniteBatch(
+            f"Batch entry {name!r} of task {task!r} {what}{place}. Clean the data, or leave this batch out. "
+            "An entry that is meant to hold such values (an additive mask of -inf) is taken as it is when "
+            "the first training batch of the task holds some when it is compiled."
+        )
+
+
 def pad_batch(
     specs: Mapping[str, BatchSpec], batch: Any, samples: int, task: str
 ) -> tuple[dict[str, np.ndarray], int]:
@@ -124,7 +160,8 @@ def _cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray | None:
         return array
     kinds = array.dtype.kind + dtype.kind
     if kinds == "ff":
-        return array.astype(dtype)
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+            return array.astype(dtype)
     if set(kinds) <= set("iu"):
         info = np.iinfo(dtype)
         fits = array.size == 0 or (int(array.min()) >= info.min and int(array.max()) <= info.max)

@@ -157,6 +157,10 @@ class Manifest(_Strict):
         versions: of the programs that wrote the artefact.
         files: every other file of the folder.
         native_code: those of them that hold machine code: to load them is to run their author's code.
+        telling_state: the state slots by which a step is judged: while what it leaves in them is finite, so
+            is all of its result. None, as older versions wrote: all that change.
+        nonfinite_entries: the batch entries whose first batch held NaN or infinite values (an additive mask
+            of -inf): there they are believed. None, as older versions wrote: infinite ones in all.
         parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,
             None when the artefact was written by a version that did not measure it.
     """
@@ -178,6 +182,8 @@ class Manifest(_Strict):
     versions: dict[str, str] = {}
     files: dict[str, FileSpec]
     native_code: tuple[str, ...] = Field(default=(), validate_default=True)
+    telling_state: tuple[str, ...] | None = None
+    nonfinite_entries: tuple[str, ...] | None = None
     parity: Parity | Literal["skipped"] | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -197,6 +203,19 @@ class Manifest(_Strict):
         if listed != native:
             raise ValueError(f"it lists {list(listed)} instead of {list(native)}")
         return listed
+
+    @property
+    def changing_state(self) -> tuple[SlotSpec, ...]:
+        """The state slots that a step gives a new value."""
+        made = {s.name for s in self.train.outputs}
+        return tuple(s for s in self.train.state if s.next_name in made)
+
+    @property
+    def judged_state(self) -> tuple[str, ...]:
+        """The names of the state slots that are looked at after every step, see `telling_state`."""
+        floating = [s.name for s in self.changing_state if s.dtype.startswith(("float", "bfloat"))]
+        told = set(floating if self.telling_state is None else self.telling_state)
+        return tuple(n for n in floating if n in told)
 
     @property
     def partial(self) -> dict[str, SlotSpec]:

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..errors import ArtifactError, listing
+from .health import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
 from .onnx_file import check_model
 
@@ -71,6 +72,9 @@ class ONNXRunner:
         other = {s.name: _Tensor(s) if s.next_name in made else current[s.name] for s in spec.state}
         self._states = (current, other)
         self._now = 0
+        self._judged = [
+            {n: state[n].array.reshape(-1) for n in manifest.judged_state} for state in self._states
+        ]
         self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in _FED}
         self._loss = _Tensor(next(s for s in spec.outputs if s.role == "loss"))
         self._steps = tuple(
@@ -93,6 +97,12 @@ class ONNXRunner:
         self._steps[self._now].run()
         self._now = 1 - self._now
         return float(self._loss.array)
+
+    def nonfinite(self) -> list[str]:
+        return nonfinite(self._judged[self._now])
+
+    def undo(self) -> None:
+        self._now = 1 - self._now
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         if not self._evals:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import ArtifactError, listing, suggest
 from .checkpoint import initial_state
+from .health import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
 from .openvino_xml import check_model
 from .precision import requested_precision, require_exact_state
@@ -84,6 +85,9 @@ class OpenVINORunner:
         self._open = lambda stem, spec: _Request(core, _graph(folder, manifest, stem), spec, device, config)
         self._eval_spec = manifest.eval
         self._train = self._open("train", manifest.train)
+        changing = {s.name: self._train.states[s.name] for s in manifest.changing_state}
+        self._memories = _Memories(changing, alternate=device == "CPU")
+        self._judged = manifest.judged_state
         self._eval: _Request | None = None
         self._eval_is_current = False
 
@@ -94,7 +98,17 @@ class OpenVINORunner:
         self._train.feed("lr", lr)
         if keys is not None:
             self._train.feed("seed", keys)
-        return float(self._train.infer("loss"))
+        self._memories.before()
+        loss = float(self._train.infer("loss"))
+        self._memories.after()
+        return loss
+
+    def nonfinite(self) -> list[str]:
+        return nonfinite({n: self._memories.new[n] for n in self._judged})
+
+    def undo(self) -> None:
+        self._memories.undo()
+        self._eval_is_current = False
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         if self._eval is None:
@@ -112,6 +126,72 @@ class OpenVINORunner:
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
         self._eval_is_current = False
         self._train.write(values)
+        self._memories.forget()
+
+
+class _Memories:
+    """The state before and after the last step, in the runtime's own memory.
+
+    The CPU plugin keeps each variable in two memories: a step reads one and writes the other, and they
+    change roles at its end. `VariableState.state` is a view of the one in force, so the state before a step
+    outlives it at no cost. Where a device does otherwise, a copy is made before each step.
+
+    Attributes:
+        new: slot name -> flat array: what the last step left.
+    """
+
+    def __init__(self, states: Mapping[str, Any], alternate: bool) -> None:
+        self._states, self._alternate = states, alternate
+        self.forget()
+
+    def forget(self) -> None:
+        """The state was set from outside: find the memories anew."""
+        self._pair: dict[int, dict[str, np.ndarray]] = {}  # address of the first variable -> views of all
+        self._trusted = 0  # steps for which the memories did what is expected of them
+        self._old: dict[str, np.ndarray] | None = None
+        self.new: dict[str, np.ndarray] = {}
+
+    def before(self) -> None:
+        self._old = self._current()
+
+    def after(self) -> None:
+        self.new = self._current()
+        if self._alternate and self._trusted < 2:
+            fresh = self._views()
+            assert self._old is not None
+            moved = all(_address(fresh[n]) != _address(a) for n, a in self._old.items())
+            known = all(_address(fresh[n]) == _address(a) for n, a in self.new.items())
+            self._trusted += 1
+            if not (moved and known and len(self._pair) == 2):
+                self._alternate, self._old, self._pair, self.new = False, None, {}, fresh
+
+    def undo(self) -> None:
+        if self._old is None:
+            raise ArtifactError(
+                "This device writes over the state before a step, and the first step failed. Go back with "
+                "load_checkpoint() or reset(); from here on a copy is kept."
+            )
+        for name, state in self._states.items():
+            held = self._old[name].reshape(state.state.data.shape)
+            state.state = ov.Tensor(held, shared_memory=True)  # copies
+        self.forget()
+
+    def _current(self) -> dict[str, np.ndarray]:
+        if not self._alternate:
+            return {n: a.copy() for n, a in self._views().items()}
+        if not self._states:
+            return {}
+        key = _address(next(iter(self._states.values())).state.data)
+        if key not in self._pair:
+            self._pair[key] = self._views()
+        return self._pair[key]
+
+    def _views(self) -> dict[str, np.ndarray]:
+        return {n: s.state.data.reshape(-1) for n, s in self._states.items()}
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def _graph(folder: Path, manifest: Manifest, stem: str) -> Path:

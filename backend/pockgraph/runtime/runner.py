@@ -34,6 +34,14 @@ class Runner(Protocol):
         """One update; returns the loss before it. `keys`: the `seed` input, for graphs that have one."""
         ...
 
+    def nonfinite(self) -> list[str]:
+        """The telling state slots (see the manifest) that the last step left NaN or infinite values in."""
+        ...
+
+    def undo(self) -> None:
+        """Put every state slot back, to the bit, to what it was before the last step; once a step."""
+        ...
+
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The metric `[N]` of each sample with the current weights."""
         ...

@@ -1,7 +1,8 @@
 """Runs artefacts of the torch target: the pruned graph, operator by operator, with native kernels.
 
 The step is the code that `torch.fx` generates from the graph: it drops every intermediate value after
-its last use. State is updated in place, see `update_in_place`. Evaluation reads the same tensors.
+its last use. It makes the next state beside the present one, which is kept until the next step: a step
+can be undone. Evaluation reads the same tensors.
 """
 
 from __future__ import annotations
@@ -27,9 +28,6 @@ from ..plan import MAX_BYTES
 from ..serialize import graph_from_json
 from .manifest import STATE, GraphSpec, Manifest, require_unchanged
 
-_STATE_OF = {
-    Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
-}  # fmt: skip
 # Views that their schema does not own up to.
 _HIDDEN_VIEWS = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
 
@@ -90,22 +88,49 @@ class TorchRunner:
         for slot in manifest.train.inputs:
             if slot.role in (Role.LR, Role.SEED):
                 self._values[slot.name] = torch.zeros(slot.shape, device=device)
+        self._before: dict[str, torch.Tensor] = {}
         train = self._read("train", manifest.train, self._values)
-        self._step = self._function("train", update_in_place(train), train)
+        self._results = [s.name for s in train.outputs]
+        self._next = {s.next_name: s.name for s in manifest.changing_state}
+        self._judged = manifest.judged_state
+        # Packages of older versions return the loss only, and write the state in place.
+        self._updates_in_place = self._mode == "aot" and manifest.telling_state is None
+        self._step = self._function("train", with_own_results(train), train)
         self._eval: Callable[..., Any] | None = None
 
     def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
         self._values["lr"].fill_(lr)
         if keys is not None:
             self._values["seed"].copy_(_tensor(keys))
+        self._before = {}  # frees what the step before the last one left
+        before = {name: self._values[name] for name in self._next.values()}
+        if self._updates_in_place:
+            before = {name: value.clone() for name, value in before.items()}
         with self._computing():
-            return float(self._step(batch)[0])
+            results = dict(zip(self._results, self._step(batch)))
+            loss = float(results["loss"])
+        self._values.update(
+            {name: results[new].contiguous() for new, name in self._next.items() if new in results}
+        )
+        self._before = before
+        return loss
+
+    def nonfinite(self) -> list[str]:
+        judged = {n: self._values[n].reshape(-1) for n in self._judged}
+        with self._computing():
+            squares = [value.dot(value).float() for value in judged.values()]
+            if not squares or bool(torch.stack(squares).sum().isfinite()):
+                return []
+            return [n for n, value in judged.items() if not bool(value.isfinite().all())]
+
+    def undo(self) -> None:
+        self._values.update(self._before)
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         if self._eval is None:
             more = self._load("eval.safetensors")
             graph = self._read("eval", self._manifest.eval, {**self._values, **more})
-            self._eval = self._function("eval", graph.fx, graph)
+            self._eval = self._function("eval", with_own_results(graph), graph)
         with self._computing():
             return self._eval(batch)[0].cpu().numpy().copy()
 
@@ -114,7 +139,7 @@ class TorchRunner:
 
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
         for name, value in values.items():
-            self._values[name].copy_(_tensor(value))
+            self._values[name] = _tensor(value).to(self._device, copy=True)
 
     def _load(self, name: str) -> dict[str, torch.Tensor]:
         require_unchanged(self._folder, self._manifest, name)
@@ -141,7 +166,7 @@ class TorchRunner:
     def _function(
         self, stem: str, code: fx.Graph, graph: Graph
     ) -> Callable[[Mapping[str, np.ndarray]], tuple[torch.Tensor, ...]]:
-        """`code`, a form of `graph`, as a function of a batch; its other inputs are bound."""
+        """`code`, a form of `graph`, as a function of a batch; its other inputs are the values held."""
         if self._mode == "aot":
             require_unchanged(self._folder, self._manifest, f"{stem}.pt2")
             forward = load_package(self._folder / f"{stem}.pt2")
@@ -152,11 +177,16 @@ class TorchRunner:
             forward = torch.compile(forward, fullgraph=True, dynamic=False)
         bound = [{**self._values, **graph.values}.get(s.name) for s in graph.inputs]
         where = [(i, s.fqn) for i, s in enumerate(graph.inputs) if s.role is Role.BATCH]
+        state = [(i, s.name) for i, s in enumerate(graph.inputs) if s.is_state]
+        for i, _ in state:
+            bound[i] = None
 
         def call(batch: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, ...]:
             args = list(bound)
             for i, key in where:
                 args[i] = _tensor(batch[key]).to(self._device)
+            for i, name in state:
+                args[i] = self._values[name]
             return forward(*args)
 
         return call
@@ -188,49 +218,28 @@ def _move(graph: fx.Graph, device: torch.device) -> None:
         )
 
 
-# ---------------------------------------------------------------- in-place updates
+# ---------------------------------------------------------------- results
 
 
-def update_in_place(graph: Graph) -> fx.Graph:
-    """Write the next value of each state slot over the old one; the graph's results keep the rest.
+def with_own_results(graph: Graph) -> fx.Graph:
+    """The graph's code, its results in memory of their own.
 
-    Before → after, for momentum m and weight p:
-
-        m2 = m·0.9 + g;  p2 = p − lr·m2;  … ;  return loss, p2, m2
-        m2 = m·0.9 + g;  copy_(m, m2);  p2 = p − lr·m2;  copy_(p, p2);  … ;  return loss
-
-    A copy stands right behind the new value, or behind the last reader of the old one if that comes
-    later. A reader is whoever takes the old value, or anything that may share its memory (a view).
+    A result that may share memory with an input (a view of the old state, of the batch) is copied: inputs
+    are the caller's to change.
     """
     new = fx.Graph()
     twin: dict[fx.Node, fx.Node] = {}
     new.graph_copy(graph.fx, twin)
-    state = {
-        (s.role, s.fqn, s.key): twin[n]
-        for s, n in zip(graph.inputs, graph.placeholders.values())
-        if s.is_state
-    }
-    # What leaves the graph in memory that will be overwritten needs a copy of its own.
-    exposed = set(state.values()).union(*(_aliases(old) for old in state.values()))
-    kept, updates = [], []
-    for slot, node in zip(graph.outputs, output_args(graph.fx)):
-        old, value = None, twin[node]
-        if slot.role in _STATE_OF:
-            old = state[_STATE_OF[slot.role], slot.fqn, slot.key]
-        if value is not old and value in exposed:
-            with new.inserting_after(list(state.values())[-1] if value.op == "placeholder" else value):
+    inputs = [twin[n] for n in graph.placeholders.values()]
+    shared = set(inputs).union(*(_aliases(node) for node in inputs))
+    results = []
+    for node in output_args(graph.fx):
+        value = twin[node]
+        if value in shared:
+            with new.inserting_after(inputs[-1] if value.op == "placeholder" else value):
                 value = new.call_function(aten.clone.default, (value,))
-        if old is None:
-            kept.append(value)
-        elif value is not old:
-            updates.append((old, value))
-
-    order = {node: i for i, node in enumerate(new.nodes)}
-    for old, value in updates:
-        last = max([value, *_readers(old)], key=lambda n: order.get(n, -1))  # a copy_ reads no old value
-        with new.inserting_after(last):
-            new.call_function(aten.copy_.default, (old, value))
-    new.output(tuple(kept))
+        results.append(value)
+    new.output(tuple(results))
     return new
 
 
@@ -243,11 +252,6 @@ def _aliases(node: fx.Node) -> set[fx.Node]:
         found.update(views)
         pending += views
     return found
-
-
-def _readers(node: fx.Node) -> set[fx.Node]:
-    """Who reads `node`'s memory, under its own name or another."""
-    return {user for n in (node, *_aliases(node)) for user in n.users}
 
 
 def _may_alias(node: fx.Node) -> bool:

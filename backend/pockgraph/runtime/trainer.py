@@ -15,11 +15,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..errors import ArtifactError, BatchError, NonFiniteLoss, listing, suggest
+from ..errors import ArtifactError, BatchError, NonFiniteBatch, NonFiniteLoss, listing, suggest
 from ..files import read_text, resolved, write_atomically
 from ..plan import Plan
 from . import checkpoint
-from .batch import fit_batch, pad_batch
+from .batch import check_finite, fit_batch, pad_batch
+from .health import OnNonfinite, checked_policy, is_finite
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
 from .runner import Runner, open_runner
@@ -31,14 +32,16 @@ class StepResult:
     """What one step says.
 
     Attributes:
-        loss: before the update.
+        loss: before the update; NaN for a batch that holds NaN.
         step: how many steps have been taken, this one included.
         duration_ms: wall clock, checking the batch included.
+        skipped: the batch, the loss or the update was not finite, and all state is as it was before.
     """
 
     loss: float
     step: int
     duration_ms: float
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Trainer(Owned):
         manifest, plan: what it holds.
         steps: steps taken since the initial weights, those before a loaded checkpoint included.
         seed: with the number of the step, what decides dropout's masks.
+        on_nonfinite: what to do about a step that is not finite, see `load`.
+        skipped: how many steps were skipped for that since the trainer was loaded or reset.
 
     Example:
         >>> trainer = Trainer.load("out/")
@@ -82,12 +87,13 @@ class Trainer(Owned):
         self.plan = plan
         self.steps = 0
         self.seed = 0
+        self.on_nonfinite: OnNonfinite = "error"
+        self.skipped = 0
         self._runner = runner
         self._draws = any(s.role == "seed" for s in manifest.train.inputs)
         self._state_slots = {s.name: s for s in manifest.train.state}
         self._changed = False
         self._last_loss: float | None = None
-        self._broken_at: int | None = None
         self._torn_at: int | None = None
         self._save_lock = threading.RLock()  # a signal's handler may save, too
 
@@ -100,6 +106,7 @@ class Trainer(Owned):
         *,
         seed: int = 0,
         allow_native_code: bool = False,
+        on_nonfinite: OnNonfinite = "error",
     ) -> Trainer:
         """Check an artefact's files and put its initial weights on `device`.
 
@@ -110,8 +117,12 @@ class Trainer(Owned):
             seed: of dropout; the same seed gives the same masks on every target.
             allow_native_code: run the machine code that an artefact holds (the torch target's mode
                 `"aot"`). It may do whatever you may: allow it for artefacts whose author you trust.
+            on_nonfinite: of a step whose batch, loss or update is NaN or infinite nothing reaches the
+                weights, the optimizer's state, or any other; `"error"` raises, `"skip"` goes on with the
+                next batch and says so in the `StepResult`.
 
         Raises:
+            BatchError: `on_nonfinite` is neither.
             ArtifactError: no artefact, a damaged file (named), nothing here can run it, it holds native
                 code that was not allowed, or the device would lose precision.
         """
@@ -131,6 +142,7 @@ class Trainer(Owned):
         plan = read_plan(folder)
         checkpoint.check_state(folder, manifest, plan)
         trainer = cls(folder, manifest, plan, open_runner(folder, manifest, device, threads))
+        trainer.on_nonfinite = checked_policy(on_nonfinite)
         trainer.reset(seed=seed)
         trainer._changed = False
         _loaded[folder] = trainer
@@ -150,36 +162,67 @@ class Trainer(Owned):
     # ---------------------------------------------------------------- training
 
     @exclusive
-    def step(self, batch: Any, lr: float | None = None) -> StepResult:
+    def step(
+        self, batch: Any, lr: float | None = None, *, on_nonfinite: OnNonfinite | None = None
+    ) -> StepResult:
         """One step on one batch: an update, or with the optimizer's `accumulate=n` the n-th part of one.
+
+        A step that is not finite leaves all state as it was, to the bit. Where that raises, the step was
+        not taken; where it is skipped, it counts: the next step has the next number and dropout's next
+        masks, and the optimizer's own counters stand still.
 
         Args:
             batch: name -> array, or a tuple (names `0`, `1`, …), of the manifest's shapes and dtypes.
             lr: the learning rate; None takes the optimizer's.
+            on_nonfinite: `"error"` or `"skip"` for this step; None takes the trainer's, see `load`.
 
         Raises:
-            BatchError: the batch does not fit, or `lr` is not a finite number ≥ 0.
-            NonFiniteLoss: the loss is NaN or infinite; the weights are no longer valid.
+            BatchError: the batch does not fit, or `lr` is not a finite number ≥ 0; `NonFiniteBatch`, a kind
+                of it: the batch holds NaN or infinite values.
+            NonFiniteLoss: the loss, or a weight or state after the update, is NaN or infinite.
         """
         start = time.perf_counter()
         rate = self._rate(lr)
+        policy = self.on_nonfinite if on_nonfinite is None else checked_policy(on_nonfinite)
+        try:
+            loss = self._step(batch, rate)
+            skipped = False
+        except (NonFiniteBatch, NonFiniteLoss) as e:
+            if policy == "error":
+                raise
+            loss = e.loss if isinstance(e, NonFiniteLoss) else math.nan
+            self.skipped += 1
+            skipped = True
+        else:
+            self._last_loss = loss
+        self.steps += 1
+        return StepResult(loss, self.steps, (time.perf_counter() - start) * 1e3, skipped)
+
+    def _step(self, batch: Any, rate: float) -> float:
+        """The loss of a step that was taken, or the error of one that was undone."""
         arrays = fit_batch(self.manifest.batch, batch, self.manifest.task)
+        check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
         keys = (step_keys(self.seed, self.steps),) if self._draws else ()
         self._require_whole("No step was taken")
-        self._changed = True
+        changed, self._changed = self._changed, True
         self._torn_at = self.steps + 1
         loss = self._runner.step(arrays, rate, *keys)
-        self.steps += 1
-        self._torn_at = None
-        if not math.isfinite(loss):
-            self._broken_at = self.steps
-            before = "the first" if self._last_loss is None else f"before: {self._last_loss:.6g}"
-            raise NonFiniteLoss(
-                f"The loss became {loss} in step {self.steps} (lr {rate:g}; {before}). The weights in memory "
-                "are no longer valid. Go back with load_checkpoint() or reset(), and use a lower lr."
-            )
-        self._last_loss = loss
-        return StepResult(loss, self.steps, (time.perf_counter() - start) * 1e3)
+        bad = self._runner.nonfinite() if math.isfinite(loss) else []
+        if math.isfinite(loss) and not bad:
+            self._torn_at = None
+            return loss
+        self._runner.undo()
+        self._changed, self._torn_at = changed, None
+        what = f"the update would leave NaN or infinite values in {listing(bad)}" if bad else (
+            f"the loss became {loss}"
+        )  # fmt: skip
+        before = "the first" if self._last_loss is None else f"before: {self._last_loss:.6g}"
+        raise NonFiniteLoss(
+            f"In step {self.steps + 1} (lr {rate:g}; loss {loss:.6g}, {before}) {what}. The step was undone: "
+            "weights and optimizer are as they were before it. Look at this batch or use a lower lr, or pass "
+            'on_nonfinite="skip" to leave such steps out.',
+            loss,
+        )
 
     def _rate(self, lr: float | None) -> float:
         value = self.manifest.optimizer.get("lr") if lr is None else lr
@@ -199,15 +242,15 @@ class Trainer(Owned):
 
         Raises:
             BatchError: there is no batch, or one does not fit.
-            NonFiniteLoss: the weights are no longer valid.
         """
         if isinstance(batches, Mapping):
             raise BatchError("evaluate() takes an iterable of batches, and this is one batch: pass [batch].")
-        self._finite_state("Nothing was evaluated")
+        self._require_whole("Nothing was evaluated")
         rows = self.manifest.eval.outputs[0].shape[0]
         values = []
         for batch in batches:
             arrays, count = pad_batch(self.manifest.batch, batch, rows, self.manifest.task)
+            check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
             values.append(self._runner.evaluate(arrays)[:count])
         if not values:
             raise BatchError(
@@ -316,7 +359,8 @@ class Trainer(Owned):
         self.steps, self.seed = steps, seed
         self._changed = True
         self._last_loss = None
-        self._broken_at = self._torn_at = None
+        self._torn_at = None
+        self.skipped = 0
 
     # ---------------------------------------------------------------- files
 
@@ -326,7 +370,7 @@ class Trainer(Owned):
         Other threads may step while it is written; of several that save, the latest state is kept.
 
         Raises:
-            NonFiniteLoss: the weights are no longer valid; an older checkpoint at `path` is kept.
+            NonFiniteLoss: the state came with NaN or infinite values; an older file at `path` is kept.
             ArtifactError: the file cannot be written.
         """
         target = resolved(path)
@@ -362,7 +406,7 @@ class Trainer(Owned):
         Where the optimizer keeps an average of the weights (`ema_decay`), that is what is written.
 
         Raises:
-            NonFiniteLoss: the weights are no longer valid.
+            NonFiniteLoss: the state came with NaN or infinite values.
             ArtifactError: the file cannot be written.
         """
         target = resolved(path)
@@ -380,16 +424,14 @@ class Trainer(Owned):
             )
 
     def _finite_state(self, refusal: str) -> dict[str, np.ndarray]:
-        """The state, unless training diverged. The loss alone does not tell: a ReLU may hide a NaN."""
+        """The state, unless it came with NaN: steps are undone, but an artefact may hold any values."""
         self._require_whole(refusal)
         state = self._runner.read_state()
-        bad = [n for n, a in state.items() if not np.isfinite(a).all()]
-        if bad or self._broken_at is not None:
-            step = self._broken_at
-            why = "training diverged" if step is None else f"the loss of step {step} was not finite"
-            held = f" ({listing(bad)} hold NaN or infinite values)" if bad else ""
+        bad = [name for name, array in state.items() if not is_finite(array)]
+        if bad:
             raise NonFiniteLoss(
-                f"{refusal}: {why}{held}. Go back with load_checkpoint() or reset(), and use a lower lr."
+                f"{refusal}: {listing(bad)} hold NaN or infinite values, and no step of this Trainer put "
+                "them there. Go back with load_checkpoint() or reset(), or compile the model again."
             )
         return state
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ..graph import Graph
 from ..inductor import compile_package, require_compiler
 from ..passes.lower_precision import LowerPrecision
-from ..runtime.torch import update_in_place
+from ..runtime.torch import with_own_results
 from ..serialize import graph_to_json, op_name
 from . import Unsupported, check_choice, check_options, require_supported
 
@@ -76,7 +76,7 @@ class Torch:
         if mode == "aot":
             # Values are arguments, none is built in: the code is the same for all weights.
             inputs = [torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in graph.inputs]
-            compile_package(update_in_place(graph), inputs, folder / f"{stem}.pt2")
+            compile_package(with_own_results(graph), inputs, folder / f"{stem}.pt2")
 
 
 TARGET = Torch()
