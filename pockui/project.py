@@ -16,6 +16,36 @@ if TYPE_CHECKING:
     from pockgraph.task import Task
 
 DEMOS = {"vision": "pockui.demo.vision:task", "text": "pockui.demo.text:task"}
+ENVIRONMENT = "POCKUI_TASK"  # names the task of a dashboard that `panel serve` starts
+_NAMED: list[str] = []  # by the user, in this process
+
+
+def name_task(reference: str) -> str:
+    """Let training run this reference: the user named it. Returns it in full.
+
+    Raises:
+        TaskError: it is not of the form `module:name`.
+    """
+    full = _full(reference)
+    _NAMED.append(full)
+    return full
+
+
+def named_reference(stored: str) -> str:
+    """The reference that training may import for a study; empty when the user named none.
+
+    What a study says of itself is not enough to run code. It counts when the user gave the same reference,
+    made the study's task in this process, or when it is the demo's; else what was given last counts.
+
+    Args:
+        stored: what the study says.
+    """
+    from pockgraph.study import OPENED_WITH
+
+    given = [*_NAMED, *filter(None, [os.environ.get(ENVIRONMENT, "")])]
+    if stored and stored in {*given, *OPENED_WITH, *DEMOS.values()}:
+        return stored
+    return _full(given[-1]) if given else ""
 
 
 def load_task(reference: str, **options: Any) -> Task:
@@ -32,13 +62,8 @@ def load_task(reference: str, **options: Any) -> Task:
     """
     from pockgraph.task import Task
 
-    reference = DEMOS.get(reference, reference)
-    module_name, colon, name = reference.partition(":")
-    if not (colon and module_name and name):
-        raise TaskError(
-            f"{reference!r} names no task. Write module:task, as in my_project:task, or one of the demo's: "
-            f"{', '.join(DEMOS)}.{suggest(reference, DEMOS)}"
-        )
+    reference = name_task(reference)
+    module_name, _, name = reference.partition(":")
     found = _attribute(_module(module_name), name)
     if not isinstance(found, Task):
         if not callable(found):
@@ -59,6 +84,17 @@ def load_task(reference: str, **options: Any) -> Task:
             )
         found = made
     return replace(found, reference=reference)
+
+
+def _full(reference: str) -> str:
+    reference = DEMOS.get(reference, reference)
+    module, _, name = reference.partition(":")
+    if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise TaskError(
+            f"{reference!r} names no task. Write module:task, as in my_project:task, or one of the demo's: "
+            f"{', '.join(DEMOS)}.{suggest(reference, DEMOS)}"
+        )
+    return reference
 
 
 def _module(name: str) -> Any:

@@ -33,7 +33,7 @@ class TrainSpec:
     """What to train.
 
     Attributes:
-        reference: `module:task` that makes the Task.
+        reference: `module:task` that makes the Task; the user named it, see `project.named_reference`.
         plan: a plan's JSON text.
         target: what to compile to.
         out: folder of the artefact; the checkpoint is put beside it.
@@ -54,6 +54,11 @@ class TrainSpec:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def checkpoint_of(out: str | os.PathLike[str]) -> Path:
+    """Where the weights trained with an artefact's folder are put: beside it, under its whole name."""
+    return Path(f"{Path(out)}.safetensors")
 
 
 class Reporter:
@@ -95,14 +100,13 @@ def train(spec: TrainSpec, report: Reporter) -> None:
         predicted=artifact.manifest.predicted, parity=artifact.manifest.parity_json,
     )  # fmt: skip
 
-    held_out = list(task.eval)
     report("stage", text="Evaluating before training")
-    _evaluate(trainer, held_out, "before", report)
+    _evaluate(trainer, task.eval, "before", report)
     report("stage", text="Training")
     losses = _steps(trainer, task.forever(spec.seed), spec, report)
     report("stage", text="Evaluating after training")
-    _evaluate(trainer, held_out, "after", report)
-    checkpoint = trainer.save(Path(spec.out).with_suffix(".safetensors"))
+    _evaluate(trainer, task.eval, "after", report)
+    checkpoint = trainer.save(checkpoint_of(spec.out))
 
     if spec.measure:
         from pockgraph.measure import figures_to_json, measure_step

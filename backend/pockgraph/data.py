@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from .errors import TaskError
+from .sources import count_of, hold_back, is_stream, numbered
 from .task import Batch, Batches, Task, as_named, check_batch
 
 HELD_BACK_RATIO = 0.2
+MAX_COUNTED = 10_000  # validation batches of a stream, which may have no end
 
 
 def with_validation(task: Task) -> Task:
@@ -36,15 +38,18 @@ def with_validation(task: Task) -> Task:
             if data.shuffle:
                 order = np.random.default_rng(0).permutation(data.samples)
             picked = order[:-held], order[-held:]
-            train, validation = (
-                replace(data, arrays={k: a[np.sort(p)] for k, a in data.arrays.items()}) for p in picked
-            )
+            train, validation = (data.only(np.sort(p)) for p in picked)
             return replace(task, train=train, validation=replace(validation, shuffle=False))
     else:
-        batches = list(data)
-        held = round(len(batches) * HELD_BACK_RATIO) or 1
-        if len(batches) > held:
-            return replace(task, train=batches[:-held], validation=batches[-held:])
+        parts = hold_back(data, HELD_BACK_RATIO)
+        if parts is not None:
+            return replace(task, train=parts[0], validation=parts[1])
+        if is_stream(data) or hasattr(data, "sampler"):
+            why = "is a stream" if is_stream(data) else "draws samples more than once"
+            raise TaskError(
+                f"Task {task.name!r} has no validation batches, and its `train` {why}: no part of it can be "
+                "held back. Give it validation=…"
+            )
     raise TaskError(
         f"Task {task.name!r} has no validation batches, and too few training batches to hold some back. "
         "Give it validation=…, or more training data."
@@ -69,23 +74,27 @@ class Data:
 
     def train(self, seed: int) -> Iterator[Batch]:
         """The training batches that `seed` draws."""
-        for batch in itertools.islice(self.task.forever(seed), self.steps):
-            check_batch(batch, self._example)
-            yield batch
+        return itertools.islice(self.task.forever(seed), self.steps)
 
     def validation(self) -> Iterator[tuple[Batch, int]]:
         """Validation batches, and how many of their rows are real: a ragged one is padded."""
-        for raw in itertools.islice(self.task.validation or (), self._limit):
+        what = f"Task {self.task.name!r}: `validation`"
+        for number, raw in numbered(what, itertools.islice(self.task.validation or (), self._limit)):
             batch, rows = _padded(as_named(raw), self._rows)
-            check_batch(batch, self._example)
+            check_batch(batch, self._example, f"batch {number} of `validation`")
             yield batch, rows
 
     @cached_property
     def validation_count(self) -> int:
         """How many validation batches there are."""
         data = self.task.validation
-        count = len(data) if hasattr(data, "__len__") else sum(1 for _ in data or ())  # pyright: ignore
-        count = count if self._limit is None else min(count, self._limit)
+        data = self.task.validation or ()
+        count = count_of(data, MAX_COUNTED + 1 if self._limit is None and is_stream(data) else self._limit)
+        if self._limit is None and is_stream(data) and count > MAX_COUNTED:
+            raise TaskError(
+                f"Task {self.task.name!r}: `validation` is a stream of more than {MAX_COUNTED:,} batches. "
+                "Say how many to take: analyze(batches=…)."
+            )
         if count < 1:
             raise TaskError(f"Task {self.task.name!r} has no validation batches. Give it at least one.")
         return count

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .train_graph import TrainGraph
 
 T = TypeVar("T")
+OPENED_WITH: set[str] = set()  # references of the tasks that this process opened studies with
 MAKE_PROFILE = (
     "Restore the study from a copy, or open it with its task and make the profile again: "
     "study.save_profile(pockgraph.profiling.profile_of(study.graph))."
@@ -112,6 +113,8 @@ class Study:
     ) -> None:
         self.path = study_path(path)
         self._task = task
+        if task is not None and task.reference:
+            OPENED_WITH.add(task.reference)
         self._optimizer = optimizer
         self._graph: TrainGraph | None = None
         self._lock = threading.RLock()

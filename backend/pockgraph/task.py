@@ -5,15 +5,18 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset, TensorDataset
 
+from .arrays import columns_of, tensor_of
 from .errors import TaskError, listing, suggest
 from .plan import BatchNorm
+from .sources import as_data, beginning_of, epoch_of, is_stream, numbered
 
 Batch = dict[str, torch.Tensor]
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
@@ -24,13 +27,19 @@ INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.Ins
 class Batches:
     """A re-iterable of fixed-shape batches over arrays that share their first dimension.
 
-    The ragged last batch is dropped: a compiled step has one batch shape.
+    The ragged last batch is dropped: a compiled step has one batch shape. A memory-mapped array stays one.
 
     Args:
-        arrays: name -> array `[N, ...]` (numpy or torch).
+        arrays: name -> array `[N, ...]` (numpy, torch, pandas or a list); or a data frame; or a tuple of
+            arrays, whose batches are tuples.
         batch_size: samples a batch.
         shuffle: draw a new order from `seed` instead of the arrays' own.
         transform: applied to each batch (a dict of tensors), e.g. a resize.
+        rows: only these samples, in this order; None takes all.
+        tuples: whether batches are tuples instead of dicts; as `arrays` is unless said otherwise.
+
+    Raises:
+        TaskError: arrays that are none, or differ in length; a batch size below 1 or above theirs.
     """
 
     arrays: Mapping[str, Any]
@@ -39,35 +48,52 @@ class Batches:
     seed: int = 0
     transform: Callable[[Batch], Batch] | None = None
     max_batches: int | None = None
+    rows: np.ndarray | None = field(default=None, kw_only=True)
+    tuples: bool | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.tuples is None:
+            object.__setattr__(self, "tuples", isinstance(self.arrays, tuple | list | TensorDataset))
+        object.__setattr__(self, "arrays", columns_of(self.arrays))
         sizes = {name: len(a) for name, a in self.arrays.items()}
         if len(set(sizes.values())) != 1:
             raise TaskError(f"Batches: arrays must share their first dimension, got {sizes}.")
+        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
+            raise TaskError(f"Batches: batch_size must be a number of samples, got {self.batch_size!r}.")
 
     @property
     def samples(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return len(next(iter(self.arrays.values())) if self.rows is None else self.rows)
 
     def __len__(self) -> int:
         n = self.samples // self.batch_size
         return n if self.max_batches is None else min(n, self.max_batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         order = np.random.default_rng(self.seed).permutation(self.samples) if self.shuffle else None
         for b in range(len(self)):
             span = slice(b * self.batch_size, (b + 1) * self.batch_size)
             pick = span if order is None else order[span]
-            batch = {k: torch.as_tensor(a[pick]) for k, a in self.arrays.items()}
-            yield self.transform(batch) if self.transform else batch
+            if self.rows is not None:
+                pick = self.rows[pick]
+            batch = {k: tensor_of(a[pick]) for k, a in self.arrays.items()}
+            if self.transform:
+                # A slice is a view, and what is changed in place would change the arrays.
+                batch = {k: v.clone() for k, v in batch.items()} if isinstance(pick, slice) else batch
+                batch = self.transform(batch)
+            yield tuple(batch.values()) if self.tuples and isinstance(batch, dict) else batch
 
     def shuffled(self, seed: int) -> Batches:
         """The same samples in the order that `seed` draws."""
-        return Batches(self.arrays, self.batch_size, True, seed, self.transform, self.max_batches)
+        return replace(self, shuffle=True, seed=seed)
+
+    def only(self, rows: np.ndarray) -> Batches:
+        """Only the samples of these numbers, in this order."""
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
     def limit(self, batches: int) -> Batches:
         """Only the first `batches` batches."""
-        return Batches(self.arrays, self.batch_size, self.shuffle, self.seed, self.transform, batches)
+        return replace(self, max_batches=batches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +106,12 @@ class Task:
             training step.
         loss: `(model, batch) -> scalar tensor`.
         metric: `(model, batch) -> tensor [N]`, one value per sample, larger is better.
-        train: a re-iterable of batches: dicts (or tuples) of tensors of fixed shapes.
+        train: a re-iterable of batches: dicts (or tuples) of tensors of fixed shapes. A list, `Batches`, a
+            `DataLoader`, an `IterableDataset` of batches, or a function that makes an iterator; it may be
+            endless, and is read a batch at a time.
         eval: the held-out batches that final results are reported on.
         validation: batches for choosing learning rates and plans. Without it the last fifth
-            of `train` is held back for that, so that `eval` is never chosen on.
+            of `train` is held back for that, so that `eval` is never chosen on; of a stream it cannot be.
         fresh: FQN globs of tensors that were never pretrained (a new head). Each seed of a
             measurement draws them anew.
         batch_norm: `"frozen"`: every batch norm uses its running statistics and leaves them alone;
@@ -121,23 +149,33 @@ class Task:
                 "Rates belong to the model's layers."
             )
         self.model.eval()
-        given: dict[str, Any] = {"train": self.train, "eval": self.eval}
-        if self.validation is not None:
-            given["validation"] = self.validation
-        for name, data in given.items():
-            if iter(data) is data:
-                raise TaskError(
-                    f"Task {self.name!r}: `{name}` is an iterator, which yields its batches once; every "
-                    f"epoch needs them again. Pass a list of batches, a DataLoader or pockgraph.Batches."
-                )
-            if next(iter(data), None) is None:
-                raise TaskError(f"Task {self.name!r}: `{name}` has no batches. Give it at least one.")
+        for name in ("train", "eval", "validation"):
+            if name != "validation" or self.validation is not None:
+                self._take(name)
         known = [fqn for fqn, _ in self.model.named_parameters()]
         for glob in self.fresh:
             if not fnmatch.filter(known, glob):
                 raise TaskError(
                     f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
                 )
+
+    def _take(self, name: str) -> None:
+        """Make what was given for `name` data that can be read again, and look at its first batch."""
+        what = f"Task {self.name!r}: `{name}`"
+        data = as_data(getattr(self, name), what)
+        object.__setattr__(self, name, data)
+        _, first = next(numbered(what, beginning_of(data)), (0, None))
+        if first is None:
+            small = isinstance(data, Batches) and f" of {data.batch_size} ({data.samples} samples)"
+            raise TaskError(f"{what} has no batches{small or ''}. Give it at least one.")
+        try:
+            named = as_named(first)
+        except TaskError as e:
+            raise TaskError(f"{what}: {e}{_hint(data)}") from None
+        if any(v.ndim and not len(v) for v in named.values()):
+            raise TaskError(f"{what}: its first batch has no rows. Leave empty batches out.")
+        if name == "train" and is_stream(data):
+            self.__dict__["_first"] = first  # reading it again may start workers, or a download
 
     def set_mode(self, training: bool, net: torch.nn.Module | None = None) -> None:
         """Put the model (or `net`, a copy of it) into the mode of a training step, or of evaluation."""
@@ -177,7 +215,7 @@ class Task:
 
     @cached_property
     def _first(self) -> Any:
-        return next(iter(self.train))
+        return next(beginning_of(self.train))
 
     @property
     def example(self) -> Batch:
@@ -195,14 +233,24 @@ class Task:
     def epoch(self, seed: int) -> Iterator[Batch]:
         """One pass over `train` in the order that `seed` draws.
 
-        Data with a `shuffled(seed)` method draws anew; otherwise the order of the batches changes.
+        Data with a `shuffled(seed)` method draws anew, and a `DataLoader` by its own sampler, if that draws
+        an order; otherwise the order of the batches changes. A stream (a generator, an `IterableDataset`)
+        keeps its own order, and is told the seed by `set_epoch` if it has that.
+
+        Raises:
+            TaskError: a batch that is none, or differs from the first one, by number.
         """
-        if hasattr(self.train, "shuffled"):
-            yield from map(as_named, self.train.shuffled(seed))  # pyright: ignore
-            return
-        batches = list(self.train)
-        for i in np.random.default_rng(seed).permutation(len(batches)):
-            yield as_named(batches[i])
+        what = f"Task {self.name!r}: `train`"
+        number, example = 0, self.example
+        for number, raw in numbered(what, epoch_of(self.train, seed)):
+            batch = as_named(raw)
+            check_batch(batch, example, f"batch {number} of `train`")
+            yield batch
+        if not number:
+            raise TaskError(
+                f"{what} gave no batches this time, though it did before. It must begin anew whenever it is "
+                "iterated; a generator has to be made each time."
+            )
 
     def forever(self, seed: int) -> Iterator[Batch]:
         """Training batches without end, each epoch in a new order."""
@@ -231,12 +279,29 @@ def as_named(batch: Any) -> Batch:
                 f"A batch must hold tensors; {key!r} is a {type(value).__name__}. "
                 "Convert it, or leave it out of the batch."
             )
-        named[str(key)] = torch.as_tensor(value)
+        try:
+            named[str(key)] = tensor_of(value)
+        except TypeError:
+            raise TaskError(
+                f"A batch must hold numbers; {key!r} is an array of {value.dtype}. Encode it as numbers."
+            ) from None
     return named
 
 
-def check_batch(batch: Batch, example: Batch) -> None:
+def _hint(data: Any) -> str:
+    """What was probably meant, when the first batch is none."""
+    if isinstance(data, Mapping | torch.Tensor | np.ndarray) or hasattr(data, "to_numpy"):
+        return " These look like whole arrays: pockgraph.Batches(…, batch_size=…) makes batches of them."
+    if isinstance(data, Dataset) or hasattr(data, "column_names"):
+        return " A Dataset gives single samples: wrap it in a DataLoader(…, batch_size=…, drop_last=True)."
+    return ""
+
+
+def check_batch(batch: Batch, example: Batch, what: str = "a batch") -> None:
     """Refuse a batch whose names, shapes or dtypes are not the example's.
+
+    Args:
+        what: which one, for people.
 
     Raises:
         TaskError: with every difference.
@@ -249,4 +314,7 @@ def check_batch(batch: Batch, example: Batch) -> None:
         if k in batch and (batch[k].shape != v.shape or batch[k].dtype != v.dtype)
     ]
     if wrong:
-        raise TaskError(f"Batches must all have one shape: {listing(wrong)}. Drop or pad the odd one.")
+        rows = [{len(v) for v in b.values() if v.ndim} for b in (batch, example)]
+        short = max(rows[0], default=0) < max(rows[1], default=0)
+        remedy = "Drop it (drop_last=True in a DataLoader) or pad it" if short else "Drop or pad the odd one"
+        raise TaskError(f"Batches must all have one shape: in {what}, {listing(wrong)}. {remedy}.")

@@ -27,8 +27,16 @@ def serve(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5006,
     show: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:TASK", help="The study's task, which training in the page then runs."),
+    ] = None,
 ) -> None:
     """Open the dashboard on this machine; nobody else can reach it."""
+    if task is not None:
+        from ..project import name_task
+
+        name_task(task)
     if study is not None:
         open_study(study)
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import format as fmt
+from .names import file_name
 from .outlook import Tile
 
 if TYPE_CHECKING:
@@ -29,21 +31,34 @@ def runnable_targets() -> dict[str, str]:
     }
 
 
-def why_not_trainable(reference: str) -> str:
+def why_not_trainable(stored: str, reference: str, study: str) -> str:
     """Why the study's task cannot be made here; empty when nothing speaks against it.
 
     Only looks for the module: a task may take a while to import, and may still fail then.
+
+    Args:
+        stored: what the study says makes its task.
+        reference: what the user named; empty when nothing was.
+        study: the study's file.
     """
-    if not reference:
+    start = "pockui serve {} --task {}"
+    if not reference and not stored:
         return (
             "This study does not say where its task comes from: it was made from a Task object and not from "
-            "a reference such as my_project:task."
+            "a reference such as my_project:task. To train here, start the dashboard with: "
+            f"{start.format(shlex.quote(study), 'MODULE:TASK')}"
+        )
+    if not reference:
+        return (
+            f"This study says that its task is {stored!r}. Training would import and run that code, for "
+            "which a file's word is not enough. If it is yours, start the dashboard with: "
+            f"{start.format(shlex.quote(study), shlex.quote(stored))}"
         )
     module = reference.partition(":")[0]
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         return (
-            f"The study's task is {reference!r}, and there is no module {package!r} here. "
+            f"The task is {reference!r}, and there is no module {package!r} here. "
             "Start the app in the folder that holds it, or install it."
         )
     return ""
@@ -166,7 +181,7 @@ def training_code(plan: Plan, reference: str, target: str, steps: int, lr: float
             task,
             f"plan = pg.Plan.load({file!r})",
             f"graph = pg.build(task, {optimizer_code(plan.optimizer)})",
-            f"artifact = pg.compile(graph, plan, target={target!r}, out='out/{plan.task}')",
+            f"artifact = pg.compile(graph, plan, target={target!r}, out={f'out/{file_name(plan.task)}'!r})",
             "trainer = artifact.trainer()",
             f"for batch in islice(task.forever(seed=0), {steps}):",
             f"    print(trainer.step(batch{rate}).loss)",

@@ -11,6 +11,7 @@ import param
 
 from pockgraph.errors import PlanError
 
+from ..info.names import file_name
 from ..info.training import planning_code
 from ..state import State
 from . import parts
@@ -64,7 +65,7 @@ class Export(pn.viewable.Viewer):
             self._download.disabled = s.plan is None
             if s.plan is None:
                 return
-            file = f"{s.facts.name}.plan.json"
+            file = f"{file_name(s.facts.name)}.plan.json"
             self._download.filename = file
             parts_trained = sum(t.channels is not None for t in s.plan.tensors.values())
             self._summary.object = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from pockgraph.plan import Plan
 
 from ..info import charts
 from ..info import format as fmt
+from ..info.names import file_name
 from ..info.palette import palette
 from ..info.parity import parity_badge
 from ..info.training import (
@@ -28,8 +30,9 @@ from ..info.training import (
     why_not_trainable,
 )
 from ..jobs import JOBS, Job, Jobs
+from ..project import named_reference
 from ..state import State
-from ..train_job import TrainSpec
+from ..train_job import TrainSpec, checkpoint_of
 from . import parts
 
 WORKER = "pockui.train_job"
@@ -63,6 +66,7 @@ class Train(pn.viewable.Viewer):
         self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)
         self._start = pmui.Button(label="Compile and train", color="primary", margin=0)
         self._cancel = pmui.Button(label="Cancel", color="error", variant="outlined", margin=0, visible=False)
+        self._runs = parts.text(visible=False)
         self._why = pmui.Alert(severity="info", visible=False, margin=0, sizing_mode="stretch_width")
         self._form = pmui.Row(
             self._target, self._steps, self._rate, self._measure, self._start, self._cancel,
@@ -100,11 +104,14 @@ class Train(pn.viewable.Viewer):
         s = self.state
         if s.plan is None or (self._job and self._job.status == "running"):
             return
+        reference = named_reference(s.facts.reference)
+        if why := why_not_trainable(s.facts.reference, reference, str(s.facts.path)):
+            raise ValueError(why)
         job = self._jobs.start(
             f"{s.facts.name}, {len(s.plan.tensors)} tensors",
             WORKER,
             TrainSpec(
-                reference=s.facts.reference,
+                reference=reference,
                 plan=s.plan.to_json(),
                 target=self._target.value,
                 out=str(self._folder()),
@@ -140,10 +147,10 @@ class Train(pn.viewable.Viewer):
         self._forget()
 
     def _folder(self) -> Path:
-        base = self._out / f"{self.state.facts.name}-{self._target.value}"
+        base = self._out / f"{file_name(self.state.facts.name)}-{self._target.value}"
         taken = 1
         folder = base
-        while folder.exists():
+        while folder.exists() or checkpoint_of(folder).exists():
             taken += 1
             folder = base.with_name(f"{base.name}-{taken}")
         return folder
@@ -167,11 +174,16 @@ class Train(pn.viewable.Viewer):
     def _show_form(self) -> None:
         if not self.state.ready:
             return
-        why = why_not_trainable(self.state.facts.reference)
+        facts = self.state.facts
+        reference = named_reference(facts.reference)
+        why = why_not_trainable(facts.reference, reference, str(facts.path))
         with pn.io.hold():
             self._why.param.update(
-                object=f"{why} Below is the Python that trains this plan.", visible=bool(why)
+                object=f"{html.escape(why)} Below is the Python that trains this plan.", visible=bool(why)
             )
+            what, where = html.escape(reference), html.escape(os.getcwd())
+            runs = f'<span class="hint">Runs <code>{what}</code>, imported in <code>{where}</code>.</span>'
+            parts.put(self._runs, "" if why else runs)
             self._start.disabled = bool(why)
             self._show_code()
 
@@ -185,11 +197,11 @@ class Train(pn.viewable.Viewer):
             rate = None
         source = training_code(
             s.plan,
-            s.facts.reference,
+            named_reference(s.facts.reference) or s.facts.reference,
             self._target.value,
             self._steps.value,
             rate,
-            f"{s.facts.name}.plan.json",
+            f"{file_name(s.facts.name)}.plan.json",
         )
         self._code.object = (
             '<span class="hint">The same in Python, with the plan from the Export tab:</span>'
@@ -252,6 +264,7 @@ class Train(pn.viewable.Viewer):
             parts.card(
                 parts.heading("Train", "Compiles the current plan and trains it in a process of its own."),
                 self._why,
+                self._runs,
                 self._form,
                 self._stage,
                 self._bar,

@@ -346,9 +346,10 @@ def test_no_parity_record_is_not_a_good_one(record: str | None, why: str) -> Non
 
 
 def test_a_task_that_cannot_be_made_again_is_explained() -> None:
-    assert "does not say" in why_not_trainable("")
-    assert "no_such_package" in why_not_trainable("no_such_package.tasks:task")
-    assert why_not_trainable("ui_task:task") == ""
+    assert "does not say" in why_not_trainable("", "", "a.db")
+    assert "pockui serve a.db --task m:t" in why_not_trainable("m:t", "", "a.db")
+    assert "no_such_package" in why_not_trainable("", "no_such_package.tasks:task", "a.db")
+    assert why_not_trainable("other:task", "ui_task:task", "a.db") == ""
 
 
 def test_code_is_python_that_names_the_plan(facts, state) -> None:
