@@ -23,6 +23,7 @@ from .contribution import HEAD, Candidate, Measurement, Progress
 from .data import Data, fresh_values, with_validation
 from .errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing
 from .finetune import Bench, CompiledBench, EagerBench, Estimate, Finetuner, finetune
+from .gradient_check import check_gradients
 from .lease import Lease, LeaseLost, lease
 from .plan import Plan
 from .store import Store
@@ -48,10 +49,11 @@ def analyze(
     settings: Settings,
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
+    force: bool = False,
 ) -> None:
     """Take every measurement that the study lacks; see `Study.analyze`."""
     store.check_writable()
-    _Analysis(store, with_validation(task), graph, settings, progress, cancel).run()
+    _Analysis(store, with_validation(task), graph, settings, progress, cancel).run(force)
 
 
 class _Analysis:
@@ -84,13 +86,15 @@ class _Analysis:
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
         self._lease: Lease
 
-    def run(self) -> None:
+    def run(self, force: bool) -> None:
         rate = self.settings.lr if isinstance(self.settings.lr, int | float) else None
         new = {"lr": rate, "head": json.dumps(self.head), "bias_order": json.dumps(self.bias_order)}
         with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
             self.id = self._lease.analysis
             self._plan()
             self._report("preparing", None)
+            if not force and any(m.status == "planned" for m in self._wanted):
+                check_gradients(self.graph)
             self._measure_all([m for m in self._wanted if m.purpose == "tuning"])
             lr = self._learning_rate()
             self._measure_all([m for m in self._wanted if m.purpose == "contribution"], lr)

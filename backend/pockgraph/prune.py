@@ -148,6 +148,7 @@ def assemble(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
     for fqn, t in trained.items():
         grad = edit.result[f"grad:{fqn}"]
         grads[fqn] = slicer.select(grad, t.dim, split[fqn][2]) if fqn in split else grad  # pyright: ignore
+        grads[fqn].meta["gradient_of"] = (*grads[fqn].meta.get("gradient_of", ()), fqn)
 
     readers = {fqn: split[fqn][0] if fqn in split else edit.input[f"trained:{fqn}"] for fqn in trained}
     outputs, results = _add_updates(edit, optimizer, grads, readers)
@@ -269,6 +270,8 @@ def _keep_masks(graph: fx.Graph) -> None:
         backward = Builder(graph, "backward", node.meta["layer"], node.meta["source"])
         with backward.before(node):
             new = backward.call(aten.masked_fill.Scalar, dy, outside, 0.0)
+        if "gradient_of" in node.meta:
+            new.meta["gradient_of"] = node.meta["gradient_of"]
         node.replace_all_uses_with(new)
         graph.erase_node(node)
 

@@ -314,6 +314,7 @@ class Study:
         cache_bytes: int | None = None,
         progress: Callable[[Progress], None] | None = None,
         cancel: Callable[[], bool] | None = None,
+        force: bool = False,
     ) -> Contribution:
         """Measure what each tensor is worth; goes on where an earlier call with these settings ended.
 
@@ -331,8 +332,10 @@ class Study:
             cache_bytes: memory for activations below the trained tensors; 1 GiB by default, 0 keeps none.
             progress: called at least once a measurement.
             cancel: asked after each step; True ends the analysis within about a step.
+            force: measure although the graph's gradients deviate from eager PyTorch's.
 
         Raises:
+            ParityError: the gradients that it would train with are not those of the task's own module.
             StudyError: another process is analysing, the settings make no sense, or a measurement failed.
             Cancelled: `cancel` said so (see `analysis.py`); what was measured is kept.
         """
@@ -351,7 +354,7 @@ class Study:
             cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
         )
         task = self._needed_task()
-        analyze(self._store, task, self.graph, settings, progress, cancel)
+        analyze(self._store, task, self.graph, settings, progress, cancel, force)
         return self.contribution
 
     def search(self, budget: Budget, locked: Mapping[str, float] | None = None) -> Plan:

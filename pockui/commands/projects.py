@@ -62,6 +62,9 @@ def analyze(
         bool, typer.Option("--time", help="Also time some plans on OpenVINO, for budgets in ms.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A rough analysis in about a minute.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure even if the gradients deviate from PyTorch's.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure what each tensor contributes when it learns beside the head.
@@ -89,7 +92,7 @@ def analyze(
         from pockgraph.candidates import quick_settings
 
         options = quick_settings(profile) | options
-    contribution = run_analysis(record, target=target, **options)
+    contribution = run_analysis(record, target=target, force=force, **options)
     if time_steps:
         from pockgraph.timing import fit, time_plans
 

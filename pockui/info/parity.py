@@ -35,6 +35,8 @@ def parity_badge(record: Mapping[str, Any] | str | None) -> Badge:
     ]
     limits = ", ".join(f"{allowed[kind]:.0e}" for kind in ("loss", "gradient", "step"))
     detail = f"On one training batch: {'; '.join(figures)}. It ships up to {limits}, relative to their size."
+    if record.get("referee", "float32") != "float32":
+        detail += f" Compared in {record['referee']}."
     if record.get("rounding") is not None:
         detail += (
             f" Rounding alone changes PyTorch's own gradients by up to {_share(record['rounding'])} here."

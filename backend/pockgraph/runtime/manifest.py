@@ -102,13 +102,15 @@ class Parity(_Strict):
     Attributes:
         loss: what eager PyTorch gives; None when it is not finite, as for the deviations.
         loss_deviation: of the artefact's loss, relative to it.
-        gradient_deviation: of the tensor whose gradient deviates most from autograd's, relative to its norm;
-            worst_gradient: its FQN.
+        gradient_deviation: of the tensor whose gradient in the graph deviates most from autograd's, relative
+            to its norm; worst_gradient: its FQN.
         step_deviation: of the state (weights, optimizer) that one step of the artefact leaves farthest from
-            where PyTorch takes it, relative to how far it moves; worst_step: its slot.
-        tolerance: `"loss"`, `"gradient"` and `"step"` -> the largest deviation that ships.
-        rounding: by how much changing the last bits of weights and batch changes PyTorch's own gradients;
-            measured, and the tolerance widened to it, where a deviation would not ship otherwise.
+            where the graph takes it, relative to how far it moves; worst_step: its slot.
+        tolerance: `"loss"`, `"gradient"` and `"step"` -> the largest deviation that ships, for these tensors:
+            rounding counted, where it was measured.
+        rounding: by how much a few last bits in every operator change the graph's own gradients; measured
+            only where a deviation would not ship otherwise.
+        referee: `"float32"`, `"float64"` where that left a doubt, or `"float32: "` and why not float64.
         batch, batch_sha256: which batch, and a digest of it.
         dtype: of the gradients; device: where the artefact ran; versions: of the programs.
         forced: it was written although it deviates.
@@ -122,6 +124,7 @@ class Parity(_Strict):
     worst_step: str
     tolerance: dict[Literal["loss", "gradient", "step"], float]
     rounding: float | None = None
+    referee: str = "float32"
     batch: str
     batch_sha256: str
     dtype: str

@@ -1,0 +1,235 @@
+"""A training graph in its two parts: what computes loss, gradients and buffers, and what updates with them.
+
+The first is run in float32, in float64, or in float32 with every operator's result a few last bits off, which
+is what another correct program may compute (Monte Carlo arithmetic: Parker, UCLA 1997). The second is small,
+and run again and again to see what a gradient's rounding does to weights and optimizer states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .graph import Role, aten, output_args
+from .optimizer.base import ACCUMULATED, MICRO_STEP
+from .referee import in_double, raised
+from .rounding import typical
+from .runtime.seed import step_keys
+from .task import Batch
+from .train_graph import TrainGraph
+
+# How far off an operator's result is, in machine epsilons, at most.
+LAST_BITS = 4.0
+POOL = 1 << 18
+# Gradients that are made up are at least this share of the whole model's.
+LEAST_SIZE = 1e-2
+WARM_LR = 1e-2
+# Their results are (parts of) an operand's: nothing is rounded.
+EXACT = {
+    aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten.permute.default, aten.t.default,
+    aten.transpose.int, aten.expand.default, aten.clone.default, aten.detach.default, aten.slice.Tensor,
+    aten.select.int, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.cat.default,
+    aten.index_select.default, aten.masked_fill.Scalar, aten.neg.default, aten.floor.default,
+    aten.alias.default, aten.where.self, aten.split.Tensor, aten.split_with_sizes.default,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Front:
+    """What the first part computes.
+
+    Attributes:
+        loss: a number.
+        gradients: FQN -> gradient of what the plan trains.
+        buffers: output slot name -> next value.
+        cut: by the node that computes it, what the update reads.
+    """
+
+    loss: float
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    cut: dict[str, Tensor]
+
+
+class SplitStep:
+    """A plan's training graph, to be run in parts on one batch.
+
+    Args:
+        graph: with the plan's gradients marked, as `prune` does.
+        batch: what a batch holds, by name.
+        seed: of dropout's masks.
+    """
+
+    def __init__(self, graph: TrainGraph, batch: Batch, seed: int) -> None:
+        self._graph = graph
+        updates = set(graph.nodes("update"))
+        read = {a for n in updates for a in n.all_input_nodes if a not in updates}
+        cut = [n for n in graph.fx.nodes if n in read and n.op == "call_function"]
+        marked = [n for n in graph.fx.nodes if "gradient_of" in n.meta]
+        self._of = {fqn: n.name for n in marked for fqn in n.meta["gradient_of"]}
+        self._cut = [n.name for n in dict.fromkeys([*cut, *marked])]
+        self._front, self._varying = self._first_part(list(dict.fromkeys([*cut, *marked])), updates)
+        self._back = self._second_part(cut, updates)
+        self._cut_of_back = [n.name for n in cut]
+        self._batch, self._keys = batch, torch.from_numpy(step_keys(seed, 0))
+
+    def _first_part(self, cut: list[fx.Node], updates: set[fx.Node]) -> tuple[fx.Graph, set[str]]:
+        new, copied = fx.Graph(), {}
+        new.graph_copy(self._graph.fx, copied)
+        results = zip(self._graph.outputs, output_args(self._graph.fx))
+        self._kept = [
+            (s, n) for s, n in results if n not in updates and s.role in (Role.LOSS, Role.NEW_BUFFER)
+        ]
+        new.output(tuple(copied[n] for n in [*(n for _, n in self._kept), *cut]))
+        new.eliminate_dead_code()
+        real = [
+            copied[node] for slot, node in self._named_inputs() if slot.role is Role.PARAM or (
+                slot.role is Role.BATCH and slot.dtype.startswith(("float", "bfloat")))
+        ]  # fmt: skip
+        varying = set(real)
+        for node in new.nodes:
+            if any(a in varying for a in node.all_input_nodes):
+                varying.add(node)
+        return new, {n.name for n in varying if n.op == "call_function" and n.target not in EXACT}
+
+    def _named_inputs(self) -> list[tuple[Any, fx.Node]]:
+        nodes = [n for n in self._graph.fx.nodes if n.op == "placeholder"]
+        return list(zip(self._graph.inputs, nodes, strict=True))
+
+    def _second_part(self, cut: list[fx.Node], updates: set[fx.Node]) -> fx.Graph:
+        new = fx.Graph()
+        made = {node: new.placeholder(node.name) for _, node in self._named_inputs()}
+        made |= {node: new.placeholder(f"cut_{node.name}") for node in cut}
+        for node in self._graph.fx.nodes:
+            if node in updates:
+                made[node] = new.node_copy(node, made.__getitem__)
+        results = zip(self._graph.outputs, output_args(self._graph.fx))
+        self._updated = [(s, n) for s, n in results if s.role in (Role.NEW_PARAM, Role.NEW_OPT_STATE)]
+        new.output(tuple(made[n] for _, n in self._updated))
+        return new
+
+    def front(
+        self,
+        double: bool = False,
+        nudge: int | None = None,
+        eps: float | None = None,
+        bits: float = LAST_BITS,
+    ) -> Front:
+        """Loss, gradients and buffers.
+
+        Args:
+            double: compute in float64.
+            nudge: a seed: every operator's result is off by up to `bits` times `eps` of itself.
+            eps: of the result's dtype unless given.
+        """
+        values = raised(self._graph.values) if double else self._graph.values
+        batch = raised(self._batch) if double else self._batch
+        with in_double() if double else contextlib.nullcontext():
+            inputs = self._inputs(values, batch, 0.0)
+            run = _Run(self._front, self._varying, nudge, eps, bits)
+            with torch.no_grad():
+                loss, *found = run.run(*inputs)
+        buffers = {s.name: v for (s, _), v in zip(self._kept[1:], found)}
+        cut = dict(zip(self._cut, found[len(buffers) :], strict=True))
+        return Front(float(loss), {fqn: cut[n] for fqn, n in self._of.items()}, buffers, cut)
+
+    def update(
+        self, cut: Mapping[str, Tensor], lr: float, start: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Output slot name -> next value of each weight and optimizer state, given what the update reads.
+
+        Args:
+            cut: see `Front`; in float64, so is the result.
+            start: input slot name -> value, instead of the graph's.
+        """
+        double = any(v.dtype == torch.float64 for v in cut.values())
+        values = {**self._graph.values, **(start or {})}
+        values = raised(values) if double else values
+        batch = raised(self._batch) if double else self._batch
+        with torch.no_grad():
+            inputs = self._inputs(values, batch, lr)
+            outputs = fx.Interpreter(nn.Module(), graph=self._back).run(
+                *inputs, *(cut[name] for name in self._cut_of_back)
+            )
+        return {s.name: v for (s, _), v in zip(self._updated, outputs, strict=True)}
+
+    def named(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients by FQN, as `Front.cut` has them."""
+        return {node: gradients[fqn] for fqn, node in self._of.items()}
+
+    def warm_states(self, gradients: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Optimizer states in the middle of training, of which each branch of the update is taken from one.
+
+        Fresh states are zero, which hides whether they are read. With gradients that were made up, of the
+        right size, no update divides rounding by rounding either.
+
+        Returns:
+            Input slot name -> value.
+        """
+        size = {fqn: float(g.double().square().mean().sqrt()) for fqn, g in gradients.items()}
+        least = LEAST_SIZE * typical(gradients)
+        generator = torch.Generator().manual_seed(0)
+
+        def made_up(fqn: str, like: Tensor) -> Tensor:
+            drawn = torch.randn(like.shape, generator=generator).to(like.dtype)
+            return drawn * max(size[fqn], least, torch.finfo(torch.float32).tiny)
+
+        def middle(start: dict[str, Tensor], micro_step: int) -> dict[str, Tensor]:
+            for slot in slots:
+                if slot.key == MICRO_STEP:
+                    start[slot.name] = torch.tensor(float(micro_step))
+                elif slot.key == ACCUMULATED:
+                    start[slot.name] = made_up(slot.fqn, self._graph.values[slot.name])
+            return start
+
+        slots = [s for s in self._graph.inputs if s.role is Role.OPT_STATE]
+        names = {replace(s, role=Role.NEW_OPT_STATE).name: s.name for s in slots}
+        cycle = self._graph.optimizer.accumulate
+        start = middle({s.name: self._graph.values[s.name] for s in slots}, cycle - 1)
+        cut = self.named({fqn: made_up(fqn, g) for fqn, g in gradients.items()})
+        after = self.update(cut, WARM_LR, start)
+        start |= {names[name]: value for name, value in after.items() if name in names}
+        last = middle(dict(start), cycle - 1)
+        return [last] if cycle == 1 else [last, middle(dict(start), 0)]
+
+    def _inputs(self, values: Mapping[str, Tensor], batch: Batch, lr: float) -> list[Tensor]:
+        given = {
+            Role.BATCH: lambda s: batch[s.fqn],
+            Role.LR: lambda s: torch.tensor(lr),
+            Role.SEED: lambda s: self._keys,
+        }
+        return [given.get(s.role, lambda s: values[s.name])(s) for s in self._graph.inputs]
+
+
+class _Run(fx.Interpreter):
+    """Runs a graph, each result a few last bits off where that is asked for."""
+
+    def __init__(
+        self, graph: fx.Graph, varying: set[str], nudge: int | None, eps: float | None, bits: float
+    ) -> None:
+        super().__init__(nn.Module(), graph=graph)
+        self._varying, self._eps, self._bits = varying, eps, bits
+        self._generator = None if nudge is None else torch.Generator().manual_seed(nudge)
+        if self._generator is not None:
+            self._pool = torch.rand(2 * POOL, generator=self._generator) * 2 - 1
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if self._generator is None or n.name not in self._varying:
+            return result
+        return tuple(map(self._off, result)) if isinstance(result, tuple | list) else self._off(result)
+
+    def _off(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+            return value
+        eps = self._bits * (self._eps or torch.finfo(value.dtype).eps)
+        start = int(torch.randint(POOL, (), generator=self._generator))
+        count = value.numel()
+        drawn = self._pool[start : start + min(count, POOL)]
+        drawn = drawn.repeat(-(-count // POOL))[:count] if count > POOL else drawn
+        return torch.addcmul(value, value, drawn.view(value.shape).to(value.dtype), value=eps)
