@@ -242,6 +242,56 @@ def test_a_value_read_by_item_is_refused() -> None:
     refused(mlp(), "values of a tensor", lambda m, b: m(b["x"]).mean() * b["x"].sum().item())
 
 
+def test_a_branch_of_torch_cond_is_refused() -> None:
+    def branch(m: nn.Module, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: m.body(x), lambda x: m.body(x) * 2, (x,))  # pyright: ignore
+
+    refused(Net(branch), r"torch\.cond|torch's cond")
+
+
+def test_a_transform_that_hides_operators_is_refused() -> None:
+    def loss(m: nn.Module, b: Any) -> Tensor:
+        return torch.vmap(torch.func.jacrev(m))(b["x"]).square().mean()
+
+    refused(mlp(), r"torch\.func", loss)
+
+
+def test_a_step_of_meta_learning_is_differentiated() -> None:
+    def loss(m: nn.Module, b: Any) -> Tensor:
+        weights = dict(m.named_parameters())
+        grads = torch.autograd.grad(cross_entropy(m, b), list(weights.values()), create_graph=True)
+        moved = {k: w - 0.1 * g for (k, w), g in zip(weights.items(), grads)}
+        return F.cross_entropy(torch.func.functional_call(m, moved, (b["x"],)), b["y"])
+
+    gradients_are_eagers(mlp(), loss)
+
+
+@pytest.mark.parametrize("how", ["frozen embeddings", "gradient checkpointing"])
+def test_a_transformers_model(how: str) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    net = BertForSequenceClassification(
+        BertConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50,
+            num_labels=5, max_position_embeddings=16, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+        )
+    )  # fmt: skip
+    if how == "frozen embeddings":
+        net.bert.embeddings.requires_grad_(False)
+    else:
+        net.gradient_checkpointing_enable()
+    data = [{"x": torch.arange(32).reshape(4, 8) % 50, "y": torch.arange(4)}]
+    t = task(net, data, lambda m, b: m(input_ids=b["x"], labels=b["y"]).loss,
+             lambda m, b: m(input_ids=b["x"]).logits.sum(1), dropout=how != "frozen embeddings")  # fmt: skip
+    found = interpret(pg.build(t).gradients, data[0])
+    net.train(how != "frozen embeddings")
+    t.loss(net, data[0]).backward()
+    for fqn, p in net.named_parameters():
+        assert (f"grad:{fqn}" in found) == (p.grad is not None), fqn
+        if p.grad is not None:
+            torch.testing.assert_close(found[f"grad:{fqn}"], p.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_a_batch_changed_in_place_is_refused() -> None:
     refused(mlp(), r"test_field_capture\.py:\d+.*batch in place", lambda m, b: m(b["x"].mul_(2)).mean())
 

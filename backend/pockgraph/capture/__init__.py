@@ -7,6 +7,7 @@ repeat is refused by name and line.
 
 - `trace.py`: what goes into a trace and comes out of it
 - `tracer.py`: running the user's code under tracing
+- `standing_in.py`: what stands in the model meanwhile
 - `observer.py`: what runs beside it: whose line and layer an operator is, and which values it is given
 - `in_place.py`: operators that write -> functions of values
 - `places.py`: phase, layer and source of each node

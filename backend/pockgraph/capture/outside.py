@@ -23,21 +23,22 @@ from torch import Tensor, nn
 
 from .refusals import ENGINE_ROOT, TORCH_ROOT
 
-ATOMS = (
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    bool,
-    type(None),
-    Tensor,
-    types.ModuleType,
-    torch.dtype,
-    torch.device,
-)
+ATOMS = (str, bytes, int, float, complex, bool, type(None), Tensor, types.ModuleType, torch.dtype)
 LARGE = 1000  # entries of a container beyond which they are not looked into
-LIBRARIES = ("torch", "numpy", "builtins", "pandas", "tokenizers", "datasets", "PIL", "logging", "threading")
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "builtins",
+    "pockgraph",
+    "pockui",
+    "pandas",
+    "tokenizers",
+    "datasets",
+    "PIL",
+    "logging",
+    "threading",
+)
+LARGE_BYTES = 1 << 20  # of an array beyond which it is data, and not copied
 MODULE_TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -135,7 +136,7 @@ class Snapshot:
         if isinstance(value, random.Random | np.random.Generator | np.random.RandomState | torch.Generator):
             self._random(path, *_random_state(value))
         elif isinstance(value, np.ndarray):
-            if value.dtype != object and value.flags.writeable:
+            if value.dtype != object and value.flags.writeable and value.nbytes <= LARGE_BYTES:
                 self._place(path, value, lambda: {"": value.copy()}, lambda v: np.copyto(value, v[""]))
         elif isinstance(value, nn.Module):
             self.modules[path] = value

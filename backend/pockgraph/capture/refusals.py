@@ -16,7 +16,7 @@ ENGINE_ROOT = str(Path(__file__).parent.parent)
 
 DATA_DEPENDENT = (
     "its control flow or a shape depends on the values of a tensor, and a training step that is compiled "
-    "before deployment has one fixed graph. Replace the branch by torch.where or torch.cond, a selection "
+    "before deployment has one fixed graph. Replace the branch by torch.where, a selection "
     "x[mask].mean() by (x * mask).sum() / mask.sum(), or move the decision out of the model"
 )
 DATA_ASSIGNED = (
@@ -84,7 +84,15 @@ OVERWRITTEN = (
     "it changes in place a value that the backward pass needs, which PyTorch refuses as well. Use the form "
     "of the operator that returns a new tensor"
 )
+HIGHER_ORDER = (
+    "it uses torch's {name}, whose branches are no part of one graph. Use torch.where or plain operators"
+)
+TRANSFORMED = (
+    "it uses a transform of torch.func, such as vmap, that cannot be written down operator by operator. "
+    "Write the computation over the batch dimension instead"
+)
 TRANSLATIONS = (
+    (r"functorch|escaped from inside a function being vmapped", TRANSFORMED),
     (r"modified by an inplace operation|leaf Variable that requires grad is being used in an in-place",
      OVERWRITTEN),
     (r"data-dependent|data dependent|DataDependent|DynamicOutputShape|get value out of a tracing tensor|"
@@ -141,7 +149,7 @@ def nothing_to_train(task: Task) -> str:
         )
     return (
         f"Task {task.name!r}: the loss depends on no parameter; nothing can be trained. Is it computed under "
-        "torch.no_grad(), or from detached tensors?"
+        "torch.no_grad(), from detached tensors, or behind torch.cond, which gives no gradient here?"
     )
 
 

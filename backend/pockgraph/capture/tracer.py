@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.fx.traceback as fx_traceback
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._ops import HigherOrderOperator
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import checkpoint
 
 from ..errors import TaskError, listing
 from ..graph import aten
@@ -24,9 +24,10 @@ from ..task import BATCH_NORMS, Task
 from . import refusals
 from .in_place import undo_in_place, writes, written_inputs
 from .observer import Observer, first_difference
-from .outside import Snapshot, line_of
+from .outside import Snapshot
 from .places import source_of
 from .refusals import NotOneGraph
+from .standing_in import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
 
 Function = Callable[..., Tensor]
 
@@ -141,6 +142,7 @@ class _Run:
         self.leaves: dict[str, Tensor] = {}
         self.assigned: dict[str, Tensor] = {}
         self.observer: Observer
+        self._tables: Tables = []
         self.python_backward = False
 
     @contextmanager
@@ -151,10 +153,10 @@ class _Run:
         if self.what == "loss":
             for name, real in self.tensors.items():
                 if real.requires_grad:
-                    self.leaves[name] = stand_ins[name] = _leaf(name, stand_ins[name], real)
+                    self.leaves[name] = stand_ins[name] = leaf_of(name, stand_ins[name], real)
         by_id = {id(real): stand_ins[name] for name, real in self.tensors.items()}
         self.observer = Observer(self.task.model, by_id, self.mode)
-        with self.observer, _swapped(self.task.model, by_id) as self._tables:
+        with self.observer, swapped(self.task.model, by_id) as self._tables:
             yield dict(zip(self.task.example, batch))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -166,7 +168,7 @@ class _Run:
         task = self.task
         with nullcontext() if self.what == "loss" else torch.no_grad():
             result: Any = self._function(task.model, task.rebuild(batch))
-        self.assigned = _assigned(self.tensors, self._tables)
+        self.assigned = assigned_in(self.tensors, self._tables)
         if not isinstance(result, Tensor):
             wanted = "one floating-point number" if self.what == "loss" else "one value per sample"
             raise TaskError(
@@ -181,7 +183,7 @@ class _Run:
         Raises:
             TaskError: there is none, or the loss trains something that is not in the model.
         """
-        foreign, functions = _ends(loss)
+        foreign, functions = ends_of(loss)
         hooks = any(call[0] == "register_hook" for call in self.observer.calls)
         self.python_backward = functions or hooks or any(p._backward_hooks for p in self.tensors.values())
         if foreign:
@@ -284,89 +286,6 @@ class _Run:
         captured.changed.update({n: written[n] for n in again})
 
 
-def _leaf(name: str, x: Tensor, real: Tensor) -> Tensor:
-    """What autograd differentiates by in the place of a parameter, with the hooks that the user gave it.
-
-    Raises:
-        NotOneGraph: a hook that no gradient shows.
-    """
-    if getattr(real, "_post_accumulate_grad_hooks", None):
-        raise NotOneGraph(refusals.POST_ACCUMULATE + f" (it is on {name!r})")
-    leaf = x.detach().requires_grad_()
-    vars(leaf).update(vars(real))  # pyright: ignore
-    for hook in (getattr(real, "_backward_hooks", None) or {}).values():
-        leaf.register_hook(hook)
-    return leaf
-
-
-Tables = list[tuple[str, nn.Module, str, dict[str, Any]]]
-
-
-@contextmanager
-def _swapped(model: nn.Module, by_id: Mapping[int, Tensor]) -> Iterator[Tables]:
-    """The model's own tensors replaced; yields (path, module, table's name, what stands in it now)."""
-    tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    given: Tables = []
-    for path, module in model.named_modules():
-        for kind in ("_parameters", "_buffers"):
-            table: dict[str, Any] = getattr(module, kind)
-            tables.append((table, dict(table)))
-            for name, real in table.items():
-                if real is not None:
-                    table[name] = by_id[id(real)]
-            given.append((path, module, kind, dict(table)))
-    try:
-        yield given
-    finally:
-        for table, before in tables:
-            table.clear()
-            table.update(before)
-
-
-def _assigned(tensors: Mapping[str, Tensor], tables: Tables) -> dict[str, Tensor]:
-    """Buffer that was given another tensor -> that tensor.
-
-    Raises:
-        NotOneGraph: a parameter was, or a buffer came, went or became another kind of tensor.
-    """
-    found = {}
-    for path, module, kind, before in tables:
-        table: dict[str, Any] = getattr(module, kind)
-        for name in {**before, **table}:
-            old, new = before.get(name), table.get(name)
-            if old is new and (name in before) == (name in table):
-                continue
-            fqn = f"{path}.{name}" if path else name
-            if kind == "_parameters" or fqn not in tensors:
-                what = "parameter" if kind == "_parameters" else "buffer"
-                raise NotOneGraph(refusals.REPLACED.format(what=what, fqn=fqn), line_of(module, name))
-            assert old is not None  # or it had no name among `tensors`
-            if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
-                became = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
-                was = f"{tuple(old.shape)} {old.dtype}"
-                reason = refusals.RESHAPED.format(fqn=fqn, was=was, became=became)
-                raise NotOneGraph(reason, line_of(module, name))
-            found[fqn] = new
-    return found
-
-
-def _ends(loss: Tensor) -> tuple[list[Tensor], bool]:
-    """Real tensors, which are none of the model's, that the loss would train; is any backward Python's?"""
-    foreign: list[Tensor] = []
-    python, seen, pending = False, set(), [loss.grad_fn]
-    while pending:
-        node: Any = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor) and not isinstance(variable, FakeTensor):
-            foreign.append(variable)
-        python = python or isinstance(node, torch.autograd.function.BackwardCFunction)
-        pending += [following for following, _ in node.next_functions]
-    return foreign, python
-
-
 # ---------------------------------------------------------------- in place
 
 
@@ -409,31 +328,6 @@ def _averaged(new: dict[str, Tensor], old: Mapping[str, Tensor], norms: Sequence
                 new[key] = old[key] * (1 - share) + new[key] * share
 
 
-@contextmanager
-def plain_checkpoints() -> Iterator[None]:
-    """Activation checkpointing as what it computes: when to keep an activation is the graph's decision."""
-    module: Any = checkpoint
-    before = module.CheckpointFunction, module._checkpoint_without_reentrant_generator
-    module.CheckpointFunction, module._checkpoint_without_reentrant_generator = _Reentrant, _once
-    try:
-        yield
-    finally:
-        module.CheckpointFunction, module._checkpoint_without_reentrant_generator = before
-
-
-class _Reentrant:
-    @staticmethod
-    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        """Gradients flow only where an argument needs one, as in PyTorch."""
-        needed = any(isinstance(a, Tensor) and a.requires_grad for a in args)
-        with nullcontext() if needed else torch.no_grad():
-            return function(*args)
-
-
-def _once(*args: Any, **kwargs: Any) -> Iterator[None]:
-    yield
-
-
 # ---------------------------------------------------------------- what is no graph
 
 
@@ -444,6 +338,9 @@ def _refuse_dynamic(graph: fx.Graph) -> None:
         NotOneGraph: naming the user's line.
     """
     for node in graph.nodes:
+        if isinstance(node.target, HigherOrderOperator):
+            name = node.target.name()
+            raise NotOneGraph(refusals.HIGHER_ORDER.format(name=name), source_of(node.meta))
         value = node.meta.get("val")
         for v in value if isinstance(value, tuple | list) else (value,):
             symbolic = isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool)

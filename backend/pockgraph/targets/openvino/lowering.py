@@ -74,9 +74,9 @@ def lower(graph: Graph) -> ov.Model:
         else:
             held = emit.convert(value, _held_dtype(slot))
             if not state[0].output(0).get_target_inputs():
-                results.append(
-                    ov.op.Result(state[0].output(0))
-                )  # the plugin compiles no variable that nobody reads
+                # The plugin compiles no variable that nobody reads.
+                results.append(ov.op.Result(state[0].output(0)))
+                public.add(state[0].output(0), f"before:{slot.name}")
             sinks.append((node, ov.op.assign(_single_output(held), state[1])))
     # A variable that the graph only reads needs an Assign of itself: it is set from outside.
     own = [ov.op.assign(read, variable) for read, variable in reads.values()]
