@@ -177,6 +177,17 @@ def output_args(graph: fx.Graph) -> tuple[fx.Node, ...]:
     return tuple(graph.output_node().args[0])  # pyright: ignore
 
 
+def bound_args(node: fx.Node) -> list[Any]:
+    """The arguments of an operator call in the order of its schema, with its defaults."""
+    bound = []
+    for i, argument in enumerate(node.target._schema.arguments):  # pyright: ignore
+        if i < len(node.args):
+            bound.append(node.args[i])
+        else:
+            bound.append(node.kwargs.get(argument.name, argument.default_value))
+    return bound
+
+
 def rebuilt(graph: Graph, new_fx: fx.Graph, **changes: Any) -> Any:
     """`graph` with another fx graph, dropping inputs that nothing uses any more.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +21,48 @@ def undo_in_place(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if not writes(node) or _is_shared(node.args[0]):
             continue
-        name = node.target.overloadpacket.__name__
-        packet = getattr(aten, name.removesuffix("_"), None)
-        functional = getattr(packet, node.target._overloadname, None)
-        if not name.endswith("_") or functional is None:
+        functional = _functional(node.target)
+        if functional is None:
             continue
         x = node.args[0]
         later = [user for user in x.users if order[user] > order[node]]
         node.target = functional
         for user in later:
             user.replace_input_with(x, node)
+
+
+def plain_strides(graph: fx.Graph) -> None:
+    """`as_strided` → `reshape` where all that it changes is how memory is described.
+
+    Pools do this to keep their result channels-last; its gradient is an `as_strided_scatter`.
+    """
+    for node in list(graph.nodes):
+        if node.target not in (aten.as_strided.default, aten.as_strided_scatter.default):
+            continue
+        x: Any = node.args[0]
+        *others, size, stride = node.args[: 3 if node.target is aten.as_strided.default else 4]
+        offset = dict(enumerate(node.args)).get(len(others) + 2, node.kwargs.get("storage_offset"))
+        old = x.meta["val"]
+        dense = [math.prod(size[d + 1 :]) for d in range(len(size))]
+        same = all(s == 1 or a == b for s, a, b in zip(size, stride, dense))
+        if not old.is_contiguous() or math.prod(size) != old.numel() or not same or offset:
+            continue
+        with graph.inserting_before(node):
+            plain = graph.call_function(aten.reshape.default, (others[-1], list(node.meta["val"].shape)))
+        plain.meta = dict(node.meta)
+        node.replace_all_uses_with(plain)
+        graph.erase_node(node)
+
+
+def _functional(target: Any) -> Any:
+    """The overload of `op` that takes what `op_` takes (it may have another name); None without one."""
+    name = target.overloadpacket.__name__
+    packet = getattr(aten, name.removesuffix("_"), None)
+    if not name.endswith("_") or packet is None:
+        return None
+    wanted = [str(a.type) for a in target._schema.arguments]
+    overloads = (getattr(packet, o) for o in sorted(packet.overloads(), key=target._overloadname.__ne__))
+    return next((o for o in overloads if [str(a.type) for a in o._schema.arguments] == wanted), None)
 
 
 def writes(node: fx.Node) -> bool:

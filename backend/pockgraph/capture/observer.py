@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from ..graph import aten
 from ..recurrent import STEPS
 from . import refusals
+from .losses import LOSSES
 from .refusals import ENGINE_ROOT, TORCH_ROOT
 
 RECURRENT = {name: STEPS[getattr(aten, name).input] for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
@@ -52,6 +53,7 @@ class Observer(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args = tuple(map(self._stand_in, args))
         kwargs = {k: self._stand_in(v) for k, v in kwargs.items()} if kwargs else {}
+        func = LOSSES.get(func, func)
         name = func.__name__
         if name in QUIET and not (name == "__get__" and func.__self__.__name__ == "data"):
             return func(*args, **kwargs)

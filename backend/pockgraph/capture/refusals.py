@@ -31,6 +31,10 @@ PACKED = (
     "it runs a recurrent layer on a packed sequence, whose shape depends on the lengths in the batch. Run "
     "the layer on the padded sequence, and mask what lies behind each length in the loss"
 )
+CTC_IN_A_ROW = (
+    "the targets of a CTC loss stand one sample behind the other, and where each begins depends on the "
+    "lengths in the batch. Pad them: targets of shape [{samples}, S], S the longest, the lengths as they are"
+)
 INFERENCE_MODE = (
     "a tensor made under torch.inference_mode is used where gradients are needed. Use torch.no_grad() "
     "there instead, or clone the tensor outside of inference mode"
@@ -119,7 +123,7 @@ class NotOneGraph(Exception):
 def explained(name: str, what: str, error: Exception) -> CaptureError:
     """Whatever the user's code or tracing raises as one readable error of the task `name`."""
     if isinstance(error, NotOneGraph):
-        return not_one_graph(name, what, error.reason, error.source)
+        return not_one_graph(name, what, error.reason, error.source or _users_line(error))
     where = _users_line(error)
     kind, text = type(error).__name__, str(error).strip()
     for pattern, reason in TRANSLATIONS:

@@ -14,6 +14,7 @@ from torch import fx, nn
 from ..errors import PockError, TaskError
 from ..graph import Graph, Role, Slot, add_constant, dtype_name
 from ..task import Task
+from .in_place import plain_strides
 from .places import annotate, claim_gradients
 from .refusals import explained
 from .suitable import check_model
@@ -101,6 +102,7 @@ def _trace(task: Task, captured: Captured, function: Any) -> Trace:
     outputs += [Slot(Role.NEW_BUFFER, f, by_fqn[f].shape, by_fqn[f].dtype) for f in changed]
     _keep_outputs(graph, len(outputs))
     _lift_constants(captured.module, slots, values)
+    plain_strides(graph)
     annotate(graph, slots, outputs, _defined_at(function))
     claim_gradients(graph, outputs)
     unused = tuple(f for f, p in parameters.items() if p.requires_grad and f not in captured.trained)

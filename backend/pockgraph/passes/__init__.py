@@ -29,13 +29,21 @@ def pipeline() -> tuple[Pass, ...]:
     return (FoldConstants(), FoldScale())
 
 
-def run(graph: Any, passes: Sequence[Pass] | None = None) -> Any:
+def legalized(graph: Graph, legalize: Pass) -> Graph:
+    """A graph behind the pipeline in the operators of one target."""
+    return run(graph, (legalize,), first=len(pipeline()))
+
+
+def run(graph: Any, passes: Sequence[Pass] | None = None, first: int = 0) -> Any:
     """Apply passes, checking the graph after each.
 
     `POCK_DEBUG=1` prints a line per pass; `POCK_DUMP=DIR` writes each graph as Python.
+
+    Args:
+        first: the number of the first one in the names of these files.
     """
     debug, dump = os.environ.get("POCK_DEBUG", "0"), os.environ.get("POCK_DUMP")
-    for number, apply in enumerate(pipeline() if passes is None else passes):
+    for number, apply in enumerate(pipeline() if passes is None else passes, first):
         start, before = time.perf_counter(), len(graph.fx.nodes)
         graph = apply(graph)
         graph.validate()

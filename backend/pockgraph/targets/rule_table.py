@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 
-from ..graph import Graph
+from ..graph import Graph, bound_args
+from ..passes.legalize import Legalize
 from . import Unsupported
 
 Check = Callable[..., str]
@@ -29,6 +30,7 @@ class RuleTable:
         target: what messages call it.
         dtypes: those that it has.
         rules, checks: ATen overload -> function.
+        legalize: the pass that writes a graph in operators of this table.
     """
 
     def __init__(self, target: str, dtypes: Container[torch.dtype]) -> None:
@@ -36,6 +38,7 @@ class RuleTable:
         self.dtypes = dtypes
         self.rules: dict[Any, Callable[..., Any]] = {}
         self.checks: dict[Any, Check] = {}
+        self.legalize = Legalize(self.refusal)
 
     def rule(self, *overloads: Any) -> Callable[[R], R]:
         """Register a function as the lowering of ATen overloads."""
@@ -62,10 +65,10 @@ class RuleTable:
         return register
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
-        """Every call in `graph` that has no rule, or whose arguments its rule cannot take."""
+        """Every call in `graph` that can be neither lowered nor expanded into calls that can."""
         found = []
         for node in graph.nodes():
-            reason = self.refusal(node)
+            reason = self.legalize.why_not(node)
             if reason:
                 where = node.meta.get("layer", ""), node.meta.get("source", "")
                 found.append(Unsupported(str(node.target), *where, reason, node.name))
@@ -88,17 +91,6 @@ def dtypes_of(node: fx.Node) -> list[torch.dtype]:
     val = node.meta["val"]
     values = val if isinstance(val, tuple) else (val,)
     return [v.dtype for v in values if isinstance(v, torch.Tensor)]
-
-
-def bound_args(node: fx.Node) -> list[Any]:
-    """The arguments of an operator call in the order of its schema, with its defaults."""
-    bound = []
-    for i, argument in enumerate(node.target._schema.arguments):  # pyright: ignore
-        if i < len(node.args):
-            bound.append(node.args[i])
-        else:
-            bound.append(node.kwargs.get(argument.name, argument.default_value))
-    return bound
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...graph import Graph
+from ...passes import legalized
 from .. import Unsupported, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
     ops_activations,
@@ -39,7 +40,7 @@ class ONNX:
     name = "onnx"
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
-        """Every operator of `graph` that has no rule, or whose rule cannot take its arguments."""
+        """Every operator of `graph` that can be neither lowered nor expanded into others that can."""
         return TABLE.unsupported(graph)
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
@@ -52,7 +53,7 @@ class ONNX:
         check_options(self.name, options, ())
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
-        write_model(lower(graph), folder, stem)
+        write_model(lower(legalized(graph, TABLE.legalize)), folder, stem)
 
 
 TARGET = ONNX()

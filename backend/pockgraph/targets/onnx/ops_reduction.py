@@ -147,8 +147,9 @@ def min_all(ctx: Context, node: fx.Node, x: Value) -> Value:
 
 
 def _top(x: Value, k: int, dim: int, largest: bool) -> tuple[Value, Value]:
-    values, indices = op.top_k(x, k, emit.axis(dim, emit.rank(x)), largest)
-    return values, indices
+    numbers = emit.convert(x, torch.int32) if x.dtype == torch.bool else x  # ONNX ranks numbers only
+    values, indices = op.top_k(numbers, k, emit.axis(dim, emit.rank(x)), largest)
+    return emit.convert(values, x.dtype), indices
 
 
 def _extreme(x: Value, dim: int | None, keepdim: bool, largest: bool) -> tuple[Value, Value]:

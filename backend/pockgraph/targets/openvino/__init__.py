@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...graph import Graph
+from ...passes import legalized
 from ...runtime.openvino_xml import check_model
 from ...runtime.precision import PRECISIONS
 from .. import Unsupported, check_choice, check_options, require_supported
@@ -33,7 +34,7 @@ from . import (  # noqa: F401  the rules register themselves on import
 from .emit import ov
 from .lowering import lower
 from .precision import keep_state_exact
-from .rules import RULES, find_unsupported
+from .rules import RULES, TABLE
 
 
 class OpenVINO:
@@ -48,8 +49,8 @@ class OpenVINO:
     name = "openvino"
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
-        """Every operator of `graph` that has no rule, or whose rule cannot take its arguments."""
-        return find_unsupported(graph)
+        """Every operator of `graph` that can be neither lowered nor expanded into others that can."""
+        return TABLE.unsupported(graph)
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
         """Write `folder/stem.xml` and `folder/stem.bin`; weights keep their precision.
@@ -64,7 +65,7 @@ class OpenVINO:
         precision = check_choice(self.name, options, "precision", PRECISIONS)
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
-        xml, model = folder / f"{stem}.xml", lower(graph)
+        xml, model = folder / f"{stem}.xml", lower(legalized(graph, TABLE.legalize))
         try:
             ov.serialize(model, str(xml), str(xml.with_suffix(".bin")))
         except RuntimeError as e:  # its streams do not say why

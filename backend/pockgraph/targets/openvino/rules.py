@@ -16,6 +16,6 @@ from ..rule_table import Context, RuleTable
 from . import emit
 
 TABLE = RuleTable("OpenVINO", emit.OV_TYPES)
-RULES, rule, check, find_unsupported = TABLE.rules, TABLE.rule, TABLE.check, TABLE.unsupported
+RULES, rule, check = TABLE.rules, TABLE.rule, TABLE.check
 
-__all__ = ["RULES", "TABLE", "Context", "check", "find_unsupported", "rule"]
+__all__ = ["RULES", "TABLE", "Context", "check", "rule"]

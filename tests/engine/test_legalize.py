@@ -1,0 +1,326 @@
+"""What operators stand for: their expansions, run by PyTorch, give what the operators give.
+
+No runtime takes part: a target is played by one that refuses everything that has an expansion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pockgraph.graph import Graph, Role, Slot, dtype_name, meta_like
+from pockgraph.interpret import interpret
+from pockgraph.passes.legalize import Legalize, resampling
+from pockgraph.passes.legalize.table import EXPANSIONS
+
+aten = torch.ops.aten
+
+
+def refusal(node: fx.Node) -> str:
+    return "no such operator" if node.target in EXPANSIONS else ""
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(math.prod(shape)))
+
+
+def ints(high: int, *shape: int) -> Tensor:
+    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(1))
+
+
+def graph_of(function: Callable[..., Any], *args: Tensor) -> Graph:
+    """`function` and the gradients of its floating-point arguments, as autograd traces them."""
+
+    def with_gradients(*given: Tensor) -> tuple[Tensor, ...]:
+        leaves = [a.detach().requires_grad_() if a.is_floating_point() else a for a in given]
+        results = function(*leaves)
+        results = results if isinstance(results, tuple) else (results,)
+        wanted = [a for a in leaves if a.requires_grad]
+        heads = [r for r in results if r.requires_grad]
+        if not heads:
+            return results
+        weights = [torch.cos(torch.arange(r.numel(), dtype=r.dtype)).view(r.shape) for r in heads]
+        grads = torch.autograd.grad(heads, wanted, weights, allow_unused=True)
+        return (*results, *(g for g in grads if g is not None))
+
+    module = make_fx(with_gradients)(*args)
+    graph = make_fx(torch.func.functionalize(module))(*args).graph
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        node.meta = {"val": meta_like(node.meta.get("val")), "phase": "forward", "layer": "", "source": ""}
+        assert node.op != "get_attr", "give constants as arguments"
+    inputs = tuple(Slot(Role.BATCH, f"a{i}", tuple(a.shape), dtype_name(a.dtype)) for i, a in enumerate(args))
+    outputs = tuple(
+        Slot(Role.METRIC, str(i), tuple(n.meta["val"].shape), dtype_name(n.meta["val"].dtype), key=str(i))
+        for i, n in enumerate(graph.output_node().args[0])
+    )
+    return Graph(graph, inputs, outputs, {})
+
+
+def run(graph: Graph, *args: Tensor) -> list[Tensor]:
+    inputs = dict(zip((s.name for s in graph.inputs if s.role is Role.BATCH), args))
+    feeds = [inputs[s.name] if s.name in inputs else graph.values[s.name] for s in graph.inputs]
+    return list(fx.Interpreter(nn.Module(), graph=graph.fx).run(*feeds))
+
+
+def assert_expands(function: Callable[..., Any], *args: Tensor, tolerance: float = 2e-6) -> set[Any]:
+    """The expanded graph gives the same; which operators were expanded."""
+    graph = graph_of(function, *args)
+    legal = Legalize(refusal)(graph)
+    legal.validate()
+    expanded = {n.target for n in graph.nodes()} & EXPANSIONS.keys()
+    assert not {n.target for n in legal.nodes()} & EXPANSIONS.keys()
+    for got, wanted in zip(run(legal, *args), run(graph, *args), strict=True):
+        assert got.shape == wanted.shape
+        assert got.dtype == wanted.dtype
+        if not wanted.is_floating_point():
+            assert torch.equal(got, wanted), f"{got} is not {wanted}"
+            continue
+        assert torch.equal(got.isnan(), wanted.isnan()), f"{got} is not {wanted}"
+        assert torch.equal(got.isinf(), wanted.isinf()), f"{got} is not {wanted}"
+        size = float(wanted.nan_to_num(0, 0, 0).abs().max()) if wanted.numel() else 0.0
+        error = float((got - wanted).nan_to_num(0, 0, 0).abs().max()) if wanted.numel() else 0.0
+        assert error <= tolerance * max(size, 1e-30), f"off by {error} of {size}"
+    return expanded
+
+
+EDGES = torch.tensor(
+    [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1e-20, -1e-20, 3.0, 1e15, math.inf, -math.inf, math.nan]
+)
+INSIDE = torch.linspace(-0.999, 0.999, 41)
+BAGS = torch.tensor([0, 2])
+grid = 1.3 * rand(2, 3, 4, 2)
+grid3 = 1.3 * rand(2, 2, 3, 2, 3)
+
+CASES: dict[str, tuple[Any, ...]] = {
+    "asin": (torch.asin, INSIDE),
+    "acos": (torch.acos, INSIDE),
+    "acos_ends": (lambda x: torch.acos(x.detach()), torch.tensor([1.0, -1.0, 2.0])),
+    "atan2": (torch.atan2, rand(40), rand(40).flip(0)),
+    "atan2_edges": (
+        lambda x: torch.atan2(x[:, None].detach(), x.detach()), EDGES[:10],
+    ),
+    "asinh": (torch.asinh, torch.cat([rand(20), torch.tensor([0.0, 1e-8, -1e12, 1e25])])),
+    "acosh": (torch.acosh, torch.cat([1.01 + rand(20).abs(), torch.tensor([1e12, 1e25])])),
+    "atanh": (torch.atanh, INSIDE),
+    "hypot": (torch.hypot, rand(30), rand(30).flip(0)),
+    "copysign": (torch.copysign, rand(30), rand(30).flip(0)),
+    "copysign_edges": (lambda x: torch.copysign(x.abs().detach() + 1, x.detach()), EDGES[:-1]),
+    "copysign_number": (lambda x: aten.copysign.Scalar(x, -2.0), rand(5)),
+    "signbit": (torch.signbit, EDGES[:-1]),
+    "fmax": (torch.fmax, rand(30), rand(30).flip(0)),
+    "fmax_nan": (lambda a, b: torch.fmax(a.detach(), b.detach()), EDGES, EDGES.flip(0)),
+    "fmin_nan": (lambda a, b: torch.fmin(a.detach(), b.detach()), EDGES, EDGES.flip(0)),
+    "exp2": (torch.exp2, rand(30)),
+    "ldexp": (lambda x, i: aten.ldexp.Tensor(x.detach(), i), rand(6), ints(4, 6)),
+    "hardshrink": (F.hardshrink, rand(30)),
+    "softshrink": (F.softshrink, rand(30)),
+    "erfc": (torch.erfc, 3 * rand(60)),
+    "erfinv": (torch.erfinv, INSIDE),
+    "erfinv_ends": (lambda x: torch.erfinv(x.detach()), torch.tensor([1.0, -1.0, 0.0, 2.0, 0.9999])),
+    "lgamma": (torch.lgamma, torch.cat([4 * rand(60), torch.tensor([1.0, 2.0, 0.5, 7.99, 8.0, 30.0, 1e5])])),
+    "digamma": (torch.digamma, torch.cat([0.3 + 4 * rand(60).abs(), torch.tensor([1.0, -2.5, 30.0])])),
+    "polygamma": (lambda x: torch.polygamma(1, x.detach()), torch.tensor([0.1, 0.5, 1, 4, 9, 50, -1.3])),
+    "unfold": (lambda x: x.unfold(1, 3, 2), rand(2, 8)),
+    "unfold_first": (lambda x: x.unfold(0, 2, 3), rand(7, 2)),
+    "scatter_sum": (lambda x, i, s: x.scatter_reduce(1, i, s, "sum"), rand(3, 4), ints(4, 3, 5), rand(3, 5)),
+    "scatter_mean": (
+        lambda x, i, s: x.scatter_reduce(1, i, s, "mean"), rand(3, 4), ints(4, 3, 5), rand(3, 5)
+    ),
+    "scatter_mean_alone": (
+        lambda x, i, s: x.scatter_reduce(1, i, s, "mean", include_self=False),
+        rand(3, 4), ints(3, 3, 5), rand(3, 5),
+    ),
+    "scatter_amax": (
+        lambda x, i, s: x.scatter_reduce(0, i, s, "amax"), rand(4, 3), ints(4, 5, 3), rand(5, 3)
+    ),
+    "scatter_amin_alone": (
+        lambda x, i, s: x.scatter_reduce(0, i, s, "amin", include_self=False),
+        rand(4, 3), ints(3, 5, 3), rand(5, 3),
+    ),
+    "scatter_prod": (
+        lambda x, i, s: x.detach().scatter_reduce(1, i, s.detach(), "prod"),
+        rand(3, 4), ints(4, 3, 5), rand(3, 5),
+    ),
+    "bag_sum": (lambda w, i, o: F.embedding_bag(i, w, o, mode="sum"), rand(6, 3), ints(6, 5), BAGS),
+    "bag_mean": (lambda w, i, o: F.embedding_bag(i, w, o), rand(6, 3), ints(6, 5), BAGS),
+    "bag_weighted": (
+        lambda w, p, i, o: F.embedding_bag(i, w, o, mode="sum", per_sample_weights=p),
+        rand(6, 3), rand(5), ints(6, 5), BAGS,
+    ),
+    "bag_padded": (
+        lambda w, i, o: F.embedding_bag(i, w, o, padding_idx=2, include_last_offset=True),
+        rand(6, 3), ints(6, 5), torch.tensor([0, 2, 5]),
+    ),
+    "sort": (lambda x: x.sort(1), rand(3, 6)),
+    "sort_descending": (lambda x: x.sort(0, descending=True), rand(5, 3)),
+    "kthvalue": (lambda x: x.kthvalue(2, 1), rand(3, 6)),
+    "kthvalue_keeping": (lambda x: x.kthvalue(3, 0, keepdim=True), rand(4, 3)),
+    "median": (lambda x: x.median(1), rand(3, 6)),
+    "median_whole": (torch.median, rand(3, 5)),
+    "cumprod": (lambda x: x.cumprod(1), rand(3, 7)),
+    "cummax": (lambda x: x.cummax(1), rand(3, 9)),
+    "cummax_ties": (lambda x: x.cummax(0), torch.tensor([1.0, 0, 1, 2, 2, 1, 3])),
+    "cummin": (lambda x: x.cummin(0), rand(7, 2)),
+    "logcumsumexp": (lambda x: x.logcumsumexp(1), 3 * rand(3, 9)),
+    "searchsorted": (lambda x: torch.searchsorted(x.detach().sort(1).values, x.detach()), rand(3, 5)),
+    "searchsorted_right": (
+        lambda x: torch.searchsorted(x.detach().sort(1).values, x.detach(), right=True), rand(3, 5)
+    ),
+    "bucketize": (lambda x, b: torch.bucketize(x.detach(), b.detach().sort().values), rand(3, 5), rand(6)),
+    "rot90": (lambda x: torch.cat([x.rot90(k, (0, 1)) for k in range(4)], 1), rand(3, 3)),
+    **{
+        f"cdist_{p}": (lambda a, b, p=p: torch.cdist(a, b, p), rand(2, 3, 4), rand(2, 5, 4))
+        for p in (0.0, 0.7, 1.0, 1.5, 2.0, 3.0, math.inf)
+    },
+    "cdist_of_equals": (lambda a: torch.cdist(a, a.detach()), rand(4, 3)),
+    "pdist": (F.pdist, rand(5, 3)),
+    "pdist_1": (lambda x: F.pdist(x, 1.0), rand(5, 3)),
+    "bilinear": (F.bilinear, rand(4, 3), rand(4, 2), rand(5, 3, 2)),
+    "addbmm": (lambda x, a: torch.addbmm(x, a, a, beta=0.3, alpha=2), rand(3, 3), rand(2, 3, 3)),
+    "weight_norm": (lambda v, g: torch._weight_norm(v, g, 0), rand(4, 3, 2), rand(4, 1, 1)),
+    "multi_margin": (lambda x, y: F.multi_margin_loss(x, y, p=2), rand(4, 5), ints(5, 4)),
+    "multi_margin_each": (
+        lambda x, y, w: F.multi_margin_loss(x, y, weight=w.detach().abs(), reduction="none"),
+        rand(4, 5), ints(5, 4), rand(5),
+    ),
+    "multilabel_margin": (
+        F.multilabel_margin_loss, rand(2, 4), torch.tensor([[3, 0, -1, 1], [-1, 2, 2, 2]])
+    ),
+    "reflection_1d": (lambda x: F.pad(x, (2, 1), "reflect"), rand(2, 3, 4)),
+    "reflection_2d": (lambda x: F.pad(x, (2, 1, 0, 3), "reflect"), rand(2, 2, 4, 4)),
+    "reflection_3d": (lambda x: F.pad(x, (1, 1, 0, 2, 1, 0), "reflect"), rand(1, 2, 3, 3, 3)),
+    "replication_1d": (lambda x: F.pad(x, (2, 1), "replicate"), rand(2, 3, 4)),
+    "replication_cut": (lambda x: F.pad(x, (2, -1), "replicate"), rand(2, 3, 4)),
+    "replication_2d": (lambda x: F.pad(x, (2, 1, 0, 5), "replicate"), rand(2, 2, 4, 4)),
+    "replication_3d": (lambda x: F.pad(x, (1, 4, 0, 2, 1, 0), "replicate"), rand(1, 2, 3, 3, 3)),
+    "avg_pool3d": (lambda x: F.avg_pool3d(x, (2, 3, 2), 2, (1, 1, 0)), rand(1, 2, 4, 5, 6)),
+    "avg_pool3d_ceil": (
+        lambda x: F.avg_pool3d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), rand(1, 2, 4, 5, 6)
+    ),
+    "avg_pool3d_divided": (lambda x: F.avg_pool3d(x, 2, divisor_override=3), rand(2, 4, 5, 6)),
+    "adaptive_avg_3d": (lambda x: F.adaptive_avg_pool3d(x, (2, 3, 5)), rand(1, 2, 4, 5, 3)),
+    "max_pool3d": (lambda x: F.max_pool3d(x, (2, 3, 2), (2, 1, 2), (1, 1, 0)), rand(1, 2, 4, 5, 6)),
+    "max_pool3d_ceil": (lambda x: F.max_pool3d(x, 3, 2, 1, ceil_mode=True), rand(1, 2, 4, 5, 6)),
+    "max_pool3d_dilated": (lambda x: F.max_pool3d(x, 2, 1, dilation=2), rand(2, 4, 5, 6)),
+    "max_pool3d_places": (lambda x: F.max_pool3d(x, 2, return_indices=True), rand(1, 2, 4, 5, 6)),
+    "max_pool3d_ties": (lambda x: F.max_pool3d(x.round(), 2, 1), rand(1, 1, 4, 4, 4)),
+    "max_pool2d_places": (
+        lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True, return_indices=True), rand(1, 2, 6, 5)
+    ),
+    "adaptive_max_2d": (lambda x: F.adaptive_max_pool2d(x, (2, 3)), rand(2, 2, 5, 7)),
+    "adaptive_max_2d_grows": (lambda x: F.adaptive_max_pool2d(x, (4, 3)), rand(2, 3, 2)),
+    "adaptive_max_ties": (
+        lambda x: F.adaptive_max_pool2d(x.round(), (2, 3), return_indices=True), rand(2, 2, 5, 7)
+    ),
+    "adaptive_max_3d": (lambda x: F.adaptive_max_pool3d(x, (2, 3, 2)), rand(1, 2, 4, 5, 3)),
+    **{
+        f"resize_{mode}_{len(size)}d_{corners}_{k}": (
+            lambda x, m=mode, s=size, k=k, c=corners: F.interpolate(
+                x, s if k == "size" else None, k if isinstance(k, float) else None, m, c
+            ),
+            rand(1, 2, *(4 for _ in size)),
+        )
+        for mode, size, corners, k in (
+            ("nearest", (7,), None, 1.7), ("nearest", (7, 3, 5), None, "size"),
+            ("nearest-exact", (7,), None, "size"), ("nearest-exact", (7, 3), None, 1.7),
+            ("nearest-exact", (7, 3, 5), None, "size"), ("linear", (7,), False, 1.7),
+            ("linear", (3,), True, "size"), ("trilinear", (7, 3, 5), False, 1.7),
+            ("trilinear", (7, 3, 5), True, "size"), ("bicubic", (7, 3), False, 1.7),
+            ("bicubic", (7, 3), True, "size"),
+        )
+    },
+    "antialias": (lambda x: F.interpolate(x, (3, 5), mode="bilinear", antialias=True), rand(1, 2, 6, 8)),
+    "antialias_cubic": (
+        lambda x: F.interpolate(x, (3, 9), mode="bicubic", antialias=True), rand(1, 2, 6, 8)
+    ),
+    **{
+        f"grid_{mode}_{padding}_{corners}": (
+            lambda x, g, m=mode, p=padding, c=corners: F.grid_sample(x, g, m, p, c), rand(2, 2, 4, 5), grid
+        )
+        for mode, padding, corners in (
+            ("bilinear", "zeros", False), ("bilinear", "border", False), ("bilinear", "reflection", True),
+            ("nearest", "zeros", True), ("nearest", "reflection", False), ("bicubic", "zeros", False),
+            ("bicubic", "border", True), ("bicubic", "reflection", False),
+        )
+    },
+    "grid_of_borders": (
+        lambda x, g: F.grid_sample(x, g.round().clamp(-1, 1), "bilinear", "border", True),
+        rand(2, 2, 4, 5), grid,
+    ),
+    "grid_3d": (lambda x, g: F.grid_sample(x, g, align_corners=False), rand(2, 2, 3, 4, 3), grid3),
+    "grid_3d_nearest": (
+        lambda x, g: F.grid_sample(x, g, "nearest", "reflection", True), rand(2, 2, 3, 4, 3), grid3
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_expansion_gives_what_its_operator_gives(name: str) -> None:
+    assert assert_expands(*CASES[name])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "linear"])
+def test_a_resize_too_large_for_a_matrix_takes_what_it_needs(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampling, "FOLD_LIMIT_BYTES", 16)
+    assert assert_expands(lambda x: F.interpolate(x, 9, mode=mode), rand(1, 2, 5))
+    assert assert_expands(lambda x: F.interpolate(x, scale_factor=0.6, mode=mode), rand(1, 2, 5))
+
+
+def test_a_cubic_resize_too_large_for_a_matrix_takes_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "FOLD_LIMIT_BYTES", 16)
+    assert assert_expands(lambda x: F.interpolate(x, (7, 4), mode="bicubic"), rand(1, 2, 5, 3))
+
+
+def test_what_a_target_takes_is_left_alone() -> None:
+    graph = graph_of(lambda x: F.glu(x.exp()), rand(2, 4))
+    assert Legalize(lambda node: "")(graph) is graph
+
+
+def test_pytorchs_own_decompositions_serve_where_there_is_no_expansion() -> None:
+    graph = graph_of(F.glu, rand(2, 4))
+    lacking = (aten.glu.default, aten.glu_backward.default)
+    legal = Legalize(lambda node: "not there" if node.target in lacking else "")(graph)
+    assert not {n.target for n in legal.nodes()} & set(lacking)
+    for got, wanted in zip(run(legal, rand(2, 4)), run(graph, rand(2, 4)), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_where_an_expansion_needs_what_the_target_lacks_the_reason_names_it() -> None:
+    graph = graph_of(torch.asin, INSIDE)
+    lacks = Legalize(lambda n: f"no {n.target}" if n.target in (aten.asin.default, aten.atan.default) else "")
+    node = next(n for n in graph.nodes() if n.target is aten.asin.default)
+    assert lacks.why_not(node) == "it stands for aten.atan.default, among others: no aten.atan.default"
+    assert any(n.target is aten.asin.default for n in lacks(graph).nodes())
+
+
+def test_an_operator_that_nobody_can_say_in_others_keeps_the_targets_reason() -> None:
+    graph = graph_of(lambda x: torch.special.i0(x.detach()), rand(3))
+    *_, node = graph.nodes()
+    assert Legalize(lambda n: "not here").why_not(node) == "not here"
+
+
+def test_what_stands_for_an_operator_belongs_to_its_layer_and_line() -> None:
+    graph = graph_of(lambda x: torch.asinh(x.detach()), rand(3))
+    for node in graph.nodes():
+        node.meta.update(layer="head", source="net.py:7", phase="backward")
+    places = {(n.meta["layer"], n.meta["source"], n.meta["phase"]) for n in Legalize(refusal)(graph).nodes()}
+    assert places == {("head", "net.py:7", "backward")}
+
+
+def test_expansions_of_the_same_call_share_their_constants() -> None:
+    def twice(x: Tensor) -> Tensor:
+        return F.interpolate(x, 7, mode="linear") + F.interpolate(x * 2, 7, mode="linear")
+
+    legal = Legalize(refusal)(graph_of(lambda x: twice(x.detach()), rand(1, 2, 4)))
+    assert [s.shape for s in legal.inputs if s.role is Role.CONST].count((7, 4)) <= 1
+    assert interpret(legal, {"a0": rand(1, 2, 4)})
