@@ -21,7 +21,7 @@ from .graph import Graph, dtype_name, tensor_bytes
 # what autograd and decompositions make of public functions. None reads memory by strides, packs or unpacks
 # formats of a library, or draws numbers. Add here what a new rule needs.
 _NAMES = (
-    "__lshift__ __rshift__ __xor__ _adaptive_avg_pool2d _adaptive_avg_pool2d_backward "
+    "__lshift__ __rshift__ __xor__ _adaptive_avg_pool2d _adaptive_avg_pool2d_backward affine_grid_generator "
     "_adaptive_avg_pool3d _adaptive_avg_pool3d_backward _cdist_backward _cdist_forward _conj_physical "
     "_ctc_loss _ctc_loss_backward _euclidean_dist _fft_c2c _fft_c2r _fft_r2c _fused_rms_norm "
     "_fused_rms_norm_backward _linalg_det _linalg_eigh _linalg_slogdet _linalg_solve_ex _linalg_svd "

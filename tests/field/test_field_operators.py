@@ -18,8 +18,12 @@ import pockgraph as pg
 from pockgraph.errors import UnsupportedOperators
 from pockgraph.targets import target_names
 
-# Where an operator may be written in terms of others; the torch target has every one of its own.
+# Where an operator may be written in terms of others; the torch target runs PyTorch's own.
 EXPANDING = ("openvino", "onnx")
+
+
+# What a graph file of the torch target may not hold: these read memory at places that a file could name.
+NOT_IN_A_FILE = ("embedding_bag_sum", "embedding_bag_mean", "max_unpool2d")
 
 
 def _right(name: str, target: str) -> None:
@@ -36,7 +40,11 @@ def test_an_operator_between_two_layers(name: str, target: str) -> None:
 @pytest.mark.parametrize("target", target_names())
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_operator_between_two_layers_on_each_target(name: str, target: str) -> None:
-    _right(name, target)
+    if target == "torch" and name in NOT_IN_A_FILE:
+        with pytest.raises(UnsupportedOperators, match=r"'openvino'(,| and) 'onnx'"):
+            _right(name, target)
+    else:
+        _right(name, target)
 
 
 class Unrolled(nn.Module):
