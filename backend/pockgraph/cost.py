@@ -22,6 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from .graph import Graph, Role, aten, output_args, tensor_bytes
 from .liveness import Step, liveness
+from .recurrent_ops import WEIGHTS
+from .recurrent_ops import flops as recurrent_flops
 
 VIEWS = frozenset({
     aten.reshape.default, aten.permute.default, aten.expand.default, aten.unsqueeze.default,
@@ -71,6 +73,8 @@ def node_flops(node: fx.Node) -> int:
         return 0
     if node.target is aten.convolution_backward.default:
         return _weight_gradient_flops(node)
+    if node.target in WEIGHTS:
+        return recurrent_flops(node.target, fx.map_arg(node.args, lambda n: n.meta["val"]))
     formula = flop_registry.get(getattr(node.target, "overloadpacket", node.target))
     if formula is None:
         if isinstance(node.meta["val"], tuple) or node.target in REDUCTIONS:

@@ -156,7 +156,7 @@ def _replace_dropout(masks: _Masks, node: fx.Node, site: int) -> None:
 
 def _replace_bernoulli(masks: _Masks, node: fx.Node, site: int) -> None:
     """Noise that is divided by the probability of a one and multiplied with activations is dropout."""
-    keep: Any = node.args[1]
+    keep: Any = node.args[1] if len(node.args) > 1 else 0.5  # the schema's default is left out
     val = node.meta["val"]
     b = _builder(masks.fx, node)
     with b.before(node):

@@ -17,12 +17,13 @@ from .optimizer.updates import scalar_state, tensor_state
 from .plan import Trained
 from .profile import SCALAR_BYTES, WORK_KINDS, Operator, Profile
 from .prune import assemble
+from .recurrent_ops import BACKWARD
 from .rows import TensorRow
 from .slicing import Along, moves
 from .train_graph import TrainGraph
 
 MATRIX = (aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default,
-          aten.bmm.default)  # fmt: skip
+          aten.bmm.default, *BACKWARD)  # fmt: skip
 GROUPS_ARGUMENT: dict[Any, int] = {aten.convolution.default: 8, aten.convolution_backward.default: 9}
 CLAMPS: dict[Any, int] = {aten.hardtanh_backward.default: 2, aten.threshold_backward.default: 1}
 

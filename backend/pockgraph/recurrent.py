@@ -1,10 +1,12 @@
-"""Recurrent layers as the steps they stand for.
+"""LSTM, GRU and RNN as what a training graph holds: one loop for each layer and direction, and the rest.
 
 PyTorch runs `nn.LSTM`, `nn.GRU` and `nn.RNN` as one operator whose kernel, and the backward of it, is
-the device's own. Here each becomes a matrix product for the inputs of all steps, and one of the hidden
-state for each step, so that any target can run it and a plan can train part of it.
+the device's own. Here each direction of a layer becomes a matrix product for the inputs of all steps, and a
+loop of `recurrent_ops` over what depends on the step before. The backward pass is a loop that gives the
+gradients of all gates; those of weights, biases and inputs are ordinary operators behind it.
 
-Formulas and the order of gates are PyTorch's. T steps, N samples, D inputs, H hidden units, G gates.
+Formulas and the order of gates are PyTorch's. T steps, N samples, D inputs, H hidden units, G gates,
+P outputs (H, or an LSTM's projection).
 """
 
 from __future__ import annotations
@@ -14,98 +16,194 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn import functional as F
 
-State = tuple[Tensor, ...]
-# (gates of the input [N, G H], state, hidden-to-hidden product) -> next state, its first entry the output
-Cell = Callable[[Tensor, State, Callable[[Tensor], Tensor]], State]
+from .recurrent_ops import ops
 
 
-def lstm_cell(gates: Tensor, state: State, recur: Callable[[Tensor], Tensor]) -> State:
-    h, c = state
-    i, f, g, o = (gates + recur(h)).chunk(4, 1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+def _slope(y: Tensor) -> Tensor:
+    """The derivative of a sigmoid, by its result."""
+    return y * (1 - y)
 
 
-def gru_cell(gates: Tensor, state: State, recur: Callable[[Tensor], Tensor]) -> State:
-    (h,) = state
-    r_x, z_x, n_x = gates.chunk(3, 1)
-    r_h, z_h, n_h = recur(h).chunk(3, 1)
-    z = torch.sigmoid(z_x + z_h)
-    n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
-    return (n + z * (h - n),)
+def _tanh_slope(y: Tensor) -> Tensor:
+    return 1 - y * y
 
 
-def tanh_cell(gates: Tensor, state: State, recur: Callable[[Tensor], Tensor]) -> State:
-    return (torch.tanh(gates + recur(state[0])),)
+def _product(dy: Tensor, x: Tensor) -> Tensor:
+    """The gradient [G, P] of a weight: dy [T, N, G] and x [T, N, P], over all steps and samples."""
+    return dy.flatten(0, 1).t() @ x.flatten(0, 1)
 
 
-def relu_cell(gates: Tensor, state: State, recur: Callable[[Tensor], Tensor]) -> State:
-    return (torch.relu(gates + recur(state[0])),)
+def _at_start(sequence: Tensor, reverse: bool) -> Tensor:
+    return sequence[-1 if reverse else 0]
 
 
-def _direction(
-    cell: Cell, x: Tensor, state: State, weights: Sequence[Tensor], has_biases: bool, backwards: bool
-) -> tuple[list[Tensor], State]:
-    """One layer in one direction: x [T, N, D] -> T outputs [N, H] in the order of x, the last state.
+class LSTM(Function):
+    """`ops.lstm` with a gradient: (gates, h0, c0, w_hh, w_hr, reverse) -> h, c of every step."""
 
-    `weights`: input [G H, D], hidden [G H, H], their two biases, and an LSTM's projection.
-    """
-    w_x, w_h, *rest = weights
-    b_x, b_h = rest[:2] if has_biases else (None, None)
-    projection = rest[-1] if len(rest) % 2 else None
-    steps = F.linear(x, w_x, b_x).unbind(0)
-    outputs = []
-    for gates in reversed(steps) if backwards else steps:
-        state = cell(gates, state, lambda h: F.linear(h, w_h, b_h))
-        if projection is not None:
-            state = (F.linear(state[0], projection), *state[1:])
-        outputs.append(state[0])
-    return (outputs[::-1] if backwards else outputs), state
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        h, c, *gates = ops.lstm.default(*args)
+        ctx.set_materialize_grads(False)
+        ctx.reverse = args[5]
+        ctx.save_for_backward(*args[1:5], h, c, *gates)
+        return h, c
 
-
-def _layers(
-    cell: Cell, x: Tensor, initial: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool,
-    num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """The whole stack: outputs, and the last state of every layer and direction."""
-    if train and dropout and num_layers > 1:
-        raise NotImplementedError("dropout between recurrent layers; set dropout=0, or evaluation mode")
-    directions = 2 if bidirectional else 1
-    count = len(weights) // (num_layers * directions)
-    x = x.transpose(0, 1) if batch_first else x
-    last: list[State] = []
-    for layer in range(num_layers):
-        sides: list[list[Tensor]] = []
-        for backwards in range(directions):
-            at = layer * directions + backwards
-            own = weights[at * count : (at + 1) * count]
-            start = tuple(s[at] for s in initial)
-            outputs, state = _direction(cell, x, start, own, has_biases, bool(backwards))
-            sides.append(outputs)
-            last.append(state)
-        outputs = sides[0] if directions == 1 else [torch.cat(pair, 1) for pair in zip(*sides)]
-        x = torch.stack(outputs)
-    states = [torch.stack(parts) for parts in zip(*last)]
-    return (x.transpose(0, 1) if batch_first else x, *states)
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor | None, dc: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        h0, c0, w_hh, w_hr, h, c, i, f, g, o = ctx.saved_tensors
+        reverse = ctx.reverse
+        c_before, tanh_c = ops.before.default(c, c0, reverse), torch.tanh(c)
+        slopes = torch.cat([g * _slope(i), c_before * _slope(f), i * _tanh_slope(g), tanh_c * _slope(o)], 2)
+        slope_c = o * _tanh_slope(tanh_c)
+        dh = torch.zeros_like(h) if dh is None else dh
+        dgates, dc0, totals = ops.lstm_backward.default(dh, dc, slopes, slope_c, f, w_hh, w_hr, reverse)
+        dh0 = _at_start(dgates, reverse) @ w_hh
+        dw_hr = None if w_hr is None else _product(totals, o * tanh_c)
+        return dgates, dh0, dc0, _product(dgates, ops.before.default(h, h0, reverse)), dw_hr, None
 
 
-def _one_state(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
-    def run(x: Tensor, initial: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        return _layers(cell, x, [initial], *args)
+class GRU(Function):
+    """`ops.gru` with a gradient: (gates, h0, w_hh, b_hh, reverse) -> h of every step."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        h, *gates = ops.gru.default(*args)
+        ctx.reverse, ctx.has_bias = args[4], args[3] is not None
+        ctx.save_for_backward(args[1], args[2], h, *gates)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        h0, w_hh, h, r, z, n, share = ctx.saved_tensors
+        reverse = ctx.reverse
+        h_before = ops.before.default(h, h0, reverse)
+        of_n = (1 - z) * _tanh_slope(n)
+        slopes = torch.cat([of_n * share * _slope(r), (h_before - n) * _slope(z), of_n * r], 2)
+        dhidden, totals = ops.gru_backward.default(dh, slopes, z, w_hh, reverse)
+        dgates = torch.cat([dhidden[:, :, : 2 * h.shape[2]], totals * of_n], 2)
+        dh0 = _at_start(totals, reverse) * _at_start(z, reverse) + _at_start(dhidden, reverse) @ w_hh
+        db_hh = dhidden.sum((0, 1)) if ctx.has_bias else None
+        return dgates, dh0, _product(dhidden, h_before), db_hh, None
+
+
+class RNN(Function):
+    """`ops.rnn` with a gradient: (gates, h0, w_hh, relu, reverse) -> h of every step."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        h = ops.rnn.default(*args)
+        ctx.relu, ctx.reverse = args[3:]
+        ctx.save_for_backward(args[1], args[2], h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        h0, w_hh, h = ctx.saved_tensors
+        slopes = (h > 0).to(h.dtype) if ctx.relu else _tanh_slope(h)
+        dgates = ops.rnn_backward.default(dh, slopes, w_hh, ctx.reverse)
+        dh0 = _at_start(dgates, ctx.reverse) @ w_hh
+        return dgates, dh0, _product(dgates, ops.before.default(h, h0, ctx.reverse)), None, None
+
+
+# (x [T, N, D], state, weights, has biases, reverse) -> the states of every step, the output first
+Direction = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], bool, bool], tuple[Tensor, ...]]
+
+
+def _gates(x: Tensor, weights: Sequence[Tensor], has_biases: bool) -> Tensor:
+    """The inputs' share of the gates, both biases in it."""
+    return F.linear(x, weights[0], weights[2] + weights[3] if has_biases else None)
+
+
+def _lstm(
+    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, reverse: bool
+) -> tuple[Tensor, ...]:
+    projection = weights[-1] if len(weights) % 2 else None
+    gates = _gates(x, weights, has_biases)
+    return LSTM.apply(gates, *state, weights[1], projection, reverse)  # pyright: ignore
+
+
+def _gru(
+    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, reverse: bool
+) -> tuple[Tensor, ...]:
+    b_ih, b_hh = weights[2:4] if has_biases else (None, None)
+    return (GRU.apply(F.linear(x, weights[0], b_ih), state[0], weights[1], b_hh, reverse),)  # pyright: ignore
+
+
+def _rnn(relu: bool) -> Direction:
+    def run(
+        x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, reverse: bool
+    ) -> tuple[Tensor, ...]:
+        gates = _gates(x, weights, has_biases)
+        return (RNN.apply(gates, state[0], weights[1], relu, reverse),)  # pyright: ignore
 
     return run
 
 
-def _lstm(x: Tensor, initial: Sequence[Tensor], *args: Any) -> tuple[Tensor, ...]:
-    return _layers(lstm_cell, x, initial, *args)
+def _layers(
+    direction: Direction, x: Tensor, initial: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool,
+    num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The whole stack: outputs, and the last state of every layer and direction."""
+    directions = 2 if bidirectional else 1
+    count = len(weights) // (num_layers * directions)
+    x = x.transpose(0, 1) if batch_first else x
+    last: list[list[Tensor]] = []
+    for layer in range(num_layers):
+        if layer and train and dropout:
+            x = torch.native_dropout(x, dropout, True)[0]
+        outputs = []
+        for reverse in range(directions):
+            at = layer * directions + reverse
+            own = weights[at * count : (at + 1) * count]
+            states = direction(x, [s[at] for s in initial], own, has_biases, bool(reverse))
+            outputs.append(states[0])
+            last.append([_at_start(s, not reverse) for s in states])
+        x = outputs[0] if directions == 1 else torch.cat(outputs, 2)
+    states = [torch.stack(parts) for parts in zip(*last)]
+    return (x.transpose(0, 1) if batch_first else x, *states)
 
 
-aten = torch.ops.aten
-STEPS: dict[Any, Callable[..., tuple[Tensor, ...]]] = {
-    aten.lstm.input: _lstm,
-    aten.gru.input: _one_state(gru_cell),
-    aten.rnn_tanh.input: _one_state(tanh_cell),
-    aten.rnn_relu.input: _one_state(relu_cell),
+def _one_state(direction: Direction) -> Callable[..., tuple[Tensor, ...]]:
+    def run(x: Tensor, initial: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        return _layers(direction, x, [initial], *args)
+
+    return run
+
+
+def _two_states(x: Tensor, initial: Sequence[Tensor], *args: Any) -> tuple[Tensor, ...]:
+    return _layers(_lstm, x, initial, *args)
+
+
+def _cell_gates(x: Tensor, h: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    w_ih, w_hh, b_ih, b_hh = (*weights, None, None)[:4]
+    return F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh)  # pyright: ignore
+
+
+def _lstm_cell(x: Tensor, state: Sequence[Tensor], *weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    h, c = state
+    from_x, from_h = _cell_gates(x, h, weights)
+    i, f, g, o = (from_x + from_h).chunk(4, 1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru_cell(x: Tensor, h: Tensor, *weights: Tensor | None) -> Tensor:
+    from_x, from_h = _cell_gates(x, h, weights)
+    (r_x, z_x, n_x), (r_h, z_h, n_h) = from_x.chunk(3, 1), from_h.chunk(3, 1)
+    z = torch.sigmoid(z_x + z_h)
+    n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
+    return n + z * (h - n)
+
+
+# Function of torch -> what stands in its place; PyTorch's formulas of a cell work in place.
+LAYERS: dict[str, Callable[..., Any]] = {
+    "lstm": _two_states,
+    "gru": _one_state(_gru),
+    "rnn_tanh": _one_state(_rnn(relu=False)),
+    "rnn_relu": _one_state(_rnn(relu=True)),
 }
+CELLS: dict[str, Callable[..., Any]] = {"lstm_cell": _lstm_cell, "gru_cell": _gru_cell}
+LOOPS = (LSTM, GRU, RNN)

@@ -1,8 +1,9 @@
 """Graphs as JSON and back: slots, nodes, and their metadata. Values travel beside it, in safetensors.
 
 Reading runs no code of the file's author: an operator is a name on the list in `graph_check.py`, looked up
-under `torch.ops.aten`, or `operator.getitem`; names of nodes are plain identifiers, and arguments are data.
-The shapes and dtypes in the file are those that the operators compute. Everything else is refused.
+under `torch.ops.aten`, one of `recurrent_ops`, or `operator.getitem`; names of nodes are plain identifiers,
+and arguments are data. The shapes and dtypes in the file are those that the operators compute. Everything
+else is refused.
 
 An argument is JSON itself where JSON has it (null, booleans, integers, finite floats, strings,
 lists), or an object with one tag: `{"node": "add_3"}`, `{"tuple": […]}`, `{"float": "inf"}`,
@@ -27,6 +28,7 @@ from .errors import ArtifactError
 from .files import parse_json
 from .graph import Graph, Role, Slot, dtype_name, output_args
 from .graph_check import OPERATORS, check_graph
+from .recurrent_ops import LOOPS
 
 SCHEMA = "pockui.graph/1"
 GETITEM = "operator.getitem"
@@ -58,6 +60,8 @@ def _find_op(name: str) -> Any:
     """The ATen overload called `name`; ValueError says why there is none, or none that may be used."""
     if name == GETITEM:
         return operator.getitem
+    if name in LOOPS:
+        return LOOPS[name]
     match = _OP.fullmatch(name)
     packet = getattr(torch.ops.aten, match[1], None) if match else None
     if match is None or packet is None or match[2] not in packet.overloads():

@@ -21,6 +21,7 @@ from typing import Any
 from torch import fx
 
 from .graph import Builder, aten
+from .recurrent_ops import ops
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def _reshape(node: fx.Node, dim: int, count: int) -> Moves | None:
         if _product(before[:d]) == lead and before[d] == after[dim]:
             return {0: d}, {1: [*after[:dim], count, *after[dim + 1 :]]}
     return None
+
+
+@rule(ops.before.default)
+def _before(node: fx.Node, dim: int, count: int) -> Moves | None:
+    return ({0: dim, 1: dim - 1}, {}) if dim else None
 
 
 @rule(aten.sum.dim_IntList)

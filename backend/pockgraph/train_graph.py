@@ -20,6 +20,7 @@ from .graph import Graph, Role, Slot, aten
 from .optimizer import Optimizer, check_groups, optimizer_from_dict
 from .plan import Plan
 from .prune import prune, specialise
+from .recurrent_ops import WEIGHTS
 from .rows import TensorRow
 
 if TYPE_CHECKING:
@@ -250,6 +251,8 @@ def _use(operand: fx.Node, user: fx.Node, dims: tuple[int, ...]) -> int | None:
         return dims[1] if per_group > 1 or args[8] == 1 else dims[0]
     if user.target in (aten.mm.default, aten.addmm.default, aten.bmm.default) and args[-1] is operand:
         return dims[-2]
+    if user.target in WEIGHTS and any(args[i] is operand for i in WEIGHTS[user.target]):
+        return dims[1]
     if user.target is aten.embedding.default and args[0] is operand:
         return dims[0]
     return None

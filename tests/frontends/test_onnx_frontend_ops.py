@@ -58,6 +58,9 @@ UNARY = [
 COMPARISONS = ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"]
 SOFTMAX_AXES = ((11, 1), (11, 2), (17, 1))
 
+FIVE_STEPS = Held(np.array([5, 5], np.int32))
+DIRECTIONS = (("forward", 1), ("reverse", 1), ("bidirectional", 2))
+
 CASES = [
     *(case(op, SMALL) for op in UNARY),
     *(case(op, np.tanh(SMALL)) for op in ("Acos", "Asin", "Atanh")),
@@ -226,6 +229,31 @@ CASES = [
     case("ReduceLogSumExp", X),
     case("ArgMax", X, axis=1),
     case("ArgMin", X, axis=-1, keepdims=0),
+    # recurrent layers; an absent input is None
+    *(
+        case("LSTM", rand(5, 2, 3), w(k, 16, 3), w(k, 16, 4), w(k, 32), outputs=3, hidden_size=4, direction=d)
+        for d, k in DIRECTIONS
+    ),
+    case(
+        "LSTM", rand(5, 2, 3), w(1, 16, 3), w(1, 16, 4), None, None, rand(1, 2, 4), rand(1, 2, 4), outputs=3,
+        hidden_size=4,
+    ),
+    case(
+        "LSTM", rand(5, 2, 3), w(1, 16, 3), w(1, 16, 4), w(1, 32), FIVE_STEPS, outputs=2,
+        hidden_size=4,
+    ),
+    *(
+        case("GRU", rand(5, 2, 3), w(k, 12, 3), w(k, 12, 4), w(k, 24), None, rand(k, 2, 4), outputs=2,
+             hidden_size=4, direction=d, linear_before_reset=before)
+        for d, k in DIRECTIONS for before in (0, 1)
+    ),
+    case("GRU", rand(5, 2, 3), w(1, 12, 3), w(1, 12, 4), outputs=2, hidden_size=4),
+    *(
+        case("RNN", rand(5, 2, 3), w(k, 4, 3), w(k, 4, 4), w(k, 8), outputs=2, hidden_size=4, direction=d,
+             activations=["Relu"] * k)
+        for d, k in DIRECTIONS
+    ),
+    case("RNN", rand(5, 2, 3), w(1, 4, 3), w(1, 4, 4), outputs=2, hidden_size=4),
     # normalisation
     case("BatchNormalization", X, w(6), w(6), w(6), Held(rand(6, low=0.5)), epsilon=1e-3),
     case("BatchNormalization", X, w(6), w(6), w(6), Held(rand(6, low=0.5)), opset=8),

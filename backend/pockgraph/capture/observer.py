@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
-from ..graph import aten
-from ..recurrent import STEPS
+from ..recurrent import CELLS, LAYERS
 from . import refusals
 from .losses import LOSSES
 from .refusals import ENGINE_ROOT, TORCH_ROOT
 
-RECURRENT = {name: STEPS[getattr(aten, name).input] for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+REPLACED = {**LAYERS, **CELLS}
 TRACER = str(Path(__file__).with_name("tracer.py"))  # beneath it the user's code begins
 MACHINERY = tuple(f"{TORCH_ROOT}/{room}" for room in ("_subclasses", "fx", "_ops.py", "_prims", "_decomp"))
 MODULE_CALLS = (
@@ -62,8 +61,7 @@ class Observer(TorchFunctionMode):
             return func(*args, **kwargs)
         _refuse_call(name, func, args, source)
         self.calls.append((name, source, _recorded(args), _recorded(kwargs)))
-        if name in RECURRENT and isinstance(args[3], bool):
-            func = RECURRENT[name]
+        func = REPLACED.get(name, func)
         before = fx_traceback.current_meta.get("custom")
         fx_traceback.current_meta["custom"] = {"layer": layer, "source": source}
         try:
@@ -118,7 +116,7 @@ def _refuse_call(name: str, func: Any, args: Any, source: str) -> None:
         raise refusals.NotOneGraph(refusals.DATA_ASSIGNED, source)
     if name == "register_post_accumulate_grad_hook":
         raise refusals.NotOneGraph(refusals.POST_ACCUMULATE, source)
-    if name == "_pack_padded_sequence" or (name in RECURRENT and not isinstance(args[3], bool)):
+    if name == "_pack_padded_sequence" or (name in LAYERS and not isinstance(args[3], bool)):
         raise refusals.NotOneGraph(refusals.PACKED, source)
 
 

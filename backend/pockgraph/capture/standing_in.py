@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import checkpoint
 
+from ..recurrent import LOOPS
 from . import refusals
 from .outside import line_of
 from .refusals import NotOneGraph
@@ -94,7 +95,8 @@ def ends_of(loss: Tensor) -> tuple[list[Tensor], bool]:
         variable = getattr(node, "variable", None)
         if isinstance(variable, Tensor) and not isinstance(variable, FakeTensor):
             foreign.append(variable)
-        python = python or isinstance(node, torch.autograd.function.BackwardCFunction)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            python = python or getattr(node, "_forward_cls", None) not in LOOPS
         pending += [following for following, _ in node.next_functions]
     return foreign, python
 

@@ -60,7 +60,7 @@ _INSIDE: dict[str, frozenset[str]] = {
 }
 _ATTRIBUTES: dict[str, frozenset[str]] = {
     "net": frozenset({"name", "version"}),
-    "layer": frozenset({"id", "name", "type", "version"}),
+    "layer": frozenset({"id", "name", "type", "version", "output_names"}),
     "port": frozenset({"id", "precision", "names"}),
     "edge": frozenset({"from-layer", "from-port", "to-layer", "to-port"}),
     "attribute": frozenset({"name", "version", "value"}),
@@ -201,7 +201,7 @@ class _Checker:
         shape = attributes.get("variable_shape", attributes.get("shape", "")) if kind in _DATA else ""
         count = _elements(shape, where)
         if kind == "Const":
-            size = count * _BITS[attributes["element_type"]] // 8
+            size = count * _BITS[attributes["element_type"]] // 8 or 1  # OpenVINO stores an empty one so
             offset, stored = (_number(attributes[n], f"the {n} of {where}") for n in ("offset", "size"))
             if stored != size or offset + stored > self._bytes:
                 raise _Wrong(f"{where} takes bytes {offset} to {offset + stored} of {self._bytes}")

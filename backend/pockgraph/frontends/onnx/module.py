@@ -23,6 +23,7 @@ from . import (  # noqa: F401  the rules register themselves
     ops_matmul,
     ops_normalisation,
     ops_pooling,
+    ops_recurrent,
     ops_reduction,
     ops_resize,
     ops_shape,

@@ -25,6 +25,7 @@ from . import (  # noqa: F401  the rules register themselves on import
     ops_matmul,
     ops_normalisation,
     ops_pooling,
+    ops_recurrent,
     ops_reduction,
     ops_shape,
     weight_gradient,

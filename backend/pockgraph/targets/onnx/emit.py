@@ -122,6 +122,18 @@ def clamp(x: Value, low: float, high: float) -> Value:
     return op.clip(x, like(low, x), like(high, x))
 
 
+def sigmoid(x: Value) -> Value:
+    return op.sigmoid(x)
+
+
+def tanh(x: Value) -> Value:
+    return op.tanh(x)
+
+
+def relu(x: Value) -> Value:
+    return op.relu(x)
+
+
 # ---------------------------------------------------------------- layout
 
 
@@ -184,6 +196,11 @@ def flip(x: Value, dims: Sequence[int]) -> Value:
     return op.reverse(x, dims) if dims else x
 
 
+def pieces(x: Value, count: int, dim: int) -> list[Value]:
+    """`x` in `count` parts of the same size along `dim`."""
+    return [x] if count == 1 else list(op.split(x, [x.shape[dim] // count] * count, dim))
+
+
 def concat(parts: Sequence[Value], dim: int) -> Value:
     return parts[0] if len(parts) == 1 else op.concat(list(parts), dim)
 
@@ -211,6 +228,11 @@ def dilate(x: Value, dims: Sequence[int], steps: Sequence[int]) -> Value:
 def matmul(a: Value, b: Value, transpose_a: bool = False, transpose_b: bool = False) -> Value:
     """Transposes stay nodes of their own: runtimes fold them into their matrix product."""
     return op.matmul(swap(a) if transpose_a else a, swap(b) if transpose_b else b)
+
+
+def addmm(x: Value, a: Value, b: Value) -> Value:
+    """x + a b, all matrices."""
+    return op.gemm(x, a, b)
 
 
 def total(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:

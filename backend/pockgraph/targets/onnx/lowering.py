@@ -78,4 +78,4 @@ def _name(node: fx.Node, value: Any, named: set[Node]) -> None:
         if made.kind:
             whole = len(last) == 1 and made in last
             made.name = name if whole else f"{name}/{made.kind}_{len(named)}"
-        stack.extend(i.node for i in made.inputs if i is not None)
+        stack.extend(i.node for i in made.operands)

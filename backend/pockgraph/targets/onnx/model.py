@@ -13,7 +13,7 @@ from ... import __version__
 from ...runtime.onnx_file import check_model
 from .emit import TYPES
 from .op import OPSET
-from .value import Node, Value, make
+from .value import Body, Node, Value, make
 
 IR_VERSION = 8  # the first that has opset 18: older runtimes load it, too
 EMBEDDED_BYTES = 1024  # larger constants stand in a file of their own, which runtimes map into memory
@@ -25,34 +25,8 @@ def build_model(inputs: Sequence[Value], results: Mapping[str, Value]) -> onnx.M
     An input that nothing reads is kept: the calling convention does not depend on a plan's details.
     """
     results = _own_outputs(results)
-    nodes = _needed(results.values())
     names = {x.node: [x.node.name] for x in inputs}
-    constants: dict[object, str] = {}
-    initializers = []
-    for node in nodes:
-        if node.data is not None:
-            content = _content(node.data)
-            if content not in constants:
-                constants[content] = node.name or f"const:{len(constants)}"
-                initializers.append(numpy_helper.from_array(node.data, constants[content]))
-            names[node] = [constants[content]]
-        elif node.kind:
-            name = node.name or f"{node.kind}_{len(names)}"
-            names[node] = [name] if node.outputs == 1 else [f"{name}:{i}" for i in range(node.outputs)]
-    for name, value in results.items():
-        names[value.node][value.index] = name
-
-    def name_of(x: Value | None) -> str:
-        return "" if x is None else names[x.node][x.index]
-
-    protos = []
-    for node in nodes:
-        if node.kind:
-            arguments = [name_of(i) for i in node.inputs]
-            while arguments and not arguments[-1]:
-                del arguments[-1]
-            title = node.name or names[node][0]
-            protos.append(helper.make_node(node.kind, arguments, names[node], title, **node.attributes))
+    protos, initializers = _written(results, names)
     graph = helper.make_graph(
         protos,
         "pockui",
@@ -67,6 +41,61 @@ def build_model(inputs: Sequence[Value], results: Mapping[str, Value]) -> onnx.M
         ir_version=IR_VERSION,
         producer_name="pockui",
         producer_version=__version__,
+    )
+
+
+def _written(
+    results: Mapping[str, Value], names: dict[Node, list[str]], prefix: str = ""
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """What makes `results`: operators and constants. `names`, of the inputs so far, gets those of all nodes.
+
+    `prefix`: of the names that are given here; no name may occur twice, in bodies of loops either.
+    """
+    nodes = _needed(results.values())
+    constants: dict[object, str] = {}
+    initializers = []
+    for node in nodes:
+        if node.data is not None:
+            content = _content(node.data)
+            if content not in constants:
+                constants[content] = prefix + (node.name or f"const:{len(constants)}")
+                initializers.append(numpy_helper.from_array(node.data, constants[content]))
+            names[node] = [constants[content]]
+        elif node.kind:
+            name = prefix + (node.name or f"{node.kind}_{len(names)}")
+            names[node] = [name] if node.outputs == 1 else [f"{name}:{i}" for i in range(node.outputs)]
+    for name, value in results.items():
+        names[value.node][value.index] = name
+
+    def name_of(x: Value | None) -> str:
+        return "" if x is None else names[x.node][x.index]
+
+    protos = []
+    for node in nodes:
+        if node.kind:
+            arguments = [name_of(i) for i in node.inputs]
+            while arguments and not arguments[-1]:
+                del arguments[-1]
+            title = prefix + node.name if node.name else names[node][0]
+            attributes = dict(node.attributes)
+            if node.body is not None:
+                captured = {inner.node: [name_of(outer)] for inner, outer in node.body.captured}
+                attributes["body"] = _body(node.body, captured, f"{title}/")
+            protos.append(helper.make_node(node.kind, arguments, names[node], title, **attributes))
+    return protos, initializers
+
+
+def _body(body: Body, captured: Mapping[Node, list[str]], prefix: str) -> onnx.GraphProto:
+    inputs = {f"{prefix}input_{i}": x for i, x in enumerate(body.inputs)}
+    results = _own_outputs({f"{prefix}result_{i}": x for i, x in enumerate(body.results)})
+    names = {**captured, **{x.node: [name] for name, x in inputs.items()}}
+    protos, initializers = _written(results, names, prefix)
+    return helper.make_graph(
+        protos,
+        f"{prefix}step",
+        [_info(name, x) for name, x in inputs.items()],
+        [_info(name, x) for name, x in results.items()],
+        initializers,
     )
 
 
@@ -112,7 +141,7 @@ def _needed(results: Iterable[Value]) -> list[Node]:
         node = stack.pop()
         if node not in found:
             found.add(node)
-            stack.extend(i.node for i in node.inputs if i is not None)
+            stack.extend(i.node for i in node.operands)
     return sorted(found, key=lambda node: node.serial)
 
 

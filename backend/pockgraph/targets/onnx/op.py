@@ -169,6 +169,11 @@ def matmul(a: Value, b: Value) -> Value:
     return make("MatMul", [a, b], [*batch, a.shape[-2], b.shape[-1]], a.dtype)
 
 
+def gemm(x: Value, a: Value, b: Value) -> Value:
+    """x + a b, all matrices."""
+    return make("Gemm", [a, b, x], [a.shape[0], b.shape[1]], a.dtype)
+
+
 def _reduction(kind: str) -> Callable[[Value, Sequence[int], bool], Value]:
     def made(x: Value, dims: Sequence[int], keepdim: bool) -> Value:
         size = [1 if i in dims else n for i, n in enumerate(x.shape) if keepdim or i not in dims]

@@ -28,6 +28,21 @@ TORCH_TYPES = {np.dtype(v): k for k, v in NUMPY_TYPES.items()}
 _serial = itertools.count()
 
 
+@dataclass(frozen=True, eq=False)
+class Body:
+    """What an operator runs for every step of a loop.
+
+    Attributes:
+        inputs: parameters, in the operator's order.
+        results: what a step makes, in the operator's order.
+        captured: parameter -> the value around the loop that it stands for.
+    """
+
+    inputs: tuple[Value, ...]
+    results: tuple[Value, ...]
+    captured: tuple[tuple[Value, Value], ...]
+
+
 @dataclass(eq=False)
 class Node:
     """An operator, an input of the model, or a constant.
@@ -37,6 +52,7 @@ class Node:
         inputs: None stands for an optional input that is left out.
         data: a constant's numbers.
         name: of the node, or of the input; empty until it gets one.
+        body: of a loop.
         serial: nodes are numbered as they are made, so that each stands behind its inputs.
     """
 
@@ -46,7 +62,14 @@ class Node:
     data: np.ndarray | None = None
     name: str = ""
     outputs: int = 1
+    body: Body | None = None
     serial: int = field(default_factory=lambda: next(_serial))
+
+    @property
+    def operands(self) -> list[Value]:
+        """All that it reads, a body's captured values too."""
+        captured = [outer for _, outer in self.body.captured] if self.body else []
+        return [i for i in self.inputs if i is not None] + captured
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,5 +119,5 @@ def constant(data: np.ndarray, name: str = "") -> Value:
 def is_constant(x: Value) -> bool:
     """Whether `x` depends on constants alone: a runtime computes it once, when it loads the model."""
     if x.kind:
-        return all(is_constant(i) for i in x.node.inputs if i is not None)
+        return all(is_constant(i) for i in x.node.operands)
     return x.node.data is not None

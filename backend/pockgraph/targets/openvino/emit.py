@@ -153,6 +153,18 @@ def keep_where(mask: Value, x: Value) -> Value:
     return select(mask, x, like(0, x))
 
 
+def sigmoid(x: Value) -> Value:
+    return op.sigmoid(x).output(0)
+
+
+def tanh(x: Value) -> Value:
+    return op.tanh(x).output(0)
+
+
+def relu(x: Value) -> Value:
+    return op.relu(x).output(0)
+
+
 # ---------------------------------------------------------------- layout
 
 
@@ -241,6 +253,11 @@ def own_copy(x: Value) -> Value:
     return x if axis is None else flip(flip(x, [axis]), [axis])
 
 
+def pieces(x: Value, count: int, dim: int) -> list[Value]:
+    """`x` in `count` parts of the same size along `dim`."""
+    return [x] if count == 1 else list(op.split(x, ints(dim), count).outputs())
+
+
 def concat(parts: Sequence[Value], dim: int) -> Value:
     return parts[0] if len(parts) == 1 else op.concat(list(parts), dim).output(0)
 
@@ -291,3 +308,8 @@ def total_to(x: Value, size: Sequence[int]) -> Value:
     extra = rank(x) - len(size)
     dims = [*range(extra), *(extra + i for i, s in enumerate(size) if s == 1 and shape(x)[extra + i] > 1)]
     return reshape(total(x, dims, keepdim=True), size) if dims else x
+
+
+def addmm(x: Value, a: Value, b: Value) -> Value:
+    """x + a b, all matrices."""
+    return add(x, matmul(a, b))

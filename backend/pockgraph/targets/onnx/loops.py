@@ -1,0 +1,46 @@
+"""Loops over the steps of sequences, as `Scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..loops import steps_an_iteration
+from . import emit
+from .value import Body, Node, Value, parameter
+
+MOST_STEPS = 8
+# (one step of each sequence, what the step before left, what all steps share)
+# -> (what the next step gets, what is kept of this one)
+Step = Callable[[Sequence[Value], Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Sequence[Value]]]
+
+
+def loop(
+    sequences: Sequence[Value], initial: Sequence[Value], shared: Sequence[Value], step: Step, reverse: bool
+) -> tuple[list[Value], list[Value]]:
+    """Run `step` over the first dimension of `sequences`, from the last to the first where `reverse`.
+
+    Returns:
+        What was kept of every step `[T, …]` in the order of `sequences`; and what the last step left.
+    """
+    count = sequences[0].shape[0]
+    size = steps_an_iteration(count, MOST_STEPS)
+    given = [emit.reshape(s, [count // size, size, *s.shape[1:]]) for s in sequences]
+    sliced = [parameter("", s.shape[1:], s.dtype) for s in given]
+    before = [parameter("", s.shape, s.dtype) for s in initial]
+    fixed = [parameter("", s.shape, s.dtype) for s in shared]
+    single = [[emit.reshape(p, p.shape[1:]) for p in emit.pieces(s, size, 0)] for s in sliced]
+    state: Sequence[Value] = before
+    kept: list[Sequence[Value]] = [()] * size
+    for i in reversed(range(size)) if reverse else range(size):
+        state, kept[i] = step([s[i] for s in single], state, fixed)
+    made = [emit.concat([emit.unsqueeze(k, [0]) for k in each], 0) for each in zip(*kept)]
+    body = Body((*before, *sliced), (*state, *made), tuple(zip(fixed, shared)))
+    attributes = {
+        "num_scan_inputs": len(given),
+        "scan_input_directions": [int(reverse)] * len(given),
+        "scan_output_directions": [int(reverse)] * len(made),
+    }
+    node = Node("Scan", (*initial, *given), attributes, outputs=len(state) + len(made), body=body)
+    last = [Value(node, s.shape, s.dtype, i) for i, s in enumerate(initial)]
+    outputs = [Value(node, (count // size, *m.shape), m.dtype, len(last) + i) for i, m in enumerate(made)]
+    return [emit.reshape(o, [count, *o.shape[2:]]) for o in outputs], last

@@ -1,0 +1,13 @@
+"""Recurrent layers: their loops are ONNX's `Scan`, see `loops.py`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from .. import recurrent
+from . import emit
+from .loops import loop
+from .rules import rule
+
+for _operator, _rule in recurrent.rules(SimpleNamespace(**vars(emit), loop=loop)).items():
+    rule(_operator)(_rule)

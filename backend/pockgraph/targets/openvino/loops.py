@@ -1,0 +1,60 @@
+"""Loops over the steps of sequences, as `TensorIterator`.
+
+Measured with OpenVINO 2026.4 on two cores of a server CPU (an LSTM's step, 16 samples, 64 units): handing an
+iteration its slices and taking its results costs as much as computing a step, so that an iteration of eight
+or sixteen steps takes half the time a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...runtime.quiet_openvino import ov
+from ..loops import steps_an_iteration
+from . import emit
+from .emit import Value, op
+
+# (one step of each sequence, what the step before left, what all steps share)
+# -> (what the next step gets, what is kept of this one)
+Step = Callable[[Sequence[Value], Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Sequence[Value]]]
+
+
+def loop(
+    sequences: Sequence[Value], initial: Sequence[Value], shared: Sequence[Value], step: Step, reverse: bool
+) -> tuple[list[Value], list[Value]]:
+    """Run `step` over the first dimension of `sequences`, from the last to the first where `reverse`.
+
+    Returns:
+        What was kept of every step `[T, …]` in the order of `sequences`; and what the last step left.
+    """
+    count = emit.shape(sequences[0])[0]
+    size = steps_an_iteration(count)
+    sliced = [_parameter(s, [size, *emit.shape(s)[1:]]) for s in sequences]
+    before = [_parameter(s, emit.shape(s)) for s in initial]
+    fixed = [_parameter(s, emit.shape(s)) for s in shared]
+    single = [[emit.reshape(p, emit.shape(p)[1:]) for p in emit.pieces(s.output(0), size, 0)] for s in sliced]
+    state: Sequence[Value] = [p.output(0) for p in before]
+    kept: list[Sequence[Value]] = [()] * size
+    for i in reversed(range(size)) if reverse else range(size):
+        state, kept[i] = step([s[i] for s in single], state, [p.output(0) for p in fixed])
+    after = [op.result(s) for s in state]
+    made = [op.result(emit.concat([emit.unsqueeze(k, [0]) for k in each], 0)) for each in zip(*kept)]
+    iterator: Any = ov.op.tensor_iterator()
+    body: Any = ov.Model([*after, *made], [*sliced, *before, *fixed], "steps")  # pyright: ignore
+    iterator.set_function(body)
+    start, stride, end = (-1, -size, 0) if reverse else (0, size, -1)
+    for inner, outer in zip(sliced, sequences):
+        iterator.set_sliced_input(inner, outer, start, stride, size, end, 0)
+    for inner, outer, result in zip(before, initial, after):
+        iterator.set_merged_input(inner, outer, result.output(0))
+    for inner, outer in zip(fixed, shared):
+        iterator.set_invariant_input(inner, outer)
+    results = [iterator.get_concatenated_slices(r.output(0), start, stride, size, end, 0) for r in made]
+    last = [iterator.get_iter_value(r.output(0), -1) for r in after]
+    iterator.validate_and_infer_types()
+    return results, last
+
+
+def _parameter(value: Value, size: Sequence[int]) -> Any:
+    return op.parameter(list(size), value.get_element_type())

@@ -1,0 +1,182 @@
+"""What one step of a recurrent loop computes, for every target that has loops.
+
+A target gives its own helpers, its module `emit`: these formulas are written in them, once for all.
+`emit.loop` runs a body over the steps of sequences `[T, …]`; see there.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import fx
+
+from ..recurrent_ops import ops
+
+Values = Sequence[Any]
+
+
+def rules(emit: Any) -> dict[Any, Callable[..., Any]]:
+    """Operator -> its rule, as `rule_table` calls it; `emit` is the target's module of helpers."""
+    steps = _Steps(emit)
+    return {
+        ops.lstm.default: steps.lstm,
+        ops.lstm_backward.default: steps.lstm_backward,
+        ops.gru.default: steps.gru,
+        ops.gru_backward.default: steps.gru_backward,
+        ops.rnn.default: steps.rnn,
+        ops.rnn_backward.default: steps.rnn_backward,
+        ops.before.default: steps.before,
+    }
+
+
+def _used(node: fx.Node) -> set[int]:
+    """Which results of a call somebody reads."""
+    return {u.args[1] for u in node.users if u.target is operator.getitem}  # pyright: ignore
+
+
+def _chosen(made: Values, used: set[int]) -> list[Any]:
+    return [made[i] for i in sorted(used)]
+
+
+def _placed(made: Values, used: set[int], count: int) -> tuple[Any, ...]:
+    """The results at their places, None where nobody reads one."""
+    result: list[Any] = [None] * count
+    for i, value in zip(sorted(used), made, strict=True):
+        result[i] = value
+    return tuple(result)
+
+
+class _Steps:
+    def __init__(self, emit: Any) -> None:
+        self.emit = emit
+
+    def _zeros(self, *size: int, like: Any) -> Any:
+        return self.emit.full(0, size, self.emit.dtype(like))
+
+    # ---------------------------------------------------------------- LSTM
+
+    def lstm(
+        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, c0: Any, w_hh: Any, w_hr: Any, reverse: bool
+    ) -> tuple[Any, ...]:
+        e, used = self.emit, _used(node)
+        fixed = [e.swap(w) for w in (w_hh, w_hr) if w is not None]
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            h, c = carried
+            i, f, g, o = e.pieces(e.addmm(sliced[0], h, weights[0]), 4, 1)
+            i, f, g, o = e.sigmoid(i), e.sigmoid(f), e.tanh(g), e.sigmoid(o)
+            c = e.add(e.mul(f, c), e.mul(i, g))
+            h = e.mul(o, e.tanh(c))
+            if len(weights) > 1:
+                h = e.matmul(h, weights[1])
+            return (h, c), _chosen((h, c, i, f, g, o), used)
+
+        made, _ = e.loop([gates], [h0, c0], fixed, step, reverse)
+        return _placed(made, used, 6)
+
+    def lstm_backward(
+        self, ctx: Any, node: fx.Node, dh: Any, dc: Any, slopes: Any, slope_c: Any, f: Any, w_hh: Any,
+        w_hr: Any, reverse: bool,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        e, used = self.emit, _used(node) - {1}
+        samples, hidden = e.shape(f)[1:]
+        sliced = [dh, slopes, slope_c, f] + ([] if dc is None else [dc])
+        fixed = [w for w in (w_hh, w_hr) if w is not None]
+        start = [
+            self._zeros(samples, 4 * hidden, like=f), self._zeros(samples, hidden, like=f)
+        ]  # fmt: skip
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            y, slope, slope_c, f, *more = sliced
+            later, dc = carried
+            total = e.addmm(y, later, weights[0])
+            dm = e.matmul(total, weights[1]) if len(weights) > 1 else total
+            dc = e.add(dc, e.mul(dm, slope_c))
+            if more:
+                dc = e.add(dc, more[0])
+            dgates = e.mul(e.concat([dc, dc, dc, dm], 1), slope)
+            return (dgates, e.mul(dc, f)), _chosen((dgates, None, total), used)
+
+        made, (_, dc0) = e.loop(sliced, start, fixed, step, not reverse)
+        dgates, _, total = _placed(made, used, 3)
+        return dgates, dc0, total
+
+    # ---------------------------------------------------------------- GRU
+
+    def gru(
+        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, b_hh: Any, reverse: bool
+    ) -> tuple[Any, ...]:
+        e, used = self.emit, _used(node)
+        hidden = e.shape(h0)[1]
+        fixed = [e.swap(w_hh)] + ([] if b_hh is None else [e.reshape(b_hh, [1, -1])])
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            (h,) = carried
+            share = e.matmul(h, weights[0])
+            if len(weights) > 1:
+                share = e.add(share, weights[1])
+            x = sliced[0]
+            rz = e.sigmoid(e.add(e.cut(x, 1, 0, 2 * hidden), e.cut(share, 1, 0, 2 * hidden)))
+            r, z = e.pieces(rz, 2, 1)
+            share = e.cut(share, 1, 2 * hidden, 3 * hidden)
+            n = e.tanh(e.add(e.cut(x, 1, 2 * hidden, 3 * hidden), e.mul(r, share)))
+            h = e.add(n, e.mul(z, e.sub(h, n)))
+            return (h,), _chosen((h, r, z, n, share), used)
+
+        made, _ = e.loop([gates], [h0], fixed, step, reverse)
+        return _placed(made, used, 5)
+
+    def gru_backward(
+        self, ctx: Any, node: fx.Node, dh: Any, slopes: Any, z: Any, w_hh: Any, reverse: bool
+    ) -> tuple[Any, ...]:
+        e, used = self.emit, _used(node)
+        samples, hidden = e.shape(z)[1:]
+        start = [self._zeros(samples, 3 * hidden, like=z), self._zeros(samples, hidden, like=z)]
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            y, slope, z = sliced
+            later, direct = carried
+            total = e.add(e.addmm(y, later, weights[0]), direct)
+            dhidden = e.mul(e.concat([total] * 3, 1), slope)
+            return (dhidden, e.mul(total, z)), _chosen((dhidden, total), used)
+
+        made, _ = e.loop([dh, slopes, z], start, [w_hh], step, not reverse)
+        return _placed(made, used, 2)
+
+    # ---------------------------------------------------------------- RNN
+
+    def rnn(self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, relu: bool, reverse: bool) -> Any:
+        e = self.emit
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            h = e.addmm(sliced[0], carried[0], weights[0])
+            h = e.relu(h) if relu else e.tanh(h)
+            return (h,), [h]
+
+        made, _ = e.loop([gates], [h0], [e.swap(w_hh)], step, reverse)
+        return made[0]
+
+    def rnn_backward(self, ctx: Any, node: fx.Node, dh: Any, slopes: Any, w_hh: Any, reverse: bool) -> Any:
+        e = self.emit
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            y, slope = sliced
+            dgates = e.mul(e.addmm(y, carried[0], weights[0]), slope)
+            return (dgates,), [dgates]
+
+        start = [self._zeros(*e.shape(slopes)[1:], like=slopes)]
+        made, _ = e.loop([dh, slopes], start, [w_hh], step, not reverse)
+        return made[0]
+
+    # ---------------------------------------------------------------- states before each step
+
+    def before(self, ctx: Any, node: fx.Node, sequence: Any, first: Any, reverse: bool) -> Any:
+        e = self.emit
+        first, count = e.unsqueeze(first, [0]), e.shape(sequence)[0]
+        if count == 1:
+            return first
+        if reverse:
+            return e.concat([e.cut(sequence, 0, 1, count), first], 0)
+        return e.concat([first, e.cut(sequence, 0, 0, count - 1)], 0)
