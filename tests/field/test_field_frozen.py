@@ -181,6 +181,13 @@ def test_a_reference_to_a_parameter_is_the_parameter() -> None:
     torch.testing.assert_close(found["grad:0.weight"], net[0].weight.grad)
 
 
+def test_the_memory_of_a_parameter_held_elsewhere_is_refused() -> None:
+    net = mlp()
+    start = net[0].weight.data
+    with pytest.raises(PockError, match=r"parameter '0\.weight'"):
+        pg.build(task(net, DATA, lambda m, b: cross_entropy(m, b) + (m[0].weight * start).sum()))
+
+
 def test_a_tensor_made_from_a_parameter_before_is_refused() -> None:
     net = mlp()
     kept = net[0].weight.t()

@@ -21,13 +21,22 @@ from pockgraph.errors import CaptureError
 DATA = batches(8, 12)
 count = 0
 own_random, generator = random.Random(3), np.random.default_rng(0)
-ticks = itertools.count()
+ticks, items = itertools.count(), iter([1] * 99)
 
 
 def counted() -> int:
     global count
     count += 1
     return count
+
+
+class Schedule:
+    step = 0
+
+
+def scheduled() -> float:
+    Schedule.step += 1
+    return 1.0 if Schedule.step < 1000 else 2.0
 
 
 def nested() -> Callable[[], int]:
@@ -52,6 +61,8 @@ VALUES: dict[str, Callable[[], float]] = {
     "uuid": lambda: uuid.uuid4().int % 1000,
     "a global counter": counted,
     "a counter in a closure": nested(),
+    "a class's counter, far from its branch": scheduled,
+    "an iterator": lambda: 1.0 if next(items) > 0 else 2.0,
     "itertools.count": lambda: next(ticks),
     "every tenth call": lambda: 1.0 if counted() % 10 == 0 else 2.0,
 }

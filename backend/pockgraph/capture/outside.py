@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import operator
 import random
 import re
 import sys
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from .refusals import ENGINE_ROOT, TORCH_ROOT
 
 ATOMS = (str, bytes, int, float, complex, bool, type(None), Tensor, types.ModuleType, torch.dtype)
+ITERATORS = (type(iter([])), type(iter(())), type(iter(range(0))), itertools.count, itertools.cycle)
 LARGE = 1000  # entries of a container beyond which they are not looked into
 LIBRARIES = (
     "torch",
@@ -158,7 +161,12 @@ class Snapshot:
             self._place(path, value, lambda: dict.fromkeys(value), lambda v: _reset(value, v))
         elif isinstance(value, tuple | frozenset):
             self._inside(path, enumerate(value))
-        elif not isinstance(value, type) and not _of_library(type(value)):
+        elif isinstance(value, type):
+            del self._seen[id(value)]  # which `_class` notes for each of its bases
+            self._class(value)
+        elif isinstance(value, ITERATORS):
+            self._place(path, value, lambda: {"": _position(value)}, lambda v: None)
+        elif not _of_library(type(value)):
             self._attributes(path, value)
 
     def _inside(self, path: str, items: Any) -> None:
@@ -217,7 +225,7 @@ class Snapshot:
         if code.co_filename.startswith((TORCH_ROOT, ENGINE_ROOT)) or _installed(code.co_filename):
             return
         names = {n: function.__globals__[n] for n in _global_names(code) if n in function.__globals__}
-        variables = {n: v for n, v in names.items() if not isinstance(v, type | types.ModuleType)}
+        variables = {n: v for n, v in names.items() if not isinstance(v, types.ModuleType)}
         if variables:
             known = function.__globals__
             read = lambda: {n: known.get(n, _MISSING) for n in variables}  # noqa: E731
@@ -323,6 +331,11 @@ def _reset(values: set[Any], before: Any) -> None:
 def _reclass(cls: type, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         setattr(cls, name, value)
+
+
+def _position(iterator: Any) -> str | int:
+    """How far an iterator has come; of those that can only be told, not put back."""
+    return repr(iterator) if isinstance(iterator, itertools.count) else operator.length_hint(iterator, -1)
 
 
 class _RandomState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from ..graph import Graph, Role, Slot, add_constant, dtype_name
 from ..task import Task
 from .in_place import plain_strides
 from .places import annotate, claim_gradients
-from .refusals import explained
+from .refusals import HOLDS_ITSELF, explained
 from .suitable import check_model
 from .tracer import Captured, capture
 
@@ -101,6 +101,8 @@ def _trace(task: Task, captured: Captured, function: Any) -> Trace:
     outputs += [Slot(Role.GRAD, f, by_fqn[f].shape, by_fqn[f].dtype) for f in captured.trained]
     outputs += [Slot(Role.NEW_BUFFER, f, by_fqn[f].shape, by_fqn[f].dtype) for f in changed]
     _keep_outputs(graph, len(outputs))
+    learning = {f: captured.tensors[f] for f in (*captured.trained, *changed)}
+    _refuse_aliases(task, captured.module, learning)
     _lift_constants(captured.module, slots, values)
     plain_strides(graph)
     annotate(graph, slots, outputs, _defined_at(function))
@@ -117,6 +119,19 @@ def _keep_outputs(graph: fx.Graph, count: int) -> None:
     kept: Any = output.args[0]
     output.args = (tuple(kept[:count]),)
     graph.eliminate_dead_code()
+
+
+def _refuse_aliases(task: Task, traced: fx.GraphModule, learning: Mapping[str, torch.Tensor]) -> None:
+    """Refuse constants that lie in the memory of a tensor that a step changes: they would stay behind.
+
+    Raises:
+        TaskError: naming the tensor.
+    """
+    memory = {t.untyped_storage().data_ptr(): fqn for fqn, t in learning.items() if t.numel()}
+    for node in traced.graph.find_nodes(op="get_attr"):
+        held = memory.get(getattr(traced, str(node.target)).untyped_storage().data_ptr())
+        if held is not None:
+            raise TaskError(HOLDS_ITSELF.format(task=task.name, name=held))
 
 
 def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str, torch.Tensor]) -> None:
