@@ -7,6 +7,7 @@ compiled on first use, whose weights are copied from the training request when t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,7 +240,17 @@ class _Request:
         missing = [n for n in wanted if n not in self._tensors]
         if missing:
             raise ArtifactError(f"{xml} lacks {listing(missing)}, which the manifest names.")
+        slots = {s.name: s for s in (*spec.inputs, *spec.outputs)}
+        differ = [
+            f"{n} {list(a.shape)} {a.dtype}"
+            for n, a in self._arrays.items()
+            if n in slots and a.size != math.prod(slots[n].shape)
+        ]
+        if differ:
+            raise ArtifactError(f"{xml} and the manifest disagree on {listing(differ)}. Compile it again.")
         for name, state in self.states.items():
+            if state.state.size != math.prod(expected[name].shape):
+                raise ArtifactError(f"{xml} and the manifest disagree on {name}. Compile it again.")
             dtype = state.state.element_type.to_dtype()
             if dtype != _held_dtype(expected[name]):
                 raise ArtifactError(

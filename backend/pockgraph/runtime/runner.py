@@ -7,13 +7,14 @@ imported when an artefact of that target is loaded, so that a device needs one r
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from ..errors import ArtifactError, suggest
+from ..errors import ArtifactError, PockError, suggest
 from .manifest import Manifest
 
 _MODULES = {
@@ -79,4 +80,24 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
             f"{folder} was compiled for target {manifest.target!r}, which needs the Python package "
             f"{e.name!r}. Install it, or compile for another target."
         ) from e
-    return module.open_runner(folder, manifest, device, threads)
+    with explained(folder, device):
+        return module.open_runner(folder, manifest, device, threads)
+
+
+@contextmanager
+def explained(folder: Path, device: str) -> Iterator[None]:
+    """What a runtime says of an artefact, in words that say which artefact.
+
+    Raises:
+        ArtifactError: for any error that is not this project's own.
+    """
+    try:
+        yield
+    except PockError:
+        raise
+    except Exception as e:  # runtimes have no base class for theirs
+        said = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise ArtifactError(
+            f"{folder} cannot be run on {device!r}: {said.rstrip('.')}. Copy the folder again, or compile it "
+            "again with this version."
+        ) from e

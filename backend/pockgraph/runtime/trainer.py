@@ -23,7 +23,7 @@ from .batch import check_finite, fit_batch, pad_batch
 from .health import OnNonfinite, checked_policy, is_finite
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
-from .runner import Runner, open_runner
+from .runner import Runner, explained, open_runner
 from .seed import step_keys
 
 
@@ -143,7 +143,8 @@ class Trainer(Owned):
         checkpoint.check_state(folder, manifest, plan)
         trainer = cls(folder, manifest, plan, open_runner(folder, manifest, device, threads))
         trainer.on_nonfinite = checked_policy(on_nonfinite)
-        trainer.reset(seed=seed)
+        with explained(folder, device):
+            trainer.reset(seed=seed)
         trainer._changed = False
         _loaded[folder] = trainer
         return trainer
