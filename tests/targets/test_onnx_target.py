@@ -91,16 +91,16 @@ def test_state_goes_in_and_out(tmp_path: Path) -> None:
 
 
 def test_large_constants_have_a_file_of_their_own(tmp_path: Path) -> None:
-    w = rand(40, 30)
-    graph = graph_of(lambda x, w: x @ w, rand(2, 40), w)
-    slots = graph.inputs[0], Slot(Role.PARAM, "a1", (40, 30), "float32")
+    w = rand(200, 100)
+    graph = graph_of(lambda x, w: x @ w, rand(2, 200), w)
+    slots = graph.inputs[0], Slot(Role.PARAM, "a1", (200, 100), "float32")
     for _ in range(2):  # written again, the file is not longer
         TARGET.write(Graph(graph.fx, slots, graph.outputs, {"param:a1": w}), tmp_path, "train", {})
         assert w.nbytes > EMBEDDED_BYTES
         assert (tmp_path / "train.onnx").stat().st_size < EMBEDDED_BYTES
         assert w.nbytes <= (tmp_path / "train.onnx.bin").stat().st_size < 2 * w.nbytes + 65536
-    (got,) = session(tmp_path / "train.onnx").run(None, {"batch:a0": rand(2, 40).numpy()})
-    assert_close(torch.from_numpy(got), rand(2, 40) @ w)
+    (got,) = session(tmp_path / "train.onnx").run(None, {"batch:a0": rand(2, 200).numpy()})
+    assert_close(torch.from_numpy(got), rand(2, 200) @ w)
     small = graph_of(torch.neg, rand(3))
     TARGET.write(small, tmp_path, "eval", {})
     assert not (tmp_path / "eval.onnx.bin").exists()
@@ -271,7 +271,7 @@ def test_every_unsupported_operator_is_listed_with_its_reason(tmp_path: Path) ->
     assert missing["aten.linalg_inv_ex.default"].source == "test.py:1"
     assert "bfloat16" in missing["aten._to_copy.default"].reason
     assert "float32, int64 or int32, not in torch.float64" in missing["aten.mul.Tensor"].reason
-    assert "indices" in missing["aten.max_pool2d_with_indices.default"].reason
+    assert "aten.max_pool2d_with_indices.default" not in missing  # it stands for gathers
     with pytest.raises(UnsupportedOperators, match=r"linalg_inv_ex[\s\S]*compile for another target"):
         TARGET.write(graph, tmp_path / "never made", "train", {})
     assert not (tmp_path / "never made").exists()

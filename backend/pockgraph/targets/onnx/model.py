@@ -16,7 +16,9 @@ from .op import OPSET
 from .value import Body, Node, Value, make
 
 IR_VERSION = 8  # the first that has opset 18: older runtimes load it, too
-EMBEDDED_BYTES = 1024  # larger constants stand in a file of their own, which runtimes map into memory
+# Larger constants stand in a file of their own, which runtimes map into memory. The sizes of a split must
+# not: a model is checked, and loaded, by what they say.
+EMBEDDED_BYTES = 1 << 16
 
 
 def build_model(inputs: Sequence[Value], results: Mapping[str, Value]) -> onnx.ModelProto:
