@@ -30,6 +30,7 @@ from .store import Store
 from .task import Task
 from .train_graph import TrainGraph
 from .trunk import Forward
+from .value_limits import limits_of
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
@@ -71,7 +72,9 @@ class _Analysis:
         self.head = head_of(graph, task)
         self.bias_order = bias_order_of(graph, self.head)
         self.candidates = candidates(graph, self.head, settings)
-        self.data = Data(task, settings.steps, settings.batches)
+        self.data = Data(
+            task, settings.steps, settings.batches, limits_of(graph.gradients), limits_of(graph.metric)
+        )
         self.fresh = {seed: fresh_values(task, seed) for seed in settings.seeds}
         forward = Forward(graph.gradients)
         passes = 3 * settings.steps + self.data.validation_count

@@ -36,6 +36,7 @@ from .runtime.manifest import (
 )
 from .runtime.trainer import Trainer, last_checkpoint, last_trainer
 from .telling import telling_state
+from .value_limits import limits_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -207,6 +208,8 @@ def write_artifact(
                 files=files,
                 telling_state=telling_state(train),
                 nonfinite_entries=_nonfinite_entries(graph),
+                train_limits=limits_of(train),
+                eval_limits=limits_of(evaluation),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )
             parity = "skipped" if prove is None else prove(partial, manifest)

@@ -13,8 +13,10 @@ from .errors import UnsupportedOperators
 from .parity import prove
 from .passes import run
 from .plan import Plan
+from .runtime.limits import check_limits
 from .targets import get_target
 from .train_graph import TrainGraph
+from .value_limits import limits_of
 
 
 def compile(
@@ -41,6 +43,7 @@ def compile(
 
     Raises:
         PlanError: the plan is another model's.
+        BatchError: the task's first batch holds an index (a label, a token id) that the model has no row for.
         UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
             before anything is written.
         ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
@@ -52,5 +55,7 @@ def compile(
     found = check_lowered(small, lowering, train, evaluation)
     if not found.ok:
         raise UnsupportedOperators(str(found))
+    example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
+    check_limits(example, limits_of(train), small.plan.task)
     proof = (lambda folder, manifest: prove(folder, manifest, small, force)) if parity else None
     return write_artifact(Path(out), lowering, train, evaluation, small, dict(options or {}), proof)

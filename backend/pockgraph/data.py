@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from .errors import TaskError
+from .runtime.limits import Limit, check_limits
 from .sources import count_of, hold_back, is_stream, numbered
-from .task import Batch, Batches, Task, as_named, check_batch
+from .task import Batch, Batches, Task, check_batch
 
 HELD_BACK_RATIO = 0.2
 MAX_COUNTED = 10_000  # validation batches of a stream, which may have no end
@@ -63,26 +64,41 @@ class Data:
         task: with validation batches.
         steps: training batches a seed.
         limit: at most so many validation batches; None takes all.
+        train_limits, metric_limits: what entries that are used as indices may hold.
     """
 
-    def __init__(self, task: Task, steps: int, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        steps: int,
+        limit: int | None = None,
+        train_limits: Sequence[Limit] = (),
+        metric_limits: Sequence[Limit] = (),
+    ) -> None:
         assert task.validation is not None
         self.task, self.steps = task, steps
         self._limit = limit
+        self._train_limits, self._metric_limits = train_limits, metric_limits
         self._example = task.example
         self._rows = next(len(v) for v in self._example.values() if v.ndim)
 
     def train(self, seed: int) -> Iterator[Batch]:
         """The training batches that `seed` draws."""
-        return itertools.islice(self.task.forever(seed), self.steps)
+        for batch in itertools.islice(self.task.forever(seed), self.steps):
+            self._check_values(batch, self._train_limits)
+            yield batch
 
     def validation(self) -> Iterator[tuple[Batch, int]]:
         """Validation batches, and how many of their rows are real: a ragged one is padded."""
         what = f"Task {self.task.name!r}: `validation`"
         for number, raw in numbered(what, itertools.islice(self.task.validation or (), self._limit)):
-            batch, rows = _padded(as_named(raw), self._rows)
+            batch, rows = _padded(self.task.named(raw), self._rows)
             check_batch(batch, self._example, f"batch {number} of `validation`")
+            self._check_values(batch, self._metric_limits)
             yield batch, rows
+
+    def _check_values(self, batch: Batch, limits: Sequence[Limit]) -> None:
+        check_limits({k: v.numpy(force=True) for k, v in batch.items()}, limits, self.task.name)
 
     @cached_property
     def validation_count(self) -> int:

@@ -17,7 +17,7 @@ from torch import fx
 from .errors import PlanError, suggest
 from .graph import Graph, Role, output_args
 from .interpret import interpret
-from .task import as_named, check_batch
+from .task import check_batch
 
 if TYPE_CHECKING:
     from .train_graph import TrainGraph
@@ -53,7 +53,7 @@ def fisher_scores(
         s.fqn: torch.empty(s.shape, dtype=getattr(torch, s.dtype), device="meta") for s in graph.batch_slots
     }
     scores = {fqn: np.zeros(rows[fqn].channels or 0) for fqn in wanted}
-    named = [as_named(batch) for batch in batches]
+    named = [graph.task.named(batch) for batch in batches]
     if not named:
         raise PlanError("Fisher information needs batches, but there are none. Pass at least one.")
     for step, batch in enumerate(named):

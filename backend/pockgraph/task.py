@@ -220,7 +220,23 @@ class Task:
     @property
     def example(self) -> Batch:
         """The first training batch as name -> tensor; a tuple's items are named `0`, `1`, …"""
-        return as_named(self._first)
+        return self.named(self._first)
+
+    def named(self, batch: Any) -> Batch:
+        """A batch as name -> tensor, in the dtypes that the model computes in.
+
+        numpy makes float64 and, on some systems, int32 where PyTorch's layers and losses want float32 and
+        int64: floating-point values are cast for a model whose parameters are all float32, and int16 and
+        int32 become int64. uint8 and booleans stay.
+        """
+        dtypes = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+
+        def cast(value: torch.Tensor) -> torch.Tensor:
+            if value.is_floating_point():
+                return value.float() if dtypes == {torch.float32} else value
+            return value.long() if value.dtype in (torch.int16, torch.int32) else value
+
+        return {name: cast(value) for name, value in as_named(batch).items()}
 
     def rebuild(self, batch: Batch) -> Any:
         """A named batch in the form (dict or tuple) that `loss` and `metric` expect."""
@@ -243,7 +259,7 @@ class Task:
         what = f"Task {self.name!r}: `train`"
         number, example = 0, self.example
         for number, raw in numbered(what, epoch_of(self.train, seed)):
-            batch = as_named(raw)
+            batch = self.named(raw)
             check_batch(batch, example, f"batch {number} of `train`")
             yield batch
         if not number:

@@ -50,8 +50,8 @@ def fit_batch(specs: Mapping[str, BatchSpec], batch: Any, task: str) -> dict[str
     """`batch` with exactly the names, shapes and dtypes of `specs`.
 
     Numbers of the same kind are cast: between floats (float64 is rounded to float32), and between
-    integers when every value fits. An integer image for a float input is refused: it was hardly
-    normalised.
+    integers when every value fits. Booleans count as 0 and 1, and 0 and 1 as booleans. An integer image for
+    a float input is refused: it was hardly normalised.
 
     Raises:
         BatchError: in one paragraph every difference, what is expected, and what to do.
@@ -162,6 +162,10 @@ def _cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray | None:
     if kinds == "ff":
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
             return array.astype(dtype)
+    if kinds in ("bi", "bu", "bf") or (kinds in ("if", "uf") and not array.ndim):  # a mask; a number
+        return array.astype(dtype)
+    if kinds in ("ib", "ub"):
+        return array.astype(dtype) if np.isin(array, (0, 1)).all() else None
     if set(kinds) <= set("iu"):
         info = np.iinfo(dtype)
         fits = array.size == 0 or (int(array.min()) >= info.min and int(array.max()) <= info.max)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ..errors import ArtifactError, PlanError, listing
 from ..files import open_regular, parse_json, read_text, sweep
 from ..plan import MAX_BYTES, BatchNorm, BatchSpec, Plan
+from .limits import Limit
 
 SCHEMA = "pockui.artifact/1"
 MANIFEST = "manifest.json"
@@ -164,6 +165,8 @@ class Manifest(_Strict):
             is all of its result. None, as older versions wrote: all that change.
         nonfinite_entries: the batch entries whose first batch held NaN or infinite values (an additive mask
             of -inf): there they are believed. None, as older versions wrote: infinite ones in all.
+        train_limits, eval_limits: what the entries of a batch may hold that a step, or an evaluation, uses as
+            indices: labels, token ids.
         parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,
             None when the artefact was written by a version that did not measure it.
     """
@@ -187,6 +190,8 @@ class Manifest(_Strict):
     native_code: tuple[str, ...] = Field(default=(), validate_default=True)
     telling_state: tuple[str, ...] | None = None
     nonfinite_entries: tuple[str, ...] | None = None
+    train_limits: tuple[Limit, ...] = ()
+    eval_limits: tuple[Limit, ...] = ()
     parity: Parity | Literal["skipped"] | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -206,6 +211,15 @@ class Manifest(_Strict):
         if listed != native:
             raise ValueError(f"it lists {list(listed)} instead of {list(native)}")
         return listed
+
+    @field_validator("train_limits", "eval_limits")
+    @classmethod
+    def _of_entries(cls, limits: tuple[Limit, ...], info: ValidationInfo) -> tuple[Limit, ...]:
+        specs = info.data.get("batch", {})
+        for limit in limits:
+            if limit.entry not in specs or not limit.fits(specs[limit.entry].shape):
+                raise ValueError(f"a limit of {limit.entry!r} is of no entry, or of no part of it")
+        return limits
 
     @property
     def changing_state(self) -> tuple[SlotSpec, ...]:

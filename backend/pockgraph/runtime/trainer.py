@@ -21,6 +21,7 @@ from ..plan import Plan
 from . import checkpoint
 from .batch import check_finite, fit_batch, pad_batch
 from .health import OnNonfinite, checked_policy, is_finite
+from .limits import check_limits
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
 from .runner import Runner, explained, open_runner
@@ -202,6 +203,7 @@ class Trainer(Owned):
     def _step(self, batch: Any, rate: float) -> float:
         """The loss of a step that was taken, or the error of one that was undone."""
         arrays = fit_batch(self.manifest.batch, batch, self.manifest.task)
+        check_limits(arrays, self.manifest.train_limits, self.manifest.task)
         check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
         keys = (step_keys(self.seed, self.steps),) if self._draws else ()
         self._require_whole("No step was taken")
@@ -251,6 +253,7 @@ class Trainer(Owned):
         values = []
         for batch in batches:
             arrays, count = pad_batch(self.manifest.batch, batch, rows, self.manifest.task)
+            check_limits(arrays, self.manifest.eval_limits, self.manifest.task)
             check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
             values.append(self._runner.evaluate(arrays)[:count])
         if not values:

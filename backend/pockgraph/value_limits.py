@@ -1,0 +1,131 @@
+"""Which values of a batch the graph can take: the rows that an index may name.
+
+No runtime says anything about an index out of bounds: one wraps around, one reads other memory. So what the
+operators that take indices allow is derived from the graph, back through views, slices, casts and integer
+arithmetic with constants, to the batch entry that the index comes from. Devices check it, see
+`runtime/limits.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from .graph import Graph, Role, aten
+from .runtime.limits import Limit
+
+_SAME = (aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default)
+_MOVES = (
+    aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten.permute.default, aten.t.default,
+    aten.transpose.int, aten.expand.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
+    aten.unsqueeze.default, aten.slice.Tensor, aten.select.int, aten.flip.default,
+)  # fmt: skip
+_ALONG_A_DIM = (
+    aten.gather.default, aten.index_select.default, aten.scatter.src, aten.scatter.value,
+    aten.scatter_add.default, aten.index_add.default, aten.index_copy.default, aten.index_fill.int_Scalar,
+)  # fmt: skip
+_BY_POSITION = (
+    aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten._unsafe_index_put.default
+)  # fmt: skip
+_LOSSES = (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
+
+
+def limits_of(graph: Graph) -> tuple[Limit, ...]:
+    """What each batch entry that is used as an index may hold."""
+    entries = {n: s.fqn for s, n in zip(graph.inputs, graph.placeholders.values()) if s.role is Role.BATCH}
+    found: dict[Limit, None] = {}
+    for node in graph.nodes():
+        for index, low, high, also, why in (*_indices(node), *_one_hot(node, graph)):
+            limit = _traced(index, entries, low, high, also, why)
+            if limit is not None:
+                found[limit] = None
+    return tuple(found)
+
+
+def _indices(node: fx.Node) -> Iterator[tuple[Any, int, int, tuple[int, ...], str]]:
+    """The index operands of a call: what each may hold, and what it is."""
+    args: Any = node.args
+    if node.target is aten.embedding.default:
+        rows = args[0].meta["val"].shape[0]
+        yield args[1], 0, rows - 1, (), f"ids of an embedding of {rows} rows"
+    elif node.target in _LOSSES:
+        shape = args[0].meta["val"].shape
+        classes = shape[1] if len(shape) > 1 else shape[0]
+        ignored = args[4] if len(args) > 4 else -100
+        also = () if 0 <= ignored < classes else (ignored,)
+        yield args[1], 0, classes - 1, also, f"class labels of a loss over {classes} classes"
+    elif node.target in _ALONG_A_DIM:
+        x, dim, index = args[:3]
+        size = x.meta["val"].shape[dim] if x.meta["val"].ndim else 1
+        yield index, 0, size - 1, (), f"indices of {size} places"
+    elif node.target in _BY_POSITION:
+        for size, index in zip(args[0].meta["val"].shape, args[1]):
+            yield index, -size, size - 1, (), f"indices of {size} places"
+
+
+def _one_hot(node: fx.Node, graph: Graph) -> Iterator[tuple[Any, int, int, tuple[int, ...], str]]:
+    """`one_hot(index, n)`, which is captured as `(index[…, None] == arange(n)).long()`."""
+    args: Any = node.args
+    if node.target is not aten._to_copy.default or node.meta["val"].dtype != torch.int64:
+        return
+    if args[0].target is not aten.eq.Tensor or args[0].args[0].target is not aten.unsqueeze.default:
+        return
+    index, classes = args[0].args
+    for name, placeholder in graph.placeholders.items():
+        if placeholder is classes and name in graph.values:
+            count = classes.meta["val"].numel()
+            if torch.equal(graph.values[name], torch.arange(count)):
+                yield index, 0, count - 1, (), f"labels of one_hot with {count} classes"
+
+
+def _traced(
+    index: Any, entries: dict[fx.Node, str], low: int, high: int, also: tuple[int, ...], why: str
+) -> Limit | None:
+    """The limit of the entry that `index` comes from; None where it comes from none, or is computed."""
+    if not isinstance(index, fx.Node) or index.meta["val"].dtype == torch.bool:
+        return None
+    moves: list[fx.Node] = []
+    node = index
+    while node not in entries:
+        args: Any = node.args
+        if node.target in _MOVES:
+            moves.append(node)
+        elif node.target in (aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar):
+            if len(args) != 2 or node.kwargs or not isinstance(args[1], int):
+                return None
+            by = args[1] if node.target in (aten.add.Tensor, aten.add.Scalar) else -args[1]
+            low, high, also = low - by, high - by, tuple(v - by for v in also)
+        elif node.target in (aten.mul.Tensor, aten.mul.Scalar):
+            if not isinstance(args[1], int) or args[1] < 1:
+                return None
+            low, high = math.ceil(low / args[1]), high // args[1]
+            also = tuple(v // args[1] for v in also if v % args[1] == 0)
+        elif node.target not in _SAME:
+            return None
+        node = args[0]
+    return Limit(entry=entries[node], low=low, high=high, also=also, why=why, places=_places(node, moves))
+
+
+def _places(
+    entry: fx.Node, moves: list[fx.Node]
+) -> tuple[tuple[int, int, int], ...] | tuple[int, ...] | None:
+    """Which elements of the entry get there: None for all, slices, or flat numbers."""
+    shape = entry.meta["val"].shape
+    numbers = torch.arange(entry.meta["val"].numel()).reshape(shape)
+    for node in reversed(moves):
+        numbers = node.target(numbers, *node.args[1:], **node.kwargs)  # pyright: ignore
+    reached = numbers.unique()
+    if reached.numel() == entry.meta["val"].numel():
+        return None
+    spans = []
+    for places in torch.unravel_index(reached, shape):
+        used = places.unique().tolist()
+        steps = {b - a for a, b in itertools.pairwise(used)} or {1}
+        spans.append((used[0], used[-1] + 1, steps.pop() if len(steps) == 1 else 0))
+    count = math.prod(len(range(*s)) if s[2] else 0 for s in spans)
+    return tuple(spans) if count == reached.numel() else tuple(reached.tolist())
