@@ -113,16 +113,6 @@ def masked(m: nn.Module, b: Any) -> Tensor:
     return error.sum() / kept.sum().clamp(min=1)
 
 
-def batch_hard(m: nn.Module, b: Any) -> Tensor:
-    """The hardest positive and negative of each sample in the batch."""
-    e = m(b["x"])
-    distance = torch.cdist(e, e + 0.01)
-    same = b["y"][:, None] == b["y"][None]
-    positive = distance.masked_fill(~same, 0.0).amax(1)
-    negative = distance.masked_fill(same, 1e4).amin(1)
-    return F.relu(positive - negative.clamp_max(10.0) + 0.3).mean()
-
-
 def ranked(m: nn.Module, b: Any) -> Tensor:
     """ListMLE: the likelihood of the right order."""
     scores = m(b["x"]).gather(1, b["z"].argsort(1, descending=True))
@@ -193,7 +183,6 @@ LOSSES: dict[str, Loss] = {
     "contrastive": contrastive,
     "dirichlet": dirichlet,
     "masked_mean": masked,
-    "batch_hard_triplet": batch_hard,
     "list_mle": ranked,
     "quantile": quantile_loss,
     "wasserstein": wasserstein,

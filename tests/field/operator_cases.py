@@ -83,8 +83,8 @@ class Sampled(nn.Module):
         self.theta = nn.Parameter(torch.tensor([[0.8, 0.3, 0.4], [-0.35, 1.3, -0.2]]))
 
     def forward(self, x: Tensor) -> Tensor:
-        down = torch.linspace(-0.8, 0.8, 3)[:, None].expand(3, 4)
-        across = torch.linspace(-0.9, 0.9, 4).expand(3, 4)
+        down = torch.linspace(-0.8, 0.8, 3, dtype=x.dtype)[:, None].expand(3, 4)
+        across = torch.linspace(-0.9, 0.9, 4, dtype=x.dtype).expand(3, 4)
         grid = torch.stack([across, down, torch.ones_like(down)], -1) @ self.theta.T
         return F.grid_sample(x, grid.expand(x.shape[0], -1, -1, -1), **self.how)
 
@@ -103,7 +103,7 @@ class Transformed(nn.Module):
 
 class Sampled3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        theta = torch.eye(3, 4).expand(x.shape[0], 3, 4) * 0.9 + 0.05
+        theta = torch.eye(3, 4, dtype=x.dtype).expand(x.shape[0], 3, 4) * 0.9 + 0.05
         grid = F.affine_grid(theta, [*x.shape[:2], 2, 3, 2], align_corners=False)
         return F.grid_sample(x, grid, align_corners=False)
 
