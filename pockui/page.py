@@ -1,10 +1,12 @@
-"""The page of one session: what it is made of, and how it is served."""
+"""The page of one session: what it is made of."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,23 +15,25 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 from panel.io.resources import LOCAL_DIST
+from panel.util.parameters import edit_readonly
 
 from pockgraph.errors import PockError
 from pockui.info.palette import theme
-from pockui.info.studies import find_studies, study_argument
-from pockui.jobs import JOBS, Latest
-from pockui.state import Run, State, run_now
+from pockui.info.studies import find_studies, served_study, study_argument
+from pockui.jobs import Latest
+from pockui.state import Facts, Run, State, read_facts, run_now
 from pockui.views.budgets import Budgets
 from pockui.views.curves import Curves
 from pockui.views.export import Export
 from pockui.views.figures import FiguresStrip
 from pockui.views.frontier import Frontier
 from pockui.views.layers import Layers
-from pockui.views.start import start
+from pockui.views.start import opening, start
 from pockui.views.train import Train
 
 logger = logging.getLogger(__name__)
 
+TURN_SECONDS = 10.0  # a page that is not made by then does not keep the next one waiting
 PLANNERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pockui-plan")
 
 
@@ -63,20 +67,95 @@ def in_thread() -> Run:
     return run
 
 
+class Turns:
+    """Has pages made one after the other, with pauses in which other sessions' edits are answered.
+
+    Making a page takes a large part of a second of the one thread that all sessions share.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pockui-turn")
+
+    def submit(self, doc: Any, make: Callable[[], None]) -> None:
+        """Call `make` in the session of `doc`, when it is its turn."""
+        self._pool.submit(self._turn, doc, make)
+
+    def _turn(self, doc: Any, make: Callable[[], None]) -> None:
+        made = threading.Event()
+        took_s = 0.0
+
+        def turn() -> None:
+            nonlocal took_s
+            start = time.monotonic()
+            try:
+                if doc.session_context is not None:  # else it has ended
+                    make()
+            finally:
+                took_s = time.monotonic() - start
+                made.set()
+
+        doc.add_next_tick_callback(turn)
+        made.wait(TURN_SECONDS)
+        time.sleep(min(took_s, 1.0))
+
+
+TURNS = Turns()
+
+
 def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
-    """The page of one session.
+    """The page of one session. The study is read in a thread of its own: a file that cannot be read yet
+    keeps nobody else waiting.
 
     Args:
         study: the study's file; else the page's address (`?study=`), the command line or
             `POCKUI_STUDY` name it, or the newest study in this folder or `out/` is taken.
     """
     state = State(in_thread())
-    query = pn.state.session_args.get("study", [b""])[0].decode()
-    asked = str(study or study_argument(sys.argv[1:], query, dict(os.environ)))
-    found = find_studies()
-    if asked or found:
-        state.open(asked or found[0])
-    return page_of(state, found)
+    query = pn.state.session_args.get("study", [b""])[0].decode(errors="replace")
+    named = str(study or study_argument(sys.argv[1:], dict(os.environ)))
+    page = _frame(state)
+    doc = pn.state.curdoc
+
+    def read() -> None:
+        answer, found = _read(named, query)
+
+        def show() -> None:
+            if isinstance(answer, Facts):
+                state.show(answer)
+            else:
+                state.facts = answer
+            _fill(page, state, found)
+
+        if doc is None or doc.session_context is None:
+            show()
+        else:
+            TURNS.submit(doc, show)
+
+    if doc is None or doc.session_context is None:
+        read()
+    else:
+        page.main = [opening(named or query)]
+        threading.Thread(target=read, name="pockui-open", daemon=True).start()
+    return page
+
+
+def _read(named: str, query: str) -> tuple[Facts | PockError | None, list[Path]]:
+    """The facts to show, or why there are none, and the studies that lie around."""
+    found: list[Path] = []
+    try:
+        if named:
+            return read_facts(named), found
+        found = find_studies()
+        if query:
+            return read_facts(served_study(query)), found
+        return (read_facts(found[0]) if found else None), found
+    except PockError as e:
+        return e, found
+    except Exception as e:
+        logger.exception("while opening %r", named or query)
+        return PockError(
+            f"Opening the study failed: {type(e).__name__}. The server's log has the details."
+        ), found
 
 
 def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
@@ -85,6 +164,13 @@ def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
     Args:
         found: studies to offer when the state has none.
     """
+    page = _frame(state)
+    _fill(page, state, found)
+    return page
+
+
+def _frame(state: State) -> pmui.Page:
+    """A page without content."""
     pn.extension("plotly", notifications=True, exception_handler=tell)
     _keep_styles_here()
     page = pmui.Page(
@@ -93,16 +179,22 @@ def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
         busy_indicator=None,
         meta_description="Choose which layers of a network keep learning on the device",
     )
+    with edit_readonly(page):
+        page.busy = False  # else each page follows the one flag of all sessions, and is walked at every edit
     page.dark_theme = state.dark = pn.state.session_args.get("theme") == [b"dark"]
     page.param.watch(lambda e: _darken(state, e.new), "dark_theme")
-    if not state.ready:
-        problem = state.facts if isinstance(state.facts, PockError) else None
-        page.main = [start(problem, found)]
-        return page
-    page.title = f"PockUI · {state.facts.name}"
-    page.header = [_history(state)]
-    page.main = [_main(state)]
     return page
+
+
+def _fill(page: pmui.Page, state: State, found: Sequence[Path]) -> None:
+    with pn.io.hold():
+        if not state.ready:
+            problem = state.facts if isinstance(state.facts, PockError) else None
+            page.main = [start(problem, found)]
+            return
+        page.title = f"PockUI · {state.facts.name}"
+        page.header = [_history(state)]
+        page.main = [_main(state)]
 
 
 def _keep_styles_here() -> None:
@@ -174,14 +266,3 @@ def _history(state: State) -> pn.viewable.Viewable:
     state.param.watch(show, ["can_undo", "can_redo"])
     show()
     return pmui.Row(undo, redo, margin=0, sx={"gap": 0.5, "ml": 2})
-
-
-def serve(study: str | os.PathLike[str] | None = None, port: int = 5006, show: bool = True) -> None:
-    """Serve the app on this machine until interrupted."""
-    try:
-        pn.serve(
-            {"/": lambda: create_app(study)}, port=port, address="127.0.0.1", show=show, title="PockUI",
-            websocket_origin=[f"127.0.0.1:{port}", f"localhost:{port}"],
-        )  # fmt: skip
-    finally:
-        JOBS.shutdown()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import param
 
 from pockgraph.contribution import Contribution
-from pockgraph.errors import PlanError, PockError
+from pockgraph.errors import PlanError, PockError, StudyError
 from pockgraph.plan import Plan
 from pockgraph.profile import Profile
 from pockgraph.search import Budget, frontier, search
@@ -28,6 +28,7 @@ Then = Callable[[Any], None]
 Run = Callable[[Callable[[], Any], Then], None]
 UNDO_STEPS = 100
 FRONTIER_PLANS = 20
+SEARCHES_KEPT = 1000
 
 
 def run_now(compute: Callable[[], Any], then: Then) -> None:
@@ -62,6 +63,8 @@ class Facts:
     marks: Mapping[str, Outlook]
     progress: tuple[int, int] = (0, 0)
     _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
+    _searched: dict[Any, Plan] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def frontier(self, by: str) -> list[Plan]:
         """The best plan for each of many budgets, by one cost; computed once for all sessions.
@@ -69,9 +72,24 @@ class Facts:
         Raises:
             BudgetError: the cost is not known.
         """
-        if by not in self._frontiers:
-            self._frontiers[by] = frontier(self.profile, self.contribution, FRONTIER_PLANS, by=by)
-        return self._frontiers[by]
+        with self._lock:
+            if by not in self._frontiers:
+                self._frontiers[by] = frontier(self.profile, self.contribution, FRONTIER_PLANS, by=by)
+            return self._frontiers[by]
+
+    def search(self, budget: Budget, locked: Mapping[str, float]) -> Plan:
+        """The best plan for a budget; what one session asked is known to the next.
+
+        Raises:
+            BudgetError: no plan meets it.
+        """
+        key = budget, tuple(sorted(locked.items()))
+        if key not in self._searched:
+            plan = search(self.profile, self.contribution, budget, locked=locked)
+            if len(self._searched) >= SEARCHES_KEPT:
+                self._searched.clear()
+            self._searched[key] = plan
+        return self._searched[key]
 
     @property
     def metric(self) -> MetricScale:
@@ -86,24 +104,36 @@ class Facts:
         return next(r for r in self.rows if r.id == id)
 
 
-_KNOWN: dict[tuple[Path, int], tuple[Study, Facts]] = {}
-_KNOWN_LOCK = threading.Lock()
+@dataclass
+class _Known:
+    """A study that was opened, and what it said when it was last read."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    study: Study | None = None
+    facts: Facts | None = None
+
+
+_KNOWN: dict[tuple[Path, int], _Known] = {}
 
 
 def read_facts(path: str | os.PathLike[str]) -> Facts:
     """What a study knows; read and costed again only after it changed.
 
+    Waits for whoever reads the same file, and for nobody else.
+
     Raises:
         StudyError: no study there, or nothing was measured yet.
     """
     where = Path(path).resolve()
-    with _KNOWN_LOCK:
-        inode = where.stat().st_ino if where.exists() else 0
-        study, facts = _KNOWN.get((where, inode)) or (Study(where), None)
+    if where.exists() and not where.is_file():
+        raise StudyError(f"{where} is no study: it is no regular file. Choose another.")
+    known = _KNOWN.setdefault((where, where.stat().st_ino if where.exists() else 0), _Known())
+    with known.lock:
+        study = known.study = known.study or Study(where)
         profile, contribution = study.profile, study.contribution
+        facts = known.facts
         if facts is None or facts.profile is not profile or facts.contribution is not contribution:
-            facts = _facts(where, study, profile, contribution)
-            _KNOWN[where, inode] = (study, facts)
+            facts = known.facts = _facts(where, study, profile, contribution)
         return facts
 
 
@@ -276,7 +306,7 @@ class State(param.Parameterized):
         facts, budget, locked = self.facts, self.budget, self.locked
 
         def compute() -> tuple[Outlook, Plan]:
-            plan = search(facts.profile, facts.contribution, budget, locked=locked)
+            plan = facts.search(budget, locked)
             return facts.outlook(facts.profile.choice(plan)), plan
 
         def then(answer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,8 +32,25 @@ def serve(
         str | None,
         typer.Option(metavar="MODULE:TASK", help="The study's task, which training in the page then runs."),
     ] = None,
-) -> None:
-    """Open the dashboard on this machine; nobody else can reach it."""
+    address: Annotated[
+        str, typer.Option(help="Address to listen on. Another than loopback needs a password.")
+    ] = ADDRESS,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name under which browsers may open it; may be repeated."),
+    ] = None,
+    password: Annotated[
+        str | None,
+        typer.Option(
+            envvar="POCKUI_PASSWORD", show_envvar=True,
+            help="Asked for before anything is shown. Other users see a command's arguments; the environment "
+            "they do not.",
+        ),
+    ] = None,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Pages that may be open at once.")] = 50,
+) -> None:  # fmt: skip
+    """Open the dashboard on this machine; nobody else can reach it unless --address says so."""
+    os.environ.pop("POCKUI_PASSWORD", None)  # processes that train have no use for it
     if task is not None:
         from ..project import name_task
 
@@ -40,11 +58,13 @@ def serve(
     if study is not None:
         open_study(study)
     try:
-        from ..app import serve as serve_app
+        from ..serving import serve as serve_app
     except ModuleNotFoundError as e:
         raise PockError(f"The dashboard needs {e.name!r}. Install it with: pip install 'pockui[app]'") from e
-    say(f"Dashboard on http://{ADDRESS}:{port} – Ctrl-C ends it.")
-    serve_app(study, port=port, show=show)
+    serve_app(
+        study, port, show, address=address, allow_hosts=allow_host or (), password=password,
+        max_sessions=max_sessions, started=lambda url: say(f"Dashboard on {url} – Ctrl-C ends it."),
+    )  # fmt: skip
 
 
 @app.command("ls")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pockgraph.errors import StudyError
+
 PLACES = (".", "out", "out/*")  # relative to the working directory
 SUFFIX = ".db"
 SQLITE = b"SQLite format 3\x00"
@@ -13,7 +15,14 @@ SQLITE = b"SQLite format 3\x00"
 def find_studies(places: Iterable[str] = PLACES) -> list[Path]:
     """SQLite files that may be studies, newest first."""
     found = [p for place in places for p in Path().glob(f"{place}/*{SUFFIX}") if _is_sqlite(p)]
-    return sorted(found, key=lambda p: -p.stat().st_mtime)
+    return sorted(found, key=_changed, reverse=True)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone since
+        return 0.0
 
 
 def _is_sqlite(path: Path) -> bool:
@@ -26,11 +35,36 @@ def _is_sqlite(path: Path) -> bool:
         return False
 
 
-def study_argument(argv: list[str], query: str, environment: dict[str, str]) -> str:
-    """The study a person asked for: the page's address, then the command line, then `POCKUI_STUDY`.
+def study_argument(argv: list[str], environment: dict[str, str]) -> str:
+    """The study that whoever started the server asked for: by the command line, then by `POCKUI_STUDY`.
 
     Returns:
         A path, or an empty string when none was named.
     """
     named = [a for a in argv if a.endswith(SUFFIX)]
-    return query or (named[0] if named else "") or environment.get("POCKUI_STUDY", "")
+    return (named[0] if named else "") or environment.get("POCKUI_STUDY", "")
+
+
+def served_study(named: str, folder: Path = Path()) -> Path:
+    """The file that a page's address names. Visitors name files of the served folder only.
+
+    Args:
+        named: a path relative to the folder.
+        folder: the one that the server was started in.
+
+    Raises:
+        StudyError: it lies elsewhere, by a link too, or is no file of a study's kind.
+    """
+    path = Path(named)
+    ordinary = "\0" not in named and not path.is_absolute() and ".." not in path.parts
+    try:
+        if ordinary and path.suffix == SUFFIX:
+            real = (folder / path).resolve(strict=True)
+            if real.is_relative_to(folder.resolve()) and real.is_file():
+                return real
+    except (OSError, RuntimeError, ValueError):
+        pass  # a name that is too long, a loop of links
+    raise StudyError(
+        f"There is no study {named[:200]!r} in the folder that is served. The address names a {SUFFIX} file "
+        "of the folder that the server was started in, as in ?study=out/study.db."
+    )

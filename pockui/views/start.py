@@ -17,6 +17,21 @@ MAKE = """pockui demo vision --quick    # EfficientNet-Lite0 learns digits, in m
 pockui serve out/demo-vision/study.db"""
 
 
+def opening(name: str) -> pn.viewable.Viewable:
+    """While a study is read."""
+    what = f" <code>{html.escape(name[:200])}</code>" if name else ""
+    return _card(parts.text(f'<p role="status">Opening{what} …</p>'))
+
+
+def refused(problem: str) -> pn.viewable.Viewable:
+    """Why this server shows nothing."""
+    return _card(parts.text(f"<h2>Not served</h2><p>{html.escape(problem)}</p>"))
+
+
+def _card(*blocks: pn.viewable.Viewable) -> pn.viewable.Viewable:
+    return parts.card(*blocks, sx={"maxWidth": 720, "mx": "auto", "my": 3, "gap": 2})
+
+
 def start(problem: PockError | None, found: Sequence[Path]) -> pn.viewable.Viewable:
     """Why nothing is shown, the studies that lie around, and how to make one.
 
@@ -39,5 +54,4 @@ def start(problem: PockError | None, found: Sequence[Path]) -> pn.viewable.Viewa
         "<p>Or from your own task, <code>pockui analyze my_project:task --study my.db</code>, "
         "and then <code>pockui serve my.db</code>.</p>"
     )
-    return parts.card(*(parts.text(b) for b in blocks),
-                      sx={"maxWidth": 720, "mx": "auto", "my": 3, "gap": 2})  # fmt: skip
+    return _card(*(parts.text(b) for b in blocks))

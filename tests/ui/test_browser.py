@@ -32,6 +32,7 @@ def server(facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     import panel as pn
 
     from pockui import page
+    from pockui.jobs import JOBS
     from pockui.state import State
 
     made = Server("")
@@ -58,7 +59,7 @@ def server(facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         time.sleep(0.05)
     made.url = f"http://127.0.0.1:{http.port}/"
     yield made
-    page.JOBS.shutdown()
+    JOBS.shutdown()
     running.stop()
     os.chdir(before)
 

@@ -394,10 +394,9 @@ def test_studies_are_found_by_their_content(study_path, tmp_path, monkeypatch) -
 
 
 def test_the_address_wins_over_arguments_and_environment() -> None:
-    assert study_argument(["a.db"], "q.db", {"POCKUI_STUDY": "e.db"}) == "q.db"
-    assert study_argument(["--port", "1", "a.db"], "", {"POCKUI_STUDY": "e.db"}) == "a.db"
-    assert study_argument([], "", {"POCKUI_STUDY": "e.db"}) == "e.db"
-    assert study_argument([], "", {}) == ""
+    assert study_argument(["--port", "1", "a.db"], {"POCKUI_STUDY": "e.db"}) == "a.db"
+    assert study_argument([], {"POCKUI_STUDY": "e.db"}) == "e.db"
+    assert study_argument([], {}) == ""
 
 
 def test_planning_needs_neither_torch_nor_panel(study_path) -> None:
