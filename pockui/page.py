@@ -193,6 +193,8 @@ def _fill(page: pmui.Page, state: State, found: Sequence[Path]) -> None:
             page.main = [start(problem, found)]
             return
         page.title = f"PockUI · {state.facts.name}"
+        if pn.state.curdoc is not None:
+            pn.state.curdoc.title = page.title  # a page that is served already takes it from here
         page.header = [_history(state)]
         page.main = [_main(state)]
 
