@@ -1,12 +1,14 @@
 """`pockui`: the command line.
 
 Exit status: 0 done; 1 the work failed (training diverged, a goal was missed); 2 bad input, told in one
-paragraph on standard error; 130 stopped by Ctrl-C.
+paragraph on standard error; 70 a bug of pockui; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +19,7 @@ from pockgraph.errors import NonFiniteLoss, PockError
 
 from .commands import checking, comparison, device, doctor, operators, projects, studies
 from .commands.output import BAD_INPUT, FAILED, fail
+from .mistakes import explain
 
 # Nothing here may report its use to anybody, and no library may look for models elsewhere.
 QUIET = {
@@ -37,6 +40,12 @@ class _Group(TyperGroup):
             fail(str(e), FAILED)
         except PockError as e:
             fail(str(e), BAD_INPUT)
+        except (typer.Abort, BrokenPipeError):
+            raise
+        except Exception as e:
+            if hasattr(e, "exit_code") or ctx.params.get("debug"):  # typer's own have one
+                raise
+            fail(*explain(e))
 
 
 app = typer.Typer(
@@ -59,7 +68,13 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error that nobody expected.")
+    ] = False,
 ) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # in a locale without these characters, show what there is
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 

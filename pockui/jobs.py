@@ -7,6 +7,7 @@ registry and not to a session: a reloaded page finds it by its id.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import secrets
@@ -86,9 +87,16 @@ class Job:
         if self.status != "running":
             return
         self._cancelled = True
-        with suppress(ProcessLookupError):  # it may have ended by itself in this moment
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_group()
         self._end("cancelled")
+
+    def _kill_group(self) -> None:
+        """End the worker and what it has started."""
+        if os.name == "posix":
+            with suppress(ProcessLookupError, PermissionError):  # all of it may have ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
 
     def wait(self, timeout: float | None = None) -> Status:
         """Wait for the process to end."""
@@ -107,6 +115,7 @@ class Job:
                 self.error = event["message"]
             self._notify()
         code = self._process.wait()
+        self._kill_group()  # a worker that crashed leaves nothing behind
         self._errors.join(timeout=2)
         if self._cancelled:
             return
@@ -149,11 +158,12 @@ class Jobs:
 
     def shutdown(self) -> None:
         """Kill what still runs."""
-        for job in self._jobs.values():
+        for job in list(self._jobs.values()):
             job.cancel()
 
 
 JOBS = Jobs()
+atexit.register(JOBS.shutdown)  # under `panel serve`, too
 
 
 class Latest:

@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pockgraph.errors import PockError
+
+from .mistakes import explain
 
 EVENT_SECONDS = 0.1  # a page cannot show more often, and a fast step would flood it
 
@@ -143,6 +147,8 @@ def _end_with_parent() -> None:
     """Stop when the server's end of the pipe closes, which it does however the server ends."""
     while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter shuts down
         pass
+    if os.name == "posix" and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with what it has started: data loaders, measurements, compilers
     os._exit(1)
 
 
@@ -154,6 +160,10 @@ def main() -> int:
         train(spec, report)
     except PockError as e:
         report("error", message=str(e))
+        return 1
+    except Exception as e:
+        traceback.print_exc()
+        report("error", message=explain(e)[0])
         return 1
     return 0
 

@@ -16,6 +16,8 @@ from ..info.training import planning_code
 from ..state import State
 from . import parts
 
+PLAN_BYTES = 8_000_000  # a thousand tensors with every channel listed take less
+
 
 class Export(pn.viewable.Viewer):
     """Download, import, and the code of the current state."""
@@ -28,9 +30,13 @@ class Export(pn.viewable.Viewer):
             callback=self._file, filename="plan.json", label="Download plan", color="primary", margin=0
         )
         self._upload = pmui.FileInput(
-            accept=".json,application/json", label="Import plan", variant="outlined", margin=0
+            accept=".json,application/json",
+            label="Import plan",
+            variant="outlined",
+            margin=0,
+            max_file_size=PLAN_BYTES,
         )
-        self._rejected = pmui.Alert(severity="error", visible=False, margin=0, sizing_mode="stretch_width")
+        self._rejected = parts.text(visible=False)
         self._accepted = parts.text(visible=False)
         self._summary = parts.text()
         self._code = parts.text()
@@ -47,16 +53,18 @@ class Export(pn.viewable.Viewer):
         name = str(self._upload.filename or "the file")
         parts.put(self._accepted, "")
         try:
+            if len(self._upload.value) > PLAN_BYTES:
+                raise PlanError(f"{name} is larger than any plan. Choose a plan's JSON file.")
             self.state.import_plan(self._upload.value.decode("utf-8"), name)
-        except (PlanError, UnicodeDecodeError) as e:
-            reason = (
-                str(e)
-                if isinstance(e, PlanError)
-                else f"{name} is not a text file. Choose a plan's JSON file."
+        except UnicodeDecodeError:
+            parts.put(
+                self._rejected, parts.problem_html(f"{name} is not a text file. Choose a plan's JSON file.")
             )
-            self._rejected.param.update(object=reason, visible=True)
             return
-        self._rejected.visible = False
+        except PlanError as e:
+            parts.put(self._rejected, parts.problem_html(str(e)))
+            return
+        parts.put(self._rejected, "")
         parts.put(self._accepted, f'<p role="status">{html.escape(name)} is the current plan now.</p>')
 
     def _show(self) -> None:

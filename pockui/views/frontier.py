@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import panel as pn
@@ -69,7 +70,7 @@ class Frontier(pn.viewable.Viewer):
             if self.state.facts is not facts:
                 return
             if isinstance(answer, PockError):
-                self._note.object = f'<span class="hint">{answer}</span>'
+                self._note.object = f'<span class="hint">{html.escape(str(answer))}</span>'
                 return
             self._plans = {**self._plans, key: answer}
             self._show()

@@ -79,6 +79,14 @@ def badge_html(text: str, detail: str, level: str) -> str:
     )
 
 
+def problem_html(message: str, kind: str = "problem") -> str:
+    """A sentence that says what is wrong, for `put`; empty for none.
+
+    Material's own alert decodes what was escaped and sets it as HTML, so it must not be given names.
+    """
+    return f'<div class="{kind}" role="alert">{html.escape(message)}</div>' if message else ""
+
+
 class Trailing:
     """Calls `redraw` a moment after the last of many changes: a drag's numbers must not wait for charts."""
 

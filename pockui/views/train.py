@@ -67,7 +67,7 @@ class Train(pn.viewable.Viewer):
         self._start = pmui.Button(label="Compile and train", color="primary", margin=0)
         self._cancel = pmui.Button(label="Cancel", color="error", variant="outlined", margin=0, visible=False)
         self._runs = parts.text(visible=False)
-        self._why = pmui.Alert(severity="info", visible=False, margin=0, sizing_mode="stretch_width")
+        self._why = parts.text(visible=False)
         self._form = pmui.Row(
             self._target, self._steps, self._rate, self._measure, self._start, self._cancel,
             margin=0, sizing_mode="stretch_width",
@@ -77,7 +77,7 @@ class Train(pn.viewable.Viewer):
         self._bar = pmui.LinearProgress(
             value=0, variant="determinate", margin=0, sizing_mode="stretch_width", visible=False
         )
-        self._failure = pmui.Alert(severity="error", visible=False, margin=0, sizing_mode="stretch_width")
+        self._failure = parts.text(visible=False)
         self._loss = parts.chart("Training loss against the step")
         self._loss.visible = False
         self._result = parts.text(stylesheets=[parts.TILES], visible=False)
@@ -178,9 +178,8 @@ class Train(pn.viewable.Viewer):
         reference = named_reference(facts.reference)
         why = why_not_trainable(facts.reference, reference, str(facts.path))
         with pn.io.hold():
-            self._why.param.update(
-                object=f"{html.escape(why)} Below is the Python that trains this plan.", visible=bool(why)
-            )
+            line = f"{why} Below is the Python that trains this plan." if why else ""
+            parts.put(self._why, parts.problem_html(line, "notice"))
             what, where = html.escape(reference), html.escape(os.getcwd())
             runs = f'<span class="hint">Runs <code>{what}</code>, imported in <code>{where}</code>.</span>'
             parts.put(self._runs, "" if why else runs)
@@ -215,7 +214,7 @@ class Train(pn.viewable.Viewer):
         running = job.status == "running"
         with pn.io.hold():
             self._start.visible, self._cancel.visible = not running, running
-            self._failure.param.update(object=html.escape(job.error), visible=job.status == "failed")
+            parts.put(self._failure, parts.problem_html(job.error if job.status == "failed" else ""))
             now = progress(job.events, job.spec["steps"])
             line = now.text if running else STATUS[job.status].format(fmt.duration(job.seconds))
             parts.put(self._stage, f'<p role="status">{html.escape(line)}</p>')

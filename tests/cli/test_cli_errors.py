@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import Cli  # pyright: ignore
+
+from pockui.mistakes import explain
 
 BAD_REFERENCES = {
     "my_project": "module:task",
@@ -106,7 +109,53 @@ def test_usage_errors(cli: Cli) -> None:
     assert cli("bench", "vision", "--batch", "0").code == 2
 
 
-def test_unexpected_errors_are_not_hidden(project: Path, cli: Cli) -> None:
-    (project / "broken.py").write_text("def task():\n    return 1 / 0\n")
+BROKEN = {
+    "a syntax error": ("import os\ndef task(:\n", ("broken.py, line 2", "cannot read this")),
+    "an exception while it is imported": ("x = 1\ny = {}['a']\n", ("broken.py, line 2", "KeyError")),
+    "an exception in the function": (
+        "def task():\n    return 1 / 0\n",
+        ("broken.py, line 2, in task", "division"),
+    ),
+    "an exception without words": ("def task():\n    raise ValueError\n", ("line 2, in task: ValueError.",)),
+    "a file that is not there": ("def task():\n    open('none.csv')\n", ("line 2, in task", "none.csv")),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_mistake_in_ones_own_project_is_told_with_its_line(case: str, project: Path, cli: Cli) -> None:
+    source, words = BROKEN[case]
+    (project / "broken.py").write_text(source)
+    sys.modules.pop("broken", None)
+    result = cli("compile", "broken:task", "--plan", "head")
+    assert result.code == 2, result
+    assert all(word in result.err for word in words), result.err
+    assert "Traceback" not in result.err
+
+
+def test_debug_shows_the_traceback(project: Path, cli: Cli) -> None:
+    (project / "raises.py").write_text("def task():\n    return 1 / 0\n")
     with pytest.raises(ZeroDivisionError):
-        cli("compile", "broken:task", "--plan", "head")
+        cli("--debug", "compile", "raises:task", "--plan", "head")
+
+
+def test_a_bug_is_called_one_with_a_status_of_its_own(
+    project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pockui.commands.studies.open_study", {}.__getitem__)
+    result = cli("study", "show", "a.db")
+    assert result.code == 70
+    assert "bug of pockui: KeyError" in result.err
+    assert "--debug" in result.err
+
+
+def test_foreign_exceptions_are_explained() -> None:
+    needs = ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime.capi")
+    assert explain(needs) == (
+        "This needs the package 'onnxruntime'. Install it with: pip install 'pockui[onnx]'", 2,
+    )  # fmt: skip
+    text, code = explain(PermissionError(13, "Permission denied", "out/plan.json"))
+    assert code == 2
+    assert "Cannot use out/plan.json: permission denied" in text
+    assert explain(OSError(28, "No space left on device"))[1] == 2
+    assert explain(MemoryError())[1] == 2
+    assert explain(RuntimeError("odd"))[1] == 70
