@@ -7,10 +7,10 @@ Two links:
 - the *step*: loss, and every weight, buffer and optimizer state after one update of the compiled artefact,
   read back from its runtime, against the same graph
 
-Both are first compared in float32. Where that leaves a doubt, float64 is the referee: the graph and the
-module run in it and must agree; and the step must lie in the band that rounding leaves, which is known from
-runs that differ in rounding only (`split_step.py`) and from what the update makes of their difference
-(`rounding.py`).
+Both are first compared in float32, channel by channel. Where that leaves a doubt, float64 is the referee:
+the graph and the module run in it and must agree; and the states in doubt must lie in the band that rounding
+leaves, which is known from runs that differ in rounding only (`split_step.py`), those that were made anyway
+first, and from what the update makes of their difference (`rounding.py`).
 
 The optimizer's states are in the middle of training, see `SplitStep.warm_states`, and the learning rate is
 large, so that what the update does is not lost in a weight's last bits.
@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from .errors import ParityError
 from .gradient_check import Doubt, GradientCheck
-from .rounding import Deviation, bands, deviation, loss_spread, spans, spread, state_width, typical
+from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .runtime import checkpoint
 from .runtime.manifest import Manifest, Parity
 from .runtime.runner import open_runner
@@ -125,8 +126,8 @@ class _Found:
     """What comparing the step gave: deviation of the loss, and by state."""
 
     loss: float
-    states: dict[str, Deviation]
     allowed_loss: float
+    states: dict[str, Deviation]
 
     def worst(self) -> str:
         beyond = {name: d.beyond for name, d in self.states.items()}
@@ -147,59 +148,98 @@ class _Judge:
         doubt = check.run()
         self._split, plain = check.split, check.plain
         starts = self._split.warm_states(plain.gradients)
-        self._runs = [_artefact_step(self._folder, self._manifest, example, LR, start) for start in starts]
-        found = self._compare(plain, [])
+        self._runs = _artefact_steps(self._folder, self._manifest, example, LR, starts)
+        found = self._compared(plain)
         rounding = None
-        runs = [plain]
-        for count, bits in DRAWS:
-            if self._ships(found):
-                break
-            center = check.exact or plain
-            runs += check.nudged(count, self._precision.eps, bits)
-            rounding = _most_rounding(center, runs)
-            found = self._compare(center, runs)
+        if not self._ships(found):
+            found, rounding = self._settled(found, check)
         return self._record(check, doubt, found, rounding)
 
-    def _ships(self, found: _Found) -> bool:
-        worst = max((d.beyond for d in found.states.values()), default=0.0)
-        return found.loss <= found.allowed_loss and worst <= self._precision.step
+    def _settled(self, doubt: _Found, check: GradientCheck) -> tuple[_Found, float]:
+        """Doubts as they are left by what is known about rounding, and its size, see `_most_rounding`."""
+        center, runs = check.plain, []
+        for center, more in self._evidence(check):
+            runs += more
+            doubt = self._within(doubt, center, runs)
+            if self._ships(doubt):
+                break
+        return doubt, _most_rounding(center, runs)
 
-    def _compare(self, center: Front, runs: Sequence[Front]) -> _Found:
-        """The artefact's steps against the graph.
+    def _evidence(self, check: GradientCheck) -> Iterator[tuple[Front, list[Front]]]:
+        """The graph's run that counts, and more runs that differ from it in rounding; the cheapest first."""
+        if check.referee == "float32":
+            yield check.plain, []
+        center = check.exact or check.plain
+        yield center, [check.plain, *check.of_module()]
+        for count, bits in DRAWS:
+            yield center, check.nudged(count, self._precision.eps, bits)
+
+    def _ships(self, found: _Found) -> bool:
+        return found.loss <= found.allowed_loss and not self._doubtful(found)
+
+    def _doubtful(self, found: _Found) -> frozenset[str]:
+        return frozenset(name for name, d in found.states.items() if not d.beyond <= self._precision.step)
+
+    def _compared(self, center: Front) -> _Found:
+        """The artefact's steps against the graph's, where a state's last bits are all that may differ."""
+        states: dict[str, Deviation] = {}
+        for run in self._runs:
+            right = self._split.update(center.cut, LR, run.start) | center.buffers
+            for name, after, before in self._states(run, right):
+                got, moved = run.state[name], after - before if after.is_floating_point() else after
+                found = deviation(got, after, moved)
+                if not found.beyond <= self._precision.step:
+                    room = state_width(after, before, None, ARITHMETIC, got.dtype)
+                    found = deviation(got, after, moved, room)
+                _keep_worst(states, name, found)
+        return _Found(*self._loss(center, []), states)
+
+    def _within(self, doubt: _Found, center: Front, runs: Sequence[Front]) -> _Found:
+        """The states that are in doubt, against the band that rounding leaves.
 
         Args:
             center: the graph's run that counts; runs: others, that say what rounding does.
         """
-        p = self._precision
-        span = spans(center.cut, [r.cut for r in runs], p.gradient, FLOOR_RATIO if runs else 0.0)
+        floor = FLOOR_RATIO * typical(center.gradients)
+        only = frozenset(self._next_names[name] for name in self._doubtful(doubt))
+        cut = {name: center.cut[name] for name in self._split.read_by(only)}
+        span = spans(cut, [r.cut for r in runs], self._precision.gradient, floor)
         states: dict[str, Deviation] = {}
-        rounding_of_loss = loss_spread(center.loss, [r.loss for r in runs])
-        loss = 0.0
         for run in self._runs:
-            loss = max(loss, _finite_or_inf(abs(run.loss - center.loss)))
-            right, width = bands(
-                center.cut, span, lambda cut, run=run: self._split.update(cut, LR, run.start)
-            )
-            for name, value in center.buffers.items():
-                right[name] = value
-                width[name] = spread(value, [r.buffers[name] for r in runs])
-            for slot in self._manifest.train.state:
-                if slot.next_name not in right:
-                    continue
-                before = run.start.get(slot.name, self._graph.values[slot.name])
-                got, after = run.state[slot.name], right[slot.next_name]
-                room = state_width(after, before, width[slot.next_name], ARITHMETIC, got.dtype)
-                moved = after.double() - before.double()
-                found = deviation(got, after, moved, room)
-                if slot.name not in states or found.beyond > states[slot.name].beyond:
-                    states[slot.name] = found
+            right, width = bands(cut, span, lambda cut, run=run: self._split.update(cut, LR, run.start, only))
+            for name in only & center.buffers.keys():
+                right[name] = center.buffers[name]
+                width[name] = spread(right[name], [r.buffers[name] for r in runs])
+            for name, after, before in self._states(run, right):
+                got, next_name = run.state[name], self._next_names[name]
+                room = state_width(after, before, width[next_name], ARITHMETIC, got.dtype)
+                _keep_worst(states, name, deviation(got, after, after.double() - before.double(), room))
+        loss = doubt.loss, doubt.allowed_loss
+        if not doubt.loss <= doubt.allowed_loss:
+            loss = self._loss(center, runs)
+        return _Found(*loss, {**doubt.states, **states})
+
+    def _states(self, run: _Run, right: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Of each state that `right` has: its name, the right next value, and the value before."""
+        for name, next_name in self._next_names.items():
+            if next_name in right:
+                yield name, right[next_name], run.start.get(name, self._graph.values[name])
+
+    @cached_property
+    def _next_names(self) -> dict[str, str]:
+        return {s.name: s.next_name for s in self._manifest.train.state}
+
+    def _loss(self, center: Front, runs: Sequence[Front]) -> tuple[float, float]:
+        """How far the artefact's is off, and how far it may be."""
         size = max(abs(center.loss), 1e-2) if math.isfinite(center.loss) else 1.0
-        return _Found(loss / size, states, p.loss + rounding_of_loss / size)
+        off = max(_finite_or_inf(abs(run.loss - center.loss)) for run in self._runs)
+        rounding = loss_spread(center.loss, [r.loss for r in runs])
+        return off / size, self._precision.loss + rounding / size
 
     def _record(self, check: GradientCheck, doubt: Doubt, found: _Found, rounding: float | None) -> _Verdict:
         p, worst = self._precision, found.worst()
         ships = self._ships(found)
-        of_worst = found.states.get(worst, Deviation(0.0, 0.0, 0.0))
+        of_worst = found.states.get(worst, Deviation(0.0, 0.0, 0.0, 0.0))
         known = ships and math.isfinite(of_worst.allowed)
         step = of_worst.share if known else of_worst.beyond
         allowed = p.step + of_worst.allowed if known else p.step
@@ -246,11 +286,9 @@ def _most_rounding(center: Front, runs: Sequence[Front]) -> float:
     least = 1e-3 * typical(center.gradients)
     worst = 0.0
     for fqn, c in center.gradients.items():
-        size = max(float(c.double().norm()), least * math.sqrt(c.numel()))
+        size = max(norm(c), least * math.sqrt(c.numel()))
         for run in runs:
-            worst = max(
-                worst, float((run.gradients[fqn].double() - c.double()).norm()) / size if size else 0.0
-            )
+            worst = max(worst, norm(run.gradients[fqn] - c) / size if size else 0.0)
     return worst
 
 
@@ -264,23 +302,32 @@ def _precision(manifest: Manifest) -> Precision:
     return PRECISIONS[precision]
 
 
-def _artefact_step(
-    folder: Path, manifest: Manifest, batch: Batch, lr: float, start: Mapping[str, Tensor]
-) -> _Run:
-    """One step of the artefact by its own runtime.
+def _keep_worst(states: dict[str, Deviation], name: str, found: Deviation) -> None:
+    if name not in states or not found.beyond <= states[name].beyond:
+        states[name] = found
+
+
+def _artefact_steps(
+    folder: Path, manifest: Manifest, batch: Batch, lr: float, starts: Sequence[Mapping[str, Tensor]]
+) -> list[_Run]:
+    """One step of the artefact by its own runtime from each start.
 
     Args:
-        start: state slot name -> value to begin with, instead of the artefact's own.
+        starts: state slot name -> value to begin with, instead of the artefact's own.
     """
     arrays = {name: batch[name].numpy(force=True) for name in manifest.batch}
     try:
         runner = open_runner(folder, manifest, DEVICE, None)
         initial = checkpoint.initial_state(folder, manifest)
-        begin = {s.name: start[s.name].numpy(force=True) for s in manifest.train.state if s.name in start}
-        runner.write_state({**initial, **begin})
         draws = any(s.role == "seed" for s in manifest.train.inputs)
-        loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))
-        return _Run(dict(start), loss, {name: torch.from_numpy(a) for name, a in runner.read_state().items()})
+        runs = []
+        for start in starts:
+            begin = {s.name: start[s.name].numpy(force=True) for s in manifest.train.state if s.name in start}
+            runner.write_state({**initial, **begin})
+            loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))
+            state = {name: torch.from_numpy(a) for name, a in runner.read_state().items()}
+            runs.append(_Run(dict(start), loss, state))
+        return runs
     except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
         raise ParityError(
             f"The compiled step of task {manifest.task!r} cannot be run here, so its agreement with PyTorch "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_any, tree_map
 
-from .capture import as_captured
+from .capture import as_captured, leaf_of
 from .plan import Plan
 from .task import Task
 
@@ -70,9 +70,7 @@ def autograd(task: Task, plan: Plan, double: bool = False) -> Outcome:
         params = {fqn: _own(p, double) for fqn, p in own.items()}
         buffers = {fqn: _own(b, double) for fqn, b in task.model.named_buffers()}
         for fqn in plan.tensors:
-            params[fqn].requires_grad_()
-            for hook in (getattr(own[fqn], "_backward_hooks", None) or {}).values():  # that the user gave it
-                params[fqn].register_hook(hook)
+            params[fqn] = leaf_of(fqn, params[fqn], own[fqn])
         values = {f"model.{fqn}": value for fqn, value in {**params, **buffers}.items()}
         batch = {name: _own(value, double) for name, value in task.example.items()}
         loss, after = torch.func.functional_call(_Loss(task), values, (task.rebuild(batch),))

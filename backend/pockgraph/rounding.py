@@ -20,34 +20,52 @@ SPREAD_FACTOR = 6.0
 STORED_EPS = 3.0
 # Of a tensor's typical channel: what a quiet channel is held against.
 QUIET_RATIO = 1e-2
+# Between them, squares are float32 numbers: such norms need no float64, which is slow.
+SMALL_NORM, LARGE_NORM = 1e-12, 1e15
 
 
 def typical(values: Mapping[str, Tensor]) -> float:
     """Root mean square over all elements of all tensors."""
     count = sum(v.numel() for v in values.values())
-    return math.sqrt(sum(float(v.double().square().sum()) for v in values.values()) / max(count, 1))
+    return math.sqrt(sum(norm(v) ** 2 for v in values.values()) / max(count, 1))
+
+
+def norm(value: Tensor) -> float:
+    """Euclidean, of all elements."""
+    return float(channel_norms(value).norm())
+
+
+def channel_norms(value: Tensor) -> Tensor:
+    """Norm of each channel (first dimension), float64."""
+    rows = value.reshape(value.shape[0] if value.ndim else 1, -1)
+    found = torch.linalg.vector_norm(rows, dim=1).double()
+    squares_fit = (found > SMALL_NORM) & (found < LARGE_NORM)
+    if value.dtype != torch.float64 and not bool(squares_fit.all()):
+        found[~squares_fit] = torch.linalg.vector_norm(rows[~squares_fit], dim=1, dtype=torch.float64)
+    return found
 
 
 def spans(
-    center: Mapping[str, Tensor], runs: Sequence[Mapping[str, Tensor]], ratio: float, floor_ratio: float
+    center: Mapping[str, Tensor], runs: Sequence[Mapping[str, Tensor]], ratio: float, floor: float
 ) -> dict[str, Tensor]:
     """Name -> how far each element of a correct program's gradient may be from `center`, float64.
 
     Args:
         runs: the same gradients, rounded otherwise; none: nothing is known but `ratio`.
         ratio: of an element's size, that any program is allowed. An element that is zero in all runs
-            stays zero in any program.
-        floor_ratio: of the whole model's gradient (root mean square), what may be left of a sum that is zero.
+            stays zero in any program, unless its whole tensor is rounding.
+        floor: what may be left of a sum that is zero.
     """
-    floor = floor_ratio * typical(center)
-    return {name: _span(c, [run[name] for run in runs], ratio, floor) for name, c in center.items()}
+    return {name: span_of(c, [run[name] for run in runs], ratio, floor) for name, c in center.items()}
 
 
-def _span(center: Tensor, runs: Sequence[Tensor], ratio: float, floor: float) -> Tensor:
+def span_of(center: Tensor, runs: Sequence[Tensor], ratio: float, floor: float) -> Tensor:
+    """See `spans`, which does this for every tensor."""
     center = center.double()
     size = center.abs()
-    span = ratio * (size + 0.1 * _rms(center)) + floor
-    moves = size > 0
+    rms = _rms(center)
+    span = ratio * (size + 0.1 * rms) + floor
+    moves = (size > 0) | (0 < rms <= floor)
     if runs:
         most = _most_error(center, runs)
         moves |= most > 0
@@ -110,66 +128,78 @@ class Deviation:
 
     Attributes:
         beyond: its worst channel's distance from the band, relative to how far the channel should move.
-        share: the distance from the middle, relative to how far the whole tensor should move.
-        allowed: how large that may be within the band.
+        error: the distance from the middle; norm over the whole tensor, as the others.
+        width: how large that may be within the band.
+        size: how far the whole tensor should move.
     """
 
     beyond: float
-    share: float
-    allowed: float
+    error: float
+    width: float
+    size: float
+
+    @property
+    def share(self) -> float:
+        """The error, relative to how far the tensor should move."""
+        return ratio(self.error, self.size)
+
+    @property
+    def allowed(self) -> float:
+        """How large `share` may be within the band."""
+        return ratio(self.width, self.size)
 
 
-def deviation(got: Tensor, right: Tensor, moved: Tensor, width: Tensor) -> Deviation:
+def deviation(got: Tensor, right: Tensor, moved: Tensor, width: Tensor | None = None) -> Deviation:
     """Compare a value with the band around the right one.
 
     Args:
-        width: half the band's.
+        width: half the band's; None: rounding counts as well.
         moved: what deviations are relative to: by how much the value should have changed.
     """
     if not right.is_floating_point():
         same = torch.equal(got, right.to(got.dtype))
-        return Deviation(0.0 if same else math.inf, 0.0 if same else math.inf, 0.0)
-    moved = moved.double()
-    error = (got.double() - right.double()).abs()
-    over = (error - width).clamp_min(0.0)
-    size = float(moved.norm())
-    return Deviation(
-        worst_channel(torch.where(over.isnan(), math.inf, over), moved),
-        _ratio(float(error.norm()), size),
-        _ratio(float(width.norm()), size),
-    )
+        off = 0.0 if same else math.inf
+        return Deviation(off, off, 0.0, 1.0)
+    size = channel_norms(moved)
+    whole = float(size.norm())
+    if width is None:
+        error = channel_norms(got - right)
+        return Deviation(_worst(error, size), float(error.norm()), 0.0, whole)
+    off = (got.double() - right.double()).abs()
+    over = channel_norms((off - width).clamp_min(0.0))
+    return Deviation(_worst(over, size), norm(off), norm(width), whole)
 
 
-def state_width(right: Tensor, before: Tensor, width: Tensor, ratio: float, dtype: torch.dtype) -> Tensor:
+def state_width(
+    right: Tensor, before: Tensor, width: Tensor | None, ratio: float, dtype: torch.dtype
+) -> Tensor:
     """Half the width of a state's band: what the gradient does to it, its arithmetic, and storing it.
 
     Args:
-        width: see `bands`.
+        width: see `bands`; None where no band is known.
         ratio: of an element's movement.
         dtype: that it is stored in.
     """
     if not right.is_floating_point():
-        return width
+        return torch.zeros(right.shape)
     eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
     right, before = right.double(), before.double()
-    return (
-        width + STORED_EPS * eps * torch.maximum(right.abs(), before.abs()) + ratio * (right - before).abs()
-    )
+    stored = STORED_EPS * eps * torch.maximum(right.abs(), before.abs()) + ratio * (right - before).abs()
+    return stored if width is None else width + stored
 
 
-def _ratio(error: float, size: float) -> float:
+def ratio(error: float, size: float) -> float:
     return error / size if size else (math.inf if error else 0.0)
 
 
-def worst_channel(error: Tensor, size: Tensor) -> float:
-    """Norm of the error over that of the size, in the channel (first dimension) where it is largest."""
+def _worst(error: Tensor, size: Tensor) -> float:
+    """Error over size, by channel, where it is largest; infinite where it is not a number."""
     if not error.numel():
         return 0.0
-    error, size = (t.double().reshape(t.shape[0] if t.ndim else 1, -1).norm(dim=1) for t in (error, size))
     against = size + QUIET_RATIO * size.square().mean().sqrt()
-    found = torch.where(error > 0, error / against, 0.0)
+    found = torch.where(error == 0, 0.0, error / against)
     return math.inf if bool(found.isnan().any()) else float(found.max())
 
 
 def _rms(value: Tensor) -> float:
-    return float(value.square().mean().sqrt()) if value.numel() else 0.0
+    return norm(value) / math.sqrt(value.numel()) if value.numel() else 0.0

@@ -75,6 +75,7 @@ class SplitStep:
         self._cut = [n.name for n in dict.fromkeys([*cut, *marked])]
         self._front, self._varying = self._first_part(list(dict.fromkeys([*cut, *marked])), updates)
         self._back = self._second_part(cut, updates)
+        self._parts: dict[frozenset[str], fx.Graph] = {}
         self._cut_of_back = [n.name for n in cut]
         self._batch, self._keys = batch, torch.from_numpy(step_keys(seed, 0))
 
@@ -113,6 +114,25 @@ class SplitStep:
         new.output(tuple(made[n] for _, n in self._updated))
         return new
 
+    def read_by(self, only: frozenset[str]) -> list[str]:
+        """What these results of the update read, see `Front.cut`."""
+        given = [n for n in self._back_to(only).nodes if n.op == "placeholder"][len(self._graph.inputs) :]
+        return [name for name, n in zip(self._cut_of_back, given, strict=True) if n.users]
+
+    def _back_to(self, only: frozenset[str] | None) -> fx.Graph:
+        """The second part, as far as it computes some of its results."""
+        if only is None:
+            return self._back
+        if only not in self._parts:
+            new = fx.Graph()
+            made: dict[fx.Node, fx.Node] = {}
+            results = new.graph_copy(self._back, made)
+            assert isinstance(results, tuple)
+            new.output(tuple(n for n, (s, _) in zip(results, self._updated) if s.name in only))
+            new.eliminate_dead_code()
+            self._parts[only] = new
+        return self._parts[only]
+
     def front(
         self,
         double: bool = False,
@@ -139,24 +159,43 @@ class SplitStep:
         return Front(float(loss), {fqn: cut[n] for fqn, n in self._of.items()}, buffers, cut)
 
     def update(
-        self, cut: Mapping[str, Tensor], lr: float, start: Mapping[str, Tensor] | None = None
+        self,
+        cut: Mapping[str, Tensor],
+        lr: float,
+        start: Mapping[str, Tensor] | None = None,
+        only: frozenset[str] | None = None,
     ) -> dict[str, Tensor]:
         """Output slot name -> next value of each weight and optimizer state, given what the update reads.
 
         Args:
-            cut: see `Front`; in float64, so is the result.
+            cut: see `Front`, what is read of it; in float64, so is the result.
             start: input slot name -> value, instead of the graph's.
+            only: names of the slots that are wanted; all unless given.
         """
+        back = self._back_to(only)
         double = any(v.dtype == torch.float64 for v in cut.values())
+        read = [bool(n.users) for n in back.nodes if n.op == "placeholder"]
+        given = zip(self._graph.inputs, read)
         values = {**self._graph.values, **(start or {})}
+        values = {s.name: values[s.name] for s, needed in given if needed and s.name in values}
         values = raised(values) if double else values
         batch = raised(self._batch) if double else self._batch
         with torch.no_grad():
             inputs = self._inputs(values, batch, lr)
-            outputs = fx.Interpreter(nn.Module(), graph=self._back).run(
-                *inputs, *(cut[name] for name in self._cut_of_back)
+            outputs = fx.Interpreter(nn.Module(), graph=back).run(
+                *inputs, *(cut.get(name) for name in self._cut_of_back)
             )
-        return {s.name: v for (s, _), v in zip(self._updated, outputs, strict=True)}
+        names = [s.name for s, _ in self._updated if only is None or s.name in only]
+        return dict(zip(names, outputs, strict=True))
+
+    def front_of(self, loss: float, gradients: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Front:
+        """What the user's module computed, as if the graph had.
+
+        Args:
+            gradients, changed: by FQN, of what is trained and of buffers.
+        """
+        buffers = {s.name: changed[s.fqn] for s, _ in self._kept[1:]}
+        return Front(loss, dict(gradients), buffers, self.named(gradients))
 
     def named(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gradients by FQN, as `Front.cut` has them."""
@@ -197,13 +236,14 @@ class SplitStep:
         last = middle(dict(start), cycle - 1)
         return [last] if cycle == 1 else [last, middle(dict(start), 0)]
 
-    def _inputs(self, values: Mapping[str, Tensor], batch: Batch, lr: float) -> list[Tensor]:
+    def _inputs(self, values: Mapping[str, Tensor], batch: Batch, lr: float) -> list[Tensor | None]:
+        """What each input slot is given; None for one that `values` lacks, since nothing reads it."""
         given = {
             Role.BATCH: lambda s: batch[s.fqn],
             Role.LR: lambda s: torch.tensor(lr),
             Role.SEED: lambda s: self._keys,
         }
-        return [given.get(s.role, lambda s: values[s.name])(s) for s in self._graph.inputs]
+        return [given.get(s.role, lambda s: values.get(s.name))(s) for s in self._graph.inputs]
 
 
 class _Run(fx.Interpreter):

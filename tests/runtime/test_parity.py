@@ -311,7 +311,7 @@ def test_the_step_is_the_artefacts_own(compiled: Compile) -> None:
     """What is compared is what a Trainer does."""
     artifact = compiled("openvino")
     lr = OPTIMIZERS["sgd"].lr
-    own = parity._artefact_step(artifact.path, artifact.manifest, make_task().example, lr, {})
+    (own,) = parity._artefact_steps(artifact.path, artifact.manifest, make_task().example, lr, [{}])
     trainer = artifact.trainer()
     assert trainer.step(batches(1)[0]).loss == own.loss
     weight = own.state["trained:head.weight"].numpy()

@@ -16,7 +16,8 @@ repeat is refused by name and line.
 - `refusals.py`: what cannot be captured, in words
 """
 
+from .standing_in import leaf_of
 from .trace import Trace, trace_loss, trace_metric
 from .tracer import as_captured
 
-__all__ = ["Trace", "as_captured", "trace_loss", "trace_metric"]
+__all__ = ["Trace", "as_captured", "leaf_of", "trace_loss", "trace_metric"]
