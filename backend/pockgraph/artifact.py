@@ -35,6 +35,7 @@ from .runtime.manifest import (
     verify_files,
 )
 from .runtime.trainer import Trainer, last_checkpoint, last_trainer
+from .task import nonfinite_entries
 from .telling import telling_state
 from .value_limits import limits_of
 
@@ -207,7 +208,7 @@ def write_artifact(
                 versions=_versions(),
                 files=files,
                 telling_state=telling_state(train),
-                nonfinite_entries=_nonfinite_entries(graph),
+                nonfinite_entries=nonfinite_entries(graph.task.example),
                 train_limits=limits_of(train),
                 eval_limits=limits_of(evaluation),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
@@ -258,11 +259,6 @@ def _figures(train: Graph) -> dict[str, float]:
         "extra_bytes": modelled.extra_bytes,
         "step_flops": sum(cost.node_flops(n) for n in train.nodes()),
     }
-
-
-def _nonfinite_entries(graph: TrainGraph) -> tuple[str, ...]:
-    """The entries of the task's first batch that hold NaN or infinite values."""
-    return tuple(name for name, value in graph.task.example.items() if not bool(value.isfinite().all()))
 
 
 def _graph_spec(graph: Graph) -> GraphSpec:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .errors import TaskError
+from .errors import BatchError, TaskError
+from .runtime.batch import check_finite
 from .runtime.limits import Limit, check_limits
 from .sources import count_of, hold_back, is_stream, numbered
-from .task import Batch, Batches, Task, check_batch
+from .task import Batch, Batches, Task, check_batch, nonfinite_entries
 
 HELD_BACK_RATIO = 0.2
 MAX_COUNTED = 10_000  # validation batches of a stream, which may have no end
@@ -84,8 +85,8 @@ class Data:
 
     def train(self, seed: int) -> Iterator[Batch]:
         """The training batches that `seed` draws."""
-        for batch in itertools.islice(self.task.forever(seed), self.steps):
-            self._check_values(batch, self._train_limits)
+        for number, batch in enumerate(itertools.islice(self.task.forever(seed), self.steps), 1):
+            self._check_values(batch, self._train_limits, f"batch {number} that seed {seed} draws of `train`")
             yield batch
 
     def validation(self) -> Iterator[tuple[Batch, int]]:
@@ -94,11 +95,17 @@ class Data:
         for number, raw in numbered(what, itertools.islice(self.task.validation or (), self._limit)):
             batch, rows = _padded(self.task.named(raw), self._rows)
             check_batch(batch, self._example, f"batch {number} of `validation`")
-            self._check_values(batch, self._metric_limits)
+            self._check_values(batch, self._metric_limits, f"batch {number} of `validation`")
             yield batch, rows
 
-    def _check_values(self, batch: Batch, limits: Sequence[Limit]) -> None:
-        check_limits({k: v.numpy(force=True) for k, v in batch.items()}, limits, self.task.name)
+    def _check_values(self, batch: Batch, limits: Sequence[Limit], what: str) -> None:
+        arrays = {k: v.numpy(force=True) for k, v in batch.items()}
+        try:
+            check_limits(arrays, limits, self.task.name)
+            check_finite(arrays, arrays, nonfinite_entries(self._example), self.task.name)
+        except BatchError as e:
+            e.args = (f"In {what}: {e}",)
+            raise
 
     @cached_property
     def validation_count(self) -> int:

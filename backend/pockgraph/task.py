@@ -276,6 +276,11 @@ class Task:
             epoch += 1
 
 
+def nonfinite_entries(example: Batch) -> tuple[str, ...]:
+    """The entries of a task's first batch that hold NaN or infinite values, and so may in others."""
+    return tuple(name for name, value in example.items() if not bool(value.isfinite().all()))
+
+
 def as_named(batch: Any) -> Batch:
     """A batch (dict, tuple or list of tensors) as name -> tensor.
 

@@ -81,8 +81,9 @@ def train(
 
         held_out = Data.load(eval_data, trainer.manifest).batches()
 
-    with stop_on_signal() as stop:
-        losses, times = _train(trainer, batches, steps, lr, Saving(trainer, save, save_every), stop)
+    saving = Saving(trainer, save, save_every)
+    with stop_on_signal() as stop, saving.what_was_reached():
+        losses, times = _train(trainer, batches, steps, lr, saving, stop)
     result: dict[str, Any] = {
         "steps": trainer.steps, "loss": statistics.fmean(losses[-10:]) if losses else None,
         "first_loss": losses[0] if losses else None, "step_ms": statistics.median(times) if times else None,

@@ -110,8 +110,18 @@ def test_one_hot_labels(target: str, tmp_path: Path) -> None:
 def test_an_analysis_refuses_such_a_label(tmp_path: Path) -> None:
     data = batches(8, 12, count=8)
     data[4]["y"][1] = 9
-    with pytest.raises(BatchError, match=r"'y' of task 'field' holds 9 at \[1\]"):
+    with pytest.raises(BatchError, match=r"In batch \d .* of `train`: .*'y' .* holds 9 at \[1\]"):
         pg.Study(tmp_path / "study.db", task(mlp(), data)).analyze()
+
+
+def test_an_analysis_names_the_batch_that_holds_nan(tmp_path: Path) -> None:
+    data, held_out = batches(8, 12, count=6), batches(8, 12, count=3)
+    held_out[2]["x"][5, 7] = float("nan")
+    with pytest.raises(BatchError, match=r"In batch 3 of `validation`: .*'x' .* holds nan at \[5, 7\]"):
+        pg.Study(tmp_path / "study.db", task(mlp(), data, validation=held_out)).analyze()
+    data[4]["x"][0, 1] = float("inf")
+    with pytest.raises(BatchError, match=r"In batch \d that seed 0 draws of .*holds inf at \[0, 1\]"):
+        pg.Study(tmp_path / "other.db", task(mlp(), data)).analyze()
 
 
 def test_masks_of_booleans_and_numbers_of_other_widths_are_cast(target: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,97 @@ def test_images_of_bytes_that_the_loss_scales(target: str, tmp_path: Path) -> No
     data = [{"x": (b["x"] * 50 + 128).clamp(0, 255).byte(), "y": b["y"]} for b in PLAIN]
     metric = lambda m, b: m(b["x"].float() / 255).sum(1)  # noqa: E731
     assert np.isfinite(losses(data, target, tmp_path / "o", loss=scaled, metric=metric)).all()
+
+
+# ---------------------------------------------------------------- dtypes inside the step
+
+
+class Between(nn.Module):
+    """A layer's result goes through another dtype; `also` computes there."""
+
+    def __init__(self, dtype: torch.dtype, also: Any = lambda h: h) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 16), nn.Linear(16, 5)
+        self.dtype, self.also = dtype, also
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.also(self.first(x).to(self.dtype)).float().relu())
+
+
+def cross_entropy_in_double(m: nn.Module, b: Any) -> Tensor:
+    return F.cross_entropy(m(b["x"]).double(), b["y"])
+
+
+def distance_to_a_numpy_constant(m: nn.Module, b: Any) -> Tensor:
+    return (m(b["x"]) - torch.from_numpy(np.linspace(0, 1, 5))).pow(2).mean()
+
+
+def with_narrow_labels(m: nn.Module, b: Any) -> Tensor:
+    return F.cross_entropy(m(b["x"]), b["y"].byte().long()) + (m(b["x"]) * b["y"].int().unsqueeze(1)).mean()
+
+
+def masked(m: nn.Module, b: Any) -> Tensor:
+    return F.cross_entropy(m(b["x"] * (b["x"] > 0)), b["y"]) + (m(b["x"]).argmax(1) == b["y"]).float().mean()
+
+
+def wrapping_bytes(m: nn.Module, b: Any) -> Tensor:
+    return F.cross_entropy(m(b["x"]), b["y"]) + (m(b["x"]).sum(1) * (b["y"].byte() + 254)).mean()
+
+
+WITHIN: dict[str, tuple[Any, Any, dict[str, str]]] = {
+    "a loss in double": (mlp, cross_entropy_in_double, {"onnx": r"not in torch\.float64; cast with \.float"}),
+    "a numpy constant": (mlp, distance_to_a_numpy_constant, {"onnx": r"not in torch\.float64; cast with"}),
+    "labels as bytes and int32": (mlp, with_narrow_labels, {}),
+    "boolean masks": (mlp, masked, {}),
+    "bytes that wrap around": (
+        mlp,
+        wrapping_bytes,
+        {"openvino": r"wrap around in torch\.uint8.*cast with \.int", "onnx": r"not in torch\.uint8; cast"},
+    ),
+    "a layer in double": (lambda: Between(torch.float64), None, {}),
+    "a layer in half": (lambda: Between(torch.float16), None, {"openvino": r"float16 in float32.*leave the"}),
+    "a layer in bfloat16": (
+        lambda: Between(torch.bfloat16),
+        None,
+        {"openvino": "no dtype torch.bfloat16", "onnx": "no dtype torch.bfloat16"},
+    ),
+    "tanh in half": (
+        lambda: Between(torch.float16, torch.tanh),
+        None,
+        {"openvino": "float16 in float32", "onnx": r"not in torch\.float16; cast with \.float"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WITHIN)
+def test_other_dtypes_within_a_step_are_eagers_or_refused_with_the_line(
+    what: str, target: str, tmp_path: Path
+) -> None:
+    make, loss, refused = WITHIN[what]
+    net = make()
+    case = task(net, PLAIN, **({} if loss is None else {"loss": loss}))
+    graph = pg.build(case, pg.SGD(lr=0.05))
+    found = graph.check(target)
+    if target in refused:
+        assert not found.ok
+        text = " ".join(str(found).split())
+        assert re.search(refused[target], text), text
+        assert "test_field_dtypes.py:" in text
+        return
+    assert found.ok, str(found)
+    trainer = pg.compile(graph, target=target, out=tmp_path / "o").trainer()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    for batch in PLAIN:
+        optimizer.zero_grad()
+        value = case.loss(net, batch)
+        value.backward()
+        optimizer.step()
+        assert trainer.step(batch).loss == pytest.approx(value.item(), rel=3e-6)
+    for name, weight in net.state_dict().items():
+        np.testing.assert_allclose(trainer.state()[name], weight.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_labels_as_bytes_are_refused_at_build_with_the_remedy() -> None:
+    data = [{"x": b["x"], "y": b["y"].byte()} for b in PLAIN]
+    with pytest.raises(pg.errors.CaptureError, match=r"labels and indices of uint8 .* with \.long\(\)"):
+        pg.build(task(mlp(), data))

@@ -176,9 +176,44 @@ def test_device_program_skips_or_stops(tmp_path: Path, capsys: pytest.CaptureFix
     x[9] = np.nan
     np.savez(tmp_path / "data.npz", x=x, y=np.tile(Y.numpy(), 3))
     command = [str(folder), "--data", str(tmp_path / "data.npz"), "--steps", "6", "--every", "1"]
-    assert main(command) == 2
-    assert "'x' of task 'field' holds nan" in capsys.readouterr().err
+    saved = tmp_path / "last.ckpt"
+    assert main([*command, "--save", str(saved)]) == 2
+    said = capsys.readouterr().err
+    assert "'x' of task 'field' holds nan" in said
+    assert f"The state of step 1 was saved to {saved}; --resume goes on from it." in said
+    resumed = Trainer.load(folder)
+    resumed.load_checkpoint(saved)
+    assert resumed.steps == 1
     assert main([*command, "--on-nonfinite", "skip"]) == 0
     out = capsys.readouterr().out
     assert "done: 6 steps (2 skipped)" in out
     assert out.count("no finite loss") == 2
+
+
+def test_pockui_train_skips_or_stops_and_keeps_what_it_reached(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from pockui.cli import app
+
+    folder = trainer_of(mlp(), "onnx", tmp_path / "o", loss=cross_entropy).folder
+    x = np.tile(X.numpy(), (3, 1))
+    x[9] = np.nan
+    np.savez(tmp_path / "data.npz", x=x, y=np.tile(Y.numpy(), 3))
+    saved = tmp_path / "last.ckpt"
+    command = [
+        "train",
+        str(folder),
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--steps",
+        "6",
+        "--save",
+        str(saved),
+    ]
+    stopped = CliRunner().invoke(app, command)
+    assert stopped.exit_code != 0
+    assert saved.is_file()
+    assert "The state of step 1 was saved to" in " ".join(f"{stopped.output}{stopped.exception}".split())
+    skipped = CliRunner().invoke(app, [*command, "--on-nonfinite", "skip", "--json"])
+    assert skipped.exit_code == 0
+    assert '"skipped": 2' in skipped.output

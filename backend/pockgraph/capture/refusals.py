@@ -95,7 +95,13 @@ TRANSFORMED = (
     "it uses a transform of torch.func, such as vmap, that cannot be written down operator by operator. "
     "Write the computation over the batch dimension instead"
 )
+INDEX_DTYPE = (
+    "labels and indices of {name} are no integers that PyTorch takes for such: make them int64, in the data "
+    "or with .long() where they are used"
+)
 TRANSLATIONS = (
+    (r"gather\(\): Expected dtype int32/int64 for index, but got torch\.(?P<name>\w+)|"
+     r"tensors used as indices must be .*?but found (?P<name2>\w+)", INDEX_DTYPE),
     (r"functorch|escaped from inside a function being vmapped", TRANSFORMED),
     (r"modified by an inplace operation|leaf Variable that requires grad is being used in an in-place",
      OVERWRITTEN),

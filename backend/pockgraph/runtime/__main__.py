@@ -15,12 +15,13 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from ..errors import BatchError, PockError
+from ..errors import BatchError, NonFiniteLoss, PockError
 from ..files import open_regular, sweep
 from . import Trainer
 from .health import OnNonfinite
@@ -62,7 +63,8 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
         held_out = Data.load(options.eval, trainer.manifest) if options.eval else None
         began_at = trainer.steps
         saving = Saving(trainer, options.save, options.save_every)
-        _train(trainer, data, options, stop, saving)
+        with saving.what_was_reached():
+            _train(trainer, data, options, stop, saving)
         report: dict[str, Any] = {"event": "done", "step": trainer.steps}
         if trainer.skipped:
             report["skipped"] = trainer.skipped
@@ -96,6 +98,21 @@ class Saving:
             self._trainer.save(self._path)
             self._saved = self._now()
 
+    @contextmanager
+    def what_was_reached(self) -> Iterator[None]:
+        """Save when a step is refused or was undone: the state is that of the step before it."""
+        began_at = self._trainer.steps
+        try:
+            yield
+        except (BatchError, NonFiniteLoss) as e:
+            if self._path is not None and self._trainer.steps > began_at:
+                try:
+                    saved = f"The state of step {self._trainer.steps} was saved to"
+                    e.args = (f"{e} {saved} {self._trainer.save(self._path)}; --resume goes on from it.",)
+                except PockError as failed:
+                    e.args = (f"{e} The steps before it are lost: {failed}",)
+            raise
+
     def _now(self) -> float:
         return time.monotonic() if self._seconds else self._trainer.steps
 
@@ -126,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--on-nonfinite", choices=get_args(OnNonfinite), default="error",
         help="a step whose batch, loss or update is NaN or infinite changes nothing: stop there (default) "
-        "or skip it",
+        "and keep the state before it in --save, or skip it",
     )  # fmt: skip
     p.add_argument("--every", type=_count, default=10, help="steps between two lines of output (default: 10)")
     p.add_argument("--json", action="store_true", help="print one JSON object a line")

@@ -41,7 +41,11 @@ class _Table(RuleTable):
             return reason
         for dtype in (d for n in (node, *node.all_input_nodes) for d in dtypes_of(n)):
             if dtype not in COMPUTED:
-                return f"ONNX Runtime computes it in float32, int64 or int32, not in {dtype}"
+                cast = ".float()" if dtype.is_floating_point else ".int()"
+                return (
+                    f"ONNX Runtime computes it in float32, int64 or int32, not in {dtype}; cast with {cast} "
+                    "before it"
+                )
         return ""
 
 
