@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +16,7 @@ import torch
 from models import zoo
 from oracle import COVERING_CASES, PLANS, built
 from test_target_contract import TargetContract
+from truth import Steps
 
 import pockgraph as pg
 from pockgraph.errors import ArtifactError, PockError
@@ -22,10 +25,14 @@ from pockgraph.runtime.checkpoint import initial_state
 from pockgraph.runtime.manifest import file_sha256, read_manifest
 from pockgraph.runtime.precision import probe_batch, probe_state
 from pockgraph.runtime.quiet_openvino import ov
+from pockgraph.task import Batch
+from pockgraph.train_graph import TrainGraph
 
 CORE = ov.Core()
 CAPABILITIES = CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 CAPABILITY = {"bf16": "BF16", "f16": "FP16"}
+CPUINFO = Path("/proc/cpuinfo")
+AVX512_BF16 = CPUINFO.is_file() and "avx512_bf16" in CPUINFO.read_text()
 
 
 def artifact(folder: Path, model: str = "mlp", **options: str) -> Path:
@@ -135,11 +142,11 @@ def test_the_check_needs_every_bit_and_a_valid_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "f16"])
 def test_a_precision_that_the_processor_lacks_is_refused(precision: str, tmp_path: Path) -> None:
-    """OpenVINO itself would compute in float32, and not say so."""
+    """OpenVINO itself would compute in another one, and not say so."""
     if not lacks(precision):
         pytest.skip(f"this processor has {precision}: {', '.join(CAPABILITIES)}")
     for device in ("CPU", "AUTO:CPU"):
-        with pytest.raises(ArtifactError, match=rf"{device}' would compute in f32 instead of {precision}"):
+        with pytest.raises(ArtifactError, match=rf"{device}' would compute in b?f\d+ instead of {precision}"):
             Trainer.load(artifact(tmp_path / "out", precision=precision), device)
 
 
@@ -184,6 +191,17 @@ def test_state_update_and_loss_are_marked_exact(tmp_path: Path) -> None:
 class LowerPrecision(TargetContract):
     target = "openvino"
     cases = COVERING_CASES[::5]
+
+    def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
+        """On AVX512-BF16, OpenVINO 2026 keeps some state in bfloat16 in spite of its marks: the refusal is
+        what is right there, and nothing can be compared."""
+        try:
+            return super().run(graph, batches, lrs)
+        except ArtifactError as e:
+            refusal = r"holds state in less than float32.* Compile the artefact again with precision f32"
+            if not (AVX512_BF16 and re.search(refusal, str(e))):
+                raise
+            pytest.skip(f"OpenVINO on AVX512-BF16 rounds the state, which is refused: {e}")
 
 
 @pytest.mark.skipif(lacks("bf16"), reason=f"no BF16 among the processor's {CAPABILITIES}")
