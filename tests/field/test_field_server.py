@@ -2,73 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
-import os
+import asyncio
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from dashboard import STUDY, Server, make_served_folder, token_of  # pyright: ignore
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks/campaign"))
+
+import server as campaign  # pyright: ignore
 
 PASSWORD = "correct horse battery"
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """`pockui serve` in a process of its own."""
-
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
-        self.port = free_port()
-        self.log = folder / "log.txt"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pockui.cli", "serve", "--port", str(self.port), "--no-show", *arguments],
-            cwd=folder,
-            stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment,
-        )
-        limit = time.monotonic() + 90
-        while "Dashboard on" not in self.log.read_text():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < limit
-            time.sleep(0.1)
-
-    def ask(self, path: str = "/", method: str = "GET", body: str | None = None, **headers: str):
-        """(status, headers, text) of an HTTP request; `Host` is the server's own unless given."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with closing(connection):
-            sent = {k.replace("_", "-"): v for k, v in headers.items()}
-            connection.request(method, path, body, {"Host": f"localhost:{self.port}"} | sent)
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read().decode(errors="replace")
-
-    def upgrade(self, token: str = "x", **headers: str) -> int:
-        """The status of an attempt to open a websocket."""
-        how = {
-            "Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13",
-            "Sec_WebSocket_Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec_WebSocket_Protocol": f"bokeh, {token}",
-        }  # fmt: skip
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with closing(connection):
-            sent = {k.replace("_", "-"): v for k, v in (how | headers).items()}
-            connection.request("GET", "/ws", headers={"Host": f"localhost:{self.port}"} | sent)
-            return connection.getresponse().status
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +33,6 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     made = Server(tmp_path_factory.mktemp("guarded"), POCKUI_PASSWORD=PASSWORD)
     yield made
     made.process.kill()
-
-
-def _token(page: str) -> str:
-    found = re.search(r'"token":"([^"]+)"', page)
-    assert found
-    return found.group(1)
 
 
 def test_dns_rebinding_gets_nothing(open_server: Server) -> None:
@@ -109,12 +53,12 @@ def test_the_own_page_opens_one_until_the_server_is_full(open_server: Server) ->
     status, _, page = open_server.ask()
     assert status == 200
     own = f"http://localhost:{open_server.port}"
-    assert open_server.upgrade(_token(page), Origin=own) == 101
+    assert open_server.upgrade(token_of(page), Origin=own) == 101
     answers = [open_server.ask() for _ in range(5)]
     assert [a[0] for a in answers[-2:]] == [503, 503]
     assert "4 sessions are open" in answers[-1][2]
     assert answers[-1][1]["Retry-After"]
-    assert open_server.upgrade(_token(page), Origin=own) == 101  # one who is in may come back
+    assert open_server.upgrade(token_of(page), Origin=own) == 101  # one who is in may come back
 
 
 def test_a_password_is_asked_for_before_anything_is_shown(guarded_server: Server) -> None:
@@ -134,8 +78,8 @@ def test_a_password_is_asked_for_before_anything_is_shown(guarded_server: Server
     cookies = "; ".join(c.partition(";")[0] for c in right[1].get_all("Set-Cookie") or [])
     status, _, page = guarded_server.ask(Cookie=cookies)
     assert status == 200
-    assert guarded_server.upgrade(_token(page), Cookie=cookies) == 101
-    assert guarded_server.upgrade(_token(page)) == 403, "a token alone must not do"
+    assert guarded_server.upgrade(token_of(page), Cookie=cookies) == 101
+    assert guarded_server.upgrade(token_of(page)) == 403, "a token alone must not do"
     assert PASSWORD not in guarded_server.log.read_text()
 
 
@@ -168,3 +112,21 @@ def test_a_port_in_use_is_one_paragraph_with_a_free_one(open_server: Server, tmp
     assert second.returncode == 2
     assert re.search(r"is in use.*--port \d+", second.stderr)
     assert second.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_served_folder(tmp_path_factory.mktemp("campaign") / "served")
+
+
+def test_five_people_who_drag_at_once_each_get_their_own_plan(study: Path) -> None:
+    found = campaign.Outcome()
+    with campaign.served(study.parent, STUDY, "--max-sessions", "5") as server:
+        asyncio.run(campaign.use(server, campaign.read_facts(study), 5, 5, found, edits=3))
+    assert found.faults == []
+
+
+def test_a_killed_server_leaves_no_run_and_no_temporary_file(study: Path, tmp_path: Path) -> None:
+    found = campaign.Outcome()
+    campaign.end_during_a_run(tmp_path / "ended", study.parent, signal.SIGKILL, found)
+    assert found.faults == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,20 +29,63 @@ class Server:
     states: list[Any] = field(default_factory=list)
 
 
+# What a forged study may call a task and its tensors.
+SCRIPT = "window.pwned=1"
+HOSTILE = {
+    "blobs": f"<img src=x onerror={SCRIPT}>",
+    "stem": f"</script><script>{SCRIPT}</script>",
+    "blocks.0": f"`${{{SCRIPT}}}`",
+    "blocks.1": f"\u202e\u0007\x1b[31m' onmouseover='{SCRIPT}",
+    "blocks.2": f'"><svg onload={SCRIPT}>' + "n" * 5000,
+}
+
+
+def _forge(study: Path, out: Path) -> Path:
+    """A copy of a study with other names in every text of it."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, str):
+            for old, new in HOSTILE.items():
+                value = value.replace(old, new)
+            return value
+        if isinstance(value, list):
+            return [renamed(v) for v in value]
+        return {renamed(k): renamed(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    with closing(sqlite3.connect(study)) as source, closing(sqlite3.connect(out)) as db:
+        source.backup(db)
+        tables = [t for (t,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            names = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+            for row in db.execute(f"SELECT rowid, * FROM {table}").fetchall():
+                for name, value in zip(names, row[1:]):
+                    if not isinstance(value, str):
+                        continue
+                    new = (
+                        json.dumps(renamed(json.loads(value))) if value[:1] in ("{", "[") else renamed(value)
+                    )
+                    if new != value:
+                        db.execute(f"UPDATE {table} SET {name} = ? WHERE rowid = ?", (new, row[0]))
+        db.commit()
+    return out
+
+
 @pytest.fixture(scope="module")
 def server(facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     import panel as pn
 
     from pockui import page
     from pockui.jobs import JOBS
-    from pockui.state import State
+    from pockui.state import State, read_facts
 
     made = Server("")
+    hostile = read_facts(_forge(facts.path, tmp_path_factory.mktemp("forged") / "forged.db"))
 
     def session() -> Any:
         state = State(page.in_thread())
-        if b"empty" not in pn.state.session_args.get("study", []):
-            state.show(facts)
+        asked = pn.state.session_args.get("study", [b""])[0]
+        if asked != b"empty":
+            state.show(hostile if asked == b"forged" else facts)
         made.states.append(state)
         return page.page_of(state)
 
@@ -232,3 +277,26 @@ def test_a_run_shows_its_loss_survives_a_reload_and_is_cancelled(watched: Watche
 def test_without_a_study_it_says_how_to_make_one(watched: Watched) -> None:
     watched.open("?study=empty", until="No study yet")
     watched.page.get_by_text("pockui demo vision --quick").wait_for()
+
+
+def test_names_in_a_study_and_a_plan_are_text_on_every_tab(watched: Watched, tmp_path: Path) -> None:
+    state, page = watched.open("?study=forged"), watched.page
+    assert state.facts.name == HOSTILE["blobs"]
+    page.get_by_text(HOSTILE["stem"]).first.wait_for()
+    assert page.locator("[data-tensor]").count() >= 5
+    page.get_by_text(HOSTILE["stem"]).first.click()  # its name becomes a heading
+    _wait(lambda: state.selected.startswith(HOSTILE["stem"]))
+    page.get_by_label("Table").click()
+    page.locator("table").get_by_text(HOSTILE["stem"]).first.wait_for()
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_text("The same in Python, with").wait_for()
+    page.get_by_role("tab", name="Export").click()
+    plan = json.loads(state.plan.to_json())
+    plan["tensors"] = {name: {} for name in HOSTILE.values()}
+    evil = tmp_path / "<img src=x onerror=window.pwned=1>.json"
+    evil.write_text(json.dumps(plan))
+    page.locator("input[type=file]").set_input_files(evil)
+    page.get_by_role("alert").get_by_text("<img src=x onerror").wait_for()
+    page.wait_for_timeout(300)
+    assert page.evaluate("typeof window.pwned") == "undefined"
+    assert page.locator("img[src=x], svg[onload]").count() == 0
