@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm coverage check format bench clean
+.PHONY: help setup demo app test test-all test-arm coverage campaign check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ coverage: $(READY) ## compare every model, plan and target with PyTorch; writes 
 
 test-arm: $(READY) ## train on emulated ARM and compare; fetches a Debian for ARM once
 	$(BIN)/python benchmarks/arm.py --out docs/results/arm.md $(ARGS)
+
+campaign: $(READY) ## kills, mutated files, long runs, many sessions; writes docs/results/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)
 
 check: $(READY) ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -7,7 +7,8 @@ A tensor counts as right by one rule for all tests; a float64 run of the same st
 
 where `rounding` is what storing a weight in its dtype costs, once a step. Eager PyTorch's own error is one
 draw of many: where it is not enough, the largest one of runs whose weights start a last bit away counts,
-up to `widest_ratio` of what training changed.
+up to `widest_ratio` of what training changed, or `RESIDUE_RATIO` of what it changed most elsewhere (a bias
+ahead of a batch norm moves by rounding alone).
 
 Some gradients are zero but for rounding: of an attention key's bias, of a bias ahead of a batch norm.
 AdamW and its like divide rounding by rounding there, and two correct float32 programs differ by as much as
@@ -63,12 +64,14 @@ class Tolerance:
 # the eager run that a lower precision is compared with computes under `torch.autocast`.
 TOLERANCE = {
     torch.float32: Tolerance(1e-5, 1e-4, 2.0, 2.0**-24),
-    torch.bfloat16: Tolerance(2e-2, 2e-2, 2.0, 2.0**-24),
-    torch.float16: Tolerance(5e-3, 2e-2, 2.0, 2.0**-24),
+    torch.bfloat16: Tolerance(2e-2, 2e-2, 2.5, 2.0**-24),
+    torch.float16: Tolerance(5e-3, 2e-2, 2.5, 2.0**-24),
 }
 
 # A gradient smaller than this share of the largest one, in float64, is rounding in float32.
 ROUNDING_RATIO = 1e-6
+# What rounding may move a tensor that does not move otherwise, relative to the one that moves most.
+RESIDUE_RATIO = 1e-5
 
 
 # ---------------------------------------------------------------- running a graph without any target
@@ -162,9 +165,17 @@ def _assert_equal_weight(
     least = t.update_ratio * update + rounding
     if error > least + t.referee_factor * eager_error:
         nudged = max(size(errors(run)) for run in truth.nudged)
-        eager_error = max(eager_error, min(nudged, t.widest_ratio * update / t.referee_factor))
+        widest = max(t.widest_ratio * update, RESIDUE_RATIO * _largest_update(truth, graph))
+        eager_error = max(eager_error, min(nudged, widest / t.referee_factor))
     allowed = least + t.referee_factor * eager_error
     assert error <= allowed, f"{fqn}: off by {error:.3g}, update {update:.3g}, eager {eager_error:.3g}"
+
+
+def _largest_update(truth: Truth, graph: TrainGraph) -> float:
+    """The norm of the tensor that training moves most."""
+    moved = [exact.double() - graph.initial(fqn).double() for fqn, exact in truth.float64.weights.items()
+             if fqn in graph.plan.tensors]  # fmt: skip
+    return max((float(m.norm()) for m in moved), default=0.0)
 
 
 def _noise(truth: Truth, graph: TrainGraph) -> dict[str, Tensor]:

@@ -55,7 +55,8 @@ def _shown_by(node: fx.Node) -> set[fx.Node]:
     pending: list[Any] = [_chosen(node) or node]
     while pending:
         current = pending.pop()
-        if current not in found:
+        if isinstance(current, fx.Node) and current not in found:  # a number is no node, and is finite
             found.add(current)
-            pending += [current.args[i] for i in _PASS_ON.get(current.target, ())]
+            target: Any = current.target
+            pending += [current.args[i] for i in _PASS_ON.get(target, ())]
     return found

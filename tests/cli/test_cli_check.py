@@ -7,13 +7,20 @@ from pathlib import Path
 import pytest
 from conftest import Cli  # pyright: ignore
 
+from pockgraph.passes import legalize
 from pockgraph.plan import Plan
 from pockgraph.targets.openvino import RULES
+from pockgraph.targets.openvino.rules import TABLE
 
 
 @pytest.fixture
 def no_relu_backward(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO as it would be without the backward pass of ReLU; pruned graphs keep its mask instead."""
+    """OpenVINO as it would be without the backward pass of ReLU; pruned graphs keep its mask instead.
+
+    Nor does anything say how to write these operators in terms of others.
+    """
+    monkeypatch.setattr(legalize, "expansion_of", lambda node: None)
+    monkeypatch.setattr(TABLE, "legalize", legalize.Legalize(TABLE.legalize.refusal))
     for rule in [
         r for r in RULES if str(r) in ("aten.threshold_backward.default", "aten.masked_fill.Scalar")
     ]:
