@@ -9,16 +9,17 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from pockgraph import __version__
-from pockgraph.errors import NonFiniteLoss, PockError
+from pockgraph.errors import NonFiniteLoss
 
 from .commands import checking, comparison, device, doctor, operators, projects, studies
-from .commands.output import BAD_INPUT, FAILED, fail
+from .commands.output import FAILED, INTERRUPTED, fail
 from .mistakes import explain
 
 # Nothing here may report its use to anybody, and no library may look for models elsewhere.
@@ -35,17 +36,24 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except NonFiniteLoss as e:
-            fail(str(e), FAILED)
-        except PockError as e:
-            fail(str(e), BAD_INPUT)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a full disk shows here
+            return result
         except (typer.Abort, BrokenPipeError):
             raise
         except Exception as e:
-            if hasattr(e, "exit_code") or ctx.params.get("debug"):  # typer's own have one
+            if hasattr(e, "exit_code"):  # typer's own
+                _in_our_words(e)
                 raise
-            fail(*explain(e))
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            fail(str(e), FAILED) if isinstance(e, NonFiniteLoss) else fail(*explain(e))
+
+
+def _in_our_words(error: Any) -> None:
+    """Option values are checked by pydantic, whose wording is for programmers."""
+    if "Input should be" in (said := getattr(error, "message", "")):
+        error.message = said.partition(", unable to")[0].replace("Input should be", "it must be")
 
 
 app = typer.Typer(
@@ -68,9 +76,7 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error that nobody expected.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, too.")] = False,
 ) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -95,8 +101,11 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The command line, in this process."""
+    try:
+        app()
+    except KeyboardInterrupt:  # while it reads the arguments; typer handles the rest
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pockgraph.errors import TaskError, suggest
+from pockgraph.mistakes import users_frame
 
 if TYPE_CHECKING:
     from pockgraph.task import Task
@@ -60,6 +63,8 @@ def load_task(reference: str, **options: Any) -> Task:
     Raises:
         TaskError: no such module or name (with suggestions), or it is no Task and makes none.
     """
+    from torch import nn
+
     from pockgraph.task import Task
 
     reference = name_task(reference)
@@ -77,7 +82,15 @@ def load_task(reference: str, **options: Any) -> Task:
             raise TaskError(
                 f"{reference} cannot be called without arguments ({e}). Give its parameters defaults."
             ) from None
-        made = found(**options)
+        except ValueError:  # a function of C has no signature; calling it tells
+            pass
+        if isinstance(found, nn.Module):
+            raise TaskError(
+                f"{reference} is a model, not a Task. Make one of it: "
+                "pockgraph.Task(name=…, model=…, loss=…, …)."
+            )
+        with _users_code(reference):
+            made = found(**options)
         if not isinstance(made, Task):
             raise TaskError(
                 f"{reference}() returned a {type(made).__name__}, not a Task. Return a pockgraph.Task."
@@ -102,7 +115,12 @@ def _module(name: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
+        with _users_code(name):
+            return importlib.import_module(name)
+    except SyntaxError as e:
+        if e.filename:
+            raise
+        raise TaskError(f"Python cannot read the module {name!r} ({e.msg}). Mend its file.") from e
     except ModuleNotFoundError as e:
         if e.name is None or not (name == e.name or name.startswith(f"{e.name}.")):
             raise TaskError(
@@ -113,6 +131,20 @@ def _module(name: str) -> Any:
             f"There is no module {e.name!r} in {here} or among the installed packages.{near} "
             "Run the command in the folder that holds your module."
         ) from None
+
+
+@contextmanager
+def _users_code(what: str) -> Iterator[None]:
+    """A project that ends the program, as by sys.exit, ends no command as if that were done."""
+    try:
+        yield
+    except SystemExit as e:
+        frame = users_frame(e)
+        where = f"{frame.filename}, line {frame.lineno}" if frame else what
+        raise TaskError(
+            f"{where}: the program ends here (SystemExit: {e.code}). A module with a task is imported, not "
+            "run: put what runs under `if __name__ == '__main__':`."
+        ) from e
 
 
 def _attribute(module: Any, name: str) -> Any:

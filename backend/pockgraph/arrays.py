@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from .errors import TaskError
+from .errors import TaskError, reason
 
 NUMBERS = "biufc"  # numpy's kinds of dtype
 
@@ -70,7 +70,7 @@ def _column(name: str, value: Any) -> np.ndarray | torch.Tensor:
                 tensor_of(value[:0] if value.ndim else value)
     except (TypeError, ValueError, RuntimeError) as e:
         raise TaskError(
-            f"Batches: {name!r} ({kind}) cannot become an array: {e}. Give an array of numbers."
+            f"Batches: {name!r} ({kind}) cannot become an array: {reason(e)}. Give an array of numbers."
         ) from None
     if isinstance(value, np.ndarray) and value.dtype.kind not in NUMBERS:
         raise TaskError(

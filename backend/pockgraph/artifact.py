@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from . import __version__, cost, identity
-from .errors import ArtifactError, listing
+from .errors import ArtifactError, listing, reason
 from .files import replacing, resolved, sweep
 from .graph import Graph, Role, Slot
 from .runtime import checkpoint
@@ -219,7 +219,7 @@ def write_artifact(
         return Artifact(folder)
     except (OSError, SafetensorError) as e:
         raise ArtifactError(
-            f"Cannot write the artefact {folder}: {e}. Choose another place, or make room."
+            f"Cannot write the artefact {folder}: {reason(e)}. Choose another place, or make room."
         ) from e
 
 

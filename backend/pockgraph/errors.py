@@ -8,6 +8,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class PockError(Exception):
@@ -76,3 +80,35 @@ def listing(items: Sequence[str], limit: int = 8) -> str:
     """The first `limit` items, comma-separated, with a count of the rest."""
     shown = ", ".join(items[:limit])
     return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+def reason(error: BaseException) -> str:
+    """What somebody else's exception says, as a clause for one's own message: no numbers of errors, no
+    paths of temporary files, no more than its first line."""
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror[:1].lower()}{error.strerror[1:]}"
+    text = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return text or type(error).__name__
+
+
+def violations(error: ValidationError, whole: str) -> str:
+    """Every rule of a file's format that its contents break, with the place.
+
+    Args:
+        whole: what the file is, for rules that no single place breaks.
+    """
+    found = []
+    for e in error.errors():
+        where = ".".join(map(str, e["loc"]))
+        if e["type"] == "missing":
+            found.append(f"{where or whole}: it is missing")
+        elif e["type"] == "extra_forbidden":
+            found.append(f"{where or whole}: there is no such entry")
+        elif e["type"] == "value_error":
+            found.append(f"{where or whole}: {str(e['ctx']['error']).rstrip('.')}")
+        else:
+            said = e["msg"].replace("Input should be", "it must be")
+            found.append(f"{where or whole}: {said}")
+    return listing(found)

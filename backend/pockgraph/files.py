@@ -24,7 +24,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactError
+from .errors import ArtifactError, reason
 
 try:
     import fcntl
@@ -213,9 +213,15 @@ def resolved(path: str | os.PathLike[str]) -> Path:
     try:
         found = Path(path).resolve()
         str(found).encode()
-    except (ValueError, OSError, RuntimeError) as e:
+        os.path.lexists(found)
+        found.is_dir()
+    except UnicodeError:
         raise ArtifactError(
-            f"The path {os.fspath(path)!a} cannot be used ({e}). Use one whose name is UTF-8."
+            f"The path {os.fspath(path)!a} cannot be used: its name is not UTF-8. Rename it."
+        ) from None
+    except (TypeError, ValueError, OSError, RuntimeError) as e:
+        raise ArtifactError(
+            f"The path {str(path)[:200]!a} cannot be used: {reason(e)}. Choose another."
         ) from None
     return found
 

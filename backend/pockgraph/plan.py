@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import PlanError, listing, suggest
+from .errors import PlanError, listing, reason, suggest, violations
 from .files import parse_json, read_text, write_atomically
 
 if TYPE_CHECKING:
@@ -246,14 +246,15 @@ class Plan(_Strict):
         try:
             data = parse_json(text)
         except ValueError as e:
-            raise PlanError(f"{where} is not JSON ({e}).") from None
+            raise PlanError(
+                f"{where} is not JSON ({reason(e)}). Write it with Plan.save, or copy it again."
+            ) from None
         if isinstance(data, dict) and data.get("schema") != SCHEMA:
             raise PlanError(f"{where} has schema {data.get('schema')!r}; this version reads {SCHEMA!r}.")
         try:
             return cls.model_validate_json(text)
         except ValidationError as e:
-            problems = [f"{'.'.join(map(str, err['loc'])) or 'plan'}: {err['msg']}" for err in e.errors()]
-            raise PlanError(f"{where} is not a valid plan: {listing(problems)}.") from None
+            raise PlanError(f"{where} is not a valid plan: {violations(e, 'plan')}.") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON; a killed write leaves the old file.
@@ -265,7 +266,7 @@ class Plan(_Strict):
             write_atomically(Path(path), self.to_json().encode())
         except (OSError, ValueError) as e:
             raise PlanError(
-                f"Cannot write the plan {path}: {e}. Choose another place, or make room there."
+                f"Cannot write the plan {path}: {reason(e)}. Choose another place, or make room there."
             ) from None
 
     @classmethod
@@ -278,7 +279,7 @@ class Plan(_Strict):
         try:
             text = read_text(Path(path), MAX_BYTES)
         except (OSError, ValueError) as e:
-            raise PlanError(f"Cannot read the plan {path}: {e}.") from None
+            raise PlanError(f"Cannot read the plan {path}: {reason(e)}. Check the path.") from None
         plan = cls.from_json(text, where=str(path))
         if graph is not None:
             plan.check_fits({row.fqn: row.shape for row in graph.tensors}, graph.frozen)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .channels import checked_part, count_of
-from .errors import PlanError, suggest
+from .errors import PlanError, reason, suggest
 from .liveness import liveness
 from .operators import SCALAR_BYTES, WORK_KINDS, Operator
 from .plan import BatchNorm, BatchSpec, Plan, Trained
@@ -273,7 +273,10 @@ class Profile:
             profile = cls._of_json(json.loads(text))
             check(profile)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
-            raise PlanError(f"This is no profile: {type(e).__name__}: {e}.") from e
+            raise PlanError(
+                f"This is no profile ({type(e).__name__}: {reason(e)}). Analyse the task again, or take "
+                "another copy."
+            ) from e
         return profile
 
     @classmethod

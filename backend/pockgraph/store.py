@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import PockError, StudyError
+from .errors import PockError, StudyError, reason
 from .schema import MIGRATIONS, statements
 
 APPLICATION_ID = 0x506B5374  # "PkSt": what the header of a study says the file is
@@ -67,7 +67,7 @@ class Store:
             _write_new(partial, facts)
             _place(partial, final)
         except (OSError, sqlite3.Error) as e:
-            raise StudyError(f"Cannot make the study {final}: {e}. Choose another place.") from e
+            raise StudyError(f"Cannot make the study {final}: {reason(e)}. Choose another place.") from e
         finally:
             for left in (partial, *(Path(f"{partial}{end}") for end in ("-journal", "-wal", "-shm"))):
                 with suppress(OSError):
@@ -228,10 +228,14 @@ class Store:
             yield
         except sqlite3.IntegrityError:
             raise
-        except sqlite3.DatabaseError as e:
+        except (UnicodeError, OverflowError) as e:  # damaged text, in a message of SQLite's own, too
+            raise StudyError(f"The study {self.path} is damaged: {reason(e)}. Restore it from a copy.") from e
+        except sqlite3.Error as e:
             damaged = not isinstance(e, sqlite3.OperationalError)
             if damaged or str(e).startswith(("no such", "Could not decode")):
-                raise StudyError(f"The study {self.path} is damaged: {e}. Restore it from a copy.") from e
+                raise StudyError(
+                    f"The study {self.path} is damaged: {reason(e)}. Restore it from a copy."
+                ) from e
             if not self.writable:
                 hint = (
                     "It lies where nothing can be written. If a file beside it ends in -wal, that holds its "
@@ -241,7 +245,7 @@ class Store:
                 hint = (
                     "Check that its folder can be written to, has room, and that no other process blocks it."
                 )
-            raise StudyError(f"Cannot use the study {self.path}: {e}. {hint}") from e
+            raise StudyError(f"Cannot use the study {self.path}: {reason(e)}. {hint}") from e
 
 
 def study_path(path: str | os.PathLike[str]) -> Path:
@@ -254,7 +258,9 @@ def study_path(path: str | os.PathLike[str]) -> Path:
         found = Path(path).resolve()
         found.is_file()
     except (OSError, ValueError, RuntimeError) as e:  # too long, with a NUL character, links in a circle
-        raise StudyError(f"No study can be at {str(path)[:200]!r}: {e}. Choose another path.") from None
+        raise StudyError(
+            f"No study can be at {str(path)[:200]!r}: {reason(e)}. Choose another path."
+        ) from None
     return found
 
 
@@ -288,7 +294,9 @@ def _check_header(path: Path) -> tuple[int, int]:
             f"There is no study {path}. Make one with Study(path, task), or check the path."
         ) from None
     except OSError as e:
-        raise StudyError(f"Cannot read the study {path}: {e.strerror}.") from None
+        raise StudyError(
+            f"Cannot read the study {path}: {reason(e)}. Check the path, and that you may read it."
+        ) from None
     is_sqlite = len(header) == 100 and header.startswith(b"SQLite format 3\0")
     if not is_sqlite or struct.unpack(">I", header[68:72])[0] != APPLICATION_ID:
         what = "another program's SQLite database" if is_sqlite else "no SQLite database"

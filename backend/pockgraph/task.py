@@ -137,6 +137,7 @@ class Task:
     reference: str = field(default="", kw_only=True)  # `module:name` this task can be made again from
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         policies = get_args(BatchNorm)
         if self.batch_norm not in policies:
             raise TaskError(
@@ -158,6 +159,25 @@ class Task:
                 raise TaskError(
                     f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
                 )
+
+    def _check_kinds(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TaskError(f"Task: name={self.name!r} must be a text that is not empty, such as 'digits'.")
+        if not isinstance(self.model, torch.nn.Module):
+            raise TaskError(
+                f"Task {self.name!r}: the model is a {type(self.model).__name__}, not a torch.nn.Module. "
+                "Pass "
+                "the network itself."
+            )
+        for what in ("loss", "metric"):
+            if not callable(getattr(self, what)):
+                raise TaskError(
+                    f"Task {self.name!r}: `{what}` is a {type(getattr(self, what)).__name__}, which cannot "
+                    "be "
+                    f"called. Pass a function {what}(model, batch)."
+                )
+        if isinstance(self.fresh, str):
+            raise TaskError(f"Task {self.name!r}: fresh={self.fresh!r} must be a tuple: ({self.fresh!r},).")
 
     def _take(self, name: str) -> None:
         """Make what was given for `name` data that can be read again, and look at its first batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -148,8 +149,8 @@ def search(
     from pockgraph import Budget
 
     budget = Budget(
-        peak_bytes=None if peak_mb is None else round(peak_mb * 1e6),
-        extra_bytes=None if extra_mb is None else round(extra_mb * 1e6),
+        peak_bytes=_bytes(peak_mb, "--peak-mb"),
+        extra_bytes=_bytes(extra_mb, "--extra-mb"),
         step_ms=step_ms,
     )
     if peak_mb is None and extra_mb is None and step_ms is None and frontier is None:
@@ -292,7 +293,7 @@ def named_plan(graph: TrainGraph, name: str) -> Plan:
     if name in rules:
         return rules[name](graph)
     kind, _, count = name.partition(":")
-    if kind == "biases" and count.isdigit():
+    if kind == "biases" and count.isdecimal():
         return Plan.last_k_biases(graph, int(count))
     raise PlanError(
         f"There is no plan file {name!r}, and no plan of that name: those are {', '.join(NAMED_PLANS)}."
@@ -304,7 +305,17 @@ def _file_plan(name: str) -> Plan | None:
     from pockgraph.plan import Plan
 
     path = Path(name)
-    return Plan.load(path) if path.is_file() or path.suffix == ".json" else None
+    named = name in NAMED_PLANS or name.startswith("biases:")
+    is_file = path.suffix == ".json" or len(path.parts) > 1 or (not named and os.path.lexists(path))
+    return Plan.load(path) if is_file or path.is_file() else None
+
+
+def _bytes(megabytes: float | None, option: str) -> int | None:
+    if megabytes is None:
+        return None
+    if not 0 < megabytes < math.inf:
+        raise PockError(f"{option} is a number of megabytes above 0, such as {option} 40; got {megabytes}.")
+    return max(1, round(megabytes * 1e6))
 
 
 def _ratios(text: str) -> tuple[float, ...]:

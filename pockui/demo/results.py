@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pockgraph.errors import PockError, listing
-from pockgraph.files import write_atomically
+from pockgraph.errors import PockError, reason, violations
+from pockgraph.files import read_text, write_atomically
+from pockgraph.plan import MAX_BYTES
 
 SCHEMA = "pockui.report/1"
 REFERENCE = ("full", "eager")  # what every ratio is to
@@ -164,12 +165,14 @@ class Report(_Strict):
             PockError: unreadable, or not a report.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(read_text(path, MAX_BYTES))
         except (OSError, UnicodeDecodeError) as e:
-            raise PockError(f"Cannot read the report {path}: {e}.") from None
+            raise PockError(
+                f"Cannot read the report {path}: {reason(e)}. Pass the report.json that "
+                "pockui demo wrote, or its folder."
+            ) from None
         except ValidationError as e:
-            problems = [f"{'.'.join(map(str, err['loc'])) or 'file'}: {err['msg']}" for err in e.errors()]
-            raise PockError(f"{path} is not a valid report: {listing(problems)}.") from None
+            raise PockError(f"{path} is not a valid report: {violations(e, 'file')}.") from None
 
 
 def _ratio(value: float | None, reference: float | None) -> float | None:

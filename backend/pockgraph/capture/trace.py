@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from .places import annotate, claim_gradients
 from .refusals import HOLDS_ITSELF, explained
 from .suitable import check_model
 from .tracer import Captured, capture
+
+FAKE = "torch._subclasses.fake_tensor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +76,17 @@ def trace_metric(task: Task) -> Trace:
 @contextmanager
 def _explained(task: Task, what: str) -> Iterator[None]:
     """Whatever the user's code or tracing raises becomes one readable error."""
+    log = logging.getLogger(FAKE)
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it writes the traceback of whatever it raises
     try:
         yield
     except PockError:
         raise
     except Exception as e:
         raise explained(task.name, what, e) from e
+    finally:
+        log.setLevel(level)
 
 
 def _trace(task: Task, captured: Captured, function: Any) -> Trace:

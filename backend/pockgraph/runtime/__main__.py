@@ -1,49 +1,59 @@
 """`python -m pockgraph.runtime out/ --data data.npz --steps 50`: train an artefact from the shell.
 
-Exit status: 0 done, 2 bad input or training diverged (one paragraph on stderr), 128 + a signal that stopped
-it: 130 Ctrl-C, 143 TERM, 129 HUP. A second signal stops at once.
+Exit status: 0 done; 2 bad input or training diverged (one paragraph on stderr); 70 a bug of pockgraph;
+128 + a signal that stopped it: 130 Ctrl-C, 143 TERM, 129 HUP, 141 nobody reads the output any more. A
+second signal stops at once. `--debug` shows the traceback of an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import os
+import signal
 import statistics
 import sys
 import time
+import traceback
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 
-from ..errors import BatchError, NonFiniteLoss, PockError
+from ..errors import BatchError, NonFiniteLoss, PockError, reason
 from ..files import open_regular, sweep
+from ..mistakes import explain
 from . import Trainer
 from .health import OnNonfinite
 from .manifest import Manifest, describe
 from .signals import StopRequest, stop_on_signal
 
 SAVE_EVERY = "60s"
+MOST = 2**31 - 1  # of steps, threads, and steps between two reports
 _format = np.lib.format
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale, and the names of files
     options = _parser().parse_args(argv)
     with stop_on_signal() as stop:
         try:
             _run(options, stop)
-        except PockError as e:
-            print(f"error: {e}", file=sys.stderr)
-            return 2
-        except MemoryError:
-            print("error: There is not enough memory for this artefact and its data.", file=sys.stderr)
-            return 2
+        except Exception as e:
+            if options.debug:
+                traceback.print_exc()
+            text, status = explain(e, "--debug")
+            print(f"error: {text}", file=sys.stderr)
+            return status
         return stop.status
 
 
@@ -75,7 +85,7 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
             evaluation = trainer.evaluate(held_out.batches())
             report |= {"metric": evaluation.metric, "samples": evaluation.samples}
         report["peak_rss_bytes"] = peak_rss_bytes()
-        _print(report, options.json)
+        _print(report, options.json, stop)
 
 
 class Saving:
@@ -147,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--every", type=_count, default=10, help="steps between two lines of output (default: 10)")
     p.add_argument("--json", action="store_true", help="print one JSON object a line")
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 
 
@@ -157,15 +168,14 @@ def save_interval(text: str) -> str:
         argparse.ArgumentTypeError: it is neither.
     """
     number = text.removesuffix("s")
-    if not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither steps (500) nor seconds (60s)")
+    if not (number.isascii() and number.isdigit() and 0 < int(number[:20]) <= MOST):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is neither steps (500) nor seconds (60s)")
     return text
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    if not (text.isascii() and text.isdigit() and 0 < (value := int(text[:20])) <= MOST):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number from 1 to {MOST}")
     return value
 
 
@@ -185,7 +195,7 @@ def _train(
         if done % options.every == 0 or done == options.steps or stop.requested:
             mean = statistics.fmean(losses) if losses else None  # all of these were skipped
             report = {"loss": mean, "step_ms": statistics.median(times)}
-            _print({"event": "step", "step": trainer.steps, **report}, options.json)
+            _print({"event": "step", "step": trainer.steps, **report}, options.json, stop)
             losses, times = [], []
         if not stop.requested and done < options.steps:
             saving.after_step()
@@ -210,7 +220,7 @@ class Data:
         """
         holds = f"A batch of task {manifest.task!r} holds {describe(manifest.batch.items())}."
         try:
-            with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
+            with open_regular(path) as opened, _archive(opened) as file:
                 missing = [n for n in manifest.batch if n not in file]
                 if missing:
                     lacks = ", ".join(map(repr, missing))
@@ -221,7 +231,9 @@ class Data:
             OSError, ValueError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError, EOFError,
             KeyError, MemoryError, RuntimeError, SyntaxError,
         ) as e:  # fmt: skip
-            raise BatchError(f"Cannot read {path} as an npz file: {e}. Write it with numpy.savez.") from None
+            raise BatchError(
+                f"Cannot read {path} as an npz file: {_unreadable(e)}. Write it with numpy.savez."
+            ) from None
         rows = manifest.eval.outputs[0].shape[0]
         whole = {n: arrays.pop(n) for n, spec in manifest.batch.items() if spec.shape[:1] != (rows,)}
         lengths = {n: len(a) if a.ndim else 0 for n, a in arrays.items()}
@@ -242,6 +254,19 @@ class Data:
 
     def _cut(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         return {n: a[rows] for n, a in self.arrays.items()} | self.whole
+
+
+def _archive(opened: BinaryIO) -> Any:
+    if opened.read(2) != b"PK":  # numpy would take it for a pickle, and advise to trust it
+        raise ValueError("it is another kind of file")
+    opened.seek(0)
+    return np.load(opened, allow_pickle=False)
+
+
+def _unreadable(error: Exception) -> str:
+    if "allow_pickle" in str(error):
+        return "it holds Python objects instead of numbers"
+    return "there is not enough memory" if isinstance(error, MemoryError) else reason(error)
 
 
 def _require_honest(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
@@ -274,16 +299,19 @@ def peak_rss_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _print(report: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(report), flush=True)
-        return
-    event = report.pop("event")
-    if event == "step":
+def _print(report: dict[str, Any], as_json: bool, stop: StopRequest) -> None:
+    try:
+        print(json.dumps(report) if as_json else _line(report), flush=True)
+    except BrokenPipeError:  # as in `… | head -1`: end as after a signal, with what was learnt saved
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop.signal = signal.SIGPIPE
+
+
+def _line(report: dict[str, Any]) -> str:
+    if report["event"] == "step":
         speed = f"{report['step_ms']:.1f} ms a step"
         loss = "no finite loss" if report["loss"] is None else f"loss {report['loss']:.4f}"
-        print(f"step {report['step']}: {loss}, {speed}", flush=True)
-        return
+        return f"step {report['step']}: {loss}, {speed}"
     skipped = report.get("skipped")
     parts = [f"{report['step']} steps" + (f" ({skipped} skipped)" if skipped else "")]
     if "metric" in report:
@@ -292,7 +320,7 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
         parts.append(f"peak memory of the process {report['peak_rss_bytes'] / 1e6:.0f} MB")
     if "checkpoint" in report:
         parts.append(f"saved to {report['checkpoint']}")
-    print("done: " + ", ".join(parts), flush=True)
+    return "done: " + ", ".join(parts)
 
 
 if __name__ == "__main__":

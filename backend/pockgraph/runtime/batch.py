@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BatchError, NonFiniteBatch, listing, suggest
+from ..errors import BatchError, NonFiniteBatch, listing, reason, suggest
 from ..plan import BatchSpec
 from .health import is_finite
 from .manifest import describe
@@ -36,7 +36,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as e:
         raise BatchError(
-            f"Batch entry {name!r} ({type(value).__name__}) cannot become a numpy array: {e}. "
+            f"Batch entry {name!r} ({type(value).__name__}) cannot become a numpy array: {reason(e)}. "
             "Convert it to a numpy array on the CPU first."
         ) from None
     if array.dtype.kind not in "biuf":

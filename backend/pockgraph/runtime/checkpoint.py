@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..errors import ArtifactError, listing
+from ..errors import ArtifactError, listing, reason
 from ..files import open_regular, parse_json, replacing
 from ..plan import Plan
 from .manifest import EMA, STATE, Manifest, SlotSpec, require_unchanged
@@ -146,7 +146,7 @@ def _read_header(path: Path) -> _Header:
             )
         return _Header.model_validate_json(text)
     except ValueError as e:
-        raise ArtifactError(f"{path} is no checkpoint: its header is not valid ({e}).") from None
+        raise ArtifactError(f"{path} is no checkpoint: its header is not valid ({reason(e)}).") from None
 
 
 def initial_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
@@ -247,7 +247,9 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
         with replacing(path) as new:
             save_file(held, new, dict(metadata))
     except (OSError, SafetensorError) as e:
-        raise ArtifactError(f"Cannot write {path}: {e}. Choose another place, or make room there.") from None
+        raise ArtifactError(
+            f"Cannot write {path}: {reason(e)}. Choose another place, or make room there."
+        ) from None
 
 
 def read_arrays(path: Path, names: Iterable[str] | None) -> dict[str, np.ndarray]:
@@ -265,7 +267,7 @@ def read_arrays(path: Path, names: Iterable[str] | None) -> dict[str, np.ndarray
         try:
             return {n: f.get_tensor(n) for n in wanted}
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, MemoryError) as e:
-            raise ArtifactError(f"{path} holds what numpy cannot ({e}). Use another copy.") from None
+            raise ArtifactError(f"{path} holds what numpy cannot ({reason(e)}). Use another copy.") from None
 
 
 def _opened(path: Path) -> safe_open:
@@ -276,5 +278,6 @@ def _opened(path: Path) -> safe_open:
         raise ArtifactError(f"There is no file {path}.") from None
     except (SafetensorError, OSError, ValueError, MemoryError) as e:
         raise ArtifactError(
-            f"{path} is damaged or no safetensors file ({e}). Use another copy or an older checkpoint."
+            f"{path} is damaged or no safetensors file ({reason(e)}). Use another copy or an older "
+            "checkpoint."
         ) from None

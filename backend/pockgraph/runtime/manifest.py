@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ..errors import ArtifactError, PlanError, listing
+from ..errors import ArtifactError, PlanError, listing, reason, violations
 from ..files import open_regular, parse_json, read_text, sweep
 from ..plan import MAX_BYTES, BatchNorm, BatchSpec, Plan
 from .limits import Limit
@@ -273,7 +273,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not an artefact: it has no {MANIFEST}. Pass a folder that pockgraph.compile wrote."
         ) from None
     except (OSError, ValueError) as e:
-        raise ArtifactError(f"Cannot read {path}: {e}. {_AGAIN}") from None
+        raise ArtifactError(f"Cannot read {path}: {reason(e)}. {_AGAIN}") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise ArtifactError(
@@ -283,8 +283,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as e:
-        problems = [f"{'.'.join(map(str, err['loc']))}: {err['msg']}" for err in e.errors()]
-        raise ArtifactError(f"{path} is not a valid manifest: {listing(problems)}. {_AGAIN}") from None
+        raise ArtifactError(f"{path} is not a valid manifest: {violations(e, 'file')}. {_AGAIN}") from None
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

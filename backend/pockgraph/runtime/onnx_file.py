@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, reason
 from ..files import open_regular
 
 # All that the lowering can emit; add here what a new rule there needs.
@@ -57,7 +57,8 @@ def check_model(path: Path, constants: Mapping[str, int]) -> None:
             _Checker(constants).model(memoryview(f.read()))
     except (_Wrong, OSError) as e:
         raise ArtifactError(
-            f"{path} is no model that this version compiles: {e}. Copy the folder again, or compile it again."
+            f"{path} is no model that this version compiles: {reason(e)}. Copy the folder again, or compile "
+            "it again."
         ) from None
 
 

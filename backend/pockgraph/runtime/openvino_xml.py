@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.parsers import expat
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, reason
 from ..files import open_regular
 
 # All that the lowering can emit; add here what a new rule there needs.
@@ -88,7 +88,8 @@ def check_model(xml: Path) -> None:
             _Checker(constants_bytes).parse(f.read())
     except (_Wrong, expat.ExpatError, OSError, UnicodeError) as e:
         raise ArtifactError(
-            f"{xml} is no model that this version compiles: {e}. Copy the folder again, or compile it again."
+            f"{xml} is no model that this version compiles: {reason(e)}. Copy the folder again, or compile "
+            "it again."
         ) from None
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import fx
 from torch.fx.node import map_aggregate
 
-from ..errors import ArtifactError, listing
+from ..errors import ArtifactError, listing, reason
 from ..files import read_text
 from ..graph import Graph, Role, aten, output_args
 from ..inductor import load_package
@@ -147,7 +147,8 @@ class TorchRunner:
             return load_file(self._folder / name, device=str(self._device))
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as e:
             raise ArtifactError(
-                f"{self._folder / name} is damaged or no safetensors file ({e}). Compile the artefact again."
+                f"{self._folder / name} is damaged or no safetensors file ({reason(e)}). Compile the "
+                "artefact again."
             ) from None
 
     def _read(self, stem: str, spec: GraphSpec, values: Mapping[str, torch.Tensor]) -> Graph:
@@ -156,7 +157,7 @@ class TorchRunner:
         try:
             text = read_text(path, MAX_BYTES)
         except (OSError, UnicodeDecodeError) as e:
-            raise ArtifactError(f"Cannot read {path}: {e}. Compile the artefact again.") from None
+            raise ArtifactError(f"Cannot read {path}: {reason(e)}. Compile the artefact again.") from None
         graph = graph_from_json(text, values, str(path))
         for mine, theirs in ((graph.inputs, spec.inputs), (graph.outputs, spec.outputs)):
             if [(s.name, s.shape, s.dtype) for s in mine] != [(s.name, s.shape, s.dtype) for s in theirs]:

@@ -136,9 +136,10 @@ class Trainer(Owned):
                 "artefacts of mode 'eager' hold none."
             )
         verify_files(folder, manifest)
-        if threads is not None and threads < 1:
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise ArtifactError(
-                f"threads={threads}: at least one thread is needed. Leave it out for all cores."
+                f"threads={threads}: at least one thread is needed, and at most {MAX_THREADS}. "
+                "Leave it out for all cores."
             )
         plan = read_plan(folder)
         checkpoint.check_state(folder, manifest, plan)
@@ -442,6 +443,7 @@ class Trainer(Owned):
 
 # ---------------------------------------------------------------- what was trained last
 
+MAX_THREADS = 4096
 _MAX_NOTE_BYTES = 1 << 16
 _loaded: weakref.WeakValueDictionary[Path, Trainer] = weakref.WeakValueDictionary()
 

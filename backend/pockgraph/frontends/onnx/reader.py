@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CaptureError, listing, suggest
+from ...errors import CaptureError, listing, reason, suggest
 from .program import Input, Node, Program
 
 OLDEST_OPSET = 7
@@ -45,7 +45,8 @@ def load_proto(path: str | os.PathLike[str]) -> Any:
         model = onnx.load(path)
     except Exception as e:
         raise CaptureError(
-            f"{path} cannot be read as an ONNX model: {e}. A model with external data needs those files "
+            f"{path} cannot be read as an ONNX model: {reason(e)}. A model with external data needs those "
+            "files "
             "beside it."
         ) from e
     if not model.graph.node:

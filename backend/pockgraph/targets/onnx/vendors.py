@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, reason
 
 LISTS = Path(__file__).with_name("vendors.json")
 
@@ -61,7 +61,7 @@ def operator_counts(path: Path) -> dict[str, int]:
             "compile with target='onnx'."
         ) from None
     except Exception as e:  # protobuf's error, whose class depends on its version
-        raise ArtifactError(f"{path} is no ONNX model ({e}). Compile the artefact again.") from e
+        raise ArtifactError(f"{path} is no ONNX model ({reason(e)}). Compile the artefact again.") from e
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
 
 
