@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from . import __version__, cost, identity
-from .errors import ArtifactError, listing, reason
+from .errors import ArtifactError, listing, reason, require
 from .files import replacing, resolved, sweep
 from .graph import Graph, Role, Slot
 from .runtime import checkpoint
@@ -106,6 +106,7 @@ class Artifact:
             ArtifactError: nothing was trained yet, or the checkpoint is not this artefact's.
             PlanError: `net` has other parameters than the model that was compiled, with the names.
         """
+        require(ArtifactError, "net", net, torch.nn.Module, "Pass the PyTorch model that was compiled.")
         named = dict(net.named_parameters(remove_duplicate=False))
         unused = set(self.manifest.unused) - set(self.plan.model)
         self.plan.check_fits({n: tuple(p.shape) for n, p in named.items() if n not in unused})

@@ -7,6 +7,7 @@ from dataclasses import replace
 from .canonical import canonicalise, hoist_weight_gradients
 from .capture import trace_loss, trace_metric
 from .dropout import refuse_random, with_masks
+from .errors import TaskError, require
 from .graph import Graph, Role
 from .optimizer import SGD, Optimizer, check_groups
 from .plan import BatchSpec, Plan, Trained
@@ -28,7 +29,15 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
             no tensor.
         CaptureError: the model has no static graph (data-dependent control flow, …).
     """
-    optimizer = optimizer or SGD()
+    optimizer = SGD() if optimizer is None else optimizer
+    require(TaskError, "task", task, Task, "Pass a pockgraph.Task: the model with its loss, metric and data.")
+    require(
+        TaskError,
+        "optimizer",
+        optimizer,
+        Optimizer,
+        "Pass one of pockgraph's, such as pockgraph.SGD(lr=0.1).",
+    )
     trace = trace_loss(task)
     gradients = canonicalise(trace.graph)
     gradients = hoist_weight_gradients(with_masks(gradients) if task.dropout else gradients)

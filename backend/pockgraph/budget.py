@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 from .errors import BudgetError
@@ -24,5 +25,6 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("peak_bytes", "step_ms", "extra_bytes"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise BudgetError(f"Budget: {name} must be above 0, got {value}.")
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if value is not None and not (number and value > 0):
+                raise BudgetError(f"Budget: {name} must be a number above 0, got {value!r}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LR_GRID = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)  # times the optimizer's rate
 MAX_BIAS_COUNTS = 8
 CACHE_BYTES = 1 << 30
+MOST_STEPS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class Settings:
     def __post_init__(self) -> None:
         rates = (self.lr,) if isinstance(self.lr, int | float) else self.lr or (1.0,)
         wrong = {
-            "steps must be 1 or more": self.steps >= 1,
+            f"steps must be 1 to {MOST_STEPS}": 1 <= self.steps <= MOST_STEPS,
             "seeds must be distinct, and at least one": len(set(self.seeds)) == len(self.seeds) > 0,
+            "seeds must be whole numbers": all(isinstance(s, int) for s in self.seeds),
             "ratios must lie above 0 and at most at 1": all(0 < r <= 1 for r in self.ratios),
-            "lr must be positive": all(r > 0 for r in rates),
+            "lr must be positive and finite": all(0 < r < math.inf for r in rates),
             "batches must be 1 or more": self.batches is None or self.batches >= 1,
         }
         broken = [rule for rule, holds in wrong.items() if not holds]

@@ -106,6 +106,8 @@ def pick(graph: TrainGraph, row: TensorRow, count: int, method: Method, seed: in
         chosen = np.arange(count)
     elif method == "random":
         # The tensor's own stream: adding a tensor to a plan does not change the others' channels.
+        if not isinstance(seed, int) or seed < 0:
+            raise PlanError(f"seed={seed!r} must be a whole number that is not negative.")
         rng = np.random.default_rng([seed, *row.fqn.encode()])
         chosen = rng.choice(row.channels, count, replace=False)
     else:
@@ -121,7 +123,12 @@ def _scores(table: Mapping[str, Sequence[float]], row: TensorRow) -> np.ndarray:
             f"There are no channel scores for {row.fqn!r}.{suggest(row.fqn, table)} "
             "Score it, or list its channels."
         )
-    scores = np.asarray(table[row.fqn], dtype=np.float64)
+    try:
+        scores = np.asarray(table[row.fqn], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise PlanError(
+            f"The channel scores for {row.fqn!r} are not all numbers. Pass one a channel."
+        ) from None
     if scores.shape != (row.channels,) or np.isnan(scores).any():
         raise PlanError(
             f"{row.fqn!r} needs {row.channels} channel scores, each a number, but got "

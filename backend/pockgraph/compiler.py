@@ -9,7 +9,7 @@ from typing import Any
 
 from .artifact import Artifact, write_artifact
 from .check import check_lowered
-from .errors import UnsupportedOperators
+from .errors import PockError, TaskError, UnsupportedOperators, require
 from .parity import prove
 from .passes import run
 from .plan import Plan
@@ -49,6 +49,8 @@ def compile(
         ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
         ArtifactError: `out` is a folder that holds something else.
     """
+    require(TaskError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
+    require(PockError, "options", options or {}, Mapping, "Pass options by name, as in {'precision': 'f32'}.")
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
     train, evaluation = run(small), run(small.evaluation())

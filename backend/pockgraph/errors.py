@@ -70,9 +70,23 @@ class StudyError(PockError):
     """A study file cannot be opened, or belongs to another task."""
 
 
+def require(error: type[PockError], what: str, value: object, kind: type | tuple[type, ...], do: str) -> None:
+    """Refuse an argument of another type, in words.
+
+    Args:
+        what: the argument's name.
+        do: what to pass instead, as a sentence.
+
+    Raises:
+        PockError: of the class `error`.
+    """
+    if not isinstance(value, kind):
+        raise error(f"{what} is a {type(value).__name__} ({str(value)[:40]!r}). {do}")
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'a' or 'b'?"` for a mistyped name; empty when nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 

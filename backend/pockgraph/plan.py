@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import PlanError, listing, reason, suggest, violations
+from .errors import PlanError, listing, reason, require, suggest, violations
 from .files import parse_json, read_text, write_atomically
 
 if TYPE_CHECKING:
@@ -130,8 +130,10 @@ class Plan(_Strict):
                 that are missing or do not fit.
         """
         from .channels import checked_part, resolve_channels
-        from .train_graph import check_trainable
+        from .train_graph import TrainGraph, check_trainable
 
+        require(PlanError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
+        require(PlanError, "choice", choice, Mapping, "Pass ratios by name, as in {'conv.weight': 0.5}.")
         rows = {row.fqn: row for row in graph.tensors}
         tensors: dict[str, Trained] = {}
         for fqn, what in choice.items():
@@ -155,7 +157,7 @@ class Plan(_Strict):
             batch_norm=graph.plan.batch_norm,
             dropout=graph.plan.dropout,
             tensors=dict(sorted(tensors.items(), key=lambda kv: order[kv[0]])),
-            provenance=dict(provenance or {}),
+            provenance={str(k): str(v) for k, v in (provenance or {}).items()},
         )
 
     @classmethod
@@ -243,6 +245,7 @@ class Plan(_Strict):
         Raises:
             PlanError: not JSON, or not a plan; every violated rule with its place.
         """
+        require(PlanError, where, text, str, "Pass the text of a plan file.")
         try:
             data = parse_json(text)
         except ValueError as e:

@@ -45,7 +45,7 @@ class Programme:
         if budget.step_ms is not None and self.p.time is None:
             raise BudgetError(
                 "The budget limits step_ms, but this profile holds no measured times. Measure them with "
-                "study.analyze(), or leave step_ms out."
+                "pockgraph.timing (pockui analyze --time), or leave step_ms out."
             )
         self._refuse_impossible(budget)
         resident, state = self.moments.resident(), self.moments.state()

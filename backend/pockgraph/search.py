@@ -14,7 +14,7 @@ import numpy as np
 
 from .budget import Budget
 from .contribution import Contribution
-from .errors import BudgetError
+from .errors import BudgetError, PlanError, require
 from .plan import Plan
 from .profile import Profile
 from .programme import Programme
@@ -41,6 +41,8 @@ def search(
         BudgetError: no plan fits; the message names the smallest budget that can be met.
         PlanError: `locked` names an unknown tensor.
     """
+    require(BudgetError, "budget", budget, Budget, "Pass a Budget, such as Budget(peak_bytes=40_000_000).")
+    _check_locked(locked)
     with _LOCK:
         return _programme(profile, contribution, locked or {}).solve(budget)
 
@@ -63,6 +65,8 @@ def frontier(
     """
     if by not in ("peak_bytes", "extra_bytes", "step_ms"):
         raise BudgetError(f"A frontier runs over peak_bytes, extra_bytes or step_ms, not {by!r}.")
+    require(BudgetError, "n", n, int, "Pass the number of plans, such as 20.")
+    _check_locked(locked)
     with _LOCK:
         programme = _programme(profile, contribution, locked or {})
         least, most = programme.smallest(by), programme.solve(Budget()).predicted[by]
@@ -74,6 +78,12 @@ def frontier(
         if not plans or plan.predicted["gain"] > plans[-1].predicted["gain"] + 1e-12:
             plans.append(plan)
     return plans
+
+
+def _check_locked(locked: Mapping[str, float] | None) -> None:
+    require(PlanError, "locked", locked or {}, Mapping, "Pass ratios by name, as in {'conv.weight': 0.5}.")
+    for name, ratio in (locked or {}).items():
+        require(PlanError, f"locked[{name!r}]", ratio, (int, float), "Pass a ratio between 0 and 1.")
 
 
 # The constraints that one query found serve the next: a dragged budget is one solve, not several.

@@ -228,7 +228,7 @@ class Store:
             yield
         except sqlite3.IntegrityError:
             raise
-        except (UnicodeError, OverflowError) as e:  # damaged text, in a message of SQLite's own, too
+        except UnicodeError as e:  # damaged text, in a message of SQLite's own, too
             raise StudyError(f"The study {self.path} is damaged: {reason(e)}. Restore it from a copy.") from e
         except sqlite3.Error as e:
             damaged = not isinstance(e, sqlite3.OperationalError)

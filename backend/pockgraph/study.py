@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .contribution import Contribution, Measurement, Progress, tabulate
-from .errors import StudyError, listing, suggest
+from .errors import PlanError, StudyError, listing, reason, require, suggest
 from .plan import BatchSpec, Plan
 from .store import Store, study_path
 
@@ -112,6 +112,12 @@ class Study:
         self, path: str | os.PathLike[str], task: Task | None = None, optimizer: Optimizer | None = None
     ) -> None:
         self.path = study_path(path)
+        if task is not None:
+            from .task import Task
+
+            require(
+                StudyError, "task", task, Task, "Pass a pockgraph.Task: the model with its loss and data."
+            )
         self._task = task
         if task is not None and task.reference:
             OPENED_WITH.add(task.reference)
@@ -342,17 +348,24 @@ class Study:
         from .analysis import analyze
         from .candidates import CACHE_BYTES, Settings
 
-        settings = Settings(
-            steps=steps,
-            seeds=tuple(seeds),
-            ratios=tuple(float(r) for r in ratios),
-            tensors=(tensors,) if isinstance(tensors, str) else None if tensors is None else tuple(tensors),
-            bias_counts=None if bias_counts is None else tuple(bias_counts),
-            lr=lr if lr is None or isinstance(lr, int | float) else tuple(lr),
-            target=target,
-            batches=batches,
-            cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
-        )
+        try:
+            settings = Settings(
+                steps=steps,
+                seeds=tuple(seeds),
+                ratios=tuple(float(r) for r in ratios),
+                tensors=(tensors,) if isinstance(tensors, str) else tensors and tuple(tensors),
+                bias_counts=None if bias_counts is None else tuple(bias_counts),
+                lr=lr if lr is None or isinstance(lr, int | float) else tuple(lr),
+                target=target,
+                batches=batches,
+                cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+            )
+        except (TypeError, ValueError) as e:
+            raise StudyError(
+                f"Cannot analyse with these settings: one has the wrong type ({reason(e)}). steps is a "
+                "number; seeds, ratios and bias_counts are lists of numbers; lr is a number or a list of "
+                "them."
+            ) from e
         task = self._needed_task()
         analyze(self._store, task, self.graph, settings, progress, cancel, force)
         return self.contribution
@@ -385,6 +398,8 @@ class Study:
         Raises:
             PlanError: the plan is another model's.
         """
+        require(PlanError, "name", name, str, "Pass a text.")
+        require(PlanError, "plan", plan, Plan, "Pass a Plan, such as what search returns.")
         plan.check_fits({fqn: tuple(shape) for fqn, shape in self.facts["model"].items()})
         with self._store.transaction("plans") as write:
             write.execute(

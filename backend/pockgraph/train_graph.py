@@ -15,7 +15,7 @@ from torch import fx
 
 from . import cost
 from .dependence import dependence
-from .errors import PlanError, TaskError, listing
+from .errors import PlanError, TaskError, listing, require
 from .graph import Graph, Role, Slot, aten
 from .optimizer import Optimizer, check_groups, optimizer_from_dict
 from .plan import Plan
@@ -72,6 +72,7 @@ class TrainGraph(Graph):
             PlanError: the plan is another model's, names no tensor, or one that cannot be trained.
             TaskError: a group of the optimizer's matches no tensor.
         """
+        require(PlanError, "plan", plan, Plan, "Pass a Plan, such as Plan.preset(graph) or Plan.load(path).")
         check_groups(self.optimizer, [row.fqn for row in self.tensors])
         check_trainable(self, list(plan.tensors))
         plan.check_fits({row.fqn: row.shape for row in self.tensors}, self.frozen)

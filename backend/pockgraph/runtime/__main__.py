@@ -128,7 +128,11 @@ class Saving:
 
 
 def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m pockgraph.runtime", description="Train a compiled artefact.")
+    p = argparse.ArgumentParser(
+        prog="python -m pockgraph.runtime",
+        usage="%(prog)s ARTIFACT --data FILE --steps N [options], see --help",
+        description="Train a compiled artefact.",
+    )
     p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
     p.add_argument("--data", type=Path, required=True, help="npz with one array [N, ...] per batch entry")
     p.add_argument("--steps", type=_count, required=True, help="how many steps to take")

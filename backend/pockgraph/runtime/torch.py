@@ -41,7 +41,9 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
             place = torch.device("cpu")
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ArtifactError(
-            f"PyTorch cannot use the device {device!r} here: {str(e).splitlines()[0]} Try device='cpu'."
+            f"PyTorch cannot use the device {device!r} here: {reason(e).partition(' device type at')[0]}. "
+            "Try "
+            "device='cpu'."
         ) from e
     if manifest.options.get("mode") == "aot":
         _require_same_torch(folder, manifest, place)

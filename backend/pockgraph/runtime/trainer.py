@@ -136,7 +136,7 @@ class Trainer(Owned):
                 "artefacts of mode 'eager' hold none."
             )
         verify_files(folder, manifest)
-        if threads is not None and not 1 <= threads <= MAX_THREADS:
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise ArtifactError(
                 f"threads={threads}: at least one thread is needed, and at most {MAX_THREADS}. "
                 "Leave it out for all cores."
@@ -232,9 +232,14 @@ class Trainer(Owned):
         value = self.manifest.optimizer.get("lr") if lr is None else lr
         if value is None:
             raise BatchError("The artefact's optimizer has no learning rate of its own: pass lr= to step().")
-        rate = float(value)
+        try:
+            rate = float(value)
+        except (TypeError, ValueError, OverflowError):
+            rate = math.nan
         if not (math.isfinite(rate) and rate >= 0):
-            raise BatchError(f"lr={rate} is no learning rate: pass a finite number that is not negative.")
+            raise BatchError(
+                f"lr={str(value)[:40]} is no learning rate: pass a finite number that is not negative."
+            )
         return rate
 
     @exclusive

@@ -6,7 +6,6 @@ import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def load_proto(path: str | os.PathLike[str]) -> Any:
         CaptureError: there is no such file, or it is not a model.
     """
     onnx = import_onnx()
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise CaptureError(f"There is no ONNX model at {path}.")
     try:
         model = onnx.load(path)
