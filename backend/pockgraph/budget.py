@@ -26,5 +26,5 @@ class Budget:
         for name in ("peak_bytes", "step_ms", "extra_bytes"):
             value = getattr(self, name)
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if value is not None and not (number and value > 0):
+            if value is not None and not (number and value > 0):  # pyright: ignore[reportOperatorIssue]
                 raise BudgetError(f"Budget: {name} must be a number above 0, got {value!r}.")

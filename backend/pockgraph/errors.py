@@ -121,7 +121,7 @@ def violations(error: ValidationError, whole: str) -> str:
         elif e["type"] == "extra_forbidden":
             found.append(f"{where or whole}: there is no such entry")
         elif e["type"] == "value_error":
-            found.append(f"{where or whole}: {str(e['ctx']['error']).rstrip('.')}")
+            found.append(f"{where or whole}: {e['msg'].removeprefix('Value error, ').rstrip('.')}")
         else:
             said = e["msg"].replace("Input should be", "it must be")
             found.append(f"{where or whole}: {said}")

@@ -353,7 +353,11 @@ class Study:
                 steps=steps,
                 seeds=tuple(seeds),
                 ratios=tuple(float(r) for r in ratios),
-                tensors=(tensors,) if isinstance(tensors, str) else tensors and tuple(tensors),
+                tensors=(tensors,)
+                if isinstance(tensors, str)
+                else None
+                if tensors is None
+                else tuple(tensors),
                 bias_counts=None if bias_counts is None else tuple(bias_counts),
                 lr=lr if lr is None or isinstance(lr, int | float) else tuple(lr),
                 target=target,

@@ -132,12 +132,6 @@ def test_a_mistake_in_ones_own_project_is_told_with_its_line(case: str, project:
     assert "Traceback" not in result.err
 
 
-def test_debug_shows_the_traceback(project: Path, cli: Cli) -> None:
-    (project / "raises.py").write_text("def task():\n    return 1 / 0\n")
-    with pytest.raises(ZeroDivisionError):
-        cli("--debug", "compile", "raises:task", "--plan", "head")
-
-
 def test_a_bug_is_called_one_with_a_status_of_its_own(
     project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
