@@ -213,8 +213,8 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], str]:
             lambda d: d["tensors"].update({"blocks.2.projct.weight": {}}),
             ["not in the plan's model", "Did you mean"],
         ),
-        (lambda d: d.update(tensor={}), ["tensor:", "Extra inputs"]),
-        (lambda d: d.pop("model"), ["model:", "required"]),
+        (lambda d: d.update(tensor={}), ["tensor: there is no such entry"]),
+        (lambda d: d.pop("model"), ["model: it is missing"]),
         (lambda d: d["model"].update({WIDE: "wide"}), [f"model.{WIDE}"]),
     ],
 )
