@@ -364,7 +364,7 @@ def test_paths_that_are_no_text(copied: Callable[[str], Path]) -> None:
     trainer = Trainer.load(copied("onnx"), threads=1)
     for path in (os.fsdecode(b"/tmp/\xff\xfe"), "/tmp/a\0b"):
         for use in (Trainer.load, pg.Artifact.load, trainer.save, trainer.load_checkpoint, trainer.export):
-            with pytest.raises(ArtifactError, match="UTF-8|null byte"):
+            with pytest.raises(ArtifactError, match=r"UTF-8|null byte"):
                 use(path)
 
 
@@ -402,13 +402,13 @@ def test_a_full_disk_loses_nothing_and_leaves_nothing(
     artifact.plan.save(tmp_path / "plan.json")
     before = listed(tmp_path)
     full_disk(monkeypatch)
-    with pytest.raises(ArtifactError, match="(?i)no space left"):
+    with pytest.raises(ArtifactError, match=r"(?i)no space left"):
         trainer.save(tmp_path / "saved")
-    with pytest.raises(ArtifactError, match="(?i)no space left"):
+    with pytest.raises(ArtifactError, match=r"(?i)no space left"):
         trainer.export(tmp_path / "exported")
-    with pytest.raises(PlanError, match="(?i)no space left"):
+    with pytest.raises(PlanError, match=r"(?i)no space left"):
         artifact.plan.save(tmp_path / "plan.json")
-    with pytest.raises(ArtifactError, match="(?i)no space left"):
+    with pytest.raises(ArtifactError, match=r"(?i)no space left"):
         compiled(tmp_path / "out", target)
     assert listed(tmp_path) == before
     assert {p.name for p in tmp_path.iterdir()} == {"out", "saved", "plan.json"}
@@ -449,7 +449,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_a_line(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    with pytest.raises(ArtifactError, match="(?i)read-only file system"):
+    with pytest.raises(ArtifactError, match=r"(?i)read-only file system"):
         trainer.save(tmp_path / "saved")
 
 
