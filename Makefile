@@ -6,8 +6,9 @@ TORCH ?= torch==2.13.0
 STUDY ?=
 ARGS ?=
 # Test processes, each with one thread: a file is one process's, so that what it builds is built once.
+# A process that dies ends the run: with --dist loadfile, pytest-xdist would wait for it for ever.
 JOBS ?= auto
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts

@@ -124,9 +124,9 @@ def _target_names() -> tuple[str, ...]:
 def _openvino() -> list[dict[str, Any]]:
     if _version("openvino") is None:
         return [_target("openvino", "–", False, [], "openvino is not installed: pip install pockui")]
-    from pockgraph.runtime.quiet_openvino import ov
+    from pockgraph.runtime import quiet_openvino
 
-    core = ov.Core()
+    core = quiet_openvino.core()
     found = []
     for device in core.available_devices:
         name = core.get_property(device, "FULL_DEVICE_NAME")

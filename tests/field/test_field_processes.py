@@ -217,6 +217,45 @@ def test_a_step_that_was_interrupted_is_not_saved(
     assert packed(trainer.state()) == states(made(target), 1)[-1]
 
 
+TWO_CLOSED_THEN_A_SIGNAL = """
+import gc, os, signal, sys
+from pockgraph.runtime import Trainer
+
+first, second = Trainer.load(sys.argv[1]), Trainer.load(sys.argv[1])
+first.close()
+gc.collect()
+second.close()
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signal stacks")
+def test_a_signal_after_trainers_were_closed_in_their_order_is_handled(made: Made, target: str) -> None:
+    """OpenVINO's CPU plugin leaves the freed signal stack of one `Core` behind the other."""
+    command = [sys.executable, "-c", TWO_CLOSED_THEN_A_SIGNAL, str(made(target).path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "handled\n", "")
+
+
+@pytest.mark.skipif(sys.platform == "darwin" or os.name == "nt", reason="no fork")
+def test_a_forked_process_loads_the_artefact_anew(made: Made, target: str) -> None:
+    parent = made(target).trainer(threads=1)
+    parent.step(DATA[0])
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=lambda: answers.put(packed_after_a_step(made(target))))
+    child.start()
+    assert answers.get(timeout=60) == packed(parent.state())
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def packed_after_a_step(artifact: pg.Artifact) -> bytes:
+    return states(artifact, 1)[-1]
+
+
 @pytest.mark.slow
 def test_a_hundred_loads_and_closes_leave_nothing_behind(made: Made, target: str) -> None:
     process, sizes = psutil.Process(), []

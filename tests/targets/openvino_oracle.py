@@ -14,15 +14,15 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pockgraph.graph import Graph, Role, Slot, dtype_name, meta_like
+from pockgraph.runtime.quiet_openvino import core
 from pockgraph.targets.openvino import TARGET, lower
-from pockgraph.targets.openvino.emit import ov
 
 aten = torch.ops.aten
 
 # Largest error an output may have, relative to its largest element.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.int64: 0, torch.int32: 0, torch.bool: 0}
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
-CORE = ov.Core()
+CORE = core()
 
 
 def traced(function: Callable[..., Any], *args: torch.Tensor) -> fx.Graph:

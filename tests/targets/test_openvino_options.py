@@ -24,11 +24,11 @@ from pockgraph.runtime import Trainer
 from pockgraph.runtime.checkpoint import initial_state
 from pockgraph.runtime.manifest import file_sha256, read_manifest
 from pockgraph.runtime.precision import probe_batch, probe_state
-from pockgraph.runtime.quiet_openvino import ov
+from pockgraph.runtime.quiet_openvino import core, ov
 from pockgraph.task import Batch
 from pockgraph.train_graph import TrainGraph
 
-CORE = ov.Core()
+CORE = core()
 CAPABILITIES = CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 CAPABILITY = {"bf16": "BF16", "f16": "FP16"}
 CPUINFO = Path("/proc/cpuinfo")

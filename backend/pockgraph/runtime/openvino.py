@@ -20,6 +20,7 @@ from .health import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
 from .openvino_xml import check_model
 from .precision import requested_precision, require_exact_state
+from .quiet_openvino import core as process_core
 from .quiet_openvino import ov
 
 # What several devices are joined by. A step has its state on one, so those that spread requests are out.
@@ -32,7 +33,7 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
 
     The precision is forced: OpenVINO's own choice is bfloat16 or float16 where the processor has it.
     """
-    core = ov.Core()
+    core = process_core()
     precision = requested_precision(manifest)
     _require_device(core.available_devices, device)
     if threads is not None and device != "CPU":
