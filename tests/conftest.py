@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -11,6 +13,10 @@ pytest.register_assert_rewrite("oracle")
 # The same examples on every machine; a fresh seed belongs to a fuzzing run, not to a gate.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=12)
 settings.load_profile("repeatable")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

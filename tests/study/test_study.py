@@ -189,18 +189,17 @@ def test_killed_again_and_again_it_ends_with_the_same_table(study: Study, uninte
     starting = subprocess.Popen([sys.executable, "-c", ANALYZE, str(study.path)], stdout=subprocess.PIPE)
     time.sleep(random.Random(0).uniform(1, 3))
     starting.kill()
-    early = starting.communicate()[0].decode().split("\n")[:-1]
-    reported: list[int] = [int(x) for x in early if x.isdigit()]
+    reported = whole_numbers(starting.communicate()[0].decode())
     for round_ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", ANALYZE, str(study.path)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
         for _ in range(4 + round_):
-            reported.append(int(process.stdout.readline()))
+            reported += whole_numbers(process.stdout.readline())
         time.sleep(0.01 * round_)
         process.send_signal(signal.SIGKILL)
-        reported += [int(x) for x in process.communicate()[0].split("\n")[:-1]]
+        reported += whole_numbers(process.communicate()[0])
         with Study(study.path) as reader:
             done = {m.id for m in reader.measurements() if m.status == "done"}
             assert set(reported) <= done
@@ -209,6 +208,11 @@ def test_killed_again_and_again_it_ends_with_the_same_table(study: Study, uninte
     with Study(study.path, make_shapes()) as again:
         again.analyze(**QUICK)
         assert table(again) == uninterrupted
+
+
+def whole_numbers(printed: str) -> list[int]:
+    """The ids on complete lines: a run that nobody killed in time ends with another word."""
+    return [int(x) for x in printed.split("\n")[:-1] if x.isdigit()]
 
 
 # ---------------------------------------------------------------- several at once

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import ArtifactError
+
+SPAWN = "Load the artefact in a process that multiprocessing's method 'spawn' starts."
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,8 +48,7 @@ class Owned:
         if self._process != os.getpid():
             raise ArtifactError(
                 f"This {type(self).__name__} was loaded by process {self._process}, and this is process "
-                f"{os.getpid()}, a fork of it, in which the runtime's threads do not exist. Load the "
-                "artefact here, or in a process that multiprocessing's method 'spawn' starts."
+                f"{os.getpid()}, a fork of it, in which the runtime's threads do not exist. {SPAWN}"
             )
         if self._runner is None:
             raise ArtifactError(f"This {type(self).__name__} was closed. Load the artefact again.")
@@ -72,10 +74,17 @@ def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
 
 
 _living: weakref.WeakSet[Owned] = weakref.WeakSet()
+_inherited: set[str] = set()  # packages that a process this one was forked from had imported
+
+
+def inherited(package: str) -> bool:
+    """Whether this process has `package` from the one it was forked from, without that one's threads."""
+    return package in _inherited
 
 
 def _keep_in_fork() -> None:
     """Let no fork free a runtime: it would wait for that one's threads."""
+    _inherited.update(sys.modules)
     for owned in list(_living):
         if owned._runner is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(owned._runner))

@@ -34,9 +34,13 @@ if "openvino" not in sys.modules:
 
 import openvino as ov  # noqa: E402
 
+from ..errors import ArtifactError  # noqa: E402
+from .ownership import SPAWN  # noqa: E402
+
 __all__ = ["core", "ov"]
 
-_cores: dict[int, Any] = {}  # by process: a fork has the object of its parent, but not the threads in it
+_core: Any = None
+_process = 0
 
 
 def core() -> Any:
@@ -45,8 +49,17 @@ def core() -> Any:
     The CPU plugin of each `Core` gives its thread another signal stack, and puts the one before back when
     the `Core` is freed. Of two that are freed in the order they were made, the last puts back the freed
     stack of the first, and the next Ctrl-C ends the process with a segmentation fault.
+
+    Raises:
+        ArtifactError: in a fork of a process that has one, where a new one may wait for the threads of it.
     """
+    global _core, _process
     here = os.getpid()
-    if here not in _cores:
-        _cores.setdefault(here, ov.Core())
-    return _cores[here]
+    if _core is None:
+        _core, _process = ov.Core(), here
+    elif _process != here:
+        raise ArtifactError(
+            f"This process, {here}, was forked from one that had used OpenVINO, whose threads do not exist "
+            f"here. {SPAWN}"
+        )
+    return _core

@@ -8,6 +8,7 @@ can be undone. Evaluation reads the same tensors.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from ..inductor import load_package
 from ..plan import MAX_BYTES
 from ..serialize import graph_from_json
 from .manifest import STATE, GraphSpec, Manifest, require_unchanged
+from .ownership import SPAWN, inherited
 
 # Views that their schema does not own up to.
 _HIDDEN_VIEWS = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
@@ -34,6 +36,11 @@ _HIDDEN_VIEWS = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "uns
 
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> TorchRunner:
     """See `runner.open_runner`; `threads` holds while this runner computes."""
+    if inherited("torch") and threads != 1:
+        raise ArtifactError(
+            f"This process, {os.getpid()}, was forked from one that had imported torch, and waits for ever "
+            f"for the threads which torch had there. Give threads=1. Or: {SPAWN}"
+        )
     try:
         place = torch.device(device.lower())
         torch.empty(0, device=place)
