@@ -16,6 +16,7 @@ from ..errors import PockError, TaskError
 from ..graph import Graph, Role, Slot, add_constant, dtype_name
 from ..task import Task
 from .in_place import plain_strides
+from .memory import refuse_shared_memory
 from .places import annotate, claim_gradients
 from .refusals import HOLDS_ITSELF, explained
 from .suitable import check_model
@@ -110,6 +111,7 @@ def _trace(task: Task, captured: Captured, function: Any) -> Trace:
     outputs += [Slot(Role.NEW_BUFFER, f, by_fqn[f].shape, by_fqn[f].dtype) for f in changed]
     _keep_outputs(graph, len(outputs))
     learning = {f: captured.tensors[f] for f in (*captured.trained, *changed)}
+    refuse_shared_memory(task.name, captured.tensors, learning)
     _refuse_aliases(task, captured.module, learning)
     _lift_constants(captured.module, slots, values)
     plain_strides(graph)
