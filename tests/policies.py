@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import models
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pockgraph import Task
-from pockgraph.runtime.seed import ROUNDS, step_keys, words
+from pockgraph.runtime.seed import step_keys
+from pockgraph.seeded_masks import seeded_masks
 from pockgraph.task import Batch
 
 # ---------------------------------------------------------------- batch norm
@@ -105,60 +104,13 @@ class Dropping(nn.Module):
         return self.classifier(self.encoder(x).mean(1))
 
 
-def reference_mask(site: int, shape: tuple[int, ...], p: float, keys: np.ndarray) -> Tensor:
-    """What `dropout.py` drops, in 64-bit integers."""
-    split = min(range(len(shape) + 1), key=lambda d: np.prod(shape[:d]) + np.prod(shape[d:]))
-    sizes = {"rows": int(np.prod(shape[:split])), "columns": int(np.prod(shape[split:]))}
-    sides = []
-    for side in ("left", "right"):
-        row, column = (
-            (words(n, f"pockgraph dropout {site}_{side}_{what}", 10) * 2048).astype(np.int64)
-            for what, n in sizes.items()
-        )
-        sides.append(row[:, None] + column)
-    left, right = sides
-    assert len(keys) == ROUNDS
-    for key in (keys * 2048).astype(np.int64):
-        left, right = right, (left + ((right + key) ** 2 >> 6)) % 2048
-    return torch.from_numpy((right * 2048 + left).reshape(shape) < round(p * 2**22))
-
-
-class SeededDropout:
-    """PyTorch's dropout functions with the masks of one step, call by call."""
-
-    def __init__(self, seed: int, step: int) -> None:
-        self._keys, self._site = step_keys(seed, step), 0
-
-    def _drop(self, x: Tensor, p: float, shape: Sequence[int]) -> Tensor:
-        drop = reference_mask(self._site, tuple(shape), p, self._keys)
-        self._site += 1
-        return x.masked_fill(drop, 0.0) * (1 / (1 - p))
-
-    def dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        return self._drop(x, p, x.shape) if training else x
-
-    def dropout2d(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        return self._drop(x, p, (*x.shape[:2], 1, 1)) if training else x
-
-    def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: None = None, dropout_p: float = 0.0, causal: bool = False
-    ) -> Tensor:
-        assert mask is None
-        assert not causal
-        weights = ((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5).softmax(-1)
-        return (self._drop(weights, dropout_p, weights.shape) if dropout_p else weights) @ v
-
-
 @contextmanager
 def same_masks(task: Task, seed: int, step: int) -> Iterator[None]:
     """Eager PyTorch in here drops what the compiled step drops."""
     if not task.dropout:
         yield
         return
-    mine = SeededDropout(seed, step)
-    with mock.patch.multiple(
-        F, dropout=mine.dropout, dropout2d=mine.dropout2d, scaled_dot_product_attention=mine.attention
-    ):
+    with seeded_masks(step_keys(seed, step)):
         yield
 
 

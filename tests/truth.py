@@ -5,7 +5,6 @@ alone carries it.
 from __future__ import annotations
 
 import copy
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from policies import same_masks
 from torch import Tensor, nn
 
 import pockgraph as pg
+from pockgraph.eager_optimizer import Stepper
 from pockgraph.optimizer import Optimizer
 from pockgraph.task import Batch
 from pockgraph.train_graph import TrainGraph
@@ -41,83 +41,6 @@ class Steps:
     metric: Tensor
     gradients: dict[str, Tensor] = field(default_factory=dict)
     reach: float = 0.0
-
-
-class Lion(torch.optim.Optimizer):
-    """Algorithm 2 of arXiv 2302.06675, which torch.optim lacks."""
-
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
-            for p in group["params"]:
-                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
-                p.mul_(1 - lr * decay)
-                p.add_(torch.sign(m * beta1 + p.grad * (1 - beta1)), alpha=-lr)
-                m.mul_(beta2).add_(p.grad, alpha=1 - beta2)
-
-
-class Stepper:
-    """Updates tensors as `optimizer` says, with `torch.optim` and PyTorch's own utilities.
-
-    A step leaves each micro-batch's gradient in `.grad`, added up over a cycle, as eager loops do.
-    """
-
-    def __init__(self, optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
-        options = optimizer.to_dict()
-        kind = {
-            "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lion": Lion,
-            "adafactor": torch.optim.Adafactor,
-        }[options.pop("name")]  # fmt: skip
-        self.leaves = leaves
-        self.micro_batches = options.pop("accumulate", 1)
-        self._clip_norm = options.pop("clip_norm", None)
-        self._ema_decay = options.pop("ema_decay", None)
-        groups = options.pop("groups", [])
-        if "eps" in options and kind is torch.optim.Adafactor:
-            # None is the machine epsilon of the tensor's dtype, which would be another rule in float64.
-            first, second = options["eps"]
-            options["eps"] = (torch.finfo(torch.float32).eps if first is None else first, second)
-        params: list[dict[str, Any]] = []
-        for fqn, leaf in leaves.items():
-            group = next((g for g in groups if fnmatch.fnmatchcase(fqn, g["pattern"])), {})
-            decay = {"weight_decay": group["weight_decay"]} if "weight_decay" in group else {}
-            params.append({"params": [leaf], "lr_scale": group.get("lr_scale", 1.0), **decay})
-        self.torch: torch.optim.Optimizer = kind(params, **options)
-        self._seen = 0
-        self._average: list[Tensor] | None = None
-        if self._ema_decay is not None:
-            self._average = [p.detach().clone() for p in leaves.values()]
-
-    def step(self, lr: float) -> None:
-        """After `backward` of one micro-batch's loss, divided by `micro_batches`."""
-        self._seen += 1
-        if self._seen % self.micro_batches:
-            return
-        if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(list(self.leaves.values()), self._clip_norm)
-        for group in self.torch.param_groups:
-            group["lr"] = lr * group["lr_scale"]
-        self.torch.step()
-        if self._average is not None:
-            assert self._ema_decay is not None
-            torch.optim.swa_utils.get_ema_multi_avg_fn(self._ema_decay)(
-                self._average, [p.detach() for p in self.leaves.values()], torch.tensor(1)
-            )
-
-    def zero_grad(self) -> None:
-        """Before a cycle's first micro-batch; does nothing before the others."""
-        if self._seen % self.micro_batches == 0:
-            for leaf in self.leaves.values():
-                leaf.grad = None
-
-    @property
-    def average(self) -> dict[str, Tensor]:
-        """What evaluation reads: the average where one is kept, else the weights."""
-        return dict(zip(self.leaves, self._average)) if self._average is not None else dict(self.leaves)
 
 
 def eager(
@@ -173,9 +96,10 @@ def eager(
         for fqn, how in plan.tensors.items():
             if how.dim is not None:
                 params[fqn].grad = None
-        with lowered(), same_masks(task, 0, step):
-            loss = task.loss(net, task.rebuild(cast(batch)))
-        (loss / stepper.micro_batches).backward()
+        with same_masks(task, 0, step):
+            with lowered():
+                loss = task.loss(net, task.rebuild(cast(batch)))
+            (loss / stepper.micro_batches).backward()
         losses.append(float(loss.detach()))
         for fqn, how in plan.tensors.items():
             grad = params[fqn].grad

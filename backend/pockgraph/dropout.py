@@ -68,11 +68,14 @@ def with_masks(graph: Graph) -> Graph:
     if not noise:
         return graph
     masks = _Masks(graph, new, noise[0])
-    for site, node in enumerate(noise):
+    site = 0
+    for node in noise:
         if node.target in BERNOULLI:
             _replace_bernoulli(masks, node, site)
         else:
             _replace_dropout(masks, node, site)
+        # What drops everything draws nothing in eager PyTorch, and takes no number here.
+        site += node.target is not aten.native_dropout.default or node.args[1] != 1
     new.eliminate_dead_code()
     return rebuilt(graph, new, inputs=tuple(masks.slots), values=masks.values)
 

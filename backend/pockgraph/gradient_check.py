@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from .errors import ParityError
@@ -19,6 +20,7 @@ from .referee import Outcome, autograd
 from .rounding import deviation, loss_spread, ratio, span_of, spread, state_width, typical
 from .split_step import LAST_BITS, Front, SplitStep
 from .train_graph import TrainGraph
+from .update_check import UpdateFound, check_update
 
 QUICK = 5e-5  # a deviation in float32 up to which nothing more is asked
 EXACT = 1e-6  # in float64
@@ -52,12 +54,13 @@ class Doubt:
 
 
 def check_gradients(graph: TrainGraph) -> None:
-    """Refuse a graph that does not agree with the module it was built from.
+    """Refuse a graph that does not agree with the module it was built from, or with `torch.optim`.
 
     Raises:
         ParityError: saying what deviates.
     """
-    refusal = GradientCheck(graph, 0).run().refusal
+    check = GradientCheck(graph, 0)
+    refusal = check.run().refusal or check.update.refusal
     if refusal:
         raise ParityError(
             f"{refusal} Nothing was measured. force=True (--force) measures with the graph all the same."
@@ -73,7 +76,7 @@ class GradientCheck:
     """
 
     def __init__(self, graph: TrainGraph, seed: int) -> None:
-        self._graph, self.task = graph, graph.task
+        self._graph, self.task, self._seed = graph, graph.task, seed
         self.split = SplitStep(graph, self.task.example, seed)
         self._no_double = ""
         self._asked_double = False
@@ -98,10 +101,15 @@ class GradientCheck:
             self._no_double = f"the graph does not run in float64 ({_first_line(e)})"
             return None
 
+    @cached_property
+    def update(self) -> UpdateFound:
+        """The graph's update phase against `torch.optim`."""
+        return check_update(self._graph, self.split, self.plain.gradients)
+
     def of_module(self) -> list[Front]:
-        """Autograd's own run, which is rounded in its way too; none with dropout, whose masks are others."""
-        m = self._module if not self.task.dropout else None
-        return [self.split.front_of(m.loss, m.gradients, m.changed)] if m else []
+        """Autograd's own run, which is rounded in its way too."""
+        m = self._module
+        return [self.split.front_of(m.loss, m.gradients, m.changed)]
 
     def nudged(self, count: int, eps: float | None = None, bits: float = LAST_BITS) -> list[Front]:
         """Runs of the graph that differ in rounding, see `SplitStep.front`."""
@@ -109,12 +117,12 @@ class GradientCheck:
 
     @cached_property
     def _module(self) -> Outcome:
-        return autograd(self.task, self._graph.plan)
+        return autograd(self.task, self._graph.plan, seed=self._seed)
 
     @property
     def loss(self) -> float:
         """Eager PyTorch's."""
-        return self.plain.loss if self.task.dropout else self._module.loss
+        return self._module.loss
 
     @property
     def referee(self) -> str:
@@ -124,9 +132,7 @@ class GradientCheck:
         return "float64" if self._asked_double else "float32"
 
     def run(self) -> Doubt:
-        """Compare; with dropout, where autograd through the module draws other masks, nothing is."""
-        if self.task.dropout:
-            return Doubt(0.0, QUICK, 0.0, QUICK, "")
+        """Compare; with dropout, both with the masks of the seed."""
         quick = self._compare(self.plain, self._module, [], QUICK, 0.0)
         if quick.agrees:
             return quick
@@ -145,7 +151,7 @@ class GradientCheck:
 
     def _double_module(self) -> Outcome | None:
         try:
-            return autograd(self.task, self._graph.plan, double=True)
+            return autograd(self.task, self._graph.plan, double=True, seed=self._seed)
         except Exception as e:  # whatever the user's code raises in a dtype that it was not written for
             self._no_double = f"the module does not run in float64 ({_first_line(e)})"
             return None
@@ -168,7 +174,7 @@ class GradientCheck:
         share: dict[str, float] = {}
         usual = typical(module.gradients)
         for fqn, right in module.gradients.items():
-            got = graph.gradients[fqn]
+            got = graph.gradients.get(fqn, torch.zeros_like(right))  # where the graph lost it
             found = deviation(got, right, right)
             if not found.beyond <= allowed and (floor_ratio or runs):
                 span = span_of(right, [], 0.0, floor_ratio * usual)

@@ -1,16 +1,17 @@
 """Does a compiled step compute what eager PyTorch computes? Measured on one real batch, before shipping.
 
-Two links:
+Three links:
 
 - the *graph*: loss, gradients and buffers of the plan's graph, run operator by operator, against autograd
   through the user's module
+- the *update*: the graph's update phase against `torch.optim`, on made-up gradients (`update_check.py`)
 - the *step*: loss, and every weight, buffer and optimizer state after one update of the compiled artefact,
   read back from its runtime, against the same graph
 
-Both are first compared in float32, channel by channel. Where that leaves a doubt, float64 is the referee:
-the graph and the module run in it and must agree; and the states in doubt must lie in the band that rounding
-leaves, which is known from runs that differ in rounding only (`split_step.py`), those that were made anyway
-first, and from what the update makes of their difference (`rounding.py`).
+The graph and the step are first compared in float32, channel by channel. Where that leaves a doubt, float64
+is the referee: the graph and the module run in it and must agree; and the states in doubt must lie in the
+band that rounding leaves, which is known from runs that differ in rounding only (`split_step.py`), those that
+were made anyway first, and from what the update makes of their difference (`rounding.py`).
 
 The optimizer's states are in the middle of training, see `SplitStep.warm_states`, and the learning rate is
 large, so that what the update does is not lost in a weight's last bits.
@@ -38,6 +39,7 @@ from .runtime.seed import step_keys
 from .split_step import Front
 from .task import Batch
 from .train_graph import TrainGraph
+from .update_check import ALLOWED
 
 DEVICE = "CPU"
 SEED = 0  # of dropout's masks
@@ -65,7 +67,6 @@ PRECISIONS = {
     "f16": Precision(eps=2.0**-11, gradient=1e-2, loss=5e-3, step=1e-1),
     "bf16": Precision(eps=2.0**-8, gradient=5e-2, loss=2e-2, step=5e-1),
 }
-DROPOUT = "; with dropout, against the traced graph"
 ARITHMETIC = 1e-5  # share of a state's movement that the operators of an update may be off
 FLOOR_RATIO = 1e-7  # of float32 gradients, see `spans`
 # Runs that differ in rounding, and by how many last bits: at first, and more before a step is refused.
@@ -248,16 +249,17 @@ class _Judge:
             loss=_finite(check.loss), loss_deviation=_finite(loss),
             gradient_deviation=_finite(doubt.deviation), worst_gradient=doubt.worst,
             step_deviation=_finite(step), worst_step=worst,
+            update_deviation=_finite(check.update.deviation), worst_update=check.update.worst,
             tolerance={
                 "loss": found.allowed_loss if doubt.loss <= found.loss else doubt.allowed_loss,
-                "gradient": doubt.allowed, "step": allowed,
+                "gradient": doubt.allowed, "step": allowed, "update": ALLOWED,
             },
             rounding=None if rounding is None else _finite(rounding), referee=check.referee,
-            batch="first of `train`" + (DROPOUT if check.task.dropout else ""),
+            batch="first of `train`",
             batch_sha256=_digest(check.task.example), dtype=_dtype(check.plain.gradients), device=DEVICE,
             versions=dict(self._manifest.versions),
         )  # fmt: skip
-        refusal = doubt.refusal or ("" if ships else self._refusal(found, parity))
+        refusal = doubt.refusal or check.update.refusal or ("" if ships else self._refusal(found, parity))
         return _Verdict(parity, refusal)
 
     def _refusal(self, found: _Found, parity: Parity) -> str:

@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_any, tree_map
 
 from .capture import as_captured, leaf_of
 from .plan import Plan
+from .runtime.seed import step_keys
+from .seeded_masks import seeded_masks
 from .task import Task
 
 LOWER = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,13 +51,14 @@ class _Loss(nn.Module):
         return loss, {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
 
-def autograd(task: Task, plan: Plan, double: bool = False) -> Outcome:
+def autograd(task: Task, plan: Plan, double: bool = False, seed: int = 0) -> Outcome:
     """The step of the module on the task's first batch, in the mode in which its graph was captured.
 
     The module is left as it was.
 
     Args:
         double: compute in float64.
+        seed: of dropout's masks, which are those of the first compiled step.
 
     Raises:
         Exception: whatever the module raises, in float64 in particular.
@@ -64,6 +67,7 @@ def autograd(task: Task, plan: Plan, double: bool = False) -> Outcome:
         as_captured(task),
         _restored(task.model),
         torch.enable_grad(),
+        seeded_masks(step_keys(seed, 0)) if task.dropout else contextlib.nullcontext(),
         in_double() if double else contextlib.nullcontext(),
     ):
         own = dict(task.model.named_parameters())

@@ -63,6 +63,9 @@ class SplitStep:
         graph: with the plan's gradients marked, as `prune` does.
         batch: what a batch holds, by name.
         seed: of dropout's masks.
+
+    Attributes:
+        gradient_nodes: FQN -> name of the node that holds its gradient.
     """
 
     def __init__(self, graph: TrainGraph, batch: Batch, seed: int) -> None:
@@ -71,7 +74,7 @@ class SplitStep:
         read = {a for n in updates for a in n.all_input_nodes if a not in updates}
         cut = [n for n in graph.fx.nodes if n in read and n.op == "call_function"]
         marked = [n for n in graph.fx.nodes if "gradient_of" in n.meta]
-        self._of = {fqn: n.name for n in marked for fqn in n.meta["gradient_of"]}
+        self.gradient_nodes = {fqn: n.name for n in marked for fqn in n.meta["gradient_of"]}
         self._cut = [n.name for n in dict.fromkeys([*cut, *marked])]
         self._front, self._varying = self._first_part(list(dict.fromkeys([*cut, *marked])), updates)
         self._back = self._second_part(cut, updates)
@@ -150,13 +153,13 @@ class SplitStep:
         values = raised(self._graph.values) if double else self._graph.values
         batch = raised(self._batch) if double else self._batch
         with in_double() if double else contextlib.nullcontext():
-            inputs = self._inputs(values, batch, 0.0)
+            inputs = self._inputs(values, batch, torch.tensor(0.0))
             run = _Run(self._front, self._varying, nudge, eps, bits)
             with torch.no_grad():
                 loss, *found = run.run(*inputs)
         buffers = {s.name: v for (s, _), v in zip(self._kept[1:], found)}
         cut = dict(zip(self._cut, found[len(buffers) :], strict=True))
-        return Front(float(loss), {fqn: cut[n] for fqn, n in self._of.items()}, buffers, cut)
+        return Front(float(loss), {fqn: cut[n] for fqn, n in self.gradient_nodes.items()}, buffers, cut)
 
     def update(
         self,
@@ -180,8 +183,9 @@ class SplitStep:
         values = {s.name: values[s.name] for s, needed in given if needed and s.name in values}
         values = raised(values) if double else values
         batch = raised(self._batch) if double else self._batch
+        rate = torch.tensor(lr)  # as a device has it, in float32
         with torch.no_grad():
-            inputs = self._inputs(values, batch, lr)
+            inputs = self._inputs(values, batch, rate.double() if double else rate)
             outputs = fx.Interpreter(nn.Module(), graph=back).run(
                 *inputs, *(cut.get(name) for name in self._cut_of_back)
             )
@@ -199,7 +203,7 @@ class SplitStep:
 
     def named(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gradients by FQN, as `Front.cut` has them."""
-        return {node: gradients[fqn] for fqn, node in self._of.items()}
+        return {node: gradients[fqn] for fqn, node in self.gradient_nodes.items()}
 
     def warm_states(self, gradients: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """Optimizer states in the middle of training, of which each branch of the update is taken from one.
@@ -236,11 +240,11 @@ class SplitStep:
         last = middle(dict(start), cycle - 1)
         return [last] if cycle == 1 else [last, middle(dict(start), 0)]
 
-    def _inputs(self, values: Mapping[str, Tensor], batch: Batch, lr: float) -> list[Tensor | None]:
+    def _inputs(self, values: Mapping[str, Tensor], batch: Batch, lr: Tensor) -> list[Tensor | None]:
         """What each input slot is given; None for one that `values` lacks, since nothing reads it."""
         given = {
             Role.BATCH: lambda s: batch[s.fqn],
-            Role.LR: lambda s: torch.tensor(lr),
+            Role.LR: lambda s: lr,
             Role.SEED: lambda s: self._keys,
         }
         return [given.get(s.role, lambda s: values.get(s.name))(s) for s in self._graph.inputs]

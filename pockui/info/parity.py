@@ -31,9 +31,11 @@ def parity_badge(record: Mapping[str, Any] | str | None) -> Badge:
     figures = [
         f"loss off by {_share(record['loss_deviation'])}",
         f"gradients by {_share(record['gradient_deviation'])}{_worst(record['worst_gradient'])}",
+        *([f"the update by {_share(record['update_deviation'])}"] if "update" in allowed else []),
         f"one step by {_share(record['step_deviation'])}{_worst(record['worst_step'])}",
     ]
-    limits = ", ".join(f"{allowed[kind]:.0e}" for kind in ("loss", "gradient", "step"))
+    kinds = [kind for kind in ("loss", "gradient", "update", "step") if kind in allowed]
+    limits = ", ".join(f"{allowed[kind]:.0e}" for kind in kinds)
     detail = f"On one training batch: {'; '.join(figures)}. It ships up to {limits}, relative to their size."
     if record.get("referee", "float32") != "float32":
         detail += f" Compared in {record['referee']}."

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracle import PLANS, Case, TrainingContract, assert_equal_gradients, built, run_steps
-from policies import DROPOUT, reference_mask
+from policies import DROPOUT
 from torch import Tensor, fx, nn
 from truth import Steps
 
@@ -25,6 +25,7 @@ from pockgraph.errors import CaptureError, TaskError
 from pockgraph.graph import Graph, Role, Slot, aten
 from pockgraph.profiling import profile_of
 from pockgraph.runtime.seed import step_keys
+from pockgraph.seeded_masks import dropped as mask
 from pockgraph.task import Batch
 from pockgraph.train_graph import TrainGraph
 
@@ -104,7 +105,7 @@ def test_masks_are_the_references(shape: tuple[int, ...], p: float) -> None:
     """Float32 arithmetic loses nothing: 64-bit integers give the same."""
     got = dropped(mask_graph(shape, p, 2), 3, 4)
     for site in range(2):
-        assert torch.equal(got[site], reference_mask(site, shape, p, step_keys(3, 4)))
+        assert torch.equal(got[site], mask(site, shape, p, step_keys(3, 4)))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

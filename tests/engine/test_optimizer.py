@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from models import zoo
 from oracle import ALL_OPTIMIZERS, PLANS, TOLERANCE, built, feed, next_state
 from torch import fx
-from truth import Stepper
 
 import pockgraph as pg
+from pockgraph.eager_optimizer import Stepper
 from pockgraph.errors import TaskError
 from pockgraph.graph import Builder, Graph, Role, Slot, meta_like, output_args
 from pockgraph.optimizer import OPTIMIZERS, Base, Optimizer, optimizer_from_dict

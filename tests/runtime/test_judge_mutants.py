@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 from judging import mutant, right_step
+from mutants import mutated
+from oracle import ALL_OPTIMIZERS, PLANS, built
+
+from pockgraph.split_step import SplitStep
+from pockgraph.update_check import check_update
 
 QUICK = [
     ("mlp", "full", "momentum", "step", 0), ("mlp", "full", "adamw", "step", 2),
@@ -21,6 +26,24 @@ def test_wrong_steps_are_refused(model: str, plan: str, optimizer: str, where: s
     ]
     assert any(found.outcome == "refused" for found in judged)
     assert not [found for found in judged if found.outcome == "missed"]
+
+
+@pytest.mark.parametrize("optimizer", ALL_OPTIMIZERS)
+def test_wrong_updates_in_the_graph_are_refused(optimizer: str) -> None:
+    """Whatever `is_equivalent` says: a rule that is off by a thousandth hides in float32's rounding."""
+    graph = built("mlp", optimizer)
+    right = graph.prune(PLANS["half"](graph))
+    split = SplitStep(right, right.task.example, 0)
+    gradients = split.front().gradients
+    assert not check_update(right, split, gradients).refusal
+    missed = []
+    for seed in range(12):
+        wrong, what = mutated(right, seed, ("update",))
+        found = check_update(wrong, SplitStep(wrong, wrong.task.example, 0), gradients)
+        if not found.refusal:
+            missed.append(what)
+    # The length of what only its sign is taken of means nothing.
+    assert all(optimizer == "lion" and what.startswith("a thousandth too long") for what in missed), missed
 
 
 def test_a_right_step_ships() -> None:

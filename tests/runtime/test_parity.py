@@ -42,6 +42,8 @@ def test_a_right_artefact_agrees(target: str, optimizer: str, compiled: Compile)
     deviations = (found.loss_deviation, found.gradient_deviation, found.step_deviation)
     assert all(d is not None and d < 1e-5 for d in deviations), found
     assert found.worst_gradient in CHOICES["sparse"]
+    assert found.update_deviation is not None
+    assert found.update_deviation < 1e-12
     assert (found.dtype, found.device) == ("float32", "CPU")
     assert {"torch", "pockui"} <= found.versions.keys()
     task = make_task()
@@ -257,6 +259,27 @@ def test_a_graph_whose_gradient_is_wrong_is_not_blamed_on_the_target(tmp_path: P
         ParityError, match=r"gradient of head\.weight is off[\s\S]*Another target does not help"
     ):
         pg.compile(small, target="torch", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_update_that_is_wrong_in_the_graph_is_refused(optimizer: str, tmp_path: Path) -> None:
+    """The compiled step agrees with such a graph: it is held against torch.optim."""
+    small = make_graph(optimizer).prune(make_plan())
+    result = small.results["new_param:head.weight"]
+    moved: Any = result if result.target is aten.sub.Tensor else result.args[1]
+    with small.fx.inserting_before(moved):
+        longer = small.fx.call_function(aten.mul.Scalar, (moved.args[1], 1.0001))
+    longer.meta = dict(moved.meta)
+    moved.replace_input_with(moved.args[1], longer)
+    name = type(OPTIMIZERS[optimizer]).__name__
+    says = rf"as torch\.optim\.{name} does[\s\S]*head\.weight is off by"
+    with pytest.raises(ParityError, match=says) as said:
+        pg.compile(small, target="torch", out=tmp_path / "out")
+    assert "bug of pockgraph's" in str(said.value)
+    found = record(pg.compile(small, target="torch", out=tmp_path / "out", force=True))
+    assert found.forced
+    assert not found.ok
+    assert found.worst_update == "trained:head.weight"
 
 
 def test_a_module_without_a_float64_form_is_judged_in_float32(tmp_path: Path) -> None:

@@ -107,8 +107,11 @@ class Parity(_Strict):
             to its norm; worst_gradient: its FQN.
         step_deviation: of the state (weights, optimizer) that one step of the artefact leaves farthest from
             where the graph takes it, relative to how far it moves; worst_step: its slot.
-        tolerance: `"loss"`, `"gradient"` and `"step"` -> the largest deviation that ships, for these tensors:
-            rounding counted, where it was measured.
+        update_deviation: of the state that the graph's update phase takes farthest from where `torch.optim`
+            takes it, relative to how far it moves; worst_update: its slot. Empty in records that older
+            versions wrote.
+        tolerance: `"loss"`, `"gradient"`, `"update"` and `"step"` -> the largest deviation that ships, for
+            these tensors: rounding counted, where it was measured.
         rounding: by how much a few last bits in every operator change the graph's own gradients; measured
             only where a deviation would not ship otherwise.
         referee: `"float32"`, `"float64"` where that left a doubt, or `"float32: "` and why not float64.
@@ -123,7 +126,9 @@ class Parity(_Strict):
     worst_gradient: str
     step_deviation: float | None
     worst_step: str
-    tolerance: dict[Literal["loss", "gradient", "step"], float]
+    update_deviation: float | None = None
+    worst_update: str = ""
+    tolerance: dict[Literal["loss", "gradient", "update", "step"], float]
     rounding: float | None = None
     referee: str = "float32"
     batch: str
@@ -136,9 +141,10 @@ class Parity(_Strict):
     @property
     def ok(self) -> bool:
         """Whether every deviation is within its tolerance."""
-        found = {
-            "loss": self.loss_deviation, "gradient": self.gradient_deviation, "step": self.step_deviation
-        }  # fmt: skip
+        found = {"loss": self.loss_deviation, "gradient": self.gradient_deviation,
+                 "update": self.update_deviation, "step": self.step_deviation}  # fmt: skip
+        if self.update_deviation is None and "update" not in self.tolerance:
+            del found["update"]
         return all(d is not None and d <= self.tolerance[k] for k, d in found.items())  # pyright: ignore
 
 
