@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
+
+from pockgraph.globs import matches
 
 
 class Lion(torch.optim.Optimizer):
@@ -64,7 +65,7 @@ class PlainOptimizer:
         self._parameters: list[torch.Tensor] = list(named.values())
         params: list[dict[str, Any]] = []
         for fqn, parameter in named.items():
-            group = next((g for g in groups if fnmatchcase(fqn, g["pattern"])), {})
+            group = next((g for g in groups if matches(fqn, g["pattern"])), {})
             own = {"weight_decay": group["weight_decay"]} if "weight_decay" in group else {}
             params.append({"params": [parameter], "lr_scale": group.get("lr_scale", 1.0), **own})
         merged = _merged(params)

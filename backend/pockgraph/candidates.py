@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from . import presets
 from .channels import count_of
 from .contribution import Candidate
 from .errors import StudyError, listing, suggest
+from .globs import matches
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -117,12 +117,12 @@ def candidates(graph: TrainGraph, head: Sequence[str], settings: Settings) -> li
     chosen = list(weights)
     if settings.tensors is not None:
         for glob in settings.tensors:
-            if not fnmatch.filter(weights, glob):
+            if not any(matches(w, glob) for w in weights):
                 raise StudyError(
                     f"tensors={glob!r} matches no weight outside the head.{suggest(glob, weights)} "
                     f"There are {listing(list(weights))}."
                 )
-        chosen = [w for w in weights if any(fnmatch.fnmatchcase(w, g) for g in settings.tensors)]
+        chosen = [w for w in weights if any(matches(w, g) for g in settings.tensors)]
     found = []
     for fqn in chosen:
         counts = set()

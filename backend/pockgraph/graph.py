@@ -216,11 +216,20 @@ def meta_like(value: Any) -> Any:
     return value
 
 
+def add_placeholder(graph: fx.Graph, name: str) -> fx.Node:
+    """A new placeholder for whatever a module or a batch entry is called.
+
+    fx makes a unique identifier of it for the node, but writes the target into code as it is.
+    """
+    node = graph.placeholder(name)
+    node.target = node.name
+    return node
+
+
 def add_constant(graph: fx.Graph, after: fx.Node, name: str, value: torch.Tensor) -> tuple[fx.Node, Slot]:
     """A new CONST input behind the placeholder `after`; its slot's key is the node's unique name."""
     with graph.inserting_after(after):
-        node = graph.placeholder(name)
-    node.target = node.name
+        node = add_placeholder(graph, name)
     node.meta["val"] = meta_like(value)
     return node, Slot(Role.CONST, "", tuple(value.shape), dtype_name(value.dtype), key=node.name)
 

@@ -24,7 +24,7 @@ import torch
 from torch import fx
 
 from .dependence import dependence
-from .graph import Builder, Graph, Role, Slot, aten, meta_like, rebuilt
+from .graph import Builder, Graph, Role, Slot, add_placeholder, aten, meta_like, rebuilt
 from .optimizer import Optimizer, State
 from .optimizer.updates import Updates, scalar_state, tensor_state
 from .plan import Plan, Trained
@@ -47,7 +47,7 @@ class _Editor:
 
     def add_input(self, slot: Slot, value: torch.Tensor | None) -> fx.Node:
         with self.fx.inserting_after(self._last):
-            node = self.fx.placeholder(slot.name.replace(":", "_").replace(".", "_"))
+            node = add_placeholder(self.fx, slot.name)
         node.meta["val"] = torch.empty(slot.shape, dtype=getattr(torch, slot.dtype), device="meta")
         self._last = self.input[slot.name] = node
         self.slots.append(slot)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,12 +15,15 @@ from torch.utils.data import Dataset, TensorDataset
 
 from .arrays import columns_of, tensor_of
 from .errors import TaskError, listing, suggest
+from .globs import matches
 from .plan import BatchNorm
 from .sources import as_data, beginning_of, epoch_of, is_stream, numbered
 
 Batch = dict[str, torch.Tensor]
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
+# What XML, OpenVINO's format, cannot hold: control characters, and halves of surrogate pairs.
+NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -149,13 +152,16 @@ class Task:
                 f"Task {self.name!r}: dropout={self.dropout!r} must be True or False. "
                 "Rates belong to the model's layers."
             )
+        tensors = (*self.model.named_parameters(), *self.model.named_buffers())
+        for fqn in (fqn for fqn, _ in tensors):
+            self._check_name(fqn, "the tensor", "Give the module another name")
         self.model.eval()
         for name in ("train", "eval", "validation"):
             if name != "validation" or self.validation is not None:
                 self._take(name)
         known = [fqn for fqn, _ in self.model.named_parameters()]
         for glob in self.fresh:
-            if not fnmatch.filter(known, glob):
+            if not any(matches(fqn, glob) for fqn in known):
                 raise TaskError(
                     f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
                 )
@@ -163,6 +169,7 @@ class Task:
     def _check_kinds(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise TaskError(f"Task: name={self.name!r} must be a text that is not empty, such as 'digits'.")
+        self._check_name(self.name, "the name", "Take another")
         if not isinstance(self.model, torch.nn.Module):
             raise TaskError(
                 f"Task {self.name!r}: the model is a {type(self.model).__name__}, not a torch.nn.Module. "
@@ -179,6 +186,14 @@ class Task:
         if isinstance(self.fresh, str):
             raise TaskError(f"Task {self.name!r}: fresh={self.fresh!r} must be a tuple: ({self.fresh!r},).")
 
+    def _check_name(self, name: str, what: str, do: str) -> None:
+        """Refuse what the files of an artefact or a study cannot hold."""
+        if found := NO_TEXT.search(name):
+            raise TaskError(
+                f"Task {self.name!r}: {what} {name!r} holds the character {found[0]!r}, which cannot be "
+                f"written to a file. {do}."
+            )
+
     def _take(self, name: str) -> None:
         """Make what was given for `name` data that can be read again, and look at its first batch."""
         what = f"Task {self.name!r}: `{name}`"
@@ -192,6 +207,10 @@ class Task:
             named = as_named(first)
         except TaskError as e:
             raise TaskError(f"{what}: {e}{_hint(data)}") from None
+        for key in named:
+            self._check_name(key, "the batch entry", "Give it another key")
+        if "" in named:
+            raise TaskError(f"{what}: a batch entry has an empty name. Give it a key, as in {{'x': x}}.")
         if any(v.ndim and not len(v) for v in named.values()):
             raise TaskError(f"{what}: its first batch has no rows. Leave empty batches out.")
         if name == "train" and is_stream(data):
@@ -264,7 +283,7 @@ class Task:
 
     def fresh_fqns(self) -> list[str]:
         known = [fqn for fqn, _ in self.model.named_parameters()]
-        return [fqn for fqn in known if any(fnmatch.fnmatch(fqn, g) for g in self.fresh)]
+        return [fqn for fqn in known if any(matches(fqn, g) for g in self.fresh)]
 
     def epoch(self, seed: int) -> Iterator[Batch]:
         """One pass over `train` in the order that `seed` draws.

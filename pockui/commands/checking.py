@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .optimizers import DecayOption, MomentumOption, OptimizerOption, make_optimizer
-from .output import FAILED, JsonFlag, out, print_json, print_table, say
+from .output import FAILED, JsonFlag, out, print_json, print_table, say, styled
 from .projects import NAMED_PLANS, TaskArgument, graph_and_plan
 
 
@@ -35,11 +35,11 @@ def check(
     if as_json:
         print_json(found.to_dict() | {"out": out_file and found.plan and str(out_file)})
     elif found.ok:
-        out().print(f"[green]compiles[/] {found}")
+        out().print(styled(("compiles", "green"), f" {found}"))
     else:
         rows = [(p.op, p.needed_by, p.layer or "–", p.source or "–", p.reason) for p in found.problems]
         print_table(("Operator", "Needed by the", "Layer", "Source", "Why not"), rows)
-        out().print(f"\n[bold]{found.advice}[/]")
+        out().print(f"\n{found.advice}", style="bold")
         for other in found.other_targets:
             out().print(f"As it is, the plan compiles for the target {other}.")
     if out_file is not None:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from .output import FAILED, JsonFlag, out, print_json, print_table, progress_bars, say
+from .output import FAILED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
 
 
 class Demo(StrEnum):
@@ -55,7 +54,8 @@ def demo(
     print_report(found)
     out().print(f"\nReport     {page}\nFigures    {data}")
     out().print(f"Plan       {folder / 'plan.json'}\nArtefact   {folder / 'artifact'}")
-    out().print(f"\nLook into it: [bold]pockui serve {folder / 'study.db'}[/]  (or: make app)")
+    serve_it = f"pockui serve {folder / 'study.db'}"
+    out().print(styled("\nLook into it: ", (serve_it, "bold"), "  (or: make app)"))
 
 
 def report_(
@@ -120,7 +120,7 @@ def bench(
         print_table(benchmark.COLUMNS, benchmark.table(found), title=found.title)
         print()
         print_table(("Goal", ">Measured", ">Wanted", ""), benchmark.goal_table(found))
-        out().print(f"\n{escape(found.context)}")
+        out().print(f"\n{found.context}")
     if check and not all(g.met for g in found.goals):
         raise typer.Exit(FAILED)
 
@@ -132,9 +132,9 @@ def print_report(report: object) -> None:
 
     assert isinstance(report, Report)
     print_table(pages.COLUMNS, pages.table(report), title=f"{report.title}: {report.metric}")
-    out().print(f"[dim]{escape(pages.NOTE)}[/]\n")
+    out().print(f"{pages.NOTE}\n", style="dim")
     for finding in pages.findings(report):
-        out().print(f"• {escape(finding)}")
+        out().print(f"• {finding}")
 
 
 def command_line() -> str:

@@ -15,7 +15,7 @@ from pockgraph.errors import PockError
 
 from ..info.format import flops, milliseconds, size
 from ..info.parity import parity_badge
-from .output import JsonFlag, out, print_json, progress_bars, say
+from .output import JsonFlag, out, print_json, progress_bars, say, styled
 from .projects import print_parity
 
 if TYPE_CHECKING:
@@ -129,11 +129,12 @@ def show(
         )
         return
     made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    out().print(
-        f"[bold]{manifest.task}[/] for {manifest.target}: {len(plan.tensors)} of {len(plan.model)} tensors "
+    said = (
+        f" for {manifest.target}: {len(plan.tensors)} of {len(plan.model)} tensors "
         f"learn by {manifest.optimizer['name']}, modelled peak {size(figures.get('peak_bytes'))}, "
         f"{flops(figures.get('step_flops'))} a step. Made with {made}."
     )
+    out().print(styled((manifest.task, "bold"), said))
     if manifest.native_code:
         out().print(f"Holds native code, which loading it runs: {', '.join(manifest.native_code)}.")
     print_parity(manifest.parity_json)
@@ -189,8 +190,10 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     if result["loss"] is not None:
         parts.append(f"loss {result['first_loss']:.4f} → {result['loss']:.4f}")
         parts.append(f"{milliseconds(result['step_ms'])} a step")
+    shown = [styled(part) for part in parts]
     if "metric" in result:
-        parts.append(f"[bold]metric {result['metric']:.4f}[/] on {result['samples']} held-out samples")
+        metric = f"metric {result['metric']:.4f}", "bold"
+        shown.append(styled(metric, f" on {result['samples']} held-out samples"))
     if "checkpoint" in result:
-        parts.append(f"saved to {result['checkpoint']}")
-    out().print(", ".join(parts))
+        shown.append(styled(f"saved to {result['checkpoint']}"))
+    out().print(styled(", ").join(shown))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..info.format import size
-from .output import JsonFlag, out, print_json, print_table
+from .output import JsonFlag, out, print_json, print_table, styled
 
 PACKAGES = (
     "pockui", "numpy", "openvino", "torch", "onnx", "onnxruntime", "transformers", "panel", "plotly",
@@ -42,13 +42,13 @@ def doctor(as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(found)
         return
-    known = "  ".join(f"{name} {v or '[dim]not installed[/]'}" for name, v in found["versions"].items())
+    known = "  ".join(f"{name} {v or 'not installed'}" for name, v in found["versions"].items())
     box = found["machine"]
-    out().print(f"[bold]Versions[/]  python {platform.python_version()}  {known}")
-    out().print(
-        f"[bold]Machine[/]   {box['cpu']}, {box['cores']} cores usable, "
-        f"{size(box['memory_bytes'])} memory, {box['system']}\n"
+    out().print(styled(("Versions", "bold"), f"  python {platform.python_version()}  {known}"))
+    said = (
+        f"   {box['cpu']}, {box['cores']} cores usable, {size(box['memory_bytes'])} memory, {box['system']}\n"
     )
+    out().print(styled(("Machine", "bold"), said))
     rows = [
         (t["target"], t["device"], "yes" if t["runs"] else "no", ", ".join(t["precisions"]) or "–", t["note"])
         for t in found["targets"]

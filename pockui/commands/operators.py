@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonFlag, out, print_json, print_table
+from .output import JsonFlag, out, print_json, print_table, styled
 
 
 def operators(
@@ -38,4 +38,4 @@ def operators(
     )
     for v in vendors:
         share = f"{len(v.listed)} of {len(counts)} operators, {v.node_ratio:.0%} of the nodes"
-        out().print(f"[bold]{v.vendor}[/] ({v.hardware}) lists {share}. Source: {v.source}")
+        out().print(styled((v.vendor, "bold"), f" ({v.hardware}) lists {share}. Source: {v.source}"))

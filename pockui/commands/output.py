@@ -5,37 +5,46 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Table
+from rich.text import Text
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 WIDTH_OF_FILES = 140
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Report = Callable[[int, int, str], None]
 
 
 def out() -> Console:
     """Standard output as it is now (tests replace it)."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    return _console(sys.stdout)
 
 
 def err() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return _console(sys.stderr)
+
+
+def _console(file: TextIO, **how: Any) -> Console:
+    """Text is shown as it is: a module may be called `[/]` or `:x:`."""
+    return Console(file=file, highlight=False, markup=False, emoji=False, **{"soft_wrap": True, **how})
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """A line of texts, those with a style as `(text, style)`."""
+    return Text.assemble(*parts)
 
 
 def say(text: str) -> None:
     """A line for whoever watches; not part of the result."""
-    err().print(escape(text))
+    err().print(text)
 
 
 def print_json(figures: Any) -> None:
@@ -60,14 +69,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         right = name.startswith(">")
         table.add_column(name.removeprefix(">"), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*map(str, row))
     width = None if sys.stdout.isatty() else WIDTH_OF_FILES
-    Console(file=sys.stdout, highlight=False, width=width).print(table)
+    _console(sys.stdout, soft_wrap=False, width=width).print(table)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
     """End the command with one paragraph on standard error."""
-    err().print(f"[bold red]error:[/] {escape(message)}")
+    err().print(styled(("error:", "bold red"), f" {message}"))
     raise typer.Exit(code)
 
 
@@ -75,23 +84,13 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 def progress_bars() -> Iterator[Progress]:
     """Bars with the time left, on standard error."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("[dim]left[/]"),
+        TextColumn("left", style="dim"),
         TimeLeft(),
-        TextColumn("[dim]{task.fields[note]}[/]"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
-    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+    with Progress(*columns, console=_console(sys.stderr, soft_wrap=False)) as progress:
         yield progress
-
-
-def reporter(progress: Progress, description: str) -> Report:
-    """A bar of its own, as a function of (done, total, what is being done)."""
-    bar = progress.add_task(description, total=None, note="")
-
-    def report(done: int, total: int, note: str) -> None:
-        progress.update(bar, completed=done, total=total, note=escape(note))
-
-    return report

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from pockgraph.errors import PlanError, PockError, suggest
 
@@ -26,7 +25,7 @@ from .optimizers import (
     OptimizerOption,
     make_optimizer,
 )
-from .output import JsonFlag, out, print_json, print_table, progress_bars, say
+from .output import JsonFlag, out, print_json, print_table, progress_bars, say, styled
 
 if TYPE_CHECKING:
     from pockgraph import Plan, Study, TrainGraph
@@ -105,9 +104,8 @@ def analyze(
         print_json(contribution_json(contribution))
         return
     print_contribution(contribution)
-    out().print(
-        f"\nStudy: {study}. Next: [bold]pockui search {study} --peak-mb N[/] or [bold]pockui serve {study}[/]"
-    )
+    search_it, serve_it = (f"pockui search {study} --peak-mb N", "bold"), (f"pockui serve {study}", "bold")
+    out().print(styled(f"\nStudy: {study}. Next: ", search_it, " or ", serve_it))
 
 
 def run_analysis(record: Study, description: str = "Measuring contribution", **options: Any) -> Contribution:
@@ -174,7 +172,7 @@ def search(
         return
     print_plan(plan)
     if points:
-        out().print("\n[bold]Frontier[/]")
+        out().print("\nFrontier", style="bold")
         columns = (">Gain", ">Modelled peak", ">Extra", ">Work", ">Step", ">Tensors")
         print_table(columns, [(*_predicted(p), len(p.tensors)) for p in points])
     if out_file is not None:
@@ -216,7 +214,7 @@ def compile_(
         task, plan, lambda: make_optimizer(optimizer, momentum, weight_decay, *around)
     )
     say(f"Compiling for {target} …")
-    options = dict(_pair(o, "--option") for o in option or [])
+    options = dict(map(_option, option or []))
     artifact = pg.compile(
         graph, chosen, target=target, out=out_folder, options=options, parity=parity, force=force
     )
@@ -235,11 +233,12 @@ def compile_(
             }
         )
         return
-    out().print(
-        f"[bold]{out_folder}[/]: {size(artifact.nbytes)} for {target}, {len(chosen.tensors)} tensors learn, "
+    said = (
+        f": {size(artifact.nbytes)} for {target}, {len(chosen.tensors)} tensors learn, "
         f"modelled peak {size(figures['peak_bytes'])}, extra {size(figures['extra_bytes'])}, "
         f"{flops(figures['step_flops'])} a step. Took {seconds:.1f} s."
     )
+    out().print(styled((str(out_folder), "bold"), said))
     print_parity(artifact.manifest.parity_json)
 
 
@@ -331,7 +330,9 @@ def _ratios(text: str) -> tuple[float, ...]:
 def _locked(items: Iterable[str]) -> dict[str, float]:
     locked = {}
     for item in items:
-        fqn, text = _pair(item, "--lock")
+        fqn, equals, text = item.rpartition("=")  # the last one: a module may have another in its name
+        if not equals:
+            raise PockError(f"--lock takes TENSOR=RATIO, as in --lock conv.weight=0.5; got {item!r}.")
         try:
             locked[fqn] = float(text)
         except ValueError:
@@ -339,10 +340,10 @@ def _locked(items: Iterable[str]) -> dict[str, float]:
     return locked
 
 
-def _pair(item: str, option: str) -> tuple[str, str]:
+def _option(item: str) -> tuple[str, str]:
     name, equals, value = item.partition("=")
     if not equals:
-        raise PockError(f"{option} takes NAME=VALUE, got {item!r}.")
+        raise PockError(f"--option takes NAME=VALUE, got {item!r}.")
     return name, value
 
 
@@ -351,7 +352,7 @@ def _pair(item: str, option: str) -> tuple[str, str]:
 
 def print_contribution(contribution: Contribution, limit: int = 20) -> None:
     """The head's metric and the tensors that gain most."""
-    out().print(f"Metric of the head alone: [bold]{contribution.baseline.mean:.4f}[/]\n")
+    out().print(styled("Metric of the head alone: ", (f"{contribution.baseline.mean:.4f}", "bold"), "\n"))
     best = sorted(contribution.weights.items(), key=lambda item: -max(g.mean for g in item[1].values()))[
         :limit
     ]
@@ -361,7 +362,7 @@ def print_contribution(contribution: Contribution, limit: int = 20) -> None:
         print_table(("Weight", *(f">{percent(r)}" for r in ratios)), rows)
         hidden = len(contribution.weights) - len(rows)
         if hidden:
-            out().print(f"[dim]and {hidden} more that gain less[/]")
+            out().print(f"and {hidden} more that gain less", style="dim")
     if contribution.biases:
         print()
         rows = [(k, _gain(g)) for k, g in sorted(contribution.biases.items())]
@@ -372,7 +373,7 @@ def print_parity(record: Mapping[str, Any] | str | None) -> None:
     """Whether an artefact agrees with PyTorch, and by how much."""
     badge = parity_badge(record)
     colour = {"good": "green", "unknown": "yellow", "bad": "red"}[badge.level]
-    out().print(f"[{colour}]{badge.text}[/]. {escape(badge.detail)}")
+    out().print(styled((badge.text, colour), f". {badge.detail}"))
 
 
 def _gain(gain: Any) -> str:
@@ -404,11 +405,11 @@ def _predicted(plan: Plan) -> tuple[str, ...]:
 
 def print_plan(plan: Plan) -> None:
     gain, peak, extra, work, step = _predicted(plan)
-    out().print(
-        f"[bold]{len(plan.tensors)} of {len(plan.model)} tensors learn[/]; measured gains over the head "
-        f"alone add up to {gain} (they overlap), modelled peak {peak}, extra {extra}, {work} a step, "
-        f"{'time not measured' if step == UNKNOWN else step}.\n"
+    said = (
+        f"; measured gains over the head alone add up to {gain} (they overlap), modelled peak {peak}, "
+        f"extra {extra}, {work} a step, {'time not measured' if step == UNKNOWN else step}.\n"
     )
+    out().print(styled((f"{len(plan.tensors)} of {len(plan.model)} tensors learn", "bold"), said))
     rows = [(fqn, percent(plan.ratio(fqn)), "×".join(map(str, plan.model[fqn]))) for fqn in plan.tensors]
     print_table(("Tensor", ">Trained", ">Shape"), rows)
 

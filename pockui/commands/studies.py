@@ -12,7 +12,7 @@ import typer
 from pockgraph.errors import PockError, StudyError
 
 from ..info.format import milliseconds, size
-from .output import JsonFlag, out, print_json, print_table, say
+from .output import JsonFlag, out, print_json, print_table, say, styled
 from .projects import contribution_json, open_study, print_contribution
 
 if TYPE_CHECKING:
@@ -123,10 +123,11 @@ def show_study(
             }
         )
         return
-    out().print(
-        f"[bold]{summary['task']}[/] {summary['reference']}: {summary['measured']} of {summary['planned']} "
-        f"measurements, {summary['plans']} plans, {summary['runs']} runs\n"
+    said = (
+        f" {summary['reference']}: {summary['measured']} of {summary['planned']} measurements, "
+        f"{summary['plans']} plans, {summary['runs']} runs\n"
     )
+    out().print(styled((summary["task"], "bold"), said))
     if contribution is not None:
         print_contribution(contribution, limit)
     if plans:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from torch import fx
 
 from ..errors import TaskError, suggest
+from ..globs import matches
 from ..graph import Builder
 
 ACCUMULATED = "accumulated"  # state: the sum of a cycle's gradients so far
@@ -42,7 +42,7 @@ class Group:
             require_number("Group", "weight_decay", self.weight_decay)
 
     def matches(self, fqn: str) -> bool:
-        return fnmatchcase(fqn, self.pattern)
+        return matches(fqn, self.pattern)
 
     def to_dict(self) -> dict[str, Any]:
         decay = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}

@@ -8,13 +8,13 @@ comparisons are buffers; whatever decides a shape is a constant.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import CaptureError, suggest
+from ...globs import matches
 from .program import Node, Program
 from .rules import Rule, find_rule
 
@@ -87,7 +87,7 @@ def find_roles(program: Program, parameters: Sequence[str], constants: Sequence[
 def _matching(globs: Sequence[str], names: Sequence[str], what: str) -> set[str]:
     found: set[str] = set()
     for glob in globs:
-        matched = fnmatch.filter(names, glob)
+        matched = [n for n in names if matches(n, glob)]
         if not matched:
             raise CaptureError(
                 f"{what}={glob!r} matches no floating-point tensor of the model.{suggest(glob, names)}"
