@@ -5,6 +5,9 @@ the device's own. Here each direction of a layer becomes a matrix product for th
 loop of `recurrent_ops` over what depends on the step before. The backward pass is a loop that gives the
 gradients of all gates; those of weights, biases and inputs are ordinary operators behind it.
 
+Packed sequences are padded ones whose steps behind a sample's length leave its state as it is (`valid`, see
+`recurrent_ops`), in the forward direction after its last step, in the reverse one before its first.
+
 Formulas and the order of gates are PyTorch's. T steps, N samples, D inputs, H hidden units, G gates,
 P outputs (H, or an LSTM's projection).
 """
@@ -36,80 +39,127 @@ def _product(dy: Tensor, x: Tensor) -> Tensor:
     return dy.flatten(0, 1).t() @ x.flatten(0, 1)
 
 
+def _given(*values: Any) -> list[Any]:
+    """Arguments at the end of a call that are left out where there is nothing to say."""
+    return [v for v in values if v is not None]
+
+
 def _at_start(sequence: Tensor, reverse: bool) -> Tensor:
     return sequence[-1 if reverse else 0]
 
 
+def _shares(valid: Tensor | None, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """`valid` as a factor, and `hold`, its complement; None where every step is valid."""
+    if valid is None:
+        return None, None
+    factor = valid.to(like.dtype)
+    return factor, 1 - factor
+
+
+def _masked(factor: Tensor | None, *sequences: Tensor) -> tuple[Tensor, ...]:
+    return sequences if factor is None else tuple(s * factor for s in sequences)
+
+
+def _held(share: Tensor, factor: Tensor | None, hold: Tensor | None) -> Tensor:
+    """The share of a state that stays: all of it where a step is not valid."""
+    return share if factor is None or hold is None else share * factor + hold
+
+
 class LSTM(Function):
-    """`ops.lstm` with a gradient: (gates, h0, c0, w_hh, w_hr, reverse) -> h, c of every step."""
+    """`ops.lstm` with a gradient: (gates, h0, c0, w_hh, w_hr, reverse, valid) -> h, c of every step."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         h, c, *gates = ops.lstm.default(*args)
         ctx.set_materialize_grads(False)
         ctx.reverse = args[5]
-        ctx.save_for_backward(*args[1:5], h, c, *gates)
+        ctx.save_for_backward(*args[1:5], args[6], h, c, *gates)
         return h, c
 
     @staticmethod
     def backward(ctx: Any, dh: Tensor | None, dc: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        h0, c0, w_hh, w_hr, h, c, i, f, g, o = ctx.saved_tensors
+        h0, c0, w_hh, w_hr, valid, h, c, i, f, g, o = ctx.saved_tensors
         reverse = ctx.reverse
+        factor, hold = _shares(valid, h)
         c_before, tanh_c = ops.before.default(c, c0, reverse), torch.tanh(c)
         slopes = torch.cat([g * _slope(i), c_before * _slope(f), i * _tanh_slope(g), tanh_c * _slope(o)], 2)
-        slope_c = o * _tanh_slope(tanh_c)
+        slopes, slope_c = _masked(factor, slopes, o * _tanh_slope(tanh_c))
         dh = torch.zeros_like(h) if dh is None else dh
-        dgates, dc0, totals = ops.lstm_backward.default(dh, dc, slopes, slope_c, f, w_hh, w_hr, reverse)
+        dgates, dc0, totals = ops.lstm_backward.default(
+            dh, dc, slopes, slope_c, _held(f, factor, hold), w_hh, w_hr, reverse, *_given(hold)
+        )
         dh0 = _at_start(dgates, reverse) @ w_hh
+        if hold is not None:
+            dh0 = dh0 + _at_start(hold, reverse) * _at_start(totals, reverse)
+        (totals,) = _masked(factor, totals)
         dw_hr = None if w_hr is None else _product(totals, o * tanh_c)
-        return dgates, dh0, dc0, _product(dgates, ops.before.default(h, h0, reverse)), dw_hr, None
+        return dgates, dh0, dc0, _product(dgates, ops.before.default(h, h0, reverse)), dw_hr, None, None
 
 
 class GRU(Function):
-    """`ops.gru` with a gradient: (gates, h0, w_hh, b_hh, reverse) -> h of every step."""
+    """`ops.gru` with a gradient: (gates, h0, w_hh, b_hh, reverse, valid) -> h of every step."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         h, *gates = ops.gru.default(*args)
         ctx.reverse, ctx.has_bias = args[4], args[3] is not None
-        ctx.save_for_backward(args[1], args[2], h, *gates)
+        ctx.save_for_backward(args[1], args[2], args[5], h, *gates)
         return h
 
     @staticmethod
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        h0, w_hh, h, r, z, n, share = ctx.saved_tensors
+        h0, w_hh, valid, h, r, z, n, share = ctx.saved_tensors
         reverse = ctx.reverse
+        factor, hold = _shares(valid, h)
         h_before = ops.before.default(h, h0, reverse)
         of_n = (1 - z) * _tanh_slope(n)
         slopes = torch.cat([of_n * share * _slope(r), (h_before - n) * _slope(z), of_n * r], 2)
+        slopes, of_n = _masked(factor, slopes, of_n)
+        z = _held(z, factor, hold)
         dhidden, totals = ops.gru_backward.default(dh, slopes, z, w_hh, reverse)
         dgates = torch.cat([dhidden[:, :, : 2 * h.shape[2]], totals * of_n], 2)
         dh0 = _at_start(totals, reverse) * _at_start(z, reverse) + _at_start(dhidden, reverse) @ w_hh
         db_hh = dhidden.sum((0, 1)) if ctx.has_bias else None
-        return dgates, dh0, _product(dhidden, h_before), db_hh, None
+        return dgates, dh0, _product(dhidden, h_before), db_hh, None, None
 
 
 class RNN(Function):
-    """`ops.rnn` with a gradient: (gates, h0, w_hh, relu, reverse) -> h of every step."""
+    """`ops.rnn` with a gradient: (gates, h0, w_hh, relu, reverse, valid) -> h of every step."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         h = ops.rnn.default(*args)
-        ctx.relu, ctx.reverse = args[3:]
-        ctx.save_for_backward(args[1], args[2], h)
+        ctx.relu, ctx.reverse = args[3:5]
+        ctx.save_for_backward(args[1], args[2], args[5], h)
         return h
 
     @staticmethod
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        h0, w_hh, h = ctx.saved_tensors
-        slopes = (h > 0).to(h.dtype) if ctx.relu else _tanh_slope(h)
-        dgates = ops.rnn_backward.default(dh, slopes, w_hh, ctx.reverse)
-        dh0 = _at_start(dgates, ctx.reverse) @ w_hh
-        return dgates, dh0, _product(dgates, ops.before.default(h, h0, ctx.reverse)), None, None
+        h0, w_hh, valid, h = ctx.saved_tensors
+        reverse = ctx.reverse
+        factor, hold = _shares(valid, h)
+        (slopes,) = _masked(factor, (h > 0).to(h.dtype) if ctx.relu else _tanh_slope(h))
+        if hold is None:
+            dgates = ops.rnn_backward.default(dh, slopes, w_hh, reverse)
+            dh0 = _at_start(dgates, reverse) @ w_hh
+        else:  # one step more, before the first: what reaches it is the gradient of the state before
+            ends = [_one_more(s, v, reverse) for s, v in ((dh, 0.0), (slopes, 1.0), (hold, 0.0))]
+            dgates = ops.rnn_backward.default(ends[0], ends[1], w_hh, reverse, ends[2])
+            dh0 = _at_start(dgates, reverse)
+            dgates = dgates[:-1] if reverse else dgates[1:]
+        return dgates, dh0, _product(dgates, ops.before.default(h, h0, reverse)), None, None, None
 
 
-# (x [T, N, D], state, weights, has biases, reverse) -> the states of every step, the output first
-Direction = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], bool, bool], tuple[Tensor, ...]]
+def _one_more(sequence: Tensor, value: float, reverse: bool) -> Tensor:
+    """A sequence with a step of equal values before the first."""
+    step = torch.full_like(sequence[:1], value)
+    return torch.cat([sequence, step] if reverse else [step, sequence])
+
+
+# (x [T, N, D], state, weights, has biases, reverse, valid) -> the states of every step, the output first
+Direction = Callable[
+    [Tensor, Sequence[Tensor], Sequence[Tensor], bool, bool, Tensor | None], tuple[Tensor, ...]
+]
 
 
 def _gates(x: Tensor, weights: Sequence[Tensor], has_biases: bool) -> Tensor:
@@ -118,26 +168,41 @@ def _gates(x: Tensor, weights: Sequence[Tensor], has_biases: bool) -> Tensor:
 
 
 def _lstm(
-    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, reverse: bool
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    reverse: bool,
+    valid: Tensor | None,
 ) -> tuple[Tensor, ...]:
     projection = weights[-1] if len(weights) % 2 else None
     gates = _gates(x, weights, has_biases)
-    return LSTM.apply(gates, *state, weights[1], projection, reverse)  # pyright: ignore
+    return LSTM.apply(gates, *state, weights[1], projection, reverse, valid)  # pyright: ignore
 
 
 def _gru(
-    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, reverse: bool
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    reverse: bool,
+    valid: Tensor | None,
 ) -> tuple[Tensor, ...]:
     b_ih, b_hh = weights[2:4] if has_biases else (None, None)
-    return (GRU.apply(F.linear(x, weights[0], b_ih), state[0], weights[1], b_hh, reverse),)  # pyright: ignore
+    return (GRU.apply(F.linear(x, weights[0], b_ih), state[0], weights[1], b_hh, reverse, valid),)  # pyright: ignore
 
 
 def _rnn(relu: bool) -> Direction:
     def run(
-        x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, reverse: bool
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        has_biases: bool,
+        reverse: bool,
+        valid: Tensor | None,
     ) -> tuple[Tensor, ...]:
         gates = _gates(x, weights, has_biases)
-        return (RNN.apply(gates, state[0], weights[1], relu, reverse),)  # pyright: ignore
+        return (RNN.apply(gates, state[0], weights[1], relu, reverse, valid),)  # pyright: ignore
 
     return run
 
@@ -145,6 +210,7 @@ def _rnn(relu: bool) -> Direction:
 def _layers(
     direction: Direction, x: Tensor, initial: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool,
     num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The whole stack: outputs, and the last state of every layer and direction."""
     directions = 2 if bidirectional else 1
@@ -158,7 +224,7 @@ def _layers(
         for reverse in range(directions):
             at = layer * directions + reverse
             own = weights[at * count : (at + 1) * count]
-            states = direction(x, [s[at] for s in initial], own, has_biases, bool(reverse))
+            states = direction(x, [s[at] for s in initial], own, has_biases, bool(reverse), valid)
             outputs.append(states[0])
             last.append([_at_start(s, not reverse) for s in states])
         x = outputs[0] if directions == 1 else torch.cat(outputs, 2)

@@ -3,21 +3,27 @@
 Only what must run step after step is inside. The inputs' share of the gates is computed for all steps
 beforehand, and the gradients of all weights behind, by ordinary operators that a plan can keep or drop.
 
-    lstm(gates, h0, c0, w_hh, w_hr, reverse)                  -> h, c, i, f, g, o
+    lstm(gates, h0, c0, w_hh, w_hr, reverse, valid)           -> h, c, i, f, g, o
     lstm_backward(dh, dc, slopes, slope_c, f, w_hh, w_hr, …)  -> dgates, dc0, dh of every step
-    gru(gates, h0, w_hh, b_hh, reverse)                       -> h, r, z, n, hidden share of n
+    gru(gates, h0, w_hh, b_hh, reverse, valid)                -> h, r, z, n, hidden share of n
     gru_backward(dh, slopes, z, w_hh, reverse)                -> dhidden, dh of every step
-    rnn(gates, h0, w_hh, relu, reverse)                       -> h
-    rnn_backward(dh, slopes, w_hh, reverse)                   -> dgates
+    rnn(gates, h0, w_hh, relu, reverse, valid)                -> h
+    rnn_backward(dh, slopes, w_hh, reverse, hold)             -> dgates
     before(sequence, first, reverse)                          -> the states that the steps began with
+    lengths(lengths, steps, reached, descending)              -> lengths, which a device checks
 
 Sequences are `[T, N, …]` in the order of time, also where `reverse` runs from the last step to the first.
 Formulas and the order of gates are PyTorch's (`nn.LSTM`, `nn.GRU`, `nn.RNN`). *Slopes* are the derivatives
 of what a step makes by its gates: they are known for all steps when the backward loop begins.
+
+Sequences of several lengths: where `valid` (bool `[T, N, 1]`) is not set, a step leaves the state as it is.
+In backward loops the slopes are zero there, and `hold` (`[T, N, 1]`) is 1: the share of the gradient of a
+step's state that goes to the state before as it is. A GRU's update gate, 1 there, is that share already.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,12 +59,25 @@ def _time(sequence: Tensor, reverse: bool) -> Any:
     return reversed(steps) if reverse else steps
 
 
+def _each(sequence: Tensor | None, like: Tensor, reverse: bool) -> Any:
+    """`_time`, or None for each step of `like` where there is no such sequence."""
+    return itertools.repeat(None, len(like)) if sequence is None else _time(sequence, reverse)
+
+
+def _from_later(y: Tensor, later: tuple[Tensor, ...], w_hh: Tensor, total: Tensor) -> None:
+    """`total` becomes the gradient of a step's state, the following step being (its dgates, total, share)."""
+    torch.addmm(y, later[0], w_hh, out=total)
+    if later[2] is not None:
+        total.addcmul_(later[1], later[2])
+
+
 # ---------------------------------------------------------------- LSTM
 
 
 def _lstm(
-    gates: Tensor, h0: Tensor, c0: Tensor, w_hh: Tensor, w_hr: Tensor | None, reverse: bool
-) -> tuple[Tensor, ...]:
+    gates: Tensor, h0: Tensor, c0: Tensor, w_hh: Tensor, w_hr: Tensor | None, reverse: bool,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     hidden = c0.shape[-1]
     activated = torch.empty_like(gates, memory_format=torch.contiguous_format)
     c_all = c0.new_empty((len(gates), *c0.shape))
@@ -66,10 +85,12 @@ def _lstm(
     w, projection = w_hh.t(), None if w_hr is None else w_hr.t()
     parts = activated.split(hidden, 2)
     steps = zip(
-        *(_time(s, reverse) for s in (gates, activated, activated[:, :, : 2 * hidden], *parts, c_all, h_all))
+        *(_time(s, reverse) for s in (gates, activated, activated[:, :, : 2 * hidden], *parts, c_all, h_all)),
+        _each(valid, gates, reverse),
     )
     h, c = h0, c0
-    for x, a, a_if, i, f, g, o, c_new, h_new in steps:
+    for x, a, a_if, i, f, g, o, c_new, h_new, runs in steps:
+        before = h, c
         torch.addmm(x, h, w, out=a)
         a_if.sigmoid_()
         g.tanh_()
@@ -79,12 +100,15 @@ def _lstm(
             h = torch.mul(o, c.tanh(), out=h_new)
         else:
             h = torch.mm(o * c.tanh(), projection, out=h_new)
+        if runs is not None:
+            h, c = (s.copy_(torch.where(runs, s, old)) for s, old in zip((h, c), before))
     return h_all, c_all, *(p.contiguous() for p in parts)
 
 
 def _lstm_meta(
-    gates: Tensor, h0: Tensor, c0: Tensor, w_hh: Tensor, w_hr: Tensor | None, reverse: bool
-) -> tuple[Tensor, ...]:
+    gates: Tensor, h0: Tensor, c0: Tensor, w_hh: Tensor, w_hr: Tensor | None, reverse: bool,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     (steps, samples, _), (_, hidden), outputs = gates.shape, c0.shape, h0.shape[-1]
     _require({
         (steps, samples, 4 * hidden): [gates],
@@ -92,6 +116,7 @@ def _lstm_meta(
         (samples, outputs if w_hr is not None else hidden): [h0],
         (4 * hidden, outputs): [w_hh],
         (outputs, hidden): [w_hr],
+        (steps, samples, 1): [valid],
     })  # fmt: skip
     sequence = c0.new_empty((steps, *c0.shape))
     return h0.new_empty((steps, *h0.shape)), *(torch.empty_like(sequence) for _ in range(5))
@@ -99,7 +124,7 @@ def _lstm_meta(
 
 def _lstm_backward(
     dh: Tensor, dc: Tensor | None, slopes: Tensor, slope_c: Tensor, f: Tensor, w_hh: Tensor,
-    w_hr: Tensor | None, reverse: bool,
+    w_hr: Tensor | None, reverse: bool, hold: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     hidden = f.shape[-1]
     dgates = torch.empty_like(slopes, memory_format=torch.contiguous_format)
@@ -108,17 +133,17 @@ def _lstm_backward(
     memory = dgates[:, :, : 3 * hidden].unflatten(2, (3, hidden))
     output = dgates[:, :, 3 * hidden :]
     parts = slopes[:, :, : 3 * hidden].unflatten(2, (3, hidden)), slopes[:, :, 3 * hidden :]
-    more = dc.unbind(0) if dc is not None else [None] * len(dh)
     steps = zip(
         *(_time(s, not reverse) for s in (dh, *parts, slope_c, f, totals, dgates, memory, output)),
-        more if reverse else reversed(more),
+        _each(dc, dh, not reverse),
+        _each(hold, dh, not reverse),
     )
-    later = None
-    for y, of_memory, of_output, of_c, forget, total, d, d_memory, d_output, extra in steps:
+    later: Any = None
+    for y, of_memory, of_output, of_c, forget, total, d, d_memory, d_output, extra, share in steps:
         if later is None:
             total.copy_(y)
         else:
-            torch.addmm(y, later, w_hh, out=total)
+            _from_later(y, later, w_hh, total)
         dm = total if w_hr is None else total @ w_hr
         carry.addcmul_(dm, of_c)
         if extra is not None:
@@ -126,13 +151,13 @@ def _lstm_backward(
         torch.mul(carry.unsqueeze(1), of_memory, out=d_memory)
         torch.mul(dm, of_output, out=d_output)
         carry.mul_(forget)
-        later = d
+        later = d, total, share
     return dgates, carry, totals
 
 
 def _lstm_backward_meta(
     dh: Tensor, dc: Tensor | None, slopes: Tensor, slope_c: Tensor, f: Tensor, w_hh: Tensor,
-    w_hr: Tensor | None, reverse: bool,
+    w_hr: Tensor | None, reverse: bool, hold: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     (steps, samples, hidden), outputs = f.shape, dh.shape[-1]
     _require({
@@ -141,19 +166,20 @@ def _lstm_backward_meta(
         (steps, samples, outputs if w_hr is not None else hidden): [dh],
         (4 * hidden, outputs): [w_hh],
         (outputs, hidden): [w_hr],
+        (steps, samples, 1): [hold],
     })  # fmt: skip
     return slopes.new_empty(slopes.shape), f.new_empty(f.shape[1:]), dh.new_empty(dh.shape)
 
 
 _operator(
-    "lstm(Tensor gates, Tensor h0, Tensor c0, Tensor w_hh, Tensor? w_hr, bool reverse) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "lstm(Tensor gates, Tensor h0, Tensor c0, Tensor w_hh, Tensor? w_hr, bool reverse, "
+    "Tensor? valid=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _lstm,
     _lstm_meta,
 )
 _operator(
     "lstm_backward(Tensor dh, Tensor? dc, Tensor slopes, Tensor slope_c, Tensor f, Tensor w_hh, "
-    "Tensor? w_hr, bool reverse) -> (Tensor, Tensor, Tensor)",
+    "Tensor? w_hr, bool reverse, Tensor? hold=None) -> (Tensor, Tensor, Tensor)",
     _lstm_backward,
     _lstm_backward_meta,
 )
@@ -161,7 +187,9 @@ _operator(
 # ---------------------------------------------------------------- GRU
 
 
-def _gru(gates: Tensor, h0: Tensor, w_hh: Tensor, b_hh: Tensor | None, reverse: bool) -> tuple[Tensor, ...]:
+def _gru(
+    gates: Tensor, h0: Tensor, w_hh: Tensor, b_hh: Tensor | None, reverse: bool, valid: Tensor | None = None
+) -> tuple[Tensor, ...]:
     hidden = h0.shape[-1]
     shape = (len(gates), *h0.shape)
     rz_all = gates.new_empty((*gates.shape[:2], 2 * hidden))
@@ -170,24 +198,31 @@ def _gru(gates: Tensor, h0: Tensor, w_hh: Tensor, b_hh: Tensor | None, reverse: 
     split = [2 * hidden, hidden]
     x_rz, x_n = gates.split(split, 2)
     r_all, z_all = rz_all.split(hidden, 2)
-    steps = zip(*(_time(s, reverse) for s in (x_rz, x_n, rz_all, r_all, z_all, n_all, share_all, h_all)))
+    steps = zip(
+        *(_time(s, reverse) for s in (x_rz, x_n, rz_all, r_all, z_all, n_all, share_all, h_all)),
+        _each(valid, gates, reverse),
+    )
     h = h0
-    for rz_x, n_x, rz, r, z, n, share, h_new in steps:
+    for rz_x, n_x, rz, r, z, n, share, h_new, runs in steps:
         product = torch.mm(h, w) if b_hh is None else torch.addmm(b_hh, h, w)
         rz_h, n_h = product.split(split, 1)
         share.copy_(n_h)
         torch.add(rz_x, rz_h, out=rz).sigmoid_()
         torch.addcmul(n_x, r, share, out=n).tanh_()
+        before = h
         h = torch.addcmul(n, z, h - n, out=h_new)
+        if runs is not None:
+            h = h.copy_(torch.where(runs, h, before))
     return h_all, r_all.contiguous(), z_all.contiguous(), n_all, share_all
 
 
 def _gru_meta(
-    gates: Tensor, h0: Tensor, w_hh: Tensor, b_hh: Tensor | None, reverse: bool
+    gates: Tensor, h0: Tensor, w_hh: Tensor, b_hh: Tensor | None, reverse: bool, valid: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     samples, hidden = h0.shape
     _require({
-        (len(gates), samples, 3 * hidden): [gates], (3 * hidden, hidden): [w_hh], (3 * hidden,): [b_hh]
+        (len(gates), samples, 3 * hidden): [gates], (3 * hidden, hidden): [w_hh], (3 * hidden,): [b_hh],
+        (len(gates), samples, 1): [valid],
     })  # fmt: skip
     return tuple(h0.new_empty((len(gates), *h0.shape)) for _ in range(5))
 
@@ -203,7 +238,7 @@ def _gru_backward(dh: Tensor, slopes: Tensor, z: Tensor, w_hh: Tensor, reverse: 
         if later is None:
             total.copy_(y)
         else:
-            torch.addmm(y, later[0], w_hh, out=total).addcmul_(later[1], later[2])
+            _from_later(y, later, w_hh, total)
         torch.mul(total.unsqueeze(1), slope, out=d_apart)
         later = d, total, gate
     return dhidden, totals
@@ -220,7 +255,7 @@ def _gru_backward_meta(
 
 
 _operator(
-    "gru(Tensor gates, Tensor h0, Tensor w_hh, Tensor? b_hh, bool reverse) "
+    "gru(Tensor gates, Tensor h0, Tensor w_hh, Tensor? b_hh, bool reverse, Tensor? valid=None) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _gru,
     _gru_meta,
@@ -234,43 +269,62 @@ _operator(
 # ---------------------------------------------------------------- RNN
 
 
-def _rnn(gates: Tensor, h0: Tensor, w_hh: Tensor, relu: bool, reverse: bool) -> Tensor:
+def _rnn(
+    gates: Tensor, h0: Tensor, w_hh: Tensor, relu: bool, reverse: bool, valid: Tensor | None = None
+) -> Tensor:
     h_all = h0.new_empty((len(gates), *h0.shape))
     w, h = w_hh.t(), h0
-    for x, h_new in zip(_time(gates, reverse), _time(h_all, reverse)):
+    for x, h_new, runs in zip(_time(gates, reverse), _time(h_all, reverse), _each(valid, gates, reverse)):
+        before = h
         h = torch.addmm(x, h, w, out=h_new)
         h = h.relu_() if relu else h.tanh_()
+        if runs is not None:
+            h = h.copy_(torch.where(runs, h, before))
     return h_all
 
 
-def _rnn_backward(dh: Tensor, slopes: Tensor, w_hh: Tensor, reverse: bool) -> Tensor:
+def _rnn_backward(
+    dh: Tensor, slopes: Tensor, w_hh: Tensor, reverse: bool, hold: Tensor | None = None
+) -> Tensor:
     dgates = torch.empty_like(slopes, memory_format=torch.contiguous_format)
-    later = None
-    for y, slope, d in zip(*(_time(s, not reverse) for s in (dh, slopes, dgates))):
-        total = y if later is None else torch.addmm(y, later, w_hh)
-        later = torch.mul(total, slope, out=d)
+    later: Any = None
+    steps = zip(*(_time(s, not reverse) for s in (dh, slopes, dgates)), _each(hold, dh, not reverse))
+    for y, slope, d, share in steps:
+        total = y
+        if later is not None:
+            total = torch.empty_like(y)
+            _from_later(y, later, w_hh, total)
+        later = torch.mul(total, slope, out=d), total, share
     return dgates
 
 
-def _rnn_meta(gates: Tensor, h0: Tensor, w_hh: Tensor, relu: bool, reverse: bool) -> Tensor:
+def _rnn_meta(
+    gates: Tensor, h0: Tensor, w_hh: Tensor, relu: bool, reverse: bool, valid: Tensor | None = None
+) -> Tensor:
     samples, hidden = h0.shape
-    _require({(len(gates), samples, hidden): [gates], (hidden, hidden): [w_hh]})
+    _require({
+        (len(gates), samples, hidden): [gates], (hidden, hidden): [w_hh], (len(gates), samples, 1): [valid]
+    })  # fmt: skip
     return h0.new_empty((len(gates), *h0.shape))
 
 
-def _rnn_backward_meta(dh: Tensor, slopes: Tensor, w_hh: Tensor, reverse: bool) -> Tensor:
+def _rnn_backward_meta(
+    dh: Tensor, slopes: Tensor, w_hh: Tensor, reverse: bool, hold: Tensor | None = None
+) -> Tensor:
     steps, samples, hidden = slopes.shape
-    _require({(steps, samples, hidden): [dh], (hidden, hidden): [w_hh]})
+    _require({
+        (steps, samples, hidden): [dh], (hidden, hidden): [w_hh], (steps, samples, 1): [hold]
+    })  # fmt: skip
     return slopes.new_empty(slopes.shape)
 
 
 _operator(
-    "rnn(Tensor gates, Tensor h0, Tensor w_hh, bool relu, bool reverse) -> Tensor",
+    "rnn(Tensor gates, Tensor h0, Tensor w_hh, bool relu, bool reverse, Tensor? valid=None) -> Tensor",
     _rnn,
     _rnn_meta,
 )
 _operator(
-    "rnn_backward(Tensor dh, Tensor slopes, Tensor w_hh, bool reverse) -> Tensor",
+    "rnn_backward(Tensor dh, Tensor slopes, Tensor w_hh, bool reverse, Tensor? hold=None) -> Tensor",
     _rnn_backward,
     _rnn_backward_meta,
 )
@@ -294,6 +348,25 @@ _operator(
     _before_meta,
 )
 
+# ---------------------------------------------------------------- lengths
+
+
+def _lengths(lengths: Tensor, steps: int, reached: bool, descending: bool) -> Tensor:
+    return lengths.to(torch.int64, copy=True)
+
+
+def _lengths_meta(lengths: Tensor, steps: int, reached: bool, descending: bool) -> Tensor:
+    if lengths.ndim != 1 or lengths.is_floating_point():
+        raise RuntimeError(f"lengths are integers [N], not {lengths.dtype} {tuple(lengths.shape)}")
+    return lengths.new_empty(lengths.shape, dtype=torch.int64)
+
+
+_operator(
+    "lengths(Tensor lengths, int steps, bool reached, bool descending) -> Tensor",
+    _lengths,
+    _lengths_meta,
+)
+
 # ---------------------------------------------------------------- what they are, for other rooms
 
 # Operator -> argument positions of the weights that its steps multiply by.
@@ -305,7 +378,9 @@ WEIGHTS: dict[Any, tuple[int, ...]] = {
     ops.gru_backward.default: (3,),
     ops.rnn_backward.default: (2,),
 }
-LOOPS: dict[str, Any] = {str(target): target for target in (*WEIGHTS, ops.before.default)}
+LOOPS: dict[str, Any] = {
+    str(target): target for target in (*WEIGHTS, ops.before.default, ops.lengths.default)
+}
 FORWARD = tuple(WEIGHTS)[:3]
 BACKWARD = tuple(WEIGHTS)[3:]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import fx
 
 from .graph import Graph, Role, aten
+from .recurrent_ops import ops
 from .runtime.limits import Limit
 
 _SAME = (aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default)
@@ -32,6 +34,7 @@ _ALONG_A_DIM = (
 _BY_POSITION = (
     aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten._unsafe_index_put.default
 )  # fmt: skip
+_SORTS = (aten.sort.default, aten.sort.stable)
 _LOSSES = (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
 
 
@@ -44,7 +47,36 @@ def limits_of(graph: Graph) -> tuple[Limit, ...]:
             limit = _traced(index, entries, low, high, also, why)
             if limit is not None:
                 found[limit] = None
+        if node.target is ops.lengths.default:
+            limit = _of_lengths(node, entries)
+            if limit is not None:
+                found[limit] = None
     return tuple(found)
+
+
+def unknown_lengths(graph: Graph) -> fx.Node | None:
+    """Lengths of which one must be the largest, and that no device can check, as they are no batch entry."""
+    entries = {n: s.fqn for s, n in zip(graph.inputs, graph.placeholders.values()) if s.role is Role.BATCH}
+    nodes = [n for n in graph.nodes() if n.target is ops.lengths.default and n.args[2]]
+    return next((n for n in nodes if _of_lengths(n, entries) is None), None)
+
+
+def _of_lengths(node: fx.Node, entries: dict[fx.Node, str]) -> Limit | None:
+    args: Any = node.args
+    lengths, steps, reached, descending = args
+    limit = _traced(lengths, entries, 1, steps, (), f"lengths of sequences over {steps} steps")
+    while lengths.target in _SAME:
+        lengths = lengths.args[0]
+    sorts = _values_of_sort(lengths) is not None
+    return limit and limit.model_copy(update={"reached": reached, "descending": descending and not sorts})
+
+
+def _values_of_sort(node: fx.Node) -> fx.Node | None:
+    """What is sorted, where `node` is the values of a sort."""
+    args: Any = node.args
+    if node.target is operator.getitem and args[1] == 0 and args[0].target in _SORTS:
+        return args[0].args[0]
+    return None
 
 
 def _indices(node: fx.Node) -> Iterator[tuple[Any, int, int, tuple[int, ...], str]]:
@@ -105,6 +137,8 @@ def _traced(
                 return None
             low, high = math.ceil(low / args[1]), high // args[1]
             also = tuple(v // args[1] for v in also if v % args[1] == 0)
+        elif _values_of_sort(node) is not None:
+            args = args[0].args
         elif node.target not in _SAME:
             return None
         node = args[0]

@@ -208,24 +208,6 @@ def test_an_inference_mode_backbone_is_told_what_to_use() -> None:
     refused(mlp(), "inference_mode.*no_grad", loss)
 
 
-def test_packed_sequences_are_told_to_mask() -> None:
-    class Packed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            packed = nn.utils.rnn.pack_padded_sequence(
-                x.reshape(8, 3, 4),
-                torch.tensor([3, 2, 1, 3, 3, 1, 2, 2]),
-                batch_first=True,
-                enforce_sorted=False,
-            )
-            return self.head(self.rnn(packed)[1][0][-1])
-
-    refused(Packed(), r"test_field_capture\.py:\d+.*packed sequence.*mask")
-
-
 def test_a_value_that_autograd_needs_and_the_code_overwrites() -> None:
     refused(
         mlp(),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from users import CLASSES, assert_as_eager, batches, task
 
 import pockgraph as pg
-from pockgraph.errors import CaptureError, UnsupportedOperators
+from pockgraph.errors import UnsupportedOperators
 from pockgraph.frontends.onnx import load
 from pockgraph.recurrent_ops import BACKWARD, FORWARD
 from pockgraph.train_graph import TrainGraph
@@ -154,27 +154,6 @@ def test_a_cell_in_the_users_own_loop_trains(kind: type[nn.RNNCellBase], target:
             return self.out(state[0] if isinstance(state, tuple) else state)
 
     assert_as_eager(task(Loop(), batches(4, 3, FEATURES)), target)
-
-
-def test_packed_sequences_are_refused_by_name() -> None:
-    class Packed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net, self.out = nn.LSTM(FEATURES, UNITS, batch_first=True), nn.Linear(UNITS, CLASSES)
-
-        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-            return self.out(self.net(packed)[1][0][-1])
-
-    data = [{**b, "n": torch.tensor([7, 3, 5, 1])} for b in batches(4, 7, FEATURES)]
-    with pytest.raises(CaptureError, match="test_field_sequences"):
-        pg.build(
-            task(
-                Packed(), data,
-                loss=lambda m, b: nn.functional.cross_entropy(m(b["x"], b["n"]), b["y"]),
-                metric=lambda m, b: m(b["x"], b["n"]).sum(1),
-            )
-        )  # fmt: skip
 
 
 # ---------------------------------------------------------------- from ONNX

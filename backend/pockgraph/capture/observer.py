@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from ..recurrent import CELLS, LAYERS
 from . import refusals
 from .losses import LOSSES
+from .packed import PackedSequences
 from .refusals import ENGINE_ROOT, TORCH_ROOT
 
 REPLACED = {**LAYERS, **CELLS}
@@ -47,6 +48,7 @@ class Observer(TorchFunctionMode):
         super().__init__()
         self._stand_ins, self._mode = stand_ins, mode
         self._paths = {id(m): name for name, m in model.named_modules()}
+        self._packed = PackedSequences()
         self.calls: list[Call] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,7 +67,11 @@ class Observer(TorchFunctionMode):
         before = fx_traceback.current_meta.get("custom")
         fx_traceback.current_meta["custom"] = {"layer": layer, "source": source}
         try:
-            return func(*args, **kwargs)
+            result = self._packed.call(name, func, args, kwargs, sys._getframe(1))
+            return func(*args, **kwargs) if result is NotImplemented else result
+        except refusals.NotOneGraph as e:
+            e.source = e.source or source
+            raise
         finally:
             fx_traceback.current_meta["custom"] = before or {}
 
@@ -116,8 +122,6 @@ def _refuse_call(name: str, func: Any, args: Any, source: str) -> None:
         raise refusals.NotOneGraph(refusals.DATA_ASSIGNED, source)
     if name == "register_post_accumulate_grad_hook":
         raise refusals.NotOneGraph(refusals.POST_ACCUMULATE, source)
-    if name == "_pack_padded_sequence" or (name in LAYERS and not isinstance(args[3], bool)):
-        raise refusals.NotOneGraph(refusals.PACKED, source)
 
 
 # ---------------------------------------------------------------- comparing two runs

@@ -27,9 +27,24 @@ POST_ACCUMULATE = (
     "it registers a post-accumulate-grad hook, which runs beside the step's update. Remove the hook; the "
     "optimizer given to `build` is part of the graph"
 )
-PACKED = (
-    "it runs a recurrent layer on a packed sequence, whose shape depends on the lengths in the batch. Run "
-    "the layer on the padded sequence, and mask what lies behind each length in the loss"
+PACKED_ROWS = (
+    "it calls {name} on the data of a packed sequence, which has as many rows as the lengths in the batch "
+    "say. Pad the sequence first, pad_packed_sequence(packed, total_length={steps}), and leave out what lies "
+    "behind each length: labels of -100 in a cross entropy, or (each * mask).sum() / mask.sum() with "
+    "mask = torch.arange({steps}) < lengths[:, None]"
+)
+PACKED_SIZES = (
+    "it computes with the batch sizes of a packed sequence, whose number depends on the lengths in the "
+    "batch. Compute with the lengths themselves"
+)
+PACKED_BY_HAND = (
+    "it makes a packed sequence of other rows than pack_padded_sequence gave. Compute on the padded "
+    "sequence, and pack the result with pack_padded_sequence"
+)
+PACKED_COMPUTED = (
+    "it pads a packed sequence to the longest of the batch, and the lengths are computed in the step, so "
+    "that no device can tell beforehand whether this is {steps}. Say so: "
+    "pad_packed_sequence(packed, total_length={steps})"
 )
 CTC_IN_A_ROW = (
     "the targets of a CTC loss stand one sample behind the other, and where each begins depends on the "
@@ -46,7 +61,8 @@ NO_SHAPE_RULE = (
 NO_DERIVATIVE = "PyTorch has no derivative of {name}. Compute it another way, or under torch.no_grad()"
 OWN_READING = (
     "it reads a tensor's values in Python or numpy, and a training step that is compiled before deployment "
-    "has one fixed graph. Compute with torch operators, or pass the value in the batch"
+    "has one fixed graph. Compute with torch operators, or pass the value in the batch; "
+    "pack_padded_sequence takes the lengths as a tensor"
 )
 REPLACED = (
     "it creates or replaces the {what} {fqn!r} while it runs. Create it in __init__, and change its value in "
@@ -135,6 +151,8 @@ def explained(name: str, what: str, error: Exception) -> CaptureError:
     for pattern, reason in TRANSLATIONS:
         found = re.search(pattern, f"{kind}: {text}", re.DOTALL)
         if found:
+            if reason is DATA_DEPENDENT and ".tolist(" in where:
+                reason = OWN_READING
             names = [n for n in found.groupdict().values() if n]
             return not_one_graph(name, what, reason.format(name=names[0] if names else ""), where)
     first = text.splitlines()[0].rstrip(".") if text else kind

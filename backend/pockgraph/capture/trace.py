@@ -15,10 +15,11 @@ from torch import fx, nn
 from ..errors import PockError, TaskError
 from ..graph import Graph, Role, Slot, add_constant, dtype_name
 from ..task import Task
+from ..value_limits import unknown_lengths
 from .in_place import plain_strides
 from .memory import refuse_shared_memory
 from .places import annotate, claim_gradients
-from .refusals import HOLDS_ITSELF, explained
+from .refusals import HOLDS_ITSELF, PACKED_COMPUTED, explained, not_one_graph
 from .suitable import check_model
 from .tracer import Captured, capture
 
@@ -120,6 +121,10 @@ def _trace(task: Task, captured: Captured, function: Any) -> Trace:
     unused = tuple(f for f, p in parameters.items() if p.requires_grad and f not in captured.trained)
     frozen = tuple(f for f, p in parameters.items() if not p.requires_grad)
     whole = Graph(graph, tuple(slots), tuple(outputs), values)
+    unknown = unknown_lengths(whole)
+    if unknown is not None:
+        reason = PACKED_COMPUTED.format(steps=unknown.args[1])
+        raise not_one_graph(task.name, "loss" if loss else "metric", reason, unknown.meta.get("source", ""))
     return Trace(whole, unused, _tied(task.model), frozen)
 
 

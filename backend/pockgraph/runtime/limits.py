@@ -20,6 +20,8 @@ class Limit(BaseModel):
         also: values beside these, such as a loss's ignore_index.
         why: what the values are, in words.
         places: the part: a slice for each dimension, or flat numbers of elements; None for the whole.
+        reached: one value at least is `high`.
+        descending: no value is larger than the one before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +32,8 @@ class Limit(BaseModel):
     also: tuple[int, ...] = ()
     why: str
     places: tuple[tuple[int, int, int], ...] | tuple[int, ...] | None = None
+    reached: bool = False
+    descending: bool = False
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether there is such a part of an array of this shape."""
@@ -58,6 +62,19 @@ def check_limits(arrays: Mapping[str, np.ndarray], limits: Sequence[Limit], task
         part = limit.part(arrays[limit.entry])
         if part.size and (part.min() < limit.low or part.max() > limit.high):
             _refuse(arrays[limit.entry], part, limit, task)
+        if limit.reached and part.max(initial=limit.low) != limit.high:
+            raise BatchError(
+                f"Batch entry {limit.entry!r} of task {task!r} holds at most {part.max()}, but these are "
+                f"{limit.why}, and the model pads its sequences to the longest of the batch, for which a "
+                f"compiled step has one size. Give batches whose longest sequence has {limit.high} steps, or "
+                f"build again from a model that calls pad_packed_sequence(…, total_length={limit.high})."
+            )
+        if limit.descending and (np.diff(part.reshape(-1)) > 0).any():
+            raise BatchError(
+                f"Batch entry {limit.entry!r} of task {task!r} is not in descending order, as "
+                "pack_padded_sequence(…, enforce_sorted=True) takes lengths. Sort the samples of the batch, "
+                "or build again from a model that passes enforce_sorted=False."
+            )
 
 
 def _refuse(array: np.ndarray, part: np.ndarray, limit: Limit, task: str) -> None:

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
 from ..recurrent_ops import ops
@@ -28,6 +29,7 @@ def rules(emit: Any) -> dict[Any, Callable[..., Any]]:
         ops.rnn.default: steps.rnn,
         ops.rnn_backward.default: steps.rnn_backward,
         ops.before.default: steps.before,
+        ops.lengths.default: steps.lengths,
     }
 
 
@@ -48,6 +50,10 @@ def _placed(made: Values, used: set[int], count: int) -> tuple[Any, ...]:
     return tuple(result)
 
 
+def _given(*sequences: Any) -> list[Any]:
+    return [s for s in sequences if s is not None]
+
+
 class _Steps:
     def __init__(self, emit: Any) -> None:
         self.emit = emit
@@ -55,11 +61,18 @@ class _Steps:
     def _zeros(self, *size: int, like: Any) -> Any:
         return self.emit.full(0, size, self.emit.dtype(like))
 
+    def _held(self, sliced: Values, new: Values, old: Values) -> Values:
+        """The new state where a step is valid, which the second of its sequences says if there is one."""
+        if len(sliced) == 1:
+            return new
+        return [self.emit.select(sliced[1], a, b) for a, b in zip(new, old)]
+
     # ---------------------------------------------------------------- LSTM
 
     def lstm(
-        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, c0: Any, w_hh: Any, w_hr: Any, reverse: bool
-    ) -> tuple[Any, ...]:
+        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, c0: Any, w_hh: Any, w_hr: Any, reverse: bool,
+        valid: Any = None,
+    ) -> tuple[Any, ...]:  # fmt: skip
         e, used = self.emit, _used(node)
         fixed = [e.swap(w) for w in (w_hh, w_hr) if w is not None]
 
@@ -71,43 +84,50 @@ class _Steps:
             h = e.mul(o, e.tanh(c))
             if len(weights) > 1:
                 h = e.matmul(h, weights[1])
+            h, c = self._held(sliced, (h, c), carried)
             return (h, c), _chosen((h, c, i, f, g, o), used)
 
-        made, _ = e.loop([gates], [h0, c0], fixed, step, reverse)
+        made, _ = e.loop(_given(gates, valid), [h0, c0], fixed, step, reverse)
         return _placed(made, used, 6)
 
     def lstm_backward(
         self, ctx: Any, node: fx.Node, dh: Any, dc: Any, slopes: Any, slope_c: Any, f: Any, w_hh: Any,
-        w_hr: Any, reverse: bool,
+        w_hr: Any, reverse: bool, hold: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
         e, used = self.emit, _used(node) - {1}
         samples, hidden = e.shape(f)[1:]
-        sliced = [dh, slopes, slope_c, f] + ([] if dc is None else [dc])
-        fixed = [w for w in (w_hh, w_hr) if w is not None]
+        fixed, extra = _given(w_hh, w_hr), dc is not None
         start = [
             self._zeros(samples, 4 * hidden, like=f), self._zeros(samples, hidden, like=f)
         ]  # fmt: skip
+        if hold is not None:
+            start.append(self._zeros(samples, e.shape(dh)[2], like=dh))
 
         def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
             y, slope, slope_c, f, *more = sliced
-            later, dc = carried
+            later, dc, *held = carried
             total = e.addmm(y, later, weights[0])
+            if held:
+                total = e.add(total, held[0])
             dm = e.matmul(total, weights[1]) if len(weights) > 1 else total
             dc = e.add(dc, e.mul(dm, slope_c))
-            if more:
+            if extra:
                 dc = e.add(dc, more[0])
             dgates = e.mul(e.concat([dc, dc, dc, dm], 1), slope)
-            return (dgates, e.mul(dc, f)), _chosen((dgates, None, total), used)
+            after = [dgates, e.mul(dc, f)] + ([e.mul(total, more[-1])] if held else [])
+            return after, _chosen((dgates, None, total), used)
 
-        made, (_, dc0) = e.loop(sliced, start, fixed, step, not reverse)
+        sliced = _given(dh, slopes, slope_c, f, dc, hold)
+        made, (_, dc0, *_) = e.loop(sliced, start, fixed, step, not reverse)
         dgates, _, total = _placed(made, used, 3)
         return dgates, dc0, total
 
     # ---------------------------------------------------------------- GRU
 
     def gru(
-        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, b_hh: Any, reverse: bool
-    ) -> tuple[Any, ...]:
+        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, b_hh: Any, reverse: bool,
+        valid: Any = None,
+    ) -> tuple[Any, ...]:  # fmt: skip
         e, used = self.emit, _used(node)
         hidden = e.shape(h0)[1]
         fixed = [e.swap(w_hh)] + ([] if b_hh is None else [e.reshape(b_hh, [1, -1])])
@@ -122,10 +142,10 @@ class _Steps:
             r, z = e.pieces(rz, 2, 1)
             share = e.cut(share, 1, 2 * hidden, 3 * hidden)
             n = e.tanh(e.add(e.cut(x, 1, 2 * hidden, 3 * hidden), e.mul(r, share)))
-            h = e.add(n, e.mul(z, e.sub(h, n)))
+            (h,) = self._held(sliced, [e.add(n, e.mul(z, e.sub(h, n)))], carried)
             return (h,), _chosen((h, r, z, n, share), used)
 
-        made, _ = e.loop([gates], [h0], fixed, step, reverse)
+        made, _ = e.loop(_given(gates, valid), [h0], fixed, step, reverse)
         return _placed(made, used, 5)
 
     def gru_backward(
@@ -147,30 +167,39 @@ class _Steps:
 
     # ---------------------------------------------------------------- RNN
 
-    def rnn(self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, relu: bool, reverse: bool) -> Any:
+    def rnn(
+        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, relu: bool, reverse: bool,
+        valid: Any = None,
+    ) -> Any:  # fmt: skip
         e = self.emit
 
         def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
             h = e.addmm(sliced[0], carried[0], weights[0])
-            h = e.relu(h) if relu else e.tanh(h)
+            (h,) = self._held(sliced, [e.relu(h) if relu else e.tanh(h)], carried)
             return (h,), [h]
 
-        made, _ = e.loop([gates], [h0], [e.swap(w_hh)], step, reverse)
+        made, _ = e.loop(_given(gates, valid), [h0], [e.swap(w_hh)], step, reverse)
         return made[0]
 
-    def rnn_backward(self, ctx: Any, node: fx.Node, dh: Any, slopes: Any, w_hh: Any, reverse: bool) -> Any:
+    def rnn_backward(
+        self, ctx: Any, node: fx.Node, dh: Any, slopes: Any, w_hh: Any, reverse: bool, hold: Any = None
+    ) -> Any:
         e = self.emit
 
         def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
-            y, slope = sliced
-            dgates = e.mul(e.addmm(y, carried[0], weights[0]), slope)
-            return (dgates,), [dgates]
+            y, slope, *share = sliced
+            total = e.addmm(y, carried[0], weights[0])
+            if share:
+                total = e.add(total, carried[1])
+            dgates = e.mul(total, slope)
+            return [dgates, *(e.mul(total, s) for s in share)], [dgates]
 
-        start = [self._zeros(*e.shape(slopes)[1:], like=slopes)]
-        made, _ = e.loop([dh, slopes], start, [w_hh], step, not reverse)
+        sliced = _given(dh, slopes, hold)
+        start = [self._zeros(*e.shape(slopes)[1:], like=slopes) for _ in sliced[1:]]
+        made, _ = e.loop(sliced, start, [w_hh], step, not reverse)
         return made[0]
 
-    # ---------------------------------------------------------------- states before each step
+    # ---------------------------------------------------------------- states before each step, lengths
 
     def before(self, ctx: Any, node: fx.Node, sequence: Any, first: Any, reverse: bool) -> Any:
         e = self.emit
@@ -180,3 +209,6 @@ class _Steps:
         if reverse:
             return e.concat([e.cut(sequence, 0, 1, count), first], 0)
         return e.concat([first, e.cut(sequence, 0, 0, count - 1)], 0)
+
+    def lengths(self, ctx: Any, node: fx.Node, lengths: Any, *limits: Any) -> Any:
+        return self.emit.convert(lengths, torch.int64)
