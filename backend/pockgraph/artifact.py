@@ -210,8 +210,8 @@ def write_artifact(
                 files=files,
                 telling_state=telling_state(train),
                 nonfinite_entries=nonfinite_entries(graph.task.example),
-                train_limits=limits_of(train),
-                eval_limits=limits_of(evaluation),
+                train_limits=limits_of(train, target.integers_below),
+                eval_limits=limits_of(evaluation, target.integers_below),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )
             parity = "skipped" if prove is None else prove(partial, manifest)

@@ -43,7 +43,8 @@ def compile(
 
     Raises:
         PlanError: the plan is another model's.
-        BatchError: the task's first batch holds an index (a label, a token id) that the model has no row for.
+        BatchError: the task's first batch holds an index (a label, a token id) that the model has no row for,
+            or an integer that the target cannot compute with.
         UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
             before anything is written.
         ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
@@ -58,6 +59,6 @@ def compile(
     if not found.ok:
         raise UnsupportedOperators(str(found))
     example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
-    check_limits(example, limits_of(train), small.plan.task)
+    check_limits(example, limits_of(train, lowering.integers_below), small.plan.task)
     proof = (lambda folder, manifest: prove(folder, manifest, small, force)) if parity else None
     return write_artifact(Path(out), lowering, train, evaluation, small, dict(options or {}), proof)

@@ -2,8 +2,8 @@
 
 No runtime says anything about an index out of bounds: one wraps around, one reads other memory. So what the
 operators that take indices allow is derived from the graph, back through views, slices, casts and integer
-arithmetic with constants, to the batch entry that the index comes from. Devices check it, see
-`runtime/limits.py`.
+arithmetic with constants, to the batch entry that the index comes from. The same holds for integers that a
+target computes with in floating-point numbers. Devices check it, see `runtime/limits.py`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,23 @@ _BY_POSITION = (
     aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten._unsafe_index_put.default
 )  # fmt: skip
 _SORTS = (aten.sort.default, aten.sort.stable)
+_SHIFTS = (aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar)
+_SCALES = (aten.mul.Tensor, aten.mul.Scalar)
+_LINEAR = (*_SHIFTS, *_SCALES)
+REMEDY = (
+    "Split them into smaller numbers before, such as a time into days and seconds, number ids from zero, or "
+    "take another target."
+)
 _LOSSES = (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
 
 
-def limits_of(graph: Graph) -> tuple[Limit, ...]:
-    """What each batch entry that is used as an index may hold."""
+def limits_of(graph: Graph, exact_below: int | None = None) -> tuple[Limit, ...]:
+    """What each batch entry that is used as an index may hold.
+
+    Args:
+        exact_below: the target computes with integers as if they were smaller than this, and holds them in
+            32 bits; None: with all of them.
+    """
     entries = {n: s.fqn for s, n in zip(graph.inputs, graph.placeholders.values()) if s.role is Role.BATCH}
     found: dict[Limit, None] = {}
     for node in graph.nodes():
@@ -50,6 +62,10 @@ def limits_of(graph: Graph) -> tuple[Limit, ...]:
         if node.target is ops.lengths.default:
             limit = _of_lengths(node, entries)
             if limit is not None:
+                found[limit] = None
+    if exact_below is not None:
+        for limit in _exact(graph, entries, exact_below):
+            if not any(_implies(other, limit) for other in found):
                 found[limit] = None
     return tuple(found)
 
@@ -77,6 +93,35 @@ def _values_of_sort(node: fx.Node) -> fx.Node | None:
     if node.target is operator.getitem and args[1] == 0 and args[0].target in _SORTS:
         return args[0].args[0]
     return None
+
+
+def _exact(graph: Graph, entries: dict[fx.Node, str], below: int) -> Iterator[Limit]:
+    """Where integers of a batch are computed with, and where they are only held or cast."""
+    computed = f"integers that this target computes with exactly below 2**{below.bit_length() - 1} only"
+    for node in graph.nodes():
+        if node.target in (*_MOVES, *_SAME, *_LOSSES, *_ALONG_A_DIM, *_BY_POSITION, aten.embedding.default):
+            continue
+        values = [*node.all_input_nodes, *([node] if node.target in _LINEAR else [])]
+        for value in filter(_is_wide, values):
+            limit = _traced(value, entries, 1 - below, below - 1, (), computed, REMEDY)
+            if limit is not None:
+                yield limit
+    for node, name in entries.items():
+        if node.users and node.meta["val"].dtype == torch.int64:
+            held = "integers that this target holds in 32 bits"
+            yield Limit(entry=name, low=-(2**31), high=2**31 - 1, why=held, remedy=REMEDY)
+
+
+def _is_wide(node: fx.Node) -> bool:
+    val = node.meta["val"]
+    return isinstance(val, torch.Tensor) and val.dtype in (torch.int64, torch.int32)
+
+
+def _implies(one: Limit, other: Limit) -> bool:
+    """Whether what `one` lets pass, `other` does."""
+    values = (one.low, one.high, *one.also)
+    same = one.entry == other.entry and one.places in (None, other.places)
+    return same and all(other.low <= v <= other.high for v in values)
 
 
 def _indices(node: fx.Node) -> Iterator[tuple[Any, int, int, tuple[int, ...], str]]:
@@ -116,7 +161,13 @@ def _one_hot(node: fx.Node, graph: Graph) -> Iterator[tuple[Any, int, int, tuple
 
 
 def _traced(
-    index: Any, entries: dict[fx.Node, str], low: int, high: int, also: tuple[int, ...], why: str
+    index: Any,
+    entries: dict[fx.Node, str],
+    low: int,
+    high: int,
+    also: tuple[int, ...],
+    why: str,
+    remedy: str = "",
 ) -> Limit | None:
     """The limit of the entry that `index` comes from; None where it comes from none, or is computed."""
     if not isinstance(index, fx.Node) or index.meta["val"].dtype == torch.bool:
@@ -127,12 +178,12 @@ def _traced(
         args: Any = node.args
         if node.target in _MOVES:
             moves.append(node)
-        elif node.target in (aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar):
+        elif node.target in _SHIFTS:
             if len(args) != 2 or node.kwargs or not isinstance(args[1], int):
                 return None
             by = args[1] if node.target in (aten.add.Tensor, aten.add.Scalar) else -args[1]
             low, high, also = low - by, high - by, tuple(v - by for v in also)
-        elif node.target in (aten.mul.Tensor, aten.mul.Scalar):
+        elif node.target in _SCALES:
             if not isinstance(args[1], int) or args[1] < 1:
                 return None
             low, high = math.ceil(low / args[1]), high // args[1]
@@ -142,7 +193,10 @@ def _traced(
         elif node.target not in _SAME:
             return None
         node = args[0]
-    return Limit(entry=entries[node], low=low, high=high, also=also, why=why, places=_places(node, moves))
+    if node.meta["val"].dtype in (torch.bool, torch.uint8, torch.int8) and low <= -128 and high >= 255:
+        return None
+    places = _places(node, moves)
+    return Limit(entry=entries[node], low=low, high=high, also=also, why=why, places=places, remedy=remedy)
 
 
 def _places(

@@ -28,6 +28,7 @@ class Refusing:
     """A target that lacks operators of one's choice."""
 
     name = "refusing"
+    integers_below = None
 
     def __init__(self, *ops: Any, when: Callable[[torch.fx.Node], bool] = lambda node: True) -> None:
         self.ops, self.when = ops, when

@@ -19,6 +19,7 @@ class Limit(BaseModel):
         low, high: the smallest and the largest value.
         also: values beside these, such as a loss's ignore_index.
         why: what the values are, in words.
+        remedy: what to do about others, in a sentence; empty for what helps with indices.
         places: the part: a slice for each dimension, or flat numbers of elements; None for the whole.
         reached: one value at least is `high`.
         descending: no value is larger than the one before.
@@ -31,6 +32,7 @@ class Limit(BaseModel):
     high: int
     also: tuple[int, ...] = ()
     why: str
+    remedy: str = ""
     places: tuple[tuple[int, int, int], ...] | tuple[int, ...] | None = None
     reached: bool = False
     descending: bool = False
@@ -50,6 +52,9 @@ class Limit(BaseModel):
         if self.places and isinstance(self.places[0], tuple):
             return array[tuple(slice(*s) for s in self.places)]  # pyright: ignore
         return array.reshape(-1)[list(self.places)]  # pyright: ignore
+
+
+_ROOM = "Correct the data, or compile a model that has room for it."
 
 
 def check_limits(arrays: Mapping[str, np.ndarray], limits: Sequence[Limit], task: str) -> None:
@@ -89,6 +94,5 @@ def _refuse(array: np.ndarray, part: np.ndarray, limit: Limit, task: str) -> Non
     also = f", or {', '.join(map(str, limit.also))} to ignore" if limit.also else ""
     raise BatchError(
         f"Batch entry {limit.entry!r} of task {task!r} holds {array[at]}{place}{more}, but these are "
-        f"{limit.why}: {limit.low} to {limit.high}{also}. Correct the data, or compile a model that "
-        "has room for it."
+        f"{limit.why}: {limit.low} to {limit.high}{also}. {limit.remedy or _ROOM}"
     )

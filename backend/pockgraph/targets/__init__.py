@@ -50,6 +50,11 @@ class Target(Protocol):
 
     name: str
 
+    @property
+    def integers_below(self) -> int | None:
+        """Integers smaller than this are exact whatever is computed with them; None: all of int64's are."""
+        ...
+
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every operator of `graph` that the target cannot lower, in schedule order."""
         ...

@@ -41,6 +41,7 @@ class Torch:
     """
 
     name = "torch"
+    integers_below = None
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every operator of `graph` that is not ATen's, or that changes its arguments."""

@@ -39,6 +39,7 @@ class ONNX:
     """Lowers to ONNX; see the module."""
 
     name = "onnx"
+    integers_below = None
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every operator of `graph` that can be neither lowered nor expanded into others that can."""

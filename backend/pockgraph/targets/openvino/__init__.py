@@ -48,6 +48,7 @@ class OpenVINO:
     """
 
     name = "openvino"
+    integers_below = 2**24  # the CPU plugin computes with them in float32
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every operator of `graph` that can be neither lowered nor expanded into others that can."""
