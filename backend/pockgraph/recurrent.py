@@ -123,6 +123,33 @@ class GRU(Function):
         return dgates, dh0, _product(dhidden, h_before), db_hh, None, None
 
 
+class GRUResetFirst(Function):
+    """`ops.gru_reset_first` with a gradient: (gates, h0, w_hh, reverse, valid) -> h of every step."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        h, *gates = ops.gru_reset_first.default(*args)
+        ctx.reverse = args[3]
+        ctx.save_for_backward(args[1], args[2], args[4], h, *gates)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        h0, w_hh, valid, h, r, z, n = ctx.saved_tensors
+        factor, hold = _shares(valid, h)
+        h_before = ops.before.default(h, h0, ctx.reverse)
+        slopes = torch.cat([h_before * _slope(r), (h_before - n) * _slope(z), (1 - z) * _tanh_slope(n)], 2)
+        (slopes,) = _masked(factor, slopes)
+        dgates, dh0 = ops.gru_reset_first_backward.default(
+            dh, slopes, r, _held(z, factor, hold), w_hh, ctx.reverse
+        )
+        split = 2 * h.shape[2]
+        dw_hh = torch.cat(
+            [_product(dgates[:, :, :split], h_before), _product(dgates[:, :, split:], r * h_before)]
+        )
+        return dgates, dh0, dw_hh, None, None
+
+
 class RNN(Function):
     """`ops.rnn` with a gradient: (gates, h0, w_hh, relu, reverse, valid) -> h of every step."""
 
@@ -190,6 +217,22 @@ def _gru(
 ) -> tuple[Tensor, ...]:
     b_ih, b_hh = weights[2:4] if has_biases else (None, None)
     return (GRU.apply(F.linear(x, weights[0], b_ih), state[0], weights[1], b_hh, reverse, valid),)  # pyright: ignore
+
+
+def gru_reset_first(
+    x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None, reverse: bool,
+    valid: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """One direction of a GRU with the reset gate before the product, which torch has no layer for.
+
+    Args:
+        x: [T, N, D]; weights in PyTorch's order of gates, both biases in one.
+        valid: bool [T, N, 1]: steps that are there; the others leave the state as it is.
+
+    Returns:
+        The states [T, N, H].
+    """
+    return GRUResetFirst.apply(F.linear(x, w_ih, bias), h0, w_hh, reverse, valid)  # pyright: ignore
 
 
 def _rnn(relu: bool) -> Direction:
@@ -272,4 +315,4 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "rnn_relu": _one_state(_rnn(relu=True)),
 }
 CELLS: dict[str, Callable[..., Any]] = {"lstm_cell": _lstm_cell, "gru_cell": _gru_cell}
-LOOPS = (LSTM, GRU, RNN)
+LOOPS = (LSTM, GRU, GRUResetFirst, RNN)

@@ -7,14 +7,17 @@ beforehand, and the gradients of all weights behind, by ordinary operators that 
     lstm_backward(dh, dc, slopes, slope_c, f, w_hh, w_hr, …)  -> dgates, dc0, dh of every step
     gru(gates, h0, w_hh, b_hh, reverse, valid)                -> h, r, z, n, hidden share of n
     gru_backward(dh, slopes, z, w_hh, reverse)                -> dhidden, dh of every step
+    gru_reset_first(gates, h0, w_hh, reverse, valid)          -> h, r, z, n
+    gru_reset_first_backward(dh, slopes, r, z, w_hh, reverse) -> dgates, dh0
     rnn(gates, h0, w_hh, relu, reverse, valid)                -> h
     rnn_backward(dh, slopes, w_hh, reverse, hold)             -> dgates
     before(sequence, first, reverse)                          -> the states that the steps began with
     lengths(lengths, steps, reached, descending)              -> lengths, which a device checks
 
 Sequences are `[T, N, …]` in the order of time, also where `reverse` runs from the last step to the first.
-Formulas and the order of gates are PyTorch's (`nn.LSTM`, `nn.GRU`, `nn.RNN`). *Slopes* are the derivatives
-of what a step makes by its gates: they are known for all steps when the backward loop begins.
+Formulas and the order of gates are PyTorch's (`nn.LSTM`, `nn.GRU`, `nn.RNN`); a GRU that resets the state
+before the product with its weights, and not behind, is ONNX's of `linear_before_reset=0`. *Slopes* are the
+derivatives of what a step makes by its gates: they are known for all steps when the backward loop begins.
 
 Sequences of several lengths: where `valid` (bool `[T, N, 1]`) is not set, a step leaves the state as it is.
 In backward loops the slopes are zero there, and `hold` (`[T, N, 1]`) is 1: the share of the gradient of a
@@ -266,6 +269,86 @@ _operator(
     _gru_backward_meta,
 )
 
+# ---------------------------------------------------------------- GRU, the reset before the product
+
+
+def _gru_reset_first(
+    gates: Tensor, h0: Tensor, w_hh: Tensor, reverse: bool, valid: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    hidden, count = h0.shape[-1], len(gates)
+    rz_all = gates.new_empty((*gates.shape[:2], 2 * hidden))
+    n_all, h_all = (h0.new_empty((count, *h0.shape)) for _ in range(2))
+    w_rz, w_n = w_hh[: 2 * hidden].t(), w_hh[2 * hidden :].t()
+    x_rz, x_n = gates.split([2 * hidden, hidden], 2)
+    r_all, z_all = rz_all.split(hidden, 2)
+    steps = zip(
+        *(_time(s, reverse) for s in (x_rz, x_n, rz_all, r_all, z_all, n_all, h_all)),
+        _each(valid, gates, reverse),
+    )
+    h = h0
+    for rz_x, n_x, rz, r, z, n, h_new, runs in steps:
+        before = h
+        torch.addmm(rz_x, h, w_rz, out=rz).sigmoid_()
+        torch.addmm(n_x, r * h, w_n, out=n).tanh_()
+        h = torch.addcmul(n, z, h - n, out=h_new)
+        if runs is not None:
+            h = h.copy_(torch.where(runs, h, before))
+    return h_all, r_all.contiguous(), z_all.contiguous(), n_all
+
+
+def _gru_reset_first_meta(
+    gates: Tensor, h0: Tensor, w_hh: Tensor, reverse: bool, valid: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    samples, hidden = h0.shape
+    _require({
+        (len(gates), samples, 3 * hidden): [gates], (3 * hidden, hidden): [w_hh],
+        (len(gates), samples, 1): [valid],
+    })  # fmt: skip
+    return tuple(h0.new_empty((len(gates), *h0.shape)) for _ in range(4))
+
+
+def _gru_reset_first_backward(
+    dh: Tensor, slopes: Tensor, r: Tensor, z: Tensor, w_hh: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    hidden = z.shape[-1]
+    dgates = torch.empty_like(slopes, memory_format=torch.contiguous_format)
+    w_rz, w_n = w_hh[: 2 * hidden], w_hh[2 * hidden :]
+    carry = torch.zeros_like(z[0])
+    for y, slope, reset, keep, d in zip(*(_time(s, not reverse) for s in (dh, slopes, r, z, dgates))):
+        total = y + carry
+        d_r, d_z, d_n = d.chunk(3, 1)
+        of_r, of_z, of_n = slope.chunk(3, 1)
+        through = torch.mul(total, of_n, out=d_n) @ w_n
+        torch.mul(total, of_z, out=d_z)
+        torch.mul(through, of_r, out=d_r)
+        carry = torch.addmm(total * keep, d[:, : 2 * hidden], w_rz).addcmul_(through, reset)
+    return dgates, carry
+
+
+def _gru_reset_first_backward_meta(
+    dh: Tensor, slopes: Tensor, r: Tensor, z: Tensor, w_hh: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    steps, samples, hidden = z.shape
+    _require({
+        (steps, samples, hidden): [dh, r], (steps, samples, 3 * hidden): [slopes],
+        (3 * hidden, hidden): [w_hh],
+    })  # fmt: skip
+    return slopes.new_empty(slopes.shape), z.new_empty(z.shape[1:])
+
+
+_operator(
+    "gru_reset_first(Tensor gates, Tensor h0, Tensor w_hh, bool reverse, Tensor? valid=None) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _gru_reset_first,
+    _gru_reset_first_meta,
+)
+_operator(
+    "gru_reset_first_backward(Tensor dh, Tensor slopes, Tensor r, Tensor z, Tensor w_hh, bool reverse) "
+    "-> (Tensor, Tensor)",
+    _gru_reset_first_backward,
+    _gru_reset_first_backward_meta,
+)
+
 # ---------------------------------------------------------------- RNN
 
 
@@ -370,19 +453,22 @@ _operator(
 # ---------------------------------------------------------------- what they are, for other rooms
 
 # Operator -> argument positions of the weights that its steps multiply by.
-WEIGHTS: dict[Any, tuple[int, ...]] = {
+_FORWARD: dict[Any, tuple[int, ...]] = {
     ops.lstm.default: (3, 4),
     ops.gru.default: (2,),
+    ops.gru_reset_first.default: (2,),
     ops.rnn.default: (2,),
+}
+_BACKWARD: dict[Any, tuple[int, ...]] = {
     ops.lstm_backward.default: (5, 6),
     ops.gru_backward.default: (3,),
+    ops.gru_reset_first_backward.default: (4,),
     ops.rnn_backward.default: (2,),
 }
-LOOPS: dict[str, Any] = {
-    str(target): target for target in (*WEIGHTS, ops.before.default, ops.lengths.default)
-}
-FORWARD = tuple(WEIGHTS)[:3]
-BACKWARD = tuple(WEIGHTS)[3:]
+WEIGHTS = {**_FORWARD, **_BACKWARD}
+FORWARD, BACKWARD = tuple(_FORWARD), tuple(_BACKWARD)
+_BESIDE = (ops.before.default, ops.lengths.default)
+LOOPS: dict[str, Any] = {str(target): target for target in (*WEIGHTS, *_BESIDE)}
 
 
 def flops(target: Any, args: Any) -> int:

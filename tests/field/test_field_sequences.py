@@ -159,7 +159,9 @@ def test_a_cell_in_the_users_own_loop_trains(kind: type[nn.RNNCellBase], target:
 # ---------------------------------------------------------------- from ONNX
 
 
-def onnx_model(path: Path, kind: str, gates: int, **attributes: Any) -> Path:
+def onnx_model(
+    path: Path, kind: str, gates: int, lengths: bool = False, steps: int = 5, **attributes: Any
+) -> Path:
     """`[T, N, FEATURES]` through one layer in both directions to logits of the last states."""
     g = np.random.default_rng(0)
     draw = lambda *size: g.uniform(-0.5, 0.5, size).astype(np.float32)  # noqa: E731
@@ -169,14 +171,16 @@ def onnx_model(path: Path, kind: str, gates: int, **attributes: Any) -> Path:
         "head": draw(2 * UNITS, CLASSES), "flat": np.array([0, -1]),
     }  # fmt: skip
     nodes = [
-        helper.make_node(kind, ["x", "w", "r", "b"], ["", "h"], hidden_size=UNITS,
+        helper.make_node(kind, ["x", "w", "r", "b", "n" if lengths else ""], ["", "h"], hidden_size=UNITS,
                          direction="bidirectional", **attributes),
         helper.make_node("Transpose", ["h"], ["by_sample"], perm=[1, 0, 2]),
         helper.make_node("Reshape", ["by_sample", "flat"], ["rows"]),
         helper.make_node("MatMul", ["rows", "head"], ["logits"]),
     ]  # fmt: skip
     graph = helper.make_graph(
-        nodes, "model", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 4, FEATURES])],
+        nodes, "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [steps, 4, FEATURES])]
+        + [helper.make_tensor_value_info("n", TensorProto.INT32, [4])] * lengths,
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [4, CLASSES])],
         [numpy_helper.from_array(v, n) for n, v in tensors.items()],
     )  # fmt: skip
@@ -199,6 +203,35 @@ def test_a_recurrent_onnx_model_trains(
     net = load(onnx_model(tmp_path / "model.onnx", kind, gates, **attributes))
     assert {p.shape[0] for n, p in net.named_parameters() if "head" not in n} == {2}
     assert_as_eager(task(net, sequences()), target)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gates", "attributes"),
+    [("LSTM", 4, {}), ("GRU", 3, {"linear_before_reset": 1}), ("GRU", 3, {})],
+    ids=["lstm", "gru", "gru_reset_first"],
+)
+def test_a_recurrent_onnx_model_trains_on_sequences_of_several_lengths(
+    kind: str, gates: int, attributes: dict[str, Any], target: str, tmp_path: Path
+) -> None:
+    net = load(onnx_model(tmp_path / "model.onnx", kind, gates, lengths=True, **attributes))
+    data = [{**b, "n": torch.tensor([2, 5, 1, 3], dtype=torch.int32)} for b in sequences()]
+    with_lengths = task(
+        net, data,
+        loss=lambda m, b: nn.functional.cross_entropy(m(b["x"], b["n"]), b["y"]),
+        metric=lambda m, b: m(b["x"], b["n"]).sum(1),
+    )  # fmt: skip
+    assert_as_eager(with_lengths, target)
+
+
+def test_a_longer_onnx_model_that_resets_first_makes_no_larger_graph(tmp_path: Path) -> None:
+    sizes = set()
+    for steps in (5, 100):
+        net = load(onnx_model(tmp_path / "model.onnx", "GRU", 3, steps=steps))
+        data = [{**b, "x": b["x"].transpose(0, 1)} for b in batches(4, steps, FEATURES)]
+        graph = pg.build(task(net, data), pg.SGD(lr=0.05, momentum=0.9))
+        assert len(loops(graph)) == 4
+        sizes.add(len(list(graph.nodes())))
+    assert len(sizes) == 1
 
 
 def test_what_a_recurrent_onnx_node_cannot_do_is_said_at_once(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def w(*shape: int, seed: int = 7) -> Held:
 
 X = rand(2, 6, 5, 7)
 SMALL = rand(3, 4)
+SHORT = Held(np.array([2, 4], dtype=np.int32))  # steps of each sample of five
 IDS = np.array([[1, 3, -1], [0, -2, 2]], dtype=np.int64)
 BOOLS = rand(3, 4, seed=1) > 0
 INTS = np.array([[7, -7, 5], [-5, 9, -9]], dtype=np.int64)
@@ -249,6 +250,15 @@ CASES = [
     ),
     case("GRU", rand(5, 2, 3), w(1, 12, 3), w(1, 12, 4), outputs=2, hidden_size=4),
     *(
+        case(kind, rand(5, 2, 3), w(k, 4 * gates, 3), w(k, 4 * gates, 4), w(k, 8 * gates), lengths,
+             rand(k, 2, 4), outputs=2, hidden_size=4, direction=d, **more)
+        for d, k in DIRECTIONS
+        for lengths in (SHORT, SHORT.value)
+        for kind, gates, more in (
+            ("LSTM", 4, {}), ("GRU", 3, {"linear_before_reset": 1}), ("GRU", 3, {}), ("RNN", 1, {})
+        )
+    ),
+    *(
         case("RNN", rand(5, 2, 3), w(k, 4, 3), w(k, 4, 4), w(k, 8), outputs=2, hidden_size=4, direction=d,
              activations=["Relu"] * k)
         for d, k in DIRECTIONS
@@ -288,6 +298,37 @@ ELSEWHERE = {"ConstantOfShape", "Range", "Swish"}
 
 def test_every_rule_is_compared_with_onnxruntime() -> None:
     assert {*RULES} - {c.op for c in CASES} == ELSEWHERE
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("lengths", [None, SHORT.value])
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_samples_before_steps_is_the_same_transposed(
+    kind: str, gates: int, lengths: np.ndarray | None, before: int, tmp_path: Path
+) -> None:
+    """layout=1, which onnxruntime has no kernel for."""
+    x, h0 = rand(5, 2, 3), rand(2, 2, 4)
+    how = {"hidden_size": 4, "direction": "bidirectional"} | (
+        {"linear_before_reset": before} if gates == 3 else {}
+    )
+    tensors = {"w": w(2, 4 * gates, 3), "r": w(2, 4 * gates, 4), "b": w(2, 8 * gates)}
+    results = []
+    for layout in (0, 1):
+        inputs = {"x": x.swapaxes(0, 1) if layout else x, "h": h0.swapaxes(0, 1) if layout else h0}
+        inputs |= {} if lengths is None else {"n": lengths}
+        names = ["x", "w", "r", "b", "" if lengths is None else "n", "h"]
+        node = helper.make_node(kind, names, ["y", "last"], layout=layout, **how)
+        path = write_model(
+            tmp_path / f"{layout}.onnx",
+            [node],
+            inputs,
+            {k: v.value for k, v in tensors.items()},
+            ["y", "last"],
+            17,
+        )
+        results.append(run_module(load(path), inputs))
+    by_sample = {"y": results[1]["y"].transpose(1, 2, 0, 3), "last": results[1]["last"].swapaxes(0, 1)}
+    assert_equal(by_sample, results[0])
 
 
 def test_swish_equals_its_definition(tmp_path: Path) -> None:

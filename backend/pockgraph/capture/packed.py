@@ -23,7 +23,7 @@ from torch.nn.utils import rnn
 from ..recurrent import LAYERS
 from ..recurrent_ops import ops
 from . import refusals
-from .refusals import TORCH_ROOT, NotOneGraph
+from .refusals import ENGINE_ROOT, TORCH_ROOT, NotOneGraph
 
 _PACK: CodeType = rnn.pack_padded_sequence.__code__
 _PAD: CodeType = rnn.pad_packed_sequence.__code__
@@ -96,10 +96,11 @@ class PackedSequences:
         for a in args:
             if isinstance(a, list | tuple):
                 tensors += [b for b in a if isinstance(b, Tensor)]
-        if any(id(t) in self._orders for t in tensors) and caller.f_code.co_filename.startswith(TORCH_ROOT):
+        within = caller.f_code.co_filename.startswith((TORCH_ROOT, ENGINE_ROOT))
+        if within and any(id(t) in self._orders for t in tensors):
             return self._in_order(name, args)
         if any(id(t) in self._sizes for t in tensors):
-            if name == "__getitem__" and args[1] == 0 and caller.f_code.co_filename.startswith(TORCH_ROOT):
+            if within and name == "__getitem__" and args[1] == 0:
                 return self._samples(args[0])
             raise NotOneGraph(refusals.PACKED_SIZES)
         packings = [self._rows[id(t)][1] for t in tensors if id(t) in self._rows]

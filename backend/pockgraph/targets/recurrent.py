@@ -26,6 +26,8 @@ def rules(emit: Any) -> dict[Any, Callable[..., Any]]:
         ops.lstm_backward.default: steps.lstm_backward,
         ops.gru.default: steps.gru,
         ops.gru_backward.default: steps.gru_backward,
+        ops.gru_reset_first.default: steps.gru_reset_first,
+        ops.gru_reset_first_backward.default: steps.gru_reset_first_backward,
         ops.rnn.default: steps.rnn,
         ops.rnn_backward.default: steps.rnn_backward,
         ops.before.default: steps.before,
@@ -164,6 +166,45 @@ class _Steps:
 
         made, _ = e.loop([dh, slopes, z], start, [w_hh], step, not reverse)
         return _placed(made, used, 2)
+
+    def gru_reset_first(
+        self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, reverse: bool, valid: Any = None
+    ) -> tuple[Any, ...]:
+        e, used = self.emit, _used(node)
+        hidden = e.shape(h0)[1]
+        w = e.swap(w_hh)
+        fixed = [e.cut(w, 1, 0, 2 * hidden), e.cut(w, 1, 2 * hidden, 3 * hidden)]
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            (h,), x = carried, sliced[0]
+            r, z = e.pieces(e.sigmoid(e.addmm(e.cut(x, 1, 0, 2 * hidden), h, weights[0])), 2, 1)
+            n = e.tanh(e.addmm(e.cut(x, 1, 2 * hidden, 3 * hidden), e.mul(r, h), weights[1]))
+            (h,) = self._held(sliced, [e.add(n, e.mul(z, e.sub(h, n)))], carried)
+            return (h,), _chosen((h, r, z, n), used)
+
+        made, _ = e.loop(_given(gates, valid), [h0], fixed, step, reverse)
+        return _placed(made, used, 4)
+
+    def gru_reset_first_backward(
+        self, ctx: Any, node: fx.Node, dh: Any, slopes: Any, r: Any, z: Any, w_hh: Any, reverse: bool
+    ) -> tuple[Any, ...]:
+        e = self.emit
+        samples, hidden = e.shape(z)[1:]
+        fixed = [e.cut(w_hh, 0, 0, 2 * hidden), e.cut(w_hh, 0, 2 * hidden, 3 * hidden)]
+
+        def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
+            y, slope, r, z = sliced
+            total = e.add(y, carried[0])
+            of_r, of_z, of_n = e.pieces(slope, 3, 1)
+            d_n = e.mul(total, of_n)
+            through = e.matmul(d_n, weights[1])
+            d_rz = e.concat([e.mul(through, of_r), e.mul(total, of_z)], 1)
+            before = e.addmm(e.add(e.mul(total, z), e.mul(through, r)), d_rz, weights[0])
+            return (before,), [e.concat([d_rz, d_n], 1)]
+
+        start = [self._zeros(samples, hidden, like=z)]
+        made, (dh0,) = e.loop([dh, slopes, r, z], start, fixed, step, not reverse)
+        return made[0], dh0
 
     # ---------------------------------------------------------------- RNN
 

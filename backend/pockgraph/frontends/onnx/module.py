@@ -183,8 +183,8 @@ class OnnxModule(nn.Module):
 
     def _operand(self, node: Node, rule: Rule, position: int, value: Value, ndim: int) -> Any:
         if rule.is_host(position):
-            if isinstance(value, Tensor):
-                what = rule.input_name(position)
+            what = rule.input_name(position)
+            if isinstance(value, Tensor) and what not in rule.computed:
                 raise CaptureError(
                     f"{node.where}: its input {what!r} ({node.inputs[position]!r}) depends on the values of "
                     "a tensor, and a compiled step has fixed shapes. Export the model with it constant."
@@ -232,12 +232,21 @@ class OnnxModule(nn.Module):
                 f"The inputs of the ONNX model {self.origin.path} don't fit: {listing(wrong)}. "
                 f"It takes {listing(list(map(repr, self.input_names)))}."
             )
-        return {n: given[n] for n in self.input_names}
+        return {n: self._as_declared(n, given[n]) for n in self.input_names}
+
+    def _as_declared(self, name: str, x: Tensor) -> Tensor:
+        """Batches hold integers as int64, also those that the model takes as int32."""
+        wanted = self._wanted(name)
+        return x if wanted.is_floating_point or wanted == x.dtype else x.to(wanted)
+
+    def _wanted(self, name: str) -> torch.dtype:
+        return torch.from_numpy(np.zeros(1, self._program.inputs[name].dtype)).dtype
 
     def _misfit(self, name: str, x: Tensor) -> str:
         declared = self._program.inputs[name]
-        wanted = torch.from_numpy(np.zeros(1, declared.dtype)).dtype
-        if wanted != x.dtype and not (wanted.is_floating_point and x.dtype == self._dtype):
+        wanted = self._wanted(name)
+        alike = x.dtype == (self._dtype if wanted.is_floating_point else torch.int64)
+        if wanted != x.dtype and (wanted == torch.bool or not alike):
             return f"{name!r} is {x.dtype} instead of {wanted}"
         if declared.shape is None:
             return ""

@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import rnn as rnn_utils
 
-from .rules import NotRunnable, op
+from ...recurrent import gru_reset_first
+from ...recurrent_ops import ops as recurrent_ops
+from .rules import op
 
+Lengths = np.ndarray | Tensor | None
 _VERSIONS = (7, 14, 22)
 _LEAVES = {
     "w": "weight_ih", "r": "weight_hh", "b": "bias", "initial_h": "initial_h", "initial_c": "initial_c"
@@ -61,32 +65,77 @@ def _parameters(w: Tensor, r: Tensor, b: Tensor | None, order: Sequence[int]) ->
 
 
 class _Call:
-    """One node: its sequence and first states as torch takes them, its results as ONNX gives them."""
+    """One node: its sequence and first states as torch takes them, its results as ONNX gives them.
+
+    Where samples have lengths of their own, a layer runs on a packed sequence; behind a length outputs are 0.
+    """
 
     def __init__(
-        self, x: Tensor, w: Tensor, r: Tensor, lengths: np.ndarray | None, direction: str, layout: int
+        self, x: Tensor, w: Tensor, r: Tensor, lengths: Lengths, direction: str, layout: int
     ) -> None:
         self.layout, self.backwards = layout, direction == "reverse"
         self.both = direction == "bidirectional"
         x = x.transpose(0, 1) if layout else x
         self.steps, self.samples = x.shape[:2]
         self.directions, self.hidden = w.shape[0], r.shape[2]
-        if lengths is not None and not (np.asarray(lengths) == self.steps).all():
-            raise NotRunnable(
-                f"sequence_lens={np.asarray(lengths).tolist()} are not all the {self.steps} steps of the "
-                "input, and shorter sequences are not supported: export the model without them, and mask "
-                "what lies behind each length in the loss"
-            )
-        self.x = x.flip(0) if self.backwards else x
+        if isinstance(lengths, np.ndarray):
+            lengths = None if (lengths == self.steps).all() else torch.from_numpy(lengths.astype(np.int64))
+        self.lengths = lengths
+        self.x = self._flipped(x) if self.backwards else x
+
+    def _flipped(self, x: Tensor) -> Tensor:
+        """Each sample's own steps in the other direction."""
+        if self.lengths is None:
+            return x.flip(0)
+        steps = torch.arange(self.steps).unsqueeze(1)
+        order = torch.where(steps < self.lengths, self.lengths - 1 - steps, steps)
+        return x.gather(0, order.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
     def state(self, given: Tensor | None) -> Tensor:
         if given is None:
             return self.x.new_zeros(self.directions, self.samples, self.hidden)
         return given.transpose(0, 1) if self.layout else given
 
+    def run(
+        self, layer: Callable[..., Any], state: Sequence[Tensor], weights: Sequence[Tensor], has_bias: bool
+    ) -> tuple[Tensor, ...]:
+        """One of torch's layers, given one state or a pair."""
+        how = has_bias, 1, 0.0, False, self.both
+        if self.lengths is None:
+            first = state if len(state) > 1 else state[0]
+            return self.results(*layer(self.x, first, weights, *how, False))
+        packed = rnn_utils.pack_padded_sequence(self.x, self.lengths, enforce_sorted=False)
+        to, back = packed.sorted_indices, packed.unsorted_indices
+        assert to is not None  # as they need not be sorted
+        assert back is not None
+        state = [s.index_select(1, to) for s in state]
+        first = state if len(state) > 1 else state[0]
+        outputs, *last = layer(packed.data, packed.batch_sizes, first, weights, *how)
+        made = rnn_utils.PackedSequence(outputs, packed.batch_sizes, to, back)
+        outputs, _ = rnn_utils.pad_packed_sequence(made, total_length=self.steps)
+        return self.results(outputs, *(s.index_select(1, back) for s in last))
+
+    def reset_first(self, state: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """A GRU with the reset gate applied before the product."""
+        valid = None
+        if self.lengths is not None:
+            lengths = recurrent_ops.lengths.default(self.lengths, self.steps, False, False)
+            valid = (torch.arange(self.steps).unsqueeze(1) < lengths).unsqueeze(2)
+        each = len(weights) // self.directions
+        sides, last = [], []
+        for k in range(self.directions):
+            w, r, *biases = weights[k * each : (k + 1) * each]
+            bias = biases[0] + biases[1] if biases else None
+            states = gru_reset_first(self.x, state[k], w, r, bias, bool(k), valid)
+            sides.append(states)
+            last.append(states[0 if k else -1])
+        outputs = torch.cat(sides, 2)
+        outputs = outputs if valid is None else outputs.masked_fill(~valid, 0)
+        return self.results(outputs, torch.stack(last))
+
     def results(self, outputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """outputs [T, N, K H] and states [K, N, H] -> Y and the last states."""
-        y = outputs.flip(0) if self.backwards else outputs
+        y = self._flipped(outputs) if self.backwards else outputs
         y = y.reshape(self.steps, self.samples, self.directions, self.hidden)
         if self.layout:
             return y.transpose(0, 1), *(s.transpose(0, 1) for s in states)
@@ -94,11 +143,11 @@ class _Call:
 
 
 @op(
-    "LSTM", *_VERSIONS, host=("sequence_lens",), leaves=_LEAVES, buffers=("initial_h", "initial_c"),
+    "LSTM", *_VERSIONS, computed=("sequence_lens",), leaves=_LEAVES, buffers=("initial_h", "initial_c"),
     outputs=3, check=_defaults("Sigmoid", "Tanh", "Tanh", input_forget=0),
 )  # fmt: skip
 def lstm(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: np.ndarray | None = None,
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: Lengths = None,
     initial_h: Tensor | None = None, initial_c: Tensor | None = None, *, hidden_size: int = 0,
     direction: str = "forward", layout: int = 0, input_forget: int = 0, activations: Sequence[str] = (),
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -106,16 +155,16 @@ def lstm(
     call = _Call(x, w, r, sequence_lens, direction, layout)
     state = [call.state(initial_h), call.state(initial_c)]
     weights = _parameters(w, r, b, (0, 2, 3, 1))
-    return call.results(*torch.lstm(call.x, state, weights, b is not None, 1, 0.0, False, call.both, False))
+    return call.run(torch.lstm, state, weights, b is not None)
 
 
 @op(
-    "GRU", *_VERSIONS, host=("sequence_lens",),
+    "GRU", *_VERSIONS, computed=("sequence_lens",),
     leaves={k: v for k, v in _LEAVES.items() if k != "initial_c"}, buffers=("initial_h",), outputs=2,
     check=_defaults("Sigmoid", "Tanh"),
 )  # fmt: skip
 def gru(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: np.ndarray | None = None,
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: Lengths = None,
     initial_h: Tensor | None = None, *, hidden_size: int = 0, direction: str = "forward", layout: int = 0,
     linear_before_reset: int = 0, activations: Sequence[str] = (),
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -123,45 +172,21 @@ def gru(
     call = _Call(x, w, r, sequence_lens, direction, layout)
     state, weights = call.state(initial_h), _parameters(w, r, b, (1, 0, 2))
     if linear_before_reset:
-        return call.results(
-            *torch.gru(call.x, state, weights, b is not None, 1, 0.0, False, call.both, False)
-        )
-    each = len(weights) // call.directions
-    sides, last = [], []
-    for k in range(call.directions):
-        own = weights[k * each : (k + 1) * each]
-        side = _reset_first(call.x.flip(0) if k else call.x, state[k], *own)
-        sides.append(side.flip(0) if k else side)
-        last.append(side[-1])
-    return call.results(torch.cat(sides, 2), torch.stack(last))
-
-
-def _reset_first(x: Tensor, h: Tensor, w: Tensor, r: Tensor, *biases: Tensor) -> Tensor:
-    """One direction with the reset gate applied before the product, which torch has no layer for."""
-    gates = torch.nn.functional.linear(x, w, sum(biases) if biases else None)  # pyright: ignore
-    r_rz, r_n = r[: 2 * h.shape[1]].t(), r[2 * h.shape[1] :].t()
-    states = []
-    for step in gates.unbind(0):
-        x_rz, x_n = step.split([2 * h.shape[1], h.shape[1]], 1)
-        reset, z = torch.sigmoid(x_rz + h @ r_rz).chunk(2, 1)
-        n = torch.tanh(x_n + (reset * h) @ r_n)
-        h = n + z * (h - n)
-        states.append(h)
-    return torch.stack(states)
+        return call.run(torch.gru, [state], weights, b is not None)
+    return call.reset_first(state, weights)
 
 
 @op(
-    "RNN", *_VERSIONS, host=("sequence_lens",),
+    "RNN", *_VERSIONS, computed=("sequence_lens",),
     leaves={k: v for k, v in _LEAVES.items() if k != "initial_c"}, buffers=("initial_h",), outputs=2,
     check=_rnn_activations,
 )  # fmt: skip
 def rnn(
-    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: np.ndarray | None = None,
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, sequence_lens: Lengths = None,
     initial_h: Tensor | None = None, *, hidden_size: int = 0, direction: str = "forward", layout: int = 0,
     activations: Sequence[str] = ("Tanh",),
 ) -> tuple[Tensor, ...]:  # fmt: skip
     call = _Call(x, w, r, sequence_lens, direction, layout)
     run = torch.rnn_relu if str(activations[0]).lower() == "relu" else torch.rnn_tanh
     weights = _parameters(w, r, b, (0,))
-    result = run(call.x, call.state(initial_h), weights, b is not None, 1, 0.0, False, call.both, False)
-    return call.results(*result)
+    return call.run(run, [call.state(initial_h)], weights, b is not None)

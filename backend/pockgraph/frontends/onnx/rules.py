@@ -32,6 +32,7 @@ class Rule:
         inputs: names of the inputs; of a variadic operator just the one.
         attributes: names of the attributes that it takes.
         host: inputs whose values must be known beforehand.
+        computed: those of them that may be tensors as well, where they are not known.
         leaves: input -> the last part of the FQN of a weight that stands there.
         buffers: inputs that are never trained though they are weights.
         numbers: constants of one element may arrive as Python numbers.
@@ -44,6 +45,7 @@ class Rule:
     variadic: bool
     attributes: frozenset[str]
     host: frozenset[str]
+    computed: frozenset[str]
     leaves: Mapping[str, str]
     buffers: frozenset[str]
     numbers: bool
@@ -76,6 +78,7 @@ def op(
     name: str,
     *versions: int,
     host: Sequence[str] = (),
+    computed: Sequence[str] = (),
     leaves: Mapping[str, str] | None = None,
     buffers: Sequence[str] = (),
     numbers: bool = False,
@@ -92,14 +95,15 @@ def op(
             tuple(p.name for p in inputs),
             any(p.kind is p.VAR_POSITIONAL for p in inputs),
             frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
-            frozenset(host),
+            frozenset((*host, *computed)),
+            frozenset(computed),
             dict(leaves or {}),
             frozenset(buffers),
             numbers,
             outputs,
             check,
         )
-        unknown = {*host, *rule.leaves, *buffers} - {*rule.inputs}
+        unknown = {*host, *computed, *rule.leaves, *buffers} - {*rule.inputs}
         assert not unknown, f"{name}: {unknown} are no inputs"
         forms = RULES.setdefault(name, {})
         for version in versions:
