@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,9 @@ def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
     named = str(study or study_argument(sys.argv[1:], dict(os.environ)))
     page = _frame(state)
     doc = pn.state.curdoc
+    # A browser fetches the document, and says later that it has drawn it. Panel drops what a `hold` collects
+    # in between, as if the document was still to be fetched.
+    drawn: Future[None] = Future()
 
     def read() -> None:
         answer, found = _read(named, query)
@@ -129,12 +132,13 @@ def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
         if doc is None or doc.session_context is None:
             show()
         else:
-            TURNS.submit(doc, show)
+            drawn.add_done_callback(lambda _: TURNS.submit(doc, show))
 
     if doc is None or doc.session_context is None:
         read()
     else:
         page.main = [opening(named or query)]
+        pn.state.onload(lambda: drawn.set_result(None))
         threading.Thread(target=read, name="pockui-open", daemon=True).start()
     return page
 

@@ -111,6 +111,16 @@ class Session:
 
     async def open(self, patience_s: float = PATIENCE_S) -> None:
         """Fetch the page, connect, and wait until the study is shown."""
+        await self.connect(patience_s)
+        await self.say_drawn()
+        limit = time.monotonic() + patience_s
+        while not self.models("BudgetBar", label=BUDGET):
+            assert time.monotonic() < limit, "the study was not shown"
+            await self._take(await self._message(patience_s))
+            await self.pull(patience_s)
+
+    async def connect(self, patience_s: float = PATIENCE_S) -> None:
+        """Fetch the page and its document."""
         page = await AsyncHTTPClient().fetch(
             HTTPRequest(self._base + self._query, request_timeout=patience_s, connect_timeout=patience_s)
         )
@@ -121,12 +131,15 @@ class Session:
         )
         await self._until("ACK", patience_s)
         await self.pull(patience_s)
+
+    async def say_drawn(self) -> None:
+        """As a browser does when it has drawn the document."""
         await self._event("document_ready")
-        limit = time.monotonic() + patience_s
-        while not self.models("BudgetBar", label=BUDGET):
-            assert time.monotonic() < limit, "the study was not shown"
-            await self._take(await self._message(patience_s))
-            await self.pull(patience_s)
+
+    async def told_of(self, text: str, patience_s: float = PATIENCE_S) -> None:
+        """Wait for a change with this text in it."""
+        while text not in json.dumps((await self._message(patience_s))[1]):
+            pass
 
     async def pull(self, patience_s: float = PATIENCE_S) -> Any:
         """The document as the server has it."""

@@ -119,6 +119,22 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_served_folder(tmp_path_factory.mktemp("campaign") / "served")
 
 
+def test_a_browser_that_draws_slowly_gets_the_study(study: Path) -> None:
+    """What is changed between its fetching of the document and its word that it is drawn is not lost."""
+
+    async def draw_slowly(server: Server) -> None:
+        session = campaign.Session(server)
+        await session.connect()
+        assert not session.models("BudgetBar")
+        await asyncio.sleep(3)  # reading the study takes less
+        await session.say_drawn()
+        await session.told_of("BudgetBar", 30)
+        session.close()
+
+    with campaign.served(study.parent, STUDY) as server:
+        asyncio.run(draw_slowly(server))
+
+
 def test_five_people_who_drag_at_once_each_get_their_own_plan(study: Path) -> None:
     found = campaign.Outcome()
     with campaign.served(study.parent, STUDY, "--max-sessions", "5") as server:
