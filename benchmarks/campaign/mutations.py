@@ -6,7 +6,6 @@ folder that nothing may open) and from inside (memory; an audit hook sees files,
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import ctypes
 import hashlib
@@ -46,13 +45,15 @@ FAULTS = KINDS[3:]
 class Outcome:
     """By file: how often what came out, and an example of each fault."""
 
-    counts: dict[str, collections.Counter[str]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
     faults: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, name: str, kind: str, row: dict[str, str]) -> None:
-        self.counts.setdefault(name, collections.Counter())[kind] += 1
+        counts = self.counts.setdefault(name, {})
+        counts[kind] = counts.get(kind, 0) + 1
         if kind in FAULTS:
             self.faults.append({"file": name, "kind": kind, **row})
+            print(self.faults[-1], flush=True)
 
 
 def run(seed: int, count: int, work: Path) -> Outcome:
