@@ -30,30 +30,33 @@ def loop(
     """
     count = emit.shape(sequences[0])[0]
     size = steps_an_iteration(count)
-    sliced = [_parameter(s, [size, *emit.shape(s)[1:]]) for s in sequences]
+    # The steps stand in one dimension with the samples: cut apart they need no reshape.
+    rows = emit.shape(sequences[0])[1] * size
+    sequences = [emit.reshape(s, [-1, *emit.shape(s)[2:]]) for s in sequences]
+    sliced = [_parameter(s, [rows, *emit.shape(s)[1:]]) for s in sequences]
     before = [_parameter(s, emit.shape(s)) for s in initial]
     fixed = [_parameter(s, emit.shape(s)) for s in shared]
-    single = [[emit.reshape(p, emit.shape(p)[1:]) for p in emit.pieces(s.output(0), size, 0)] for s in sliced]
+    single = [emit.pieces(s.output(0), size, 0) for s in sliced]
     state: Sequence[Value] = [p.output(0) for p in before]
     kept: list[Sequence[Value]] = [()] * size
     for i in reversed(range(size)) if reverse else range(size):
         state, kept[i] = step([s[i] for s in single], state, [p.output(0) for p in fixed])
     after = [op.result(s) for s in state]
-    made = [op.result(emit.concat([emit.unsqueeze(k, [0]) for k in each], 0)) for each in zip(*kept)]
+    made = [op.result(emit.concat(each, 0)) for each in zip(*kept)]
     iterator: Any = ov.op.tensor_iterator()
     body: Any = ov.Model([*after, *made], [*sliced, *before, *fixed], "steps")  # pyright: ignore
     iterator.set_function(body)
-    start, stride, end = (-1, -size, 0) if reverse else (0, size, -1)
+    start, stride, end = (-1, -rows, 0) if reverse else (0, rows, -1)
     for inner, outer in zip(sliced, sequences):
-        iterator.set_sliced_input(inner, outer, start, stride, size, end, 0)
+        iterator.set_sliced_input(inner, outer, start, stride, rows, end, 0)
     for inner, outer, result in zip(before, initial, after):
         iterator.set_merged_input(inner, outer, result.output(0))
     for inner, outer in zip(fixed, shared):
         iterator.set_invariant_input(inner, outer)
-    results = [iterator.get_concatenated_slices(r.output(0), start, stride, size, end, 0) for r in made]
+    results = [iterator.get_concatenated_slices(r.output(0), start, stride, rows, end, 0) for r in made]
     last = [iterator.get_iter_value(r.output(0), -1) for r in after]
     iterator.validate_and_infer_types()
-    return results, last
+    return [emit.reshape(r, [count, *emit.shape(k)]) for r, k in zip(results, kept[0])], last
 
 
 def _parameter(value: Value, size: Sequence[int]) -> Any:
