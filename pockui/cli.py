@@ -1,15 +1,17 @@
 """`pockui`: the command line.
 
 Exit status: 0 done; 1 the work failed (training diverged, a goal was missed); 2 bad input, told in one
-paragraph on standard error; 70 a bug of pockui; 130 stopped by Ctrl-C.
+paragraph on standard error; 70 a bug of pockui; 130 stopped by Ctrl-C; 141 nobody
+reads the output any more.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +19,7 @@ from typer.core import TyperGroup
 
 from pockgraph import __version__
 from pockgraph.errors import NonFiniteLoss
+from pockgraph.streams import UNREAD, drop_output, settle_streams
 
 from .commands import checking, comparison, device, doctor, operators, projects, studies
 from .commands.output import FAILED, INTERRUPTED, fail
@@ -34,20 +37,44 @@ QUIET = {
 class _Group(TyperGroup):
     """Turns the project's errors into one paragraph and an exit status."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _told(debug=False):
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # a full disk shows here
-            return result
-        except (typer.Abort, BrokenPipeError):
+        with _told(debug=bool(ctx.params.get("debug"))):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told(debug: bool) -> Iterator[None]:
+    try:
+        with _written():
+            yield
+    except BrokenPipeError:  # as in `… | head -1`
+        drop_output()
+        raise typer.Exit(UNREAD) from None
+    except typer.Abort:
+        raise
+    except Exception as e:
+        if hasattr(e, "exit_code"):  # typer's own
+            _in_our_words(e)
             raise
-        except Exception as e:
-            if hasattr(e, "exit_code"):  # typer's own
-                _in_our_words(e)
-                raise
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            fail(str(e), FAILED) if isinstance(e, NonFiniteLoss) else fail(*explain(e))
+        if debug:
+            traceback.print_exc()
+        fail(str(e), FAILED) if isinstance(e, NonFiniteLoss) else fail(*explain(e))
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Has what was printed written at the end, also of typer's exceptions: a full disk can still be told."""
+    try:
+        yield
+    except Exception as e:
+        if hasattr(e, "exit_code"):
+            sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _in_our_words(error: Any) -> None:
@@ -78,9 +105,6 @@ def _options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, too.")] = False,
 ) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # in a locale without these characters, show what there is
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -102,6 +126,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """The command line, in this process."""
+    settle_streams("replace")
     try:
         app()
     except KeyboardInterrupt:  # while it reads the arguments; typer handles the rest

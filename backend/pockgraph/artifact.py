@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from . import __version__, cost, identity
-from .errors import ArtifactError, listing, reason, require
+from .errors import ArtifactError, PockError, listing, reason, require
 from .files import replacing, resolved, sweep
 from .graph import Graph, Role, Slot
 from .runtime import checkpoint
@@ -185,7 +186,7 @@ def write_artifact(
     try:
         sweep(folder.parent)
         _require_replaceable(folder)
-        with replacing(folder) as partial:
+        with replacing(folder) as partial, _named(partial, folder):
             partial.mkdir()
             target.write(train, partial, "train", options or {})
             target.write(evaluation, partial, "eval", options or {})
@@ -222,6 +223,16 @@ def write_artifact(
         raise ArtifactError(
             f"Cannot write the artefact {folder}: {reason(e)}. Choose another place, or make room."
         ) from e
+
+
+@contextmanager
+def _named(partial: Path, folder: Path) -> Iterator[None]:
+    """Errors name the folder that was asked for, not the hidden one that becomes it."""
+    try:
+        yield
+    except PockError as e:
+        e.args = (str(e).replace(str(partial), str(folder)), *e.args[1:])
+        raise
 
 
 def _require_replaceable(folder: Path) -> None:

@@ -11,19 +11,18 @@ positions need no rule of their own.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
-from .errors import PlanError, listing, suggest
+from .errors import PlanError, listing, require, suggest
 from .graph import Graph, Role, aten
 from .plan import Trained
-
-if TYPE_CHECKING:
-    from .train_graph import TrainGraph
+from .train_graph import TrainGraph
 
 PARTS = ("q", "k", "v", "o")
 PRODUCTS = (aten.mm.default, aten.addmm.default)
@@ -68,8 +67,16 @@ def heads(
         PlanError: no attention there or several, a head or projection that does not exist, or heads
             that do not keep to channels of their own.
     """
+    require(PlanError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
+    require(PlanError, "layer", layer, str, "Pass the name of the attention's module.")
+    require(PlanError, "of", of, Sequence, "Pass a tuple of projections, such as ('q', 'k').")
+    try:
+        wanted = sorted({operator.index(h) for h in heads})
+    except TypeError:
+        raise PlanError(
+            f"heads={str(heads)[:40]!r} are no numbers of heads. Pass a list such as [0, 2]."
+        ) from None
     attention = _find(graph.gradients, layer)
-    wanted = sorted({int(h) for h in heads})
     bad = [h for h in wanted if not 0 <= h < attention.heads]
     if bad or not wanted:
         got = f"got {bad}" if bad else "none is named"

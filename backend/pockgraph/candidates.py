@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,27 @@ class Settings:
         if broken:
             raise StudyError(f"Cannot analyse with these settings: {'; '.join(broken)}. Got {self}.")
 
+    @classmethod
+    def of(cls, **given: Any) -> Settings:
+        """The settings that a user gave, lists as tuples; those that are None stay as they are by default.
+
+        Raises:
+            StudyError: one is of another kind, by name; a value that makes no sense.
+        """
+        converted = {}
+        for name, value in given.items():
+            if value is None:
+                continue
+            convert, what = _KINDS[name]
+            try:
+                converted[name] = convert(value)
+            except (TypeError, ValueError):
+                raise StudyError(
+                    f"Cannot analyse with {name}={str(value)[:40]!r}: it must be {what}. Pass that, or leave "
+                    "it out."
+                ) from None
+        return cls(**converted)
+
     def comparable(self, default_lr: float) -> str:
         """The settings that measurements must share to be compared, as JSON."""
         rate = {"lr": self.lr} if isinstance(self.lr, int | float) else {"grid": self.grid(default_lr)}
@@ -65,6 +87,38 @@ class Settings:
     def grid(self, default_lr: float) -> list[float]:
         """The learning rates that are tried."""
         return list(self.lr) if isinstance(self.lr, tuple) else [default_lr * r for r in LR_GRID]
+
+
+def _integers(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(map(operator.index, values))
+
+
+def _numbers(values: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+def _rate(value: Any) -> float | tuple[float, ...]:
+    return value if isinstance(value, int | float) else _numbers(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("not all are texts")
+    return texts
+
+
+_KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "steps": (operator.index, "a number of steps"),
+    "seeds": (_integers, "a list of whole numbers"),
+    "ratios": (_numbers, "a list of numbers"),
+    "tensors": (_texts, "a list of names or globs"),
+    "bias_counts": (_integers, "a list of whole numbers"),
+    "lr": (_rate, "a number or a list of numbers"),
+    "target": (str, "the name of a target"),
+    "batches": (operator.index, "a number of batches"),
+    "cache_bytes": (operator.index, "a number of bytes"),
+}
 
 
 def quick_settings(profile: Profile) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from .artifact import Artifact, write_artifact
@@ -61,4 +60,4 @@ def compile(
     example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
     check_limits(example, limits_of(train, lowering.integers_below), small.plan.task)
     proof = (lambda folder, manifest: prove(folder, manifest, small, force)) if parity else None
-    return write_artifact(Path(out), lowering, train, evaluation, small, dict(options or {}), proof)
+    return write_artifact(out, lowering, train, evaluation, small, dict(options or {}), proof)

@@ -24,7 +24,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from .errors import ArtifactError, reason
+from .errors import ArtifactError, PockError, reason, require
 
 try:
     import fcntl
@@ -204,14 +204,25 @@ def _flush_folder(path: Path) -> None:
 # ---------------------------------------------------------------- reading
 
 
+def as_path(path: str | os.PathLike[str], refusal: type[PockError]) -> Path:
+    """What a user gave as a path.
+
+    Raises:
+        PockError: of the class `refusal`: it is neither a text nor a path.
+    """
+    require(refusal, "The path", path, (str, os.PathLike), "Pass a text or a pathlib.Path.")
+    return Path(path)
+
+
 def resolved(path: str | os.PathLike[str]) -> Path:
     """The absolute path, without symbolic links.
 
     Raises:
         ArtifactError: its name is not UTF-8, which runtimes cannot open, or is no name at all.
     """
+    named = as_path(path, ArtifactError)
     try:
-        found = Path(path).resolve()
+        found = named.resolve()
         str(found).encode()
         os.path.lexists(found)
         found.is_dir()

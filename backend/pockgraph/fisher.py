@@ -8,19 +8,17 @@ device by Fisher information, there that of activations; a weight's channel is w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from .errors import PlanError, suggest
+from .errors import PlanError, require, suggest
 from .graph import Graph, Role, output_args
 from .interpret import interpret
 from .task import check_batch
-
-if TYPE_CHECKING:
-    from .train_graph import TrainGraph
+from .train_graph import TrainGraph
 
 
 def fisher_scores(
@@ -43,6 +41,9 @@ def fisher_scores(
         PlanError: no batches, or a tensor that is unknown or has no channels.
         TaskError: a batch whose names, shapes or dtypes are not the task's.
     """
+    require(PlanError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
+    require(PlanError, "batches", batches, Iterable, "Pass batches in the task's form, such as task.train.")
+    require(PlanError, "tensors", tensors or (), Iterable, "Pass a list of names, or leave it out.")
     rows = {row.fqn: row for row in graph.tensors if row.channel_dim is not None}
     wanted = list(rows) if tensors is None else list(tensors)
     for fqn in wanted:

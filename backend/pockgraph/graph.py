@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from .errors import PockError, suggest
+
 aten = torch.ops.aten
 
 
@@ -134,7 +136,15 @@ class Graph:
         return {slot.name: node for slot, node in zip(self.outputs, output_args(self.fx), strict=True)}
 
     def input(self, name: str) -> Slot:
-        return next(s for s in self.inputs if s.name == name)
+        """The slot of an input.
+
+        Raises:
+            PockError: there is none of that name (with suggestions).
+        """
+        for slot in self.inputs:
+            if slot.name == name:
+                return slot
+        raise PockError(f"The graph has no input {name!r}.{suggest(name, [s.name for s in self.inputs])}")
 
     def nodes(self, phase: str | None = None) -> Iterator[fx.Node]:
         """Operator nodes in schedule order, of one phase or of all."""

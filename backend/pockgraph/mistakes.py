@@ -5,6 +5,7 @@ This module imports no torch: a device tells of mistakes too.
 
 from __future__ import annotations
 
+import errno
 import importlib.machinery
 import sysconfig
 import traceback
@@ -53,7 +54,9 @@ def explain(error: Exception, debug: str, *rooms: Path) -> tuple[str, int]:
         why = f"{error.strerror[:1].lower()}{error.strerror[1:]}"
         return f"Cannot use {error.filename}: {why}. Check the path, and that you may use it.", BAD_INPUT
     if isinstance(error, OSError) and error.strerror:
-        return f"The system refused: {error.strerror}. {show_all[0].upper()}{show_all[1:]}.", BAD_INPUT
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "There is no room left on the disk. Make room, or write elsewhere.", BAD_INPUT
+        return f"The system refused: {error.strerror[:1].lower()}{error.strerror[1:]}; {show_all}.", BAD_INPUT
     if isinstance(error, MemoryError):
         return "There is not enough memory. Take a smaller batch or plan, or close other programs.", BAD_INPUT
     frames = traceback.extract_tb(error.__traceback__)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from .errors import PlanError, listing, reason, require, suggest, violations
-from .files import parse_json, read_text, write_atomically
+from .files import as_path, parse_json, read_text, write_atomically
+from .strict import Strict
 
 if TYPE_CHECKING:
     from .train_graph import TrainGraph
@@ -24,8 +24,8 @@ MAX_BYTES = 1 << 28  # of a plan or a manifest that is read
 BatchNorm = Literal["frozen", "batch"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Strict(Strict):
+    refusal = PlanError
 
 
 class Trained(_Strict):
@@ -82,9 +82,9 @@ class Plan(_Strict):
     batch_norm: BatchNorm = "frozen"
     dropout: bool = False
     tensors: dict[str, Trained]
-    predicted: dict[str, float] = {}
-    measured: dict[str, float] = {}
-    provenance: dict[str, str] = {}
+    predicted: dict[str, float] = Field(default={})
+    measured: dict[str, float] = Field(default={})
+    provenance: dict[str, str] = Field(default={})
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -130,10 +130,11 @@ class Plan(_Strict):
                 that are missing or do not fit.
         """
         from .channels import checked_part, resolve_channels
-        from .train_graph import TrainGraph, check_trainable
+        from .train_graph import check_trainable
 
-        require(PlanError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
+        _require_graph(graph)
         require(PlanError, "choice", choice, Mapping, "Pass ratios by name, as in {'conv.weight': 0.5}.")
+        require(PlanError, "provenance", provenance or {}, Mapping, "Pass texts by name, or leave it out.")
         rows = {row.fqn: row for row in graph.tensors}
         tensors: dict[str, Trained] = {}
         for fqn, what in choice.items():
@@ -163,6 +164,7 @@ class Plan(_Strict):
     @classmethod
     def full(cls, graph: TrainGraph) -> Plan:
         """Every tensor."""
+        _require_graph(graph)
         return cls.of(graph, {r.fqn: 1.0 for r in graph.tensors}, provenance={"made_by": "full"})
 
     @classmethod
@@ -170,13 +172,21 @@ class Plan(_Strict):
         """Only the last layer with parameters."""
         from .presets import head
 
+        _require_graph(graph)
         return cls.of(graph, head(graph), provenance={"made_by": "head"})
 
     @classmethod
     def last_k_biases(cls, graph: TrainGraph, k: int) -> Plan:
-        """The head, and the biases (of norms, too) of the last `k` layers that have one."""
+        """The head, and the biases (of norms, too) of the last `k` layers that have one.
+
+        Raises:
+            PlanError: `k` is no number of layers.
+        """
         from .presets import last_k_biases
 
+        _require_graph(graph)
+        if not isinstance(k, int) or k < 0:
+            raise PlanError(f"k={k!r} is no number of layers. Pass 0 or more.")
         return cls.of(graph, last_k_biases(graph, k), provenance={"made_by": f"last_k_biases({k})"})
 
     @classmethod
@@ -184,12 +194,14 @@ class Plan(_Strict):
         """The scheme PockEngine reports for this kind of network (arXiv 2310.17752, section 4)."""
         from .presets import preset
 
+        _require_graph(graph)
         return cls.of(graph, preset(graph), provenance={"made_by": "preset"})
 
     # ---------------------------------------------------------------- reading them
 
     def ratio(self, fqn: str) -> float:
         """The trained share of a tensor's channels: 0 when frozen, 1 when whole."""
+        require(PlanError, "fqn", fqn, str, "Pass the name of a tensor.")
         trained = self.tensors.get(fqn)
         if trained is None:
             return 0.0
@@ -210,6 +222,7 @@ class Plan(_Strict):
         Raises:
             PlanError: with the names that differ.
         """
+        require(PlanError, "model", model, Mapping, "Pass shapes by name, as `Plan.model` is.")
         if dict(self.model) == dict(model):
             return
         missing = [n for n in self.model if n not in model and (n not in frozen or n in self.tensors)]
@@ -265,8 +278,9 @@ class Plan(_Strict):
         Raises:
             PlanError: the file cannot be written; an old one is as it was.
         """
+        target = as_path(path, PlanError)
         try:
-            write_atomically(Path(path), self.to_json().encode())
+            write_atomically(target, self.to_json().encode())
         except (OSError, ValueError) as e:
             raise PlanError(
                 f"Cannot write the plan {path}: {reason(e)}. Choose another place, or make room there."
@@ -279,14 +293,23 @@ class Plan(_Strict):
         Raises:
             PlanError: unreadable, invalid, or made for another model.
         """
+        if graph is not None:
+            _require_graph(graph)
+        source = as_path(path, PlanError)
         try:
-            text = read_text(Path(path), MAX_BYTES)
+            text = read_text(source, MAX_BYTES)
         except (OSError, ValueError) as e:
             raise PlanError(f"Cannot read the plan {path}: {reason(e)}. Check the path.") from None
         plan = cls.from_json(text, where=str(path))
         if graph is not None:
             plan.check_fits({row.fqn: row.shape for row in graph.tensors}, graph.frozen)
         return plan
+
+
+def _require_graph(graph: object) -> None:
+    from .train_graph import TrainGraph
+
+    require(PlanError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
 
 
 def json_schema() -> dict[str, Any]:

@@ -123,10 +123,16 @@ class Programme:
     def smallest(self, by: str) -> float:
         """The least any plan can cost: that of what is fixed, the head alone as a rule."""
         if not self.decisions.fixed:
-            raise PlanError("Every tensor is locked out, the head too; nothing would be trained.")
+            raise PlanError(
+                "Every tensor is locked out, the head too: nothing would be trained. Unlock one, or lock it "
+                "above 0."
+            )
         value = getattr(self.p.figures(self.decisions.fixed), by)
         if value is None:
-            raise BudgetError("This profile holds no measured times, so nothing can be said about step_ms.")
+            raise BudgetError(
+                "This profile holds no measured times, so nothing can be said about step_ms. Measure some "
+                "(pockui analyze --time, or pockgraph.timing), or leave step_ms out."
+            )
         return float(value)
 
     def _refuse_impossible(self, budget: Budget) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PockError, StudyError, reason
+from .files import as_path
 from .schema import MIGRATIONS, statements
 
 APPLICATION_ID = 0x506B5374  # "PkSt": what the header of a study says the file is
@@ -255,7 +256,7 @@ def study_path(path: str | os.PathLike[str]) -> Path:
         StudyError: no file can have that name.
     """
     try:
-        found = Path(path).resolve()
+        found = as_path(path, StudyError).resolve()
         found.is_file()
     except (OSError, ValueError, RuntimeError) as e:  # too long, with a NUL character, links in a circle
         raise StudyError(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .contribution import Contribution, Measurement, Progress, tabulate
-from .errors import PlanError, StudyError, listing, reason, require, suggest
+from .errors import PlanError, StudyError, listing, require, suggest
 from .plan import BatchSpec, Plan
 from .store import Store, study_path
 
@@ -118,6 +118,10 @@ class Study:
             require(
                 StudyError, "task", task, Task, "Pass a pockgraph.Task: the model with its loss and data."
             )
+        if optimizer is not None:
+            from .optimizer import Optimizer
+
+            require(StudyError, "optimizer", optimizer, Optimizer, "Pass one such as pockgraph.SGD(lr=0.1).")
         self._task = task
         if task is not None and task.reference:
             OPENED_WITH.add(task.reference)
@@ -249,6 +253,9 @@ class Study:
 
     def save_profile(self, profile: Profile) -> None:
         """Replace the profile, for example by one with measured times."""
+        from .profile import Profile
+
+        require(StudyError, "profile", profile, Profile, "Pass what `Study.profile` holds, or a variant.")
         with self._store.transaction("profile") as write:
             write.execute(
                 "INSERT INTO documents VALUES ('profile', ?, ?) "
@@ -346,30 +353,17 @@ class Study:
             Cancelled: `cancel` said so (see `analysis.py`); what was measured is kept.
         """
         from .analysis import analyze
-        from .candidates import CACHE_BYTES, Settings
+        from .candidates import Settings
 
-        try:
-            settings = Settings(
-                steps=steps,
-                seeds=tuple(seeds),
-                ratios=tuple(float(r) for r in ratios),
-                tensors=(tensors,)
-                if isinstance(tensors, str)
-                else None
-                if tensors is None
-                else tuple(tensors),
-                bias_counts=None if bias_counts is None else tuple(bias_counts),
-                lr=lr if lr is None or isinstance(lr, int | float) else tuple(lr),
-                target=target,
-                batches=batches,
-                cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
-            )
-        except (TypeError, ValueError) as e:
-            raise StudyError(
-                f"Cannot analyse with these settings: one has the wrong type ({reason(e)}). steps is a "
-                "number; seeds, ratios and bias_counts are lists of numbers; lr is a number or a list of "
-                "them."
-            ) from e
+        settings = Settings.of(
+            steps=steps, seeds=seeds, ratios=ratios, tensors=tensors, bias_counts=bias_counts, lr=lr,
+            target=target, batches=batches, cache_bytes=cache_bytes,
+        )  # fmt: skip
+        for name, call in (("progress", progress), ("cancel", cancel)):
+            if call is not None and not callable(call):
+                raise StudyError(
+                    f"{name}={str(call)[:40]!r} cannot be called. Pass a function, or leave it out."
+                )
         task = self._needed_task()
         analyze(self._store, task, self.graph, settings, progress, cancel, force)
         return self.contribution
@@ -458,6 +452,7 @@ class Study:
 
     def add_run(self, run: Run) -> Run:
         """Keep a run; returns it with its id."""
+        require(StudyError, "run", run, Run, "Pass a pockgraph.study.Run.")
         with self._store.transaction("runs") as write:
             cursor = write.execute(
                 "INSERT INTO runs (status, target, created, json) VALUES (?, ?, ?, ?)", _run_values(run)
@@ -470,6 +465,7 @@ class Study:
         Raises:
             StudyError: the study has no such run.
         """
+        require(StudyError, "run", run, Run, "Pass what add_run returned, with its changes.")
         with self._store.transaction("runs") as write:
             cursor = write.execute(
                 "UPDATE runs SET status = ?, target = ?, created = ?, json = ? WHERE id = ?",
@@ -490,6 +486,7 @@ class Study:
 
     def add_parity(self, parity: Parity) -> None:
         """Keep a comparison with PyTorch."""
+        require(StudyError, "parity", parity, Parity, "Pass a pockgraph.study.Parity.")
         values = (
             parity.target,
             parity.plan,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from .arrays import columns_of, tensor_of
-from .errors import TaskError, listing, suggest
+from .errors import TaskError, listing, require, suggest
 from .globs import matches
 from .plan import BatchNorm
 from .sources import as_data, beginning_of, epoch_of, is_stream, numbered
@@ -185,6 +185,11 @@ class Task:
                 )
         if isinstance(self.fresh, str):
             raise TaskError(f"Task {self.name!r}: fresh={self.fresh!r} must be a tuple: ({self.fresh!r},).")
+        if not isinstance(self.fresh, Collection) or not all(isinstance(g, str) for g in self.fresh):
+            raise TaskError(
+                f"Task {self.name!r}: fresh={str(self.fresh)[:40]} must be a tuple of names or globs, as in "
+                "('head.*',)."
+            )
 
     def _check_name(self, name: str, what: str, do: str) -> None:
         """Refuse what the files of an artefact or a study cannot hold."""
@@ -219,6 +224,8 @@ class Task:
     def set_mode(self, training: bool, net: torch.nn.Module | None = None) -> None:
         """Put the model (or `net`, a copy of it) into the mode of a training step, or of evaluation."""
         net = self.model if net is None else net
+        require(TaskError, "training", training, bool, "Pass True for a step, False for evaluation.")
+        require(TaskError, "net", net, torch.nn.Module, "Pass the model or a copy of it.")
         net.train(training and self.dropout)
         for module in net.modules():
             if isinstance(module, BATCH_NORMS):

@@ -15,7 +15,7 @@ from torch import fx
 
 from . import cost
 from .dependence import dependence
-from .errors import PlanError, TaskError, listing, require
+from .errors import PlanError, TaskError, listing, require, suggest
 from .graph import Graph, Role, Slot, aten
 from .optimizer import Optimizer, check_groups, optimizer_from_dict
 from .plan import Plan
@@ -107,14 +107,30 @@ class TrainGraph(Graph):
             PockError: there is no such target.
         """
         from .check import check
+        from .targets import get_target
 
-        return check(self, target)
+        return check(self, get_target(target))
 
     def row(self, fqn: str) -> TensorRow:
-        return next(r for r in self.tensors if r.fqn == fqn)
+        """What is known of a trainable tensor.
+
+        Raises:
+            PlanError: there is none of that name (with suggestions).
+        """
+        for row in self.tensors:
+            if row.fqn == fqn:
+                return row
+        raise PlanError(
+            f"The model has no trainable tensor {fqn!r}.{suggest(fqn, [r.fqn for r in self.tensors])}"
+        )
 
     def initial(self, fqn: str) -> torch.Tensor:
-        """A parameter's value when the graph was built."""
+        """A parameter's value when the graph was built.
+
+        Raises:
+            PlanError: there is no trainable tensor of that name (with suggestions).
+        """
+        self.row(fqn)
         return self.gradients.values[f"param:{fqn}"]
 
     @property

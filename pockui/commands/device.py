@@ -20,7 +20,7 @@ from .projects import print_parity
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
-    from pockgraph.runtime.__main__ import Saving
+    from pockgraph.runtime.command import Saving
     from pockgraph.runtime.signals import StopRequest
 
 
@@ -57,7 +57,7 @@ def train(
     """Train an artefact, and evaluate it on held-out data when there is some."""
     from pockgraph.files import sweep
     from pockgraph.runtime import Trainer
-    from pockgraph.runtime.__main__ import Saving, save_interval
+    from pockgraph.runtime.command import Saving, save_interval
     from pockgraph.runtime.signals import stop_on_signal
 
     if (task is None) == (data is None):
@@ -77,7 +77,7 @@ def train(
     batches, held_out = _task_data(task, seed, trainer) if task is not None else _file_data(data, trainer)
     began_at = trainer.steps
     if eval_data is not None:
-        from pockgraph.runtime.__main__ import Data
+        from pockgraph.runtime.command import Data
 
         held_out = Data.load(eval_data, trainer.manifest).batches()
 
@@ -149,7 +149,7 @@ def _task_data(reference: str, seed: int, trainer: Trainer) -> tuple[Iterator[An
 
 
 def _file_data(path: Path | None, trainer: Trainer) -> tuple[Iterator[Any], None]:
-    from pockgraph.runtime.__main__ import Data
+    from pockgraph.runtime.command import Data
 
     assert path is not None
     source = Data.load(path, trainer.manifest)

@@ -27,7 +27,7 @@ import pockgraph as pg
 from pockgraph.errors import BatchError, PockError
 from pockgraph.profile import Profile
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.__main__ import main as device
+from pockgraph.runtime.command import main as device
 from pockui.cli import app
 
 MOST_LINES = 8
@@ -430,7 +430,7 @@ def test_debug_shows_the_traceback_before_the_paragraph(project: Path) -> None:
 def test_a_bug_on_the_device_says_that_it_is_one(
     project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pockgraph.runtime.__main__.sweep", {}.__getitem__)
+    monkeypatch.setattr("pockgraph.runtime.command.sweep", {}.__getitem__)
     command = ["out", "--data", "data.npz", "--steps", "1", "--save", "c"]
     assert device(command) == 70
     first = capfd.readouterr().err

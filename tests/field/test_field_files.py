@@ -512,7 +512,7 @@ def test_an_npz_that_claims_more_than_it_holds(
     import zipfile
 
     from pockgraph.errors import BatchError
-    from pockgraph.runtime.__main__ import Data
+    from pockgraph.runtime.command import Data
 
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": claim})

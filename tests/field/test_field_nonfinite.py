@@ -169,7 +169,7 @@ def test_evaluation_refuses_nan_and_stays_good_after_an_undone_step(target: str,
 
 
 def test_device_program_skips_or_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pockgraph.runtime.__main__ import main
+    from pockgraph.runtime.command import main
 
     folder = trainer_of(mlp(), "onnx", tmp_path / "o", loss=cross_entropy).folder
     x = np.tile(X.numpy(), (3, 1))

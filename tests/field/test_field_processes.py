@@ -24,7 +24,7 @@ from users import MOMENTUM, batches, mlp, task
 import pockgraph as pg
 from pockgraph.errors import ArtifactError
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.__main__ import main
+from pockgraph.runtime.command import main
 
 DATA = batches(8, 12, count=4)
 Made = Callable[[str], pg.Artifact]

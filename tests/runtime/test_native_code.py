@@ -11,7 +11,7 @@ from tiny_task import batches
 
 from pockgraph.errors import ArtifactError
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.__main__ import main
+from pockgraph.runtime.command import main
 from pockgraph.runtime.manifest import file_sha256
 
 PACKAGES = ("eval.pt2", "train.pt2")

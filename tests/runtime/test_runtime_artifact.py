@@ -113,6 +113,18 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(Artifact.load(tmp_path / "old").plan.tensors) == list(CHOICES["head"])
 
 
+def test_an_error_while_it_is_written_names_the_folder_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self, graph, folder, stem, options) -> None:
+        raise ArtifactError(f"{folder / stem} cannot be compiled. Choose another target.")
+
+    monkeypatch.setattr(Torch, "write", fail)
+    with pytest.raises(ArtifactError) as caught:
+        write(tmp_path / "out")
+    assert str(caught.value).startswith(f"{tmp_path / 'out' / 'train'} cannot")
+
+
 def test_a_failed_swap_restores_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "out", "head")
     real, calls = os.rename, []

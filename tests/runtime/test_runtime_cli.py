@@ -14,7 +14,7 @@ import pytest
 from tiny_task import ROWS, SAMPLES, Compile, batches, samples
 
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.__main__ import main
+from pockgraph.runtime.command import main
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_arguments_are_checked(folder: str, data: Path, capsys: pytest.CaptureFi
 
 def test_entries_without_rows_go_whole_into_every_batch(compiled: Compile, tmp_path: Path) -> None:
     from pockgraph.plan import BatchSpec
-    from pockgraph.runtime.__main__ import Data
+    from pockgraph.runtime.command import Data
 
     manifest = compiled("openvino").manifest
     scaled = manifest.model_copy(

@@ -1,14 +1,26 @@
 """The runtime: everything a device needs to train an artefact, and nothing more.
 
 It imports numpy, pydantic, safetensors, and on loading an artefact the runtime of its target; torch
-only for artefacts of the torch target.
+only for artefacts of the torch target. Names are imported when first used.
 """
 
-from ..errors import ArtifactError, BatchError, NonFiniteLoss, PockError
-from .manifest import Manifest
-from .runner import Runner, register_target
-from .trainer import Evaluation, StepResult, Trainer
+from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "ArtifactError": "..errors",
+    "BatchError": "..errors",
+    "Evaluation": ".trainer",
+    "Manifest": ".manifest",
+    "NonFiniteLoss": "..errors",
+    "PockError": "..errors",
+    "Runner": ".runner",
+    "StepResult": ".trainer",
+    "Trainer": ".trainer",
+    "register_target": ".runner",
+}
 __all__ = [
     "ArtifactError",
     "BatchError",
@@ -21,3 +33,19 @@ __all__ = [
     "Trainer",
     "register_target",
 ]
+
+if TYPE_CHECKING:
+    from ..errors import ArtifactError, BatchError, NonFiniteLoss, PockError
+    from .manifest import Manifest
+    from .runner import Runner, register_target
+    from .trainer import Evaluation, StepResult, Trainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pockgraph.runtime' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

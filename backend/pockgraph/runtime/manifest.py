@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ..errors import ArtifactError, PlanError, listing, reason, violations
 from ..files import open_regular, parse_json, read_text, sweep
 from ..plan import MAX_BYTES, BatchNorm, BatchSpec, Plan
+from ..strict import Strict
 from .limits import Limit
 
 SCHEMA = "pockui.artifact/1"
@@ -32,8 +33,8 @@ EMA = "ema"  # key of the optimizer state that averages a trained tensor
 NATIVE_SUFFIXES = (".pt2", ".so", ".dll", ".dylib")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Strict(Strict):
+    refusal = ArtifactError
 
 
 class SlotSpec(_Strict):
@@ -182,16 +183,16 @@ class Manifest(_Strict):
     fingerprint: str
     computation: str = ""
     target: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     batch: dict[str, BatchSpec]
     train: GraphSpec
     eval: GraphSpec
     optimizer: dict[str, Any]
     batch_norm: BatchNorm = "frozen"
     dropout: bool = False
-    predicted: dict[str, float] = {}
+    predicted: dict[str, float] = Field(default={})
     unused: tuple[str, ...] = ()
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default={})
     files: dict[str, FileSpec]
     native_code: tuple[str, ...] = Field(default=(), validate_default=True)
     telling_state: tuple[str, ...] | None = None

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import ArtifactError, PockError, suggest
+from ..errors import ArtifactError, PockError, require, suggest
 from .manifest import Manifest
 
 _MODULES = {
@@ -57,7 +57,13 @@ class Runner(Protocol):
 
 
 def register_target(target: str, module: str) -> None:
-    """Let `module` (a dotted path) run the artefacts of `target`."""
+    """Let `module` (a dotted path) run the artefacts of `target`.
+
+    Raises:
+        ArtifactError: one of them is no text.
+    """
+    require(ArtifactError, "target", target, str, "Pass the target's name.")
+    require(ArtifactError, "module", module, str, "Pass a dotted path, such as 'my_package.my_runner'.")
     _MODULES[target] = module
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..errors import ArtifactError, BatchError, NonFiniteBatch, NonFiniteLoss, listing, suggest
+from ..errors import ArtifactError, BatchError, NonFiniteBatch, NonFiniteLoss, listing, require, suggest
 from ..files import read_text, resolved, write_atomically
 from ..plan import Plan
 from . import checkpoint
@@ -128,6 +128,7 @@ class Trainer(Owned):
                 code that was not allowed, or the device would lose precision.
         """
         folder = resolved(path)
+        require(ArtifactError, "device", device, str, "Pass a name such as 'CPU'.")
         manifest = read_manifest(folder)
         if manifest.native_code and not allow_native_code:
             raise ArtifactError(
@@ -254,6 +255,7 @@ class Trainer(Owned):
         """
         if isinstance(batches, Mapping):
             raise BatchError("evaluate() takes an iterable of batches, and this is one batch: pass [batch].")
+        require(BatchError, "batches", batches, Iterable, "Pass a list of batches.")
         self._require_whole("Nothing was evaluated")
         rows = self.manifest.eval.outputs[0].shape[0]
         values = []
@@ -302,6 +304,7 @@ class Trainer(Owned):
             ArtifactError: a name that is not trained (with suggestions), another shape, values that are
                 not finite, or other values in the channels that the plan freezes; nothing is set then.
         """
+        require(ArtifactError, "tensors", tensors, Mapping, "Pass arrays by name, as `state()` returns them.")
         slots = {s.fqn: s for s in self._state_slots.values() if s.trained or s.changes}
         bases = checkpoint.base_tensors(
             self.folder, self.manifest, [n for n in tensors if n in self.manifest.partial]
@@ -355,6 +358,7 @@ class Trainer(Owned):
         Raises:
             ArtifactError: `seed` is no integer; as `set_state`.
         """
+        require(ArtifactError, "state", state or {}, Mapping, "Pass arrays by name, or leave it out.")
         seed = self.seed if seed is None else seed
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise ArtifactError(f"seed={seed!r}: a seed is an integer.")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import PockError, UnsupportedOperators, suggest
+from ..errors import PockError, UnsupportedOperators, require, suggest
 from ..graph import Graph
 
 _MODULES = {
@@ -79,6 +79,7 @@ def get_target(name: str) -> Target:
     Raises:
         PockError: no target has that name (with suggestions).
     """
+    require(PockError, "target", name, str, f"Pass one of {', '.join(map(repr, _MODULES))}.")
     if name not in _MODULES:
         known = ", ".join(repr(n) for n in _MODULES)
         raise PockError(f"There is no target {name!r}.{suggest(name, _MODULES)} The targets are {known}.")

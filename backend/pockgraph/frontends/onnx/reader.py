@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CaptureError, listing, reason, suggest
+from ...files import as_path
 from .program import Input, Node, Program
 
 OLDEST_OPSET = 7
@@ -38,7 +39,8 @@ def load_proto(path: str | os.PathLike[str]) -> Any:
         CaptureError: there is no such file, or it is not a model.
     """
     onnx = import_onnx()
-    if not os.path.isfile(path):
+    path = as_path(path, CaptureError)
+    if not path.is_file():
         raise CaptureError(f"There is no ONNX model at {path}.")
     try:
         model = onnx.load(path)
