@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 
-from ..graph import Graph, bound_args
+from ..graph import Graph, aten, bound_args
 from ..passes.legalize import Legalize
 from . import Unsupported
 
@@ -91,6 +91,21 @@ def dtypes_of(node: fx.Node) -> list[torch.dtype]:
     val = node.meta["val"]
     values = val if isinstance(val, tuple) else (val,)
     return [v.dtype for v in values if isinstance(v, torch.Tensor)]
+
+
+def steps_at_whole_numbers(node: fx.Node) -> bool:
+    """Does anything read a value in such a way that its last bit decides between two integers?"""
+    rounding = (
+        aten.floor.default,
+        aten.ceil.default,
+        aten.round.default,
+        aten.trunc.default,
+        aten.frac.default,
+    )
+    return node.meta["val"].is_floating_point() and any(
+        u.target in rounding or (u.target is aten._to_copy.default and not u.meta["val"].is_floating_point())
+        for u in node.users
+    )
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..rule_table import steps_at_whole_numbers
 from . import emit, op
 from .masking import drop_gradient
 from .rules import Context, moves, rule
@@ -73,7 +74,7 @@ def mul(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
 
 @rule(aten.div.Tensor, aten.div.Scalar)
 def div(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
-    if not isinstance(other, Value) and other != 0:
+    if not isinstance(other, Value) and other != 0 and not steps_at_whole_numbers(node):
         # A number's reciprocal, in double precision; multiplication is what runtimes fuse.
         return emit.scale(operand(x, out_dtype(node)), 1 / other)
     return emit.div(*operands(node, x, other))
@@ -85,8 +86,7 @@ def div_mode(ctx: Context, node: fx.Node, x: Value, other: Any, rounding_mode: s
         return div(ctx, node, x, other)
     x, other = operands(node, x, other)
     if out_dtype(node).is_floating_point:
-        ratio = emit.div(x, other)
-        return op.floor(ratio) if rounding_mode == "floor" else _trunc(ratio)
+        return _floor_of_ratio(x, other) if rounding_mode == "floor" else _trunc(emit.div(x, other))
     if rounding_mode == "trunc":
         return emit.div(x, other)
     return emit.div(emit.sub(x, op.remainder_of_floor(x, other)), other)
@@ -102,15 +102,31 @@ def remainder(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     x, other = operands(node, x, other)
     if not out_dtype(node).is_floating_point:
         return op.remainder_of_floor(x, other)
-    rest, zero = op.remainder_of_trunc(x, other), emit.like(0, x)
-    differ = op.logical_xor(op.less(rest, zero), op.less(other, zero))
-    differ = op.logical_and(differ, op.not_equal(rest, zero))
-    return emit.select(differ, emit.add(rest, other), rest)
+    rest = op.remainder_of_trunc(x, other)
+    return emit.select(_signs_differ(rest, other), emit.add(rest, other), rest)
 
 
 @rule(aten.fmod.Tensor, aten.fmod.Scalar)
 def fmod(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
     return op.remainder_of_trunc(*operands(node, x, other))
+
+
+def _floor_of_ratio(x: Value, y: Value) -> Value:
+    """PyTorch's: what is left of x after whole y's decides, as the ratio itself may be rounded up."""
+    rest = op.remainder_of_trunc(x, y)
+    ratio = emit.div(emit.sub(x, rest), y)
+    one = emit.like(1, ratio)
+    ratio = emit.select(_signs_differ(rest, y), emit.sub(ratio, one), ratio)
+    below = op.floor(ratio)
+    over = op.greater(emit.sub(ratio, below), emit.like(0.5, ratio))
+    return emit.select(over, emit.add(below, one), below)
+
+
+def _signs_differ(rest: Value, y: Value) -> Value:
+    """Where `rest` is not zero, and has another sign than y."""
+    zero = emit.like(0, rest)
+    differ = op.logical_xor(op.less(rest, zero), op.less(y, zero))
+    return op.logical_and(differ, op.not_equal(rest, zero))
 
 
 @rule(aten.pow.Tensor_Scalar)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..rule_table import steps_at_whole_numbers
 from . import emit
 from .emit import Value, op
 from .rules import Context, rule
@@ -72,6 +73,8 @@ def mul(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
 
 @rule(aten.div.Tensor, aten.div.Scalar)
 def div(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
+    if steps_at_whole_numbers(node):
+        return _rounded_ratio(*operands(node, x, other))
     if not isinstance(other, Value) and other != 0:
         # A number's reciprocal, in double precision; multiplication is what plugins fuse.
         return emit.scale(operand(x, out_dtype(node)), 1 / other)
@@ -84,8 +87,7 @@ def div_mode(ctx: Context, node: fx.Node, x: Value, other: Any, rounding_mode: s
         return div(ctx, node, x, other)
     x, other = operands(node, x, other)
     if out_dtype(node).is_floating_point:
-        ratio = emit.div(x, other)
-        return op.floor(ratio).output(0) if rounding_mode == "floor" else _trunc(ratio)
+        return _floor_of_ratio(x, other) if rounding_mode == "floor" else _trunc(_rounded_ratio(x, other))
     rest = op.floor_mod(x, other) if rounding_mode == "floor" else op.mod(x, other)
     return emit.div(emit.sub(x, rest.output(0)), other)  # exact, however integers are divided
 
@@ -97,12 +99,68 @@ def floor_divide(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
 
 @rule(aten.remainder.Tensor, aten.remainder.Scalar)
 def remainder(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
-    return op.floor_mod(*operands(node, x, other)).output(0)
+    x, other = operands(node, x, other)
+    if not out_dtype(node).is_floating_point:
+        return op.floor_mod(x, other).output(0)
+    rest = _float_mod(x, other)
+    return emit.select(_signs_differ(rest, other), emit.add(rest, other), rest)
 
 
 @rule(aten.fmod.Tensor, aten.fmod.Scalar)
 def fmod(ctx: Context, node: fx.Node, x: Value, other: Any) -> Value:
-    return op.mod(*operands(node, x, other)).output(0)
+    x, other = operands(node, x, other)
+    return _float_mod(x, other) if out_dtype(node).is_floating_point else op.mod(x, other).output(0)
+
+
+def _float_mod(x: Value, y: Value) -> Value:
+    """C's fmod, exact for ratios below 2**24; OpenVINO's own is off where y almost divides x."""
+    size, divisor = op.abs(x).output(0), op.abs(y).output(0)
+    rest = _without_product(size, op.floor(emit.div(size, divisor)).output(0), divisor)
+    zero = emit.like(0, x)  # the ratio may have been rounded to the next integer, or below it
+    rest = emit.select(op.less(rest, zero).output(0), emit.add(rest, divisor), rest)
+    rest = emit.select(op.greater_equal(rest, divisor).output(0), emit.sub(rest, divisor), rest)
+    return emit.select(op.less(x, zero).output(0), op.negative(rest).output(0), rest)
+
+
+def _rounded_ratio(x: Value, y: Value) -> Value:
+    """x / y to the last bit; OpenVINO multiplies by the reciprocal of a constant."""
+    ratio = emit.div(x, y)
+    better = emit.add(ratio, emit.div(_without_product(x, ratio, y), y))
+    usual = op.logical_and(op.less(op.abs(ratio), emit.like(1e30, x)), op.less(op.abs(y), emit.like(1e30, x)))
+    return emit.select(usual.output(0), better, ratio)
+
+
+def _without_product(x: Value, q: Value, y: Value) -> Value:
+    """x - q y where that is small: by four products of twelve bits with twelve, which float32 holds."""
+    for a in _halves(q):
+        for b in _halves(y):
+            x = emit.sub(x, emit.mul(a, b))
+    return x
+
+
+def _halves(x: Value) -> tuple[Value, Value]:
+    """The upper twelve bits and the others (Veltkamp's split)."""
+    wide = emit.scale(x, 4097.0)
+    high = emit.sub(wide, emit.sub(wide, x))
+    return high, emit.sub(x, high)
+
+
+def _floor_of_ratio(x: Value, y: Value) -> Value:
+    """PyTorch's: what is left of x after whole y's decides, as the ratio itself may be rounded up."""
+    rest = _float_mod(x, y)
+    ratio = emit.div(emit.sub(x, rest), y)
+    one = emit.like(1, ratio)
+    ratio = emit.select(_signs_differ(rest, y), emit.sub(ratio, one), ratio)
+    below = op.floor(ratio).output(0)
+    over = op.greater(emit.sub(ratio, below), emit.like(0.5, ratio)).output(0)
+    return emit.select(over, emit.add(below, one), below)
+
+
+def _signs_differ(rest: Value, y: Value) -> Value:
+    """Where `rest` is not zero, and has another sign than y."""
+    zero = emit.like(0, rest)
+    differ = op.logical_xor(op.less(rest, zero), op.less(y, zero))
+    return op.logical_and(differ, op.not_equal(rest, zero)).output(0)
 
 
 @rule(aten.pow.Tensor_Scalar)
