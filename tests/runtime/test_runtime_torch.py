@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pockgraph.compiler import compile as compile_graph
 from pockgraph.errors import ArtifactError, PockError
 from pockgraph.graph import Builder, Graph, Role, Slot, aten
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.torch import with_own_results
+from pockgraph.runtime.torch import _whole_float32, with_own_results
 
 
 class TestTorch(RunnerContract):
@@ -161,17 +162,39 @@ def test_options_are_checked(tmp_path: Path, options: dict[str, str], words: str
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_file_with_foreign_operators_is_refused(copied, tmp_path: Path) -> None:
-    import hashlib
-
-    folder = copied("torch")
-    path, manifest = folder / "train.graph.json", folder / "manifest.json"
-    text = path.read_text().replace("aten.relu.default", "aten.from_file.default")
+def rewritten(folder: Path, name: str, old: str, new: str) -> None:
+    """Change a text of an artefact, and its digest with it."""
+    path, manifest = folder / name, folder / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    text = text.replace(old, new)
     path.write_text(text)
     data = json.loads(manifest.read_text())
-    data["files"][path.name] = {
-        "sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())
-    }  # fmt: skip
+    data["files"][name] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())}
     manifest.write_text(json.dumps(data))
+
+
+def test_a_graph_file_with_foreign_operators_is_refused(copied) -> None:
+    folder = copied("torch")
+    rewritten(folder, "train.graph.json", "aten.relu.default", "aten.from_file.default")
     with pytest.raises(ArtifactError, match="from_file"):
         Trainer.load(folder)
+
+
+def test_what_an_operator_refuses_only_when_it_runs_is_told(copied) -> None:
+    """The shapes fit, so that it loads; the kernel does not take the arguments."""
+    folder = copied("torch")
+    arguments = "[1, 1], [1, 1], %s, false, [0, 0], 1"
+    rewritten(folder, "eval.graph.json", arguments % "[1, 1]", arguments % "[1, 1, 1]")
+    trainer = Trainer.load(folder)
+    trainer.step(batches(1)[0])
+    with pytest.raises(ArtifactError, match=r"dilation.*compile it again"):
+        trainer.evaluate(batches(1))
+
+
+def test_cuda_is_told_not_to_round_and_what_was_set_comes_back() -> None:
+    places = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+    before = [p.fp32_precision for p in places]
+    with _whole_float32():
+        assert [p.fp32_precision for p in places] == ["ieee"] * 3
+    assert [p.fp32_precision for p in places] == before

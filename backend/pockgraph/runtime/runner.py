@@ -103,7 +103,8 @@ def explained(folder: Path, device: str) -> Iterator[None]:
         raise
     except Exception as e:  # runtimes have no base class for theirs
         said = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise ArtifactError(
-            f"{folder} cannot be run on {device!r}: {said.rstrip('.')}. Copy the folder again, or compile it "
-            "again with this version."
-        ) from e
+        if isinstance(e, MemoryError) or "memory" in said:
+            remedy = "End what else takes memory, or compile a plan with a smaller peak or a smaller batch."
+        else:
+            remedy = "Copy the folder again, or compile it again with this version."
+        raise ArtifactError(f"{folder} cannot be run on {device!r}: {said.rstrip('.')}. {remedy}") from e

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from ..serialize import graph_from_json
 from .manifest import STATE, GraphSpec, Manifest, require_unchanged
 from .ownership import SPAWN, inherited
 
+# Where PyTorch is told whether CUDA may round float32 to TF32.
+_backends: Any = torch.backends
+_ROUNDING = (_backends.cuda.matmul, _backends.cudnn.conv, _backends.cudnn.rnn)
 # Views that their schema does not own up to.
 _HIDDEN_VIEWS = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
 
@@ -207,11 +210,24 @@ class TorchRunner:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _whole_float32() if self._device.type == "cuda" else nullcontext():
                 yield
         finally:
             if self._threads is not None:
                 torch.set_num_threads(before)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """float32 as it is: CUDA's convolutions would round it to TF32, with ten bits of each number."""
+    before = [place.fp32_precision for place in _ROUNDING]
+    try:
+        for place in _ROUNDING:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(_ROUNDING, before):
+            place.fp32_precision = precision
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

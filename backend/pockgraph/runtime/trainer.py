@@ -68,6 +68,7 @@ class Trainer(Owned):
 
     Attributes:
         folder: the artefact.
+        device: where it runs, as given to `load`.
         manifest, plan: what it holds.
         steps: steps taken since the initial weights, those before a loaded checkpoint included.
         seed: with the number of the step, what decides dropout's masks.
@@ -81,9 +82,10 @@ class Trainer(Owned):
         >>> trainer.save("out.ckpt")
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, plan: Plan, runner: Runner) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, plan: Plan, runner: Runner, device: str) -> None:
         super().__init__()
         self.folder = folder
+        self.device = device
         self.manifest = manifest
         self.plan = plan
         self.steps = 0
@@ -144,7 +146,7 @@ class Trainer(Owned):
             )
         plan = read_plan(folder)
         checkpoint.check_state(folder, manifest, plan)
-        trainer = cls(folder, manifest, plan, open_runner(folder, manifest, device, threads))
+        trainer = cls(folder, manifest, plan, open_runner(folder, manifest, device, threads), device)
         trainer.on_nonfinite = checked_policy(on_nonfinite)
         with explained(folder, device):
             trainer.reset(seed=seed)
@@ -211,8 +213,9 @@ class Trainer(Owned):
         self._require_whole("No step was taken")
         changed, self._changed = self._changed, True
         self._torn_at = self.steps + 1
-        loss = self._runner.step(arrays, rate, *keys)
-        bad = self._runner.nonfinite() if math.isfinite(loss) else []
+        with explained(self.folder, self.device):
+            loss = self._runner.step(arrays, rate, *keys)
+            bad = self._runner.nonfinite() if math.isfinite(loss) else []
         if math.isfinite(loss) and not bad:
             self._torn_at = None
             return loss
@@ -263,7 +266,8 @@ class Trainer(Owned):
             arrays, count = pad_batch(self.manifest.batch, batch, rows, self.manifest.task)
             check_limits(arrays, self.manifest.eval_limits, self.manifest.task)
             check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
-            values.append(self._runner.evaluate(arrays)[:count])
+            with explained(self.folder, self.device):
+                values.append(self._runner.evaluate(arrays)[:count])
         if not values:
             raise BatchError(
                 "There was nothing to evaluate: the iterable of batches is empty. A generator yields its "
