@@ -18,6 +18,7 @@ from . import __version__, cost, identity
 from .errors import ArtifactError, PockError, listing, reason, require
 from .files import replacing, resolved, sweep
 from .graph import Graph, Role, Slot
+from .index_guards import guards_of
 from .runtime import checkpoint
 from .runtime.manifest import (
     LAST_CHECKPOINT,
@@ -213,6 +214,8 @@ def write_artifact(
                 nonfinite_entries=nonfinite_entries(graph.task.example),
                 train_limits=limits_of(train, target.integers_below),
                 eval_limits=limits_of(evaluation, target.integers_below),
+                train_guards=guards_of(train),
+                eval_guards=guards_of(evaluation),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )
             parity = "skipped" if prove is None else prove(partial, manifest)

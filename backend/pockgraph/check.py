@@ -20,6 +20,7 @@ from torch import fx
 from .dependence import ancestors, dependence
 from .errors import listing
 from .graph import Graph, Role
+from .index_guards import guarded
 from .passes import run
 from .plan import Plan
 from .targets import Target, Unsupported, get_target, target_names
@@ -97,7 +98,7 @@ def check(graph: TrainGraph, target: Target | str) -> Check:
     Raises:
         PockError: there is no such target.
     """
-    return check_lowered(graph, target, run(graph), run(graph.evaluation()))
+    return check_lowered(graph, target, guarded(run(graph)), guarded(run(graph.evaluation())))
 
 
 def check_lowered(graph: TrainGraph, target: Target | str, train: Graph, evaluation: Graph) -> Check:
@@ -207,8 +208,8 @@ def _nearest_plan(
         )
         small = graph.prune(plan)
         obstacles = [
-            *_in_training(target, run(small)),
-            *_in_evaluation(target, run(small.evaluation())),
+            *_in_training(target, guarded(run(small))),
+            *_in_evaluation(target, guarded(run(small.evaluation()))),
         ]
     return plan, ()
 

@@ -9,6 +9,7 @@ from typing import Any
 from .artifact import Artifact, write_artifact
 from .check import check_lowered
 from .errors import PockError, TaskError, UnsupportedOperators, require
+from .index_guards import guarded
 from .parity import prove
 from .passes import run
 from .plan import Plan
@@ -53,7 +54,7 @@ def compile(
     require(PockError, "options", options or {}, Mapping, "Pass options by name, as in {'precision': 'f32'}.")
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
-    train, evaluation = run(small), run(small.evaluation())
+    train, evaluation = guarded(run(small)), guarded(run(small.evaluation()))
     found = check_lowered(small, lowering, train, evaluation)
     if not found.ok:
         raise UnsupportedOperators(str(found))

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .errors import ParityError
+from .errors import ParityError, TaskError
 from .graph import Role, Slot
 from .referee import Outcome, autograd
 from .rounding import deviation, loss_spread, ratio, span_of, spread, state_width, typical
@@ -117,7 +117,13 @@ class GradientCheck:
 
     @cached_property
     def _module(self) -> Outcome:
-        return autograd(self.task, self._graph.plan, seed=self._seed)
+        try:
+            return autograd(self.task, self._graph.plan, seed=self._seed)
+        except (IndexError, RuntimeError) as e:
+            raise TaskError(
+                f"Eager PyTorch cannot take a step on the first training batch of task {self.task.name!r}: "
+                f"{_first_line(e)}. Correct the batch, or the model."
+            ) from e
 
     @property
     def loss(self) -> float:
@@ -132,14 +138,19 @@ class GradientCheck:
         return "float64" if self._asked_double else "float32"
 
     def run(self) -> Doubt:
-        """Compare; with dropout, both with the masks of the seed."""
-        quick = self._compare(self.plain, self._module, [], QUICK, 0.0)
+        """Compare; with dropout, both with the masks of the seed.
+
+        Raises:
+            TaskError: the module cannot take the step.
+        """
+        eager = self._module
+        quick = self._compare(self.plain, eager, [], QUICK, 0.0)
         if quick.agrees:
             return quick
         module = self._double_module() if self.exact is not None else None
         if module is None or self.exact is None:
             runs = self.nudged(RUNS)
-            return self._judged(self._compare(self.plain, self._module, runs, FALLBACK, FLOOR_RATIO_F32))
+            return self._judged(self._compare(self.plain, eager, runs, FALLBACK, FLOOR_RATIO_F32))
         found = self._compare(self.exact, module, [], EXACT, FLOOR_RATIO)
         runs = []
         for seed in range(RUNS):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -29,7 +29,9 @@ _MOVES = (
 )  # fmt: skip
 _ALONG_A_DIM = (
     aten.gather.default, aten.index_select.default, aten.scatter.src, aten.scatter.value,
-    aten.scatter_add.default, aten.index_add.default, aten.index_copy.default, aten.index_fill.int_Scalar,
+    aten.scatter.reduce, aten.scatter.value_reduce, aten.scatter_add.default, aten.scatter_reduce.two,
+    aten.index_add.default, aten.index_copy.default, aten.index_reduce.default, aten.index_fill.int_Scalar,
+    aten.index_fill.int_Tensor,
 )  # fmt: skip
 _BY_POSITION = (
     aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten._unsafe_index_put.default
@@ -42,27 +44,52 @@ REMEDY = (
     "Split them into smaller numbers before, such as a time into days and seconds, number ids from zero, or "
     "take another target."
 )
-_LOSSES = (aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
+_LOSSES = (
+    aten.nll_loss_forward.default, aten.nll_loss2d_forward.default, aten.nll_loss_backward.default,
+    aten.nll_loss2d_backward.default,
+)  # fmt: skip
+# Where their scores stand; the labels follow.
+_MARGINS = {
+    aten.multi_margin_loss.default: 0, aten.multi_margin_loss_backward.default: 1,
+    aten.multilabel_margin_loss_forward.default: 0, aten.multilabel_margin_loss_backward.default: 1,
+}  # fmt: skip
+# Where their ids stand, and the table or its number of rows.
+_BAGS = {
+    aten._embedding_bag.default: (1, 0), aten._embedding_bag_forward_only.default: (1, 0),
+    aten._embedding_bag_backward.default: (1, 6),
+    aten._embedding_bag_per_sample_weights_backward.default: (2, 1),
+}  # fmt: skip
+
+
+class Index(NamedTuple):
+    """A value that a call uses as an index.
+
+    Attributes:
+        node: the call; value: what it is given.
+        low, high: the smallest and the largest index; also: values beside these.
+        why: what they are, in words.
+        reads: whether the call reads memory by it; False: it only compares it with every index.
+    """
+
+    node: fx.Node
+    value: fx.Node
+    low: int
+    high: int
+    also: tuple[int, ...]
+    why: str
+    reads: bool = True
 
 
 def limits_of(graph: Graph, exact_below: int | None = None) -> tuple[Limit, ...]:
-    """What each batch entry that is used as an index may hold.
+    """What each batch entry that is used as an index may hold; `index_guards.py` sees to other indices.
 
     Args:
         exact_below: the target computes with integers as if they were smaller than this, and holds them in
             32 bits; None: with all of them.
     """
-    entries = {n: s.fqn for s, n in zip(graph.inputs, graph.placeholders.values()) if s.role is Role.BATCH}
-    found: dict[Limit, None] = {}
-    for node in graph.nodes():
-        for index, low, high, also, why in (*_indices(node), *_one_hot(node, graph)):
-            limit = _traced(index, entries, low, high, also, why)
-            if limit is not None:
-                found[limit] = None
-        if node.target is ops.lengths.default:
-            limit = _of_lengths(node, entries)
-            if limit is not None:
-                found[limit] = None
+    entries = entries_of(graph)
+    limits = (limit_of(index, entries) for index in indices_of(graph))
+    found = dict.fromkeys(limit for limit in limits if limit is not None)
     if exact_below is not None:
         for limit in _exact(graph, entries, exact_below):
             if not any(_implies(other, limit) for other in found):
@@ -72,27 +99,23 @@ def limits_of(graph: Graph, exact_below: int | None = None) -> tuple[Limit, ...]
 
 def unknown_lengths(graph: Graph) -> fx.Node | None:
     """Lengths of which one must be the largest, and that no device can check, as they are no batch entry."""
-    entries = {n: s.fqn for s, n in zip(graph.inputs, graph.placeholders.values()) if s.role is Role.BATCH}
-    nodes = [n for n in graph.nodes() if n.target is ops.lengths.default and n.args[2]]
-    return next((n for n in nodes if _of_lengths(n, entries) is None), None)
+    entries = entries_of(graph)
+    lengths = (i for i in indices_of(graph) if i.node.target is ops.lengths.default and i.node.args[2])
+    return next((i.node for i in lengths if limit_of(i, entries) is None), None)
 
 
-def _of_lengths(node: fx.Node, entries: dict[fx.Node, str]) -> Limit | None:
-    args: Any = node.args
-    lengths, steps, reached, descending = args
-    limit = _traced(lengths, entries, 1, steps, (), f"lengths of sequences over {steps} steps")
-    while lengths.target in _SAME:
-        lengths = lengths.args[0]
-    sorts = _values_of_sort(lengths) is not None
-    return limit and limit.model_copy(update={"reached": reached, "descending": descending and not sorts})
+def entries_of(graph: Graph) -> dict[fx.Node, str]:
+    """The batch entries, by their placeholders."""
+    slots = zip(graph.inputs, graph.placeholders.values())
+    return {node: slot.fqn for slot, node in slots if slot.role is Role.BATCH}
 
 
-def _values_of_sort(node: fx.Node) -> fx.Node | None:
-    """What is sorted, where `node` is the values of a sort."""
-    args: Any = node.args
-    if node.target is operator.getitem and args[1] == 0 and args[0].target in _SORTS:
-        return args[0].args[0]
-    return None
+def indices_of(graph: Graph) -> Iterator[Index]:
+    """Every value that is used as an index."""
+    for node in graph.nodes():
+        for index in (*_indices(node), *_one_hot(node, graph)):
+            if isinstance(index.value, fx.Node) and index.value.meta["val"].dtype != torch.bool:
+                yield index
 
 
 def _exact(graph: Graph, entries: dict[fx.Node, str], below: int) -> Iterator[Limit]:
@@ -103,9 +126,9 @@ def _exact(graph: Graph, entries: dict[fx.Node, str], below: int) -> Iterator[Li
             continue
         values = [*node.all_input_nodes, *([node] if node.target in _LINEAR else [])]
         for value in filter(_is_wide, values):
-            limit = _traced(value, entries, 1 - below, below - 1, (), computed, REMEDY)
+            limit = limit_of(Index(value, value, 1 - below, below - 1, (), computed), entries)
             if limit is not None:
-                yield limit
+                yield limit.model_copy(update={"remedy": REMEDY})
     for node, name in entries.items():
         if node.users and node.meta["val"].dtype == torch.int64:
             held = "integers that this target holds in 32 bits"
@@ -124,28 +147,46 @@ def _implies(one: Limit, other: Limit) -> bool:
     return same and all(other.low <= v <= other.high for v in values)
 
 
-def _indices(node: fx.Node) -> Iterator[tuple[Any, int, int, tuple[int, ...], str]]:
-    """The index operands of a call: what each may hold, and what it is."""
+def _indices(node: fx.Node) -> Iterator[Index]:
     args: Any = node.args
-    if node.target is aten.embedding.default:
+    target: Any = node.target
+    if target is aten.embedding.default:
         rows = args[0].meta["val"].shape[0]
-        yield args[1], 0, rows - 1, (), f"ids of an embedding of {rows} rows"
-    elif node.target in _LOSSES:
-        shape = args[0].meta["val"].shape
+        yield Index(node, args[1], 0, rows - 1, (), f"ids of an embedding of {rows} rows")
+    elif target is aten.embedding_dense_backward.default:
+        yield Index(node, args[1], 0, args[2] - 1, (), f"ids of an embedding of {args[2]} rows")
+    elif target in _LOSSES:
+        given = dict(zip((a.name for a in target._schema.arguments), args))
+        shape = given["self"].meta["val"].shape
         classes = shape[1] if len(shape) > 1 else shape[0]
-        ignored = args[4] if len(args) > 4 else -100
+        ignored = given.get("ignore_index", -100)
         also = () if 0 <= ignored < classes else (ignored,)
-        yield args[1], 0, classes - 1, also, f"class labels of a loss over {classes} classes"
-    elif node.target in _ALONG_A_DIM:
+        why = f"class labels of a loss over {classes} classes"
+        yield Index(node, given["target"], 0, classes - 1, also, why)
+    elif target in _ALONG_A_DIM:
         x, dim, index = args[:3]
         size = x.meta["val"].shape[dim] if x.meta["val"].ndim else 1
-        yield index, 0, size - 1, (), f"indices of {size} places"
-    elif node.target in _BY_POSITION:
+        yield Index(node, index, 0, size - 1, (), f"indices of {size} places")
+    elif target in _MARGINS:
+        x, labels = args[_MARGINS[target] :][:2]
+        classes = x.meta["val"].shape[-1]
+        low = -1 if "multilabel" in str(target) else 0  # a list of labels ends at -1
+        yield Index(node, labels, low, classes - 1, (), f"class labels of a loss over {classes} classes")
+    elif target in _BAGS:
+        index, table = (args[i] for i in _BAGS[target])
+        rows = table if isinstance(table, int) else table.meta["val"].shape[0]
+        yield Index(node, index, 0, rows - 1, (), f"ids of an embedding of {rows} rows")
+    elif target is ops.lengths.default:
+        yield Index(node, args[0], 1, args[1], (), f"lengths of sequences over {args[1]} steps")
+    elif target in (aten.take.default, aten.put.default):
+        size = args[0].meta["val"].numel()
+        yield Index(node, args[1], -size, size - 1, (), f"indices of {size} places")
+    elif target in _BY_POSITION:
         for size, index in zip(args[0].meta["val"].shape, args[1]):
-            yield index, -size, size - 1, (), f"indices of {size} places"
+            yield Index(node, index, -size, size - 1, (), f"indices of {size} places")
 
 
-def _one_hot(node: fx.Node, graph: Graph) -> Iterator[tuple[Any, int, int, tuple[int, ...], str]]:
+def _one_hot(node: fx.Node, graph: Graph) -> Iterator[Index]:
     """`one_hot(index, n)`, which is captured as `(index[…, None] == arange(n)).long()`."""
     args: Any = node.args
     if node.target is not aten._to_copy.default or node.meta["val"].dtype != torch.int64:
@@ -157,23 +198,14 @@ def _one_hot(node: fx.Node, graph: Graph) -> Iterator[tuple[Any, int, int, tuple
         if placeholder is classes and name in graph.values:
             count = classes.meta["val"].numel()
             if torch.equal(graph.values[name], torch.arange(count)):
-                yield index, 0, count - 1, (), f"labels of one_hot with {count} classes"
+                yield Index(node, index, 0, count - 1, (), f"labels of one_hot with {count} classes", False)
 
 
-def _traced(
-    index: Any,
-    entries: dict[fx.Node, str],
-    low: int,
-    high: int,
-    also: tuple[int, ...],
-    why: str,
-    remedy: str = "",
-) -> Limit | None:
-    """The limit of the entry that `index` comes from; None where it comes from none, or is computed."""
-    if not isinstance(index, fx.Node) or index.meta["val"].dtype == torch.bool:
-        return None
+def limit_of(index: Index, entries: Mapping[fx.Node, str]) -> Limit | None:
+    """The limit of the entry that an index comes from; None where it comes from none, or is computed."""
+    low, high, also = index.low, index.high, index.also
     moves: list[fx.Node] = []
-    node = index
+    node = index.value
     while node not in entries:
         args: Any = node.args
         if node.target in _MOVES:
@@ -196,7 +228,25 @@ def _traced(
     if node.meta["val"].dtype in (torch.bool, torch.uint8, torch.int8) and low <= -128 and high >= 255:
         return None
     places = _places(node, moves)
-    return Limit(entry=entries[node], low=low, high=high, also=also, why=why, places=places, remedy=remedy)
+    limit = Limit(entry=entries[node], low=low, high=high, also=also, why=index.why, places=places)
+    return _of_lengths(index, limit) if index.node.target is ops.lengths.default else limit
+
+
+def _of_lengths(index: Index, limit: Limit) -> Limit:
+    args: Any = index.node.args
+    lengths, _, reached, descending = args
+    while lengths.target in _SAME:
+        lengths = lengths.args[0]
+    sorts = _values_of_sort(lengths) is not None
+    return limit.model_copy(update={"reached": reached, "descending": descending and not sorts})
+
+
+def _values_of_sort(node: fx.Node) -> fx.Node | None:
+    """What is sorted, where `node` is the values of a sort."""
+    args: Any = node.args
+    if node.target is operator.getitem and args[1] == 0 and args[0].target in _SORTS:
+        return args[0].args[0]
+    return None
 
 
 def _places(

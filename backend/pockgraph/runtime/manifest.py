@@ -174,6 +174,8 @@ class Manifest(_Strict):
             of -inf): there they are believed. None, as older versions wrote: infinite ones in all.
         train_limits, eval_limits: what the entries of a batch may hold that a step, or an evaluation, uses as
             indices: labels, token ids.
+        train_guards, eval_guards: the indices that a step, or an evaluation, computes and checks itself, in
+            words: while one is out of bounds its loss is -inf, and all of its metric NaN.
         parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,
             None when the artefact was written by a version that did not measure it.
     """
@@ -199,6 +201,8 @@ class Manifest(_Strict):
     nonfinite_entries: tuple[str, ...] | None = None
     train_limits: tuple[Limit, ...] = ()
     eval_limits: tuple[Limit, ...] = ()
+    train_guards: tuple[str, ...] = ()
+    eval_guards: tuple[str, ...] = ()
     parity: Parity | Literal["skipped"] | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,8 +183,9 @@ class Trainer(Owned):
             on_nonfinite: `"error"` or `"skip"` for this step; None takes the trainer's, see `load`.
 
         Raises:
-            BatchError: the batch does not fit, or `lr` is not a finite number ≥ 0; `NonFiniteBatch`, a kind
-                of it: the batch holds NaN or infinite values.
+            BatchError: the batch does not fit, an index that the step computes is out of bounds, or `lr` is
+                not a finite number ≥ 0; `NonFiniteBatch`, a kind of it: the batch holds NaN or infinite
+                values.
             NonFiniteLoss: the loss, or a weight or state after the update, is NaN or infinite.
         """
         start = time.perf_counter()
@@ -221,6 +222,11 @@ class Trainer(Owned):
             return loss
         self._runner.undo()
         self._changed, self._torn_at = changed, None
+        if loss == -math.inf and self.manifest.train_guards:
+            raise BatchError(
+                f"In step {self.steps + 1} {_out_of_bounds(self.manifest.train_guards)} The step was undone: "
+                "weights and optimizer are as they were before it."
+            )
         what = f"the update would leave NaN or infinite values in {listing(bad)}" if bad else (
             f"the loss became {loss}"
         )  # fmt: skip
@@ -254,7 +260,7 @@ class Trainer(Owned):
         A batch of fewer rows than the compiled one (the ragged last) is padded and its values are cut.
 
         Raises:
-            BatchError: there is no batch, or one does not fit.
+            BatchError: there is no batch, or one does not fit; or an index that is computed is out of bounds.
         """
         if isinstance(batches, Mapping):
             raise BatchError("evaluate() takes an iterable of batches, and this is one batch: pass [batch].")
@@ -267,7 +273,10 @@ class Trainer(Owned):
             check_limits(arrays, self.manifest.eval_limits, self.manifest.task)
             check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
             with explained(self.folder, self.device):
-                values.append(self._runner.evaluate(arrays)[:count])
+                found = self._runner.evaluate(arrays)
+            if self.manifest.eval_guards and np.isnan(found).all():
+                raise BatchError(f"In the evaluation of a batch {_out_of_bounds(self.manifest.eval_guards)}")
+            values.append(found[:count])
         if not values:
             raise BatchError(
                 "There was nothing to evaluate: the iterable of batches is empty. A generator yields its "
@@ -452,6 +461,13 @@ class Trainer(Owned):
                 "them there. Go back with load_checkpoint() or reset(), or compile the model again."
             )
         return state
+
+
+def _out_of_bounds(guards: Sequence[str]) -> str:
+    return (
+        f"an index that the model computes from the batch is out of bounds: {listing(guards)}. PyTorch would "
+        "raise an IndexError there. Correct the data, or the model."
+    )
 
 
 # ---------------------------------------------------------------- what was trained last
