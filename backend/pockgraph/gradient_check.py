@@ -147,6 +147,8 @@ class GradientCheck:
         quick = self._compare(self.plain, eager, [], QUICK, 0.0)
         if quick.agrees:
             return quick
+        if _not_finite(eager):
+            return replace(quick, refusal=self._refusal_of_eager(_not_finite(eager)))
         module = self._double_module() if self.exact is not None else None
         if module is None or self.exact is None:
             runs = self.nudged(RUNS)
@@ -218,6 +220,14 @@ class GradientCheck:
     def _judged(self, found: Doubt) -> Doubt:
         return found if found.agrees else replace(found, refusal=self._refusal(found))
 
+    def _refusal_of_eager(self, what: str) -> str:
+        return (
+            f"On the first training batch of task {self.task.name!r}, {what} is not finite in eager PyTorch "
+            "itself, so that no step can be compared, nor anything learnt from it. Look for a root or a "
+            "logarithm of zero, a division by zero, or an overflow: keep a small distance there "
+            "(.clamp_min(1e-12) ahead of a .sqrt()), or correct the batch."
+        )
+
     def _refusal(self, found: Doubt) -> str:
         said = []
         if not found.loss <= found.allowed_loss:
@@ -239,6 +249,13 @@ class GradientCheck:
             "changes from call to call; take that out, or leave the tensor out of the plan. Another target "
             "does not help."
         )
+
+
+def _not_finite(found: Outcome) -> str:
+    """The loss, or the first gradient, that is NaN or infinite; empty where all are finite."""
+    if not math.isfinite(found.loss):
+        return "the loss"
+    return next((f"the gradient of {n}" for n, g in found.gradients.items() if not g.isfinite().all()), "")
 
 
 def _first_line(error: Exception) -> str:

@@ -28,6 +28,7 @@ LAST_BITS = 4.0
 POOL = 1 << 18
 # Gradients that are made up are at least this share of the whole model's.
 LEAST_SIZE = 1e-2
+NO_SIZE = 1e-15  # of gradients whose squares leave float32: as good as none
 WARM_LR = 1e-2
 # Their results are (parts of) an operand's: nothing is rounded.
 EXACT = {
@@ -215,12 +216,14 @@ class SplitStep:
             Input slot name -> value.
         """
         size = {fqn: float(g.double().square().mean().sqrt()) for fqn, g in gradients.items()}
-        least = LEAST_SIZE * typical(gradients)
+        usual = typical(gradients)
+        # A batch without gradients must not lead to states that a device flushes to zero.
+        least = LEAST_SIZE * usual if usual > NO_SIZE else 1.0
         generator = torch.Generator().manual_seed(0)
 
         def made_up(fqn: str, like: Tensor) -> Tensor:
             drawn = torch.randn(like.shape, generator=generator).to(like.dtype)
-            return drawn * max(size[fqn], least, torch.finfo(torch.float32).tiny)
+            return drawn * max(size[fqn], least)
 
         def middle(start: dict[str, Tensor], micro_step: int) -> dict[str, Tensor]:
             for slot in slots:

@@ -113,6 +113,25 @@ def masked(m: nn.Module, b: Any) -> Tensor:
     return error.sum() / kept.sum().clamp(min=1)
 
 
+def batch_hard(m: nn.Module, b: Any) -> Tensor:
+    """The hardest positive and negative of each sample in the batch; its distance to itself is zero."""
+    e = m(b["x"])
+    distance = torch.cdist(e, e)
+    same = b["y"][:, None] == b["y"][None]
+    positive = distance.masked_fill(~same, 0.0).amax(1)
+    negative = distance.masked_fill(same, 1e4).amin(1)
+    return F.relu(positive - negative.clamp_max(10.0) + 0.3).mean()
+
+
+def batch_hard_normalised(m: nn.Module, b: Any) -> Tensor:
+    """The same on the unit sphere, with plain operators and a soft margin."""
+    e = F.normalize(m(b["x"]))
+    distance = (e[:, None] - e[None]).norm(dim=-1)
+    same = b["y"][:, None] == b["y"][None]
+    hardest = torch.where(same, distance, -torch.inf).amax(1) - torch.where(same, torch.inf, distance).amin(1)
+    return F.softplus(hardest).mean()
+
+
 def ranked(m: nn.Module, b: Any) -> Tensor:
     """ListMLE: the likelihood of the right order."""
     scores = m(b["x"]).gather(1, b["z"].argsort(1, descending=True))
@@ -183,6 +202,8 @@ LOSSES: dict[str, Loss] = {
     "contrastive": contrastive,
     "dirichlet": dirichlet,
     "masked_mean": masked,
+    "batch_hard_triplet": batch_hard,
+    "batch_hard_normalised": batch_hard_normalised,
     "list_mle": ranked,
     "quantile": quantile_loss,
     "wasserstein": wasserstein,

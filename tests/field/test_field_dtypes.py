@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from users import batches, mlp, task
+from users import assert_as_eager, batches, cross_entropy, mlp, task
 
 import pockgraph as pg
+from pockgraph.errors import BatchError
 
 PLAIN = batches(8, 12)
 
@@ -160,7 +161,36 @@ def test_other_dtypes_within_a_step_are_eagers_or_refused_with_the_line(
         np.testing.assert_allclose(trainer.state()[name], weight.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_labels_as_bytes_are_refused_at_build_with_the_remedy() -> None:
-    data = [{"x": b["x"], "y": b["y"].byte()} for b in PLAIN]
+BYTES = [{"x": b["x"], "y": b["y"].byte()} for b in PLAIN]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        cross_entropy,
+        lambda m, b: F.nll_loss(m(b["x"]).log_softmax(1), b["y"], ignore_index=3),
+        lambda m, b: nn.CrossEntropyLoss(label_smoothing=0.1)(m(b["x"]), b["y"]),
+    ],
+    ids=["cross_entropy", "nll_loss", "smoothed"],
+)
+def test_labels_as_bytes_train_as_in_eager_pytorch(loss: Any, target: str) -> None:
+    assert_as_eager(task(mlp(), BYTES, loss), target)
+
+
+def test_a_label_as_a_byte_beyond_the_classes(target: str, tmp_path: Path) -> None:
+    trainer = pg.compile(pg.build(task(mlp(), BYTES)), target=target, out=tmp_path / "o").trainer()
+    with pytest.raises(BatchError, match=r"'y' of task 'field' holds 200 .* class labels of a loss over 5"):
+        trainer.step({**BYTES[0], "y": torch.full_like(BYTES[0]["y"], 200)})
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda m, b: F.cross_entropy(m(b["x"])[:, :, None].expand(-1, -1, 2), b["y"][:, None].expand(-1, 2)),
+        lambda m, b: m(b["x"]).gather(1, b["y"][:, None]).mean(),
+    ],
+    ids=["of each place", "gather"],
+)
+def test_bytes_that_pytorch_takes_for_no_indices_are_refused_at_build_with_the_remedy(loss: Any) -> None:
     with pytest.raises(pg.errors.CaptureError, match=r"labels and indices of uint8 .* with \.long\(\)"):
-        pg.build(task(mlp(), data))
+        pg.build(task(mlp(), BYTES, loss))

@@ -177,6 +177,36 @@ def test_a_wrong_sign_in_one_channel_below_a_batch_norm_is_refused(fqn: str, tmp
         pg.compile(graph, target="torch", out=tmp_path / "o")
 
 
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "lion"])
+def test_a_first_batch_without_gradients(optimizer: str, target: str, tmp_path: Path) -> None:
+    """A triplet loss, where no sample has another class: every margin is kept."""
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        embedded = model(batch["x"])
+        distance, same = torch.cdist(embedded, embedded), batch["y"][:, None] == batch["y"]
+        hardest = distance.masked_fill(~same, 0.0).amax(1) - distance.masked_fill(same, 100.0).amin(1)
+        return F.relu(hardest + 0.3).mean()
+
+    torch.manual_seed(0)
+    first, *others = batches(6, 12)
+    data = [{**first, "y": torch.zeros(6, dtype=torch.int64)}, *others]
+    net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 5))
+    pg.compile(pg.build(task(net, data, loss), OPTIMIZERS[optimizer]), target=target, out=tmp_path / "o")
+
+
+def test_a_root_of_zero_whose_gradient_is_nan_in_eager_pytorch_too(target: str, tmp_path: Path) -> None:
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        scores = model(batch["x"])
+        return (scores[:, None] - scores).square().sum(-1).sqrt().mean()
+
+    graph = pg.build(task(nn.Linear(12, 5), batches(4, 12), loss), MOMENTUM)
+    says = (
+        r"gradient of weight is not finite in eager PyTorch itself[\s\S]*clamp_min\(1e-12\) ahead of a \.sqrt"
+    )
+    with pytest.raises(ParityError, match=says):
+        pg.compile(graph, target=target, out=tmp_path / "o")
+
+
 # ---------------------------------------------------------------- measuring
 
 

@@ -1,7 +1,8 @@
 """Losses of `torch.nn.functional` whose PyTorch code no static graph can hold, written so that one can.
 
 `F.ctc_loss` hands its lengths to a kernel as numbers; `F.gaussian_nll_loss` looks at the values of its
-variances to raise an error. While a model is traced, calls of them come here. Their values and gradients
+variances to raise an error; labels of uint8 have no form without data. While a model is traced, calls of them
+come here. Their values and gradients
 are PyTorch's; the comparison that every artefact carries is with PyTorch's own.
 """
 
@@ -126,7 +127,19 @@ def gaussian_nll_loss(
     raise ValueError(f"{reduction!r} is not a valid reduction")
 
 
+def _of_labels(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`loss` of scores [N, C] or [C], whose labels may be uint8: PyTorch takes such, its tracing does not."""
+
+    def of_labels(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        plain = input.ndim <= 2 and target.dtype == torch.uint8 and target.ndim < input.ndim
+        return loss(input, target.long() if plain else target, *args, **kwargs)
+
+    return of_labels
+
+
 LOSSES: dict[Any, Callable[..., Tensor]] = {
     F.ctc_loss: ctc_loss,
     F.gaussian_nll_loss: gaussian_nll_loss,
+    F.cross_entropy: _of_labels(F.cross_entropy),
+    F.nll_loss: _of_labels(F.nll_loss),
 }
