@@ -180,6 +180,8 @@ write(Path(sys.argv[2]) / "new")
         (lambda d: [d], "has schema None"),
         (lambda d: d | {"surprise": 1}, "surprise"),
         (lambda d: d | {"files": {"../../etc/passwd": d["files"]["plan.json"]}}, "not a plain file name"),
+        (lambda d: d | {"files": {"nul\0l": d["files"]["plan.json"]}}, "not a plain file name"),
+        (lambda d: d | {"files": {"x" * 300: d["files"]["plan.json"]}}, "not a plain file name"),
         (lambda d: d | {"files": {}}, "plan.json is not listed"),
         (lambda d: d | {"target": "opnvino"}, "Did you mean 'openvino'"),
     ],

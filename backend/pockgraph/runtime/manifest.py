@@ -211,8 +211,9 @@ class Manifest(_Strict):
     @classmethod
     def _plain_names(cls, files: dict[str, FileSpec]) -> dict[str, FileSpec]:
         for name in files:
-            if Path(name).name != name or name in ("", ".", ".."):
-                raise ValueError(f"{name!r} is not a plain file name")
+            plain = Path(name).name == name and name not in ("", ".", "..")
+            if not plain or not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise ValueError(f"{name[:_LONGEST_NAME]!r} is not a plain file name")
         return files
 
     @field_validator("native_code")
@@ -355,6 +356,7 @@ def _difference(folder: Path, manifest: Manifest, name: str, trust_times: bool =
     return ""
 
 
+_LONGEST_NAME = 100
 _MAX_DIGESTS = 1024
 _digests: dict[tuple[int, ...], str] = {}  # of the files that this process read, by what changes with them
 
