@@ -82,7 +82,7 @@ def autograd(task: Task, plan: Plan, double: bool = False, seed: int = 0) -> Out
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
     gradients = {}
     for (fqn, how), grad, leaf in zip(plan.tensors.items(), found, leaves, strict=True):
-        grad = torch.zeros_like(leaf) if grad is None else grad.detach()
+        grad = torch.zeros_like(leaf) if grad is None else grad.detach().to_dense()
         if how.dim is not None and how.channels is not None:
             grad = grad.index_select(how.dim, torch.tensor(how.channels))
         gradients[fqn] = grad

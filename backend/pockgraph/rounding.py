@@ -37,7 +37,10 @@ def norm(value: Tensor) -> float:
 
 def channel_norms(value: Tensor) -> Tensor:
     """Norm of each channel (first dimension), float64."""
-    rows = value.reshape(value.shape[0] if value.ndim else 1, -1)
+    channels = value.shape[0] if value.ndim else 1
+    if not value.numel():
+        return torch.zeros(channels, dtype=torch.float64)
+    rows = value.reshape(channels, -1)
     found = torch.linalg.vector_norm(rows, dim=1).double()
     squares_fit = (found > SMALL_NORM) & (found < LARGE_NORM)
     if value.dtype != torch.float64 and not bool(squares_fit.all()):

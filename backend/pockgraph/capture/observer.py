@@ -23,9 +23,11 @@ from ..recurrent import CELLS, LAYERS
 from . import refusals
 from .losses import LOSSES
 from .packed import PackedSequences
+from .plain import PLAIN
 from .refusals import ENGINE_ROOT, TORCH_ROOT
 
 REPLACED = {**LAYERS, **CELLS}
+REWRITTEN = {**LOSSES, **PLAIN}
 TRACER = str(Path(__file__).with_name("tracer.py"))  # beneath it the user's code begins
 MACHINERY = tuple(f"{TORCH_ROOT}/{room}" for room in ("_subclasses", "fx", "_ops.py", "_prims", "_decomp"))
 MODULE_CALLS = (
@@ -54,7 +56,7 @@ class Observer(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args = tuple(map(self._stand_in, args))
         kwargs = {k: self._stand_in(v) for k, v in kwargs.items()} if kwargs else {}
-        func = LOSSES.get(func, func)
+        func = REWRITTEN.get(func, func)
         name = func.__name__
         if name in QUIET and not (name == "__get__" and func.__self__.__name__ == "data"):
             return func(*args, **kwargs)
@@ -120,6 +122,8 @@ def _refuse_call(name: str, func: Any, args: Any, source: str) -> None:
     """
     if name == "__set__" and func.__self__.__name__ == "data" and isinstance(args[0], FakeTensor):
         raise refusals.NotOneGraph(refusals.DATA_ASSIGNED, source)
+    if name == "backward":
+        raise refusals.NotOneGraph(refusals.BACKWARD_INSIDE, source)
     if name == "register_post_accumulate_grad_hook":
         raise refusals.NotOneGraph(refusals.POST_ACCUMULATE, source)
 

@@ -27,6 +27,10 @@ POST_ACCUMULATE = (
     "it registers a post-accumulate-grad hook, which runs beside the step's update. Remove the hook; the "
     "optimizer given to `build` is part of the graph"
 )
+BACKWARD_INSIDE = (
+    "it calls .backward(), which a step does itself. Return the loss alone; for a gradient within it use "
+    "torch.autograd.grad(..., create_graph=True)"
+)
 PACKED_ROWS = (
     "it calls {name} on the data of a packed sequence, which has as many rows as the lengths in the batch "
     "say. Pad the sequence first, pad_packed_sequence(packed, total_length={steps}), and leave out what lies "

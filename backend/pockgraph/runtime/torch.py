@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ class TorchRunner:
             raise ArtifactError(f"Cannot read {path}: {reason(e)}. Compile the artefact again.") from None
         graph = graph_from_json(text, values, str(path))
         for mine, theirs in ((graph.inputs, spec.inputs), (graph.outputs, spec.outputs)):
-            if [(s.name, s.shape, s.dtype) for s in mine] != [(s.name, s.shape, s.dtype) for s in theirs]:
+            if _given(mine) != _given(theirs):
                 raise ArtifactError(f"{path} and the manifest name different inputs or outputs.")
         return graph
 
@@ -288,3 +288,8 @@ def _may_alias(node: fx.Node) -> bool:
     if op.overloadpacket.__name__ in _HIDDEN_VIEWS or any(a.alias_info for a in op._schema.arguments):
         return True
     return op.has_kernel_for_dispatch_key(torch.DispatchKey.CompositeImplicitAutograd)
+
+
+def _given(slots: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """All but constants, of which a target may have made more."""
+    return [(s.name, s.shape, s.dtype) for s in slots if s.role != Role.CONST]

@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import fx
 
 from ..graph import Graph
 from ..inductor import compile_package, require_compiler
+from ..passes import legalized
+from ..passes.legalize import Legalize
 from ..passes.lower_precision import LowerPrecision
 from ..runtime.torch import with_own_results
 from ..serialize import graph_to_json, op_name
@@ -44,14 +47,13 @@ class Torch:
     integers_below = None
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
-        """Every operator of `graph` that is not ATen's, or that changes its arguments."""
+        """Every operator of `graph` that no graph file may hold, and that stands for no others."""
         found = []
         for node in graph.nodes():
-            try:
-                op_name(node.target)
-            except ValueError as e:
+            reason = LEGALIZE.why_not(node)
+            if reason:
                 where = node.meta.get("layer", ""), node.meta.get("source", "")
-                found.append(Unsupported(str(node.target), *where, str(e), node.name))
+                found.append(Unsupported(str(node.target), *where, reason, node.name))
         return found
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
@@ -68,6 +70,7 @@ class Torch:
         if mode == "aot":
             require_compiler()
         require_supported(self, graph)
+        graph = legalized(graph, LEGALIZE)
         if dtype != torch.float32:
             graph = LowerPrecision(dtype)(graph)
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,16 @@ class Torch:
             compile_package(with_own_results(graph), inputs, folder / f"{stem}.pt2")
 
 
+def _refusal(node: fx.Node) -> str:
+    """Why a graph file cannot hold a call, or an empty string."""
+    try:
+        op_name(node.target)
+    except ValueError as e:
+        return str(e)
+    return ""
+
+
+LEGALIZE = Legalize(_refusal)
 TARGET = Torch()
 
 

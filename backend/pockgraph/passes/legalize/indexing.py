@@ -156,6 +156,14 @@ def embedding_bag_weights_backward(
     return torch.where(indices == padding_idx, 0.0, found) if padding_idx >= 0 else found
 
 
+@expands(aten.embedding_renorm.default)
+def embedding_renorm(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> Tensor:
+    norms = torch.linalg.vector_norm(weight, norm_type, 1)
+    read = torch.zeros_like(norms).index_fill(0, indices.reshape(-1), 1.0)
+    scale = torch.where((norms > max_norm) & (read > 0), max_norm / (norms + 1e-7), 1.0)
+    return weight * scale[:, None]
+
+
 # ---------------------------------------------------------------- sorted tables
 
 
