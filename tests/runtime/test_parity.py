@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -242,8 +243,7 @@ def scale_gradient(graph: Graph, fqn: str, factor: float) -> None:
         node.replace_all_uses_with(new, delete_user_cb=lambda user, own=new: user is not own)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("fqn", CHOICES["sparse"])
+@pytest.mark.parametrize(("fqn", "optimizer"), zip(CHOICES["sparse"], itertools.cycle(OPTIMIZERS)))
 def test_a_gradient_that_is_a_thousandth_too_long_does_not_ship(
     fqn: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
