@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from pathlib import Path
+from urllib.parse import urlencode
 
 from panel.auth import BasicAuthProvider, BasicLoginHandler, _validate_next_url
 from panel.io.state import state
@@ -53,9 +54,12 @@ class _PasswordHandler(BasicLoginHandler):
         return hmac.compare_digest(password.encode(), self._password.encode())
 
     async def post(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The form's own address says where to go on: a cookie would be the last tab's for all of them."""
+        asked = _validate_next_url(self.get_query_argument("next", ""))
         if not self._validate("", self.get_body_argument("password", "", strip=False)):
             await asyncio.sleep(WRONG_SECONDS)
-            self.redirect(f"{self._login_endpoint}?error=1")
+            again = {"error": "1"} | ({"next": asked} if asked else {})
+            self.redirect(f"{self._login_endpoint}?{urlencode(again)}")
             return
         self.set_current_user("user")
-        self.redirect(_validate_next_url(self.get_cookie("next_url", state.base_url)))
+        self.redirect(asked or state.base_url)

@@ -22,6 +22,7 @@ from pockui.info.palette import theme
 from pockui.info.studies import find_studies, served_study, study_argument
 from pockui.jobs import Latest
 from pockui.state import Facts, Run, State, read_facts, run_now
+from pockui.views import parts
 from pockui.views.budgets import Budgets
 from pockui.views.curves import Curves
 from pockui.views.export import Export
@@ -187,6 +188,7 @@ def _frame(state: State) -> pmui.Page:
         page.busy = False  # else each page follows the one flag of all sessions, and is walked at every edit
     page.dark_theme = state.dark = pn.state.session_args.get("theme") == [b"dark"]
     page.param.watch(lambda e: _darken(state, e.new), "dark_theme")
+    page.jscallback(title="document.title = source.title")
     return page
 
 
@@ -197,8 +199,6 @@ def _fill(page: pmui.Page, state: State, found: Sequence[Path]) -> None:
             page.main = [start(problem, found)]
             return
         page.title = f"PockUI · {state.facts.name}"
-        if pn.state.curdoc is not None:
-            pn.state.curdoc.title = page.title  # a page that is served already takes it from here
         page.header = [_history(state)]
         page.main = [_main(state)]
 
@@ -229,11 +229,14 @@ def _main(state: State) -> pn.viewable.Viewable:
         train.param.watch(lambda e: pn.state.location.update_query(run=e.new), "job_id")
     pn.state.on_session_destroyed(lambda _: train.stop_listening())
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
-    plan = pmui.Column(Layers(state), Curves(state), sx={"gap": 2}, **fill)
+    curves, export = Curves(state), Export(state)
     tabs = pmui.Tabs(
-        ("Plan", plan), ("Train", pmui.Column(train, **fill)), ("Export", pmui.Column(Export(state), **fill)),
+        ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
+        ("Train", pmui.Column(train, **fill)),
+        ("Export", pmui.Column(export, **fill)),
         active=1 if train.job_id else 0, **fill,
     )  # fmt: skip
+    parts.draw_when_shown(tabs, (curves, train, export))
     aside = pmui.Column(Budgets(state), Frontier(state, in_thread()), sx={"gap": 2}, **fill)
     return pmui.Column(
         FiguresStrip(state),

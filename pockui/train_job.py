@@ -21,6 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,12 +161,14 @@ def main() -> int:
         train(spec, report)
     except PockError as e:
         report("error", message=str(e))
-        return 1
     except Exception as e:
         traceback.print_exc()
         report("error", message=explain(e)[0])
-        return 1
-    return 0
+    else:
+        return 0
+    with suppress(OSError):
+        os.rmdir(spec.out)  # made for an artefact; one that holds something stays
+    return 1
 
 
 if __name__ == "__main__":

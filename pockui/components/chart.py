@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import param
-import plotly.graph_objects as go
 from panel.custom import AnyWidgetComponent
 
 from . import source
@@ -23,6 +22,3 @@ class Chart(AnyWidgetComponent):
     _esm = source("chart")
     _debounce = 0
     _react_version = "18.3.1"
-
-    def draw(self, figure: go.Figure) -> None:
-        self.figure = figure.to_plotly_json()

@@ -1,34 +1,37 @@
-"""Plotly figures of what the other modules here compute. No Panel: notebooks use them, too.
+"""Plotly figures, as plain data and layout, of what the other modules here compute.
 
-Only attributes of plotly.js 3.1 and older are used: that is what the page brings along.
+Only attributes of plotly.js 3.1 and older are used: that is what the page brings along. Plotly's own classes
+check every attribute of every figure, which takes longer than all else that an edit needs; here the tests do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import plotly.graph_objects as go
+from typing import Any
 
 from .curves import CostCurve, GainCurve
 from .frontier import FrontierInfo
 from .palette import Palette
 
+Figure = dict[str, Any]
+Item = dict[str, Any]
+
 HEIGHT_PX = 250
 
 
-def base(colours: Palette, height: int = HEIGHT_PX) -> go.Figure:
-    """An empty figure in the page's colours; every setting that a theme could change is set."""
-    axis = {
-        "gridcolor": colours.line,
-        "zeroline": False,
-        "linecolor": colours.line,
-        "tickfont": {"color": colours.soft, "size": 11},
-        "title": {"font": {"color": colours.soft, "size": 12}, "standoff": 8},
-        "automargin": True,
-        "fixedrange": True,
-    }
-    return go.Figure(
-        layout={
+def _figure(
+    colours: Palette,
+    data: list[Item],
+    x: Item,
+    y: Item,
+    shapes: Sequence[Item] = (),
+    annotations: Sequence[Item] = (),
+    height: int = HEIGHT_PX,
+) -> Figure:
+    """A figure in the page's colours; every setting that a theme could change is set."""
+    return {
+        "data": data,
+        "layout": {
             "template": None,
             "height": height,
             "autosize": True,
@@ -43,91 +46,114 @@ def base(colours: Palette, height: int = HEIGHT_PX) -> go.Figure:
             },
             "showlegend": False,
             "hovermode": "closest",
-            "xaxis": axis,
-            "yaxis": axis,
-        }
-    )
-
-
-def gain_chart(curve: GainCurve, colours: Palette) -> go.Figure:
-    """Gain against the trained share, with intervals, and where the plan stands."""
-    figure = base(colours)
-    figure.add_hline(y=0, line={"color": colours.soft, "width": 1, "dash": "dot"})
-    figure.add_scatter(
-        x=[p.percent for p in curve.points],
-        y=[p.gain for p in curve.points],
-        error_y={
-            "type": "data",
-            "symmetric": True,
-            "array": [p.half for p in curve.points],
-            "color": colours.gain,
-            "thickness": 1,
-            "width": 3,
+            "xaxis": _axis(colours, **x),
+            "yaxis": _axis(colours, **y),
+            "shapes": [*shapes],
+            "annotations": [*annotations],
         },
-        mode="lines+markers",
+    }
+
+
+def _axis(colours: Palette, title: str, **more: Any) -> Item:
+    font = {"color": colours.soft, "size": 12}
+    return {
+        "gridcolor": colours.line,
+        "zeroline": False,
+        "linecolor": colours.line,
+        "tickfont": {"color": colours.soft, "size": 11},
+        "title": {"font": font, "standoff": 8, "text": title},
+        "automargin": True,
+        "fixedrange": True,
+        **more,
+    }
+
+
+def _scatter(x: Sequence[float], y: Sequence[float], mode: str, **more: Any) -> Item:
+    trace = {"type": "scatter", "x": [*x], "y": [*y], "mode": mode}
+    return trace | {"hovertemplate": "%{text}<extra></extra>"} | more
+
+
+def _across(y: float, **line: Any) -> Item:
+    """A line through the whole plot at one height."""
+    return {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line}
+
+
+def _upright(x: float, opacity: float = 1, **line: Any) -> Item:
+    place = {"yref": "y domain", "x0": x, "x1": x, "y0": 0, "y1": 1}
+    return {"type": "line", **place, "line": line, "opacity": opacity}
+
+
+def _label(text: str, colours: Palette, **place: Any) -> Item:
+    font = {"size": 11, "color": colours.accent}
+    return {"text": text, "font": font, "showarrow": False, "xanchor": "left", "yanchor": "bottom", **place}
+
+
+def gain_chart(curve: GainCurve, colours: Palette) -> Figure:
+    """Gain against the trained share, with intervals, and where the plan stands."""
+    interval = {
+        "type": "data",
+        "symmetric": True,
+        "array": [p.half for p in curve.points],
+        "color": colours.gain,
+        "thickness": 1,
+        "width": 3,
+    }
+    line = _scatter(
+        [p.percent for p in curve.points],
+        [p.gain for p in curve.points],
+        "lines+markers",
+        error_y=interval,
         line={"color": colours.gain, "width": 2},
         marker={"size": 7, "color": colours.gain},
         text=[p.text for p in curve.points],
-        hovertemplate="%{text}<extra></extra>",
     )
-    _share_axis(figure, curve.now_percent, curve.share_title, colours)
-    figure.update_yaxes(title={"text": curve.title})
-    return figure
+    zero = _across(0, color=colours.soft, width=1, dash="dot")
+    x = _share_axis(curve.share_title)
+    return _figure(colours, [line], x, {"title": curve.title}, [zero, _now(curve.now_percent, colours)])
 
 
-def cost_chart(curve: CostCurve, colours: Palette) -> go.Figure:
+def cost_chart(curve: CostCurve, colours: Palette) -> Figure:
     """The whole plan's cost against one tensor's share, everything else as it is."""
-    figure = base(colours)
-    figure.add_scatter(
-        x=[p.percent for p in curve.points],
-        y=[p.cost for p in curve.points],
-        mode="lines+markers",
+    line = _scatter(
+        [p.percent for p in curve.points],
+        [p.cost for p in curve.points],
+        "lines+markers",
         line={"color": colours.cost, "width": 2},
         marker={"size": 5, "color": colours.cost},
         text=[p.text for p in curve.points],
-        hovertemplate="%{text}<extra></extra>",
     )
+    shapes, labels = [_now(curve.now_percent, colours)], []
     if curve.limit is not None:
-        figure.add_hline(y=curve.limit, line={"color": colours.accent, "width": 1.5, "dash": "dash"})
-        label = {"text": "budget", "font": {"size": 11, "color": colours.accent}, "showarrow": False}
-        figure.add_annotation(
-            x=0, xref="paper", y=curve.limit, xanchor="left", yanchor="bottom", **label
-        )  # fmt: skip
-    _share_axis(figure, curve.now_percent, curve.share_title, colours)
-    figure.update_yaxes(title={"text": curve.title})
-    return figure
+        shapes.append(_across(curve.limit, color=colours.accent, width=1.5, dash="dash"))
+        labels.append(_label("budget", colours, x=0, xref="paper", y=curve.limit))
+    return _figure(colours, [line], _share_axis(curve.share_title), {"title": curve.title}, shapes, labels)
 
 
-def _share_axis(figure: go.Figure, now_percent: float, title: str, colours: Palette) -> None:
-    figure.add_vline(x=now_percent, line={"color": colours.accent, "width": 1.5}, opacity=0.6)
-    ticks = (0, 25, 50, 75, 100)
-    figure.update_xaxes(
-        range=[-4, 104], tickvals=ticks, ticktext=[f"{t} %" for t in ticks], title={"text": title}
-    )  # fmt: skip
+def _now(percent: float, colours: Palette) -> Item:
+    return _upright(percent, 0.6, color=colours.accent, width=1.5)
 
 
-def frontier_chart(info: FrontierInfo, colours: Palette) -> go.Figure:
+def _share_axis(title: str) -> Item:
+    ticks = [0, 25, 50, 75, 100]
+    return {"title": title, "range": [-4, 104], "tickvals": ticks, "ticktext": [f"{t} %" for t in ticks]}
+
+
+def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
     """Summed gain against a cost: the best plans, well-known ones, the current one, the budget."""
-    figure = base(colours, height=300)
-    if info.infeasible_below is not None:
-        figure.add_vrect(
-            x0=info.x_range[0], x1=info.infeasible_below, fillcolor=colours.soft, opacity=0.09, line_width=0
-        )
-    figure.add_scatter(
-        x=[p.x for p in info.points],
-        y=[p.gain for p in info.points],
-        mode="lines+markers",
+    best = _scatter(
+        [p.x for p in info.points],
+        [p.gain for p in info.points],
+        "lines+markers",
         line={"color": colours.gain, "width": 2, "shape": "hv"},
         marker={"size": 7, "color": colours.gain},
         text=[p.text for p in info.points],
         customdata=[p.place for p in info.points],
-        hovertemplate="%{text}<extra></extra>",
         name="frontier",
     )
-    figure.add_scatter(
-        x=[m.x for m in info.marks],
-        y=[m.gain for m in info.marks],
-        mode="markers+text",
+    known = _scatter(
+        [m.x for m in info.marks],
+        [m.gain for m in info.marks],
+        "markers+text",
         marker={"size": 9, "symbol": "diamond-open", "color": colours.soft, "line": {"width": 1.5}},
         text=[m.name for m in info.marks],
         textposition=[m.side for m in info.marks],
@@ -137,35 +163,31 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> go.Figure:
         cliponaxis=False,
         name="well-known plans",
     )
+    traces, shapes, labels = [best, known], [], []
+    if info.infeasible_below is not None:
+        sides = {"x0": info.x_range[0], "x1": info.infeasible_below, "y0": 0, "y1": 1, "yref": "y domain"}
+        shade = {"fillcolor": colours.soft, "opacity": 0.09, "line": {"width": 0}}
+        shapes.append({"type": "rect", **sides, **shade})
     if info.limit is not None:
-        figure.add_vline(x=info.limit, line={"color": colours.accent, "width": 1.5, "dash": "dash"})
-        label = {"text": " budget", "font": {"size": 11, "color": colours.accent}, "showarrow": False}
-        figure.add_annotation(x=info.limit, y=0, yref="paper", xanchor="left", yanchor="bottom", **label)
+        shapes.append(_upright(info.limit, color=colours.accent, width=1.5, dash="dash"))
+        labels.append(_label(" budget", colours, x=info.limit, y=0, yref="paper"))
     if info.now is not None:
-        figure.add_scatter(
-            x=[info.now.x],
-            y=[info.now.gain],
-            mode="markers",
-            marker={"size": 14, "color": colours.accent, "line": {"color": colours.paper, "width": 2}},
-            text=[info.now.text],
-            hovertemplate="%{text}<extra></extra>",
-            name="this plan",
-        )
-    figure.update_xaxes(title={"text": info.x_title}, range=info.x_range)
-    figure.update_yaxes(title={"text": info.y_title}, range=info.y_range)
-    return figure
+        marker = {"size": 14, "color": colours.accent, "line": {"color": colours.paper, "width": 2}}
+        now = [info.now.x], [info.now.gain]
+        traces.append(_scatter(*now, "markers", marker=marker, text=[info.now.text], name="this plan"))
+    x = {"title": info.x_title, "range": [*info.x_range]}
+    y = {"title": info.y_title, "range": [*info.y_range]}
+    return _figure(colours, traces, x, y, shapes, labels, height=300)
 
 
-def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colours: Palette) -> go.Figure:
+def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colours: Palette) -> Figure:
     """Training loss against the step."""
-    figure = base(colours, height=260)
-    figure.add_scatter(
-        x=list(steps),
-        y=list(losses),
-        mode="lines",
+    line = _scatter(
+        steps,
+        losses,
+        "lines",
         line={"color": colours.accent, "width": 2},
         hovertemplate="step %{x}: %{y:.4g}<extra></extra>",
     )
-    figure.update_xaxes(title={"text": "Step"}, range=[0, max(total, 1)])
-    figure.update_yaxes(title={"text": "Training loss"}, rangemode="tozero")
-    return figure
+    x = {"title": "Step", "range": [0, max(total, 1)]}
+    return _figure(colours, [line], x, {"title": "Training loss", "rangemode": "tozero"}, height=260)

@@ -26,8 +26,10 @@ class Curves(pn.viewable.Viewer):
         self._title = parts.text()
         self._gain = parts.chart("Gain of the selected tensor against its trained share")
         self._cost = parts.chart("Cost of the plan against the selected tensor's trained share")
-        state.param.watch(parts.Trailing(self._show), ["outlook", "budget", "cost", "dark"])
-        state.param.watch(lambda *_: self._show(), ["selected", "facts"])
+        draw = parts.WhenShown(self._show)
+        self.set_shown = draw.set_shown
+        state.param.watch(parts.Trailing(draw), ["outlook", "budget", "cost", "dark"])
+        state.param.watch(draw, ["selected", "facts"])
         self._show()
 
     def _show(self) -> None:
@@ -45,9 +47,9 @@ class Curves(pn.viewable.Viewer):
             )
             self._gain.visible = bool(row.gains)
             if row.gains:
-                self._gain.draw(charts.gain_chart(gain_curve(row, now, facts.metric), colours))
+                self._gain.figure = charts.gain_chart(gain_curve(row, now, facts.metric), colours)
             curve = cost_curve(facts.profile, facts.contribution, s.outlook.choice, row, now, cost, s.budget)
-            self._cost.draw(charts.cost_chart(curve, colours))
+            self._cost.figure = charts.cost_chart(curve, colours)
 
     def __panel__(self) -> pn.viewable.Viewable:
         side = {"xs": 12, "sm": 6}

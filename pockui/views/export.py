@@ -41,7 +41,9 @@ class Export(pn.viewable.Viewer):
         self._summary = parts.text()
         self._code = parts.text()
         self._upload.param.watch(lambda _: self._import(), "value")
-        state.param.watch(lambda *_: self._show(), ["plan", "locked", "budget"])
+        show = parts.WhenShown(self._show)
+        self.set_shown = show.set_shown
+        state.param.watch(show, ["plan", "locked", "budget"])
         self._show()
 
     def _file(self) -> io.BytesIO:

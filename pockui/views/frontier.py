@@ -86,7 +86,7 @@ class Frontier(pn.viewable.Viewer):
         plans = self._plans.get(key, [])
         info = frontier_info(plans, s.facts.marks, s.outlook, s.budget, COSTS[key], s.facts.metric)
         with pn.io.hold():
-            self._chart.draw(charts.frontier_chart(info, palette(s.dark)))
+            self._chart.figure = charts.frontier_chart(info, palette(s.dark))
             if plans:
                 hint = "Click a point to take its plan. Shaded: too little for any plan."
                 self._note.object = f'<span class="hint">{hint}</span>'

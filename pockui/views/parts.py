@@ -87,6 +87,35 @@ def problem_html(message: str, kind: str = "problem") -> str:
     return f'<div class="{kind}" role="alert">{html.escape(message)}</div>' if message else ""
 
 
+class WhenShown:
+    """Calls `show` on a change if its view is shown, else once, when it is shown again."""
+
+    def __init__(self, show: Callable[[], None]) -> None:
+        self._show = show
+        self._shown, self._due = True, False
+
+    def __call__(self, *_: object) -> None:
+        self._due = not self._shown
+        if self._shown:
+            self._show()
+
+    def set_shown(self, shown: bool) -> None:
+        self._shown = shown
+        if shown and self._due:
+            self()
+
+
+def draw_when_shown(tabs: pmui.Tabs, views: Sequence[Any]) -> None:
+    """Tell each view, one a tab, when its tab is shown and hidden: what nobody sees need not be computed."""
+
+    def tell(*_: object) -> None:
+        for i, view in enumerate(views):
+            view.set_shown(i == tabs.active)
+
+    tabs.param.watch(tell, "active")
+    tell()
+
+
 class Trailing:
     """Calls `redraw` a moment after the last of many changes: a drag's numbers must not wait for charts."""
 

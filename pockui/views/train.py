@@ -14,6 +14,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
+from pockgraph.errors import PockError, reason
 from pockgraph.plan import Plan
 
 from ..info import charts
@@ -88,10 +89,17 @@ class Train(pn.viewable.Viewer):
         for widget in (self._target, self._steps, self._rate):
             widget.param.watch(lambda *_: self._show_code(), "value")
         self._drawn_s = 0.0
+        self._code_when_shown = parts.WhenShown(self._show_code)
+        self._run_when_shown = parts.WhenShown(self._show_run)
         state.param.watch(lambda _: self._show_form(), "facts")
-        state.param.watch(lambda _: self._show_code(), "plan")
-        state.param.watch(lambda _: self._show_loss(), "dark")
+        state.param.watch(self._code_when_shown, "plan")
+        state.param.watch(self._run_when_shown, "dark")
         self._show_form()
+
+    def set_shown(self, shown: bool) -> None:
+        """Whether anybody sees it: what nobody sees is not drawn until then."""
+        self._code_when_shown.set_shown(shown)
+        self._run_when_shown.set_shown(shown)
 
     # ------------------------------------------------------------------ runs
 
@@ -100,6 +108,7 @@ class Train(pn.viewable.Viewer):
 
         Raises:
             ValueError: the learning rate is no number above 0.
+            PockError: there is no place for the artefact.
         """
         s = self.state
         if s.plan is None or (self._job and self._job.status == "running"):
@@ -107,6 +116,7 @@ class Train(pn.viewable.Viewer):
         reference = named_reference(s.facts.reference)
         if why := why_not_trainable(s.facts.reference, reference, str(s.facts.path)):
             raise ValueError(why)
+        rate = self._learning_rate()
         job = self._jobs.start(
             f"{s.facts.name}, {len(s.plan.tensors)} tensors",
             WORKER,
@@ -116,7 +126,7 @@ class Train(pn.viewable.Viewer):
                 target=self._target.value,
                 out=str(self._folder()),
                 steps=self._steps.value,
-                lr=self._learning_rate(),
+                lr=rate,
                 measure=self._measure.value,
             ).to_dict(),
         )
@@ -131,7 +141,7 @@ class Train(pn.viewable.Viewer):
         self._job = job
         self.job_id = job.id
         doc = pn.state.curdoc
-        redraw = self._show_run
+        redraw = self._run_when_shown
 
         def changed() -> None:  # called in the job's thread
             if doc is None or doc.session_context is None:
@@ -147,13 +157,26 @@ class Train(pn.viewable.Viewer):
         self._forget()
 
     def _folder(self) -> Path:
-        base = self._out / f"{file_name(self.state.facts.name)}-{self._target.value}"
-        taken = 1
-        folder = base
-        while folder.exists() or checkpoint_of(folder).exists():
-            taken += 1
-            folder = base.with_name(f"{base.name}-{taken}")
-        return folder
+        """A folder for an artefact, made at once: no other session, nor another server, gets the same.
+
+        Raises:
+            PockError: it cannot be made.
+        """
+        name = f"{file_name(self.state.facts.name)}-{self._target.value}"
+        folder, number = self._out / name, 1
+        while True:
+            try:
+                if not checkpoint_of(folder).exists():
+                    folder.mkdir(parents=True)
+                    return folder
+            except FileExistsError:
+                pass
+            except OSError as e:
+                raise PockError(
+                    f"Cannot make the folder {folder}: {reason(e)}. Start the dashboard where you may write."
+                ) from None
+            number += 1
+            folder = self._out / f"{name}-{number}"
 
     def _learning_rate(self) -> float | None:
         typed = self._rate.value.strip()
@@ -256,7 +279,7 @@ class Train(pn.viewable.Viewer):
         self._loss.visible = bool(steps)
         if steps:
             total = self._job.spec["steps"]
-            self._loss.draw(charts.loss_chart(steps, losses, total, palette(self.state.dark)))
+            self._loss.figure = charts.loss_chart(steps, losses, total, palette(self.state.dark))
 
     def __panel__(self) -> pn.viewable.Viewable:
         return pmui.Column(

@@ -20,7 +20,8 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-UI = Path(__file__).parents[1] / "ui"
+ROOT = Path(__file__).parents[2]
+UI = ROOT / "tests/ui"
 STUDY = "blobs.db"
 TASK = "ui_task:task"
 PATIENCE_S = 300.0
@@ -49,18 +50,21 @@ def free_port() -> int:
 class Server:
     """`pockui serve` in a process of its own."""
 
+    command = ("pockui.cli", "serve", "--no-show")
+    ready = "Dashboard on"
+
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.port = free_port()
         self.log = folder / "log.txt"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pockui.cli", "serve", "--port", str(self.port), "--no-show", *arguments],
+            [sys.executable, "-m", *self.command, "--port", str(self.port), *arguments],
             cwd=folder,
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
         )
         limit = time.monotonic() + 90
-        while "Dashboard on" not in self.log.read_text():
+        while self.ready not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < limit
             time.sleep(0.1)
@@ -91,6 +95,13 @@ class Server:
         return self.process.wait(20)
 
 
+class PanelServer(Server):
+    """`panel serve pockui/app.py`, which shows the page at `/app`."""
+
+    command = ("panel", "serve", str(ROOT / "pockui/app.py"))
+    ready = "Bokeh app running at"
+
+
 def token_of(page: str) -> str:
     """The session's token in a page of the dashboard."""
     found = re.search(r'"token":"([^"]+)"', page)
@@ -101,9 +112,13 @@ def token_of(page: str) -> str:
 class Session:
     """One page by its websocket alone: what a browser does, without drawing."""
 
-    def __init__(self, server: Server, query: str = "") -> None:
-        self._base = f"http://127.0.0.1:{server.port}/"
+    def __init__(self, server: Server, query: str = "", page: str = "", **headers: str) -> None:
+        """Args:
+        page: its path, without slashes. `headers`: sent with both requests.
+        """
+        self._base = f"http://127.0.0.1:{server.port}/{page}"
         self._query = query
+        self._headers = headers
         self._socket: WebSocketClientConnection | None = None
         self._sent = 0
         self.document: Any = None
@@ -120,12 +135,12 @@ class Session:
             await self.pull(patience_s)
 
     async def connect(self, patience_s: float = PATIENCE_S) -> None:
-        """Fetch the page and its document."""
-        page = await AsyncHTTPClient().fetch(
-            HTTPRequest(self._base + self._query, request_timeout=patience_s, connect_timeout=patience_s)
-        )
+        """Fetch the page, and take the document that the server has for it."""
+        how = {"headers": self._headers, "request_timeout": patience_s, "connect_timeout": patience_s}
+        page = await AsyncHTTPClient().fetch(HTTPRequest(self._base + self._query, **how))
+        socket = self._base.replace("http", "ws", 1).rstrip("/") + "/ws"
         self._socket = await websocket_connect(
-            HTTPRequest(self._base.replace("http", "ws", 1) + "ws", request_timeout=patience_s),
+            HTTPRequest(socket, **how),
             subprotocols=["bokeh", token_of(page.body.decode())],
             max_message_size=1 << 28,
         )

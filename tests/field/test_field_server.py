@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from dashboard import STUDY, Server, make_served_folder, token_of  # pyright: ignore
+from dashboard import STUDY, PanelServer, Server, Session, make_served_folder, token_of  # pyright: ignore
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks/campaign"))
 
@@ -83,6 +83,26 @@ def test_a_password_is_asked_for_before_anything_is_shown(guarded_server: Server
     assert PASSWORD not in guarded_server.log.read_text()
 
 
+def test_a_login_goes_on_to_the_page_that_was_asked_for(guarded_server: Server) -> None:
+    """After a wrong password, and beside another tab's login, too."""
+    typed = {"Content_Type": "application/x-www-form-urlencoded"}
+    pages = "/?study=out%2Fa%20b.db&theme=dark", "/?study=other.db"
+    for asked, other in (pages, pages[::-1]):
+        form = guarded_server.ask(asked)[1]["Location"].removeprefix(".")
+        assert guarded_server.ask(guarded_server.ask(other)[1]["Location"].removeprefix("."))[0] == 200
+        assert 'action="' not in guarded_server.ask(form)[2], (
+            "it goes to its own address, with the page asked for"
+        )
+        wrong = guarded_server.ask(form, "POST", urlencode({"password": "wrong horse"}), **typed)
+        again = wrong[1]["Location"]
+        assert "That is not the password" in guarded_server.ask(again)[2]
+        right = guarded_server.ask(again, "POST", urlencode({"password": PASSWORD}), **typed)
+        assert (right[0], right[1]["Location"]) == (302, asked)
+    elsewhere = urlencode({"next": "https://evil.example/"})
+    refused = guarded_server.ask(f"/login?{elsewhere}", "POST", urlencode({"password": PASSWORD}), **typed)
+    assert refused[0] == 400
+
+
 def test_every_request_of_a_login_stays_here(guarded_server: Server) -> None:
     for path in ("/login", "/login?error=<script>alert(1)</script>", "/logout"):
         text = guarded_server.ask(path)[2]
@@ -146,3 +166,43 @@ def test_a_killed_server_leaves_no_run_and_no_temporary_file(study: Path, tmp_pa
     found = campaign.Outcome()
     campaign.end_during_a_run(tmp_path / "ended", study.parent, signal.SIGKILL, found)
     assert found.faults == []
+
+
+async def _shown(server: Server, host: str) -> None:
+    """Open the study's page of `panel serve` under a name."""
+    session = Session(server, page="app", Host=host, Origin=f"http://{host}")
+    await session.open(60)
+    session.close()
+
+
+async def _told(server: Server, host: str) -> str:
+    """What `panel serve` shows, instead of a study, to a page that reaches it under a name."""
+    session = Session(server, page="app", Host=host, Origin=f"http://{host}")
+    await session.connect(30)
+    session.close()
+    assert not session.models("BudgetBar")
+    return str(session.document)
+
+
+def test_panel_serve_answers_to_loopback_and_the_names_it_was_given(study: Path) -> None:
+    given = {"POCKUI_ALLOW_HOST": "lab.example"}
+    here = ("--address", "127.0.0.1", "--allow-websocket-origin", "*", "--args", STUDY)
+    server = PanelServer(study.parent, *here, **given)
+    try:
+        for name in (f"localhost:{server.port}", f"lab.example:{server.port}"):
+            asyncio.run(_shown(server, name))
+        told = asyncio.run(_told(server, f"evil.example:{server.port}"))
+    finally:
+        server.process.kill()
+    assert "does not answer to the name" in told
+
+
+def test_panel_serve_on_every_address_shows_nothing_without_a_password(study: Path) -> None:
+    everywhere = ("--address", "0.0.0.0", "--allow-websocket-origin", "*", "--args", STUDY)
+    server = PanelServer(study.parent, *everywhere)
+    try:
+        told = asyncio.run(_told(server, f"localhost:{server.port}"))
+    finally:
+        server.process.kill()
+    assert "asks for no password" in told
+    assert "--address 127.0.0.1" in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,6 +15,10 @@ from typing import Any
 import pytest
 
 from pockgraph.plan import Plan
+
+sys.path.append(str(Path(__file__).parents[1] / "field"))
+
+import dashboard  # pyright: ignore
 
 pytestmark = pytest.mark.browser
 
@@ -200,6 +205,45 @@ def test_budget_and_shares_are_dragged_typed_and_undone(watched: Watched) -> Non
     page.get_by_role("button", name="Undo").click()
     _wait(lambda: state.plan.ratio(WEIGHT) == kept)
     page.get_by_text(f"{100 * kept:g} %", exact=True).first.wait_for()
+
+
+# The cost chart's upright line stands at the selected tensor's share.
+COST_AT_NOW = """share => [...document.querySelectorAll("*")].some(function within(e) {
+  return e.layout?.shapes?.some((s) => s.yref === "y domain" && Math.round(s.x0) === share)
+    || (e.shadowRoot && [...e.shadowRoot.querySelectorAll("*")].some(within));
+})"""
+
+
+def test_a_tab_that_was_hidden_is_right_at_once_when_it_is_shown(watched: Watched) -> None:
+    state, page = watched.open(), watched.page
+    for tab in ("Export", "Train"):
+        page.get_by_role("tab", name=tab).click()
+        page.get_by_text("in Python").first.wait_for()
+        page.get_by_role("button", name="Head", exact=True).first.click()
+        _wait(lambda: set(state.plan.tensors) == {"head.weight", "head.bias"})
+        page.get_by_role("button", name="Full", exact=True).first.click()
+        _wait(lambda: len(state.plan.tensors) > 2)
+        page.get_by_role("tab", name="Plan").click()
+        changed = next(id for id, ratio in state.ratios.items() if ratio and not id.startswith("head"))
+        handle = page.locator(f"[data-tensor='{changed}'] [role=slider]")
+        handle.wait_for()
+        assert int(handle.get_attribute("aria-valuenow")) > 0
+        page.wait_for_function(COST_AT_NOW, arg=round(100 * state.ratios[state.selected]))
+    page.get_by_role("tab", name="Export").click()
+    page.get_by_text(f"{len(state.plan.tensors)} of {len(state.plan.model)} tensors learn").wait_for()
+
+
+def test_the_browsers_tab_names_the_study_that_is_served(chromium, facts, tmp_path: Path) -> None:
+    """Of a page that is served before the study is read, as `pockui serve` does."""
+    served = dashboard.Server(tmp_path, str(facts.path))
+    page = chromium.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    try:
+        page.goto(f"http://localhost:{served.port}/")
+        page.wait_for_function("document.title === 'PockUI · blobs'")
+    finally:
+        page.close()
+        served.process.kill()
 
 
 def test_it_is_usable_when_narrow_and_dark(chromium, server: Server) -> None:

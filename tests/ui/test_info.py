@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import plotly.graph_objects as go
 import pytest
 from ui_task import task
 
@@ -261,15 +262,22 @@ def test_far_away_full_training_is_left_out_of_the_chart(facts) -> None:
 @pytest.mark.parametrize("colours", [LIGHT, DARK])
 def test_charts_set_all_that_a_theme_could_change(facts, state, colours) -> None:
     row = facts.row("blocks.1.0.weight")
+    budget, now, cost = Budget(peak_bytes=40_000), facts.marks["Preset"], COSTS["peak_bytes"]
     figures = [
         charts.gain_chart(curves.gain_curve(row, 0.5, facts.metric), colours),
+        charts.cost_chart(
+            curves.cost_curve(facts.profile, facts.contribution, now.choice, row, 0.5, cost, budget), colours
+        ),
+        charts.frontier_chart(
+            frontier_info(facts.frontier("peak_bytes"), facts.marks, now, budget, cost, facts.metric), colours
+        ),
         charts.loss_chart([1, 2], [2.0, 1.0], 10, colours),
         charts.frontier_chart(
             frontier_info([], facts.marks, None, Budget(), COSTS["peak_bytes"], facts.metric), colours
         ),
     ]
     for figure in figures:
-        layout = figure.to_plotly_json()["layout"]
+        layout = go.Figure(figure).to_plotly_json()["layout"]  # it refuses what Plotly does not know
         assert layout["margin"]["t"] < 20
         assert layout["font"]["color"] == colours.text
 

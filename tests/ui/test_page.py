@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import html
+from pathlib import Path
+
+import panel as pn
+import panel_material_ui as pmui
+import pytest
 from bokeh.document import Document
 from bokeh.models import ImportedStyleSheet
 from panel.io.state import set_curdoc
 
+from pockgraph.errors import PockError
 from pockui import page
+from pockui.components.chart import Chart
+from pockui.components.layer_bars import LayerBars
+from pockui.jobs import Jobs
+from pockui.views import export, train
+from pockui.views.train import Train
 
 
 def test_styles_come_from_here_in_a_session_that_no_page_was_served_for(state) -> None:
@@ -17,3 +29,59 @@ def test_styles_come_from_here_in_a_session_that_no_page_was_served_for(state) -
     found = {m.url for m in document.models if isinstance(m, ImportedStyleSheet)}
     assert found
     assert not [url for url in found if "://" in str(url)]
+
+
+def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
+    state, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    for module, name in ((export, "planning_code"), (train, "training_code")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, _real=real, _name=name: written.append(_name) or _real(*a)
+        )
+    shown = page.page_of(state)
+    tabs = next(iter(shown.select(pmui.Tabs)))
+    plan, _, exported = tabs
+    bars, charts = next(iter(plan.select(LayerBars))), list(plan.select(Chart))
+
+    def move(budget: int) -> None:
+        state.set_budget(peak_bytes=budget)
+
+    written.clear()
+    move(state.facts.marks["Best"].figures.peak_bytes)
+    assert written == []
+    assert bars.ratios == state.ratios
+
+    tabs.active = 2
+    assert written == ["planning_code"]
+    texts = [html.unescape(str(pane.object)) for pane in exported.select(pn.pane.HTML)]
+    assert any(
+        export.planning_code(str(state.facts.path), state.budget, state.locked, "blobs.plan.json") in t
+        for t in texts
+    )
+    written.clear()
+    ratios, figures = bars.ratios, [c.figure for c in charts]
+    move(state.facts.marks["Full"].figures.peak_bytes * 2)
+    move(state.facts.marks["Head"].figures.peak_bytes)
+    assert bars.ratios == state.ratios != ratios, "bars cost little, and are right before they are seen"
+    assert [c.figure for c in charts] == figures
+    assert set(written) == {"planning_code"}
+
+    tabs.active = 0
+    assert [c.figure for c in charts] != figures
+
+
+def test_no_two_runs_get_one_folder(state, tmp_path: Path) -> None:
+    first, second = (Train(state, Jobs(), tmp_path / "out") for _ in range(2))
+    folders = [view._folder() for view in (first, second, first)]
+    assert len(set(folders)) == 3
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_run_that_has_no_place_says_so(state, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(
+        PockError, match=r"Cannot make the folder .*out.* Start the dashboard where you may write"
+    ):
+        Train(state, Jobs(), tmp_path / "out")._folder()
