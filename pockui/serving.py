@@ -15,12 +15,11 @@ from typing import Any
 import panel as pn
 
 from pockgraph.errors import PockError
-from pockui.gate import Gate, allowed_hosts, guard, is_loopback
+from pockui.gate import MAX_SESSIONS, Gate, allowed_hosts, guard, is_loopback
 from pockui.jobs import JOBS
 from pockui.login import PasswordProvider, check_password
 from pockui.page import create_app
 
-MAX_SESSIONS = 50
 MESSAGE_BYTES = 20_000_000  # what a browser may send at once, an uploaded plan included
 PORTS_TRIED = 20
 
@@ -33,7 +32,7 @@ def serve(
     address: str = "127.0.0.1",
     allow_hosts: Sequence[str] = (),
     password: str | None = None,
-    max_sessions: int = MAX_SESSIONS,
+    max_sessions: int | None = None,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve the app until interrupted or terminated; runs end with it.
@@ -42,6 +41,7 @@ def serve(
         address: to listen on. Another than loopback needs a password.
         allow_hosts: names, beside loopback's, under which browsers may reach it.
         password: asked for before anything is shown.
+        max_sessions: pages that may be open at once; None takes what was measured, `gate.MAX_SESSIONS`.
         started: called with the page's address once it is served.
 
     Raises:
@@ -65,7 +65,7 @@ def serve(
         port,
         any_address=not is_loopback(address),
         sessions=lambda: {s.id for s in server.get_sessions()},
-        max_sessions=max_sessions,
+        max_sessions=max_sessions or MAX_SESSIONS,
     )
     guard(server._tornado, gate)
     url = f"http://{'localhost' if is_loopback(address) else socket.gethostname()}:{port}/"

@@ -42,7 +42,7 @@ def main() -> int:
     p.add_argument("--files", type=int, default=10_000, help="mutated files")
     p.add_argument("--steps", type=int, default=10_000)
     p.add_argument("--loads", type=int, default=100)
-    p.add_argument("--sessions", type=int, default=50)
+    p.add_argument("--sessions", type=int, default=30)
     p.add_argument("--out", type=Path, help="write the report here")
     options = p.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)

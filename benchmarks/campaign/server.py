@@ -300,7 +300,7 @@ def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Server
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as found:
-        result = run(int(sys.argv[1]) if len(sys.argv) > 1 else 50, Path(found))
+        result = run(int(sys.argv[1]) if len(sys.argv) > 1 else 30, Path(found))
     for what, figure in result.figures.items():
         print(f"{what}: {figure}")
     print("\n".join(["faults:", *result.faults]) if result.faults else "no faults")

@@ -47,7 +47,9 @@ def serve(
             "they do not.",
         ),
     ] = None,
-    max_sessions: Annotated[int, typer.Option(min=1, help="Pages that may be open at once.")] = 50,
+    max_sessions: Annotated[
+        int | None, typer.Option(min=1, help="Pages that may be open at once; 30 unless given.")
+    ] = None,
 ) -> None:  # fmt: skip
     """Open the dashboard on this machine; nobody else can reach it unless --address says so."""
     os.environ.pop("POCKUI_PASSWORD", None)  # processes that train have no use for it
