@@ -37,6 +37,7 @@ from .runtime.manifest import (
     verify_files,
 )
 from .runtime.trainer import Trainer, last_checkpoint, last_trainer
+from .samples import samples_apart
 from .task import nonfinite_entries
 from .telling import telling_state
 from .value_limits import limits_of
@@ -216,6 +217,7 @@ def write_artifact(
                 eval_limits=limits_of(evaluation, target.integers_below),
                 train_guards=guards_of(train),
                 eval_guards=guards_of(evaluation),
+                samples_apart=samples_apart(evaluation, graph.task.example),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )
             parity = "skipped" if prove is None else prove(partial, manifest)

@@ -176,6 +176,7 @@ class Manifest(_Strict):
             indices: labels, token ids.
         train_guards, eval_guards: the indices that a step, or an evaluation, computes and checks itself, in
             words: while one is out of bounds its loss is -inf, and all of its metric NaN.
+        samples_apart: whether the metric looks at each sample alone, so that short batches can be padded.
         parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,
             None when the artefact was written by a version that did not measure it.
     """
@@ -203,6 +204,7 @@ class Manifest(_Strict):
     eval_limits: tuple[Limit, ...] = ()
     train_guards: tuple[str, ...] = ()
     eval_guards: tuple[str, ...] = ()
+    samples_apart: bool = True
     parity: Parity | Literal["skipped"] | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

@@ -257,7 +257,8 @@ class Trainer(Owned):
         """The metric over an iterable of batches, with the current weights, or with their average where the
         optimizer keeps one (`ema_decay`).
 
-        A batch of fewer rows than the compiled one (the ragged last) is padded and its values are cut.
+        A batch of fewer rows than the compiled one (the ragged last) is padded and its values are cut, unless
+        the metric makes a sample's value of others of its batch.
 
         Raises:
             BatchError: there is no batch, or one does not fit; or an index that is computed is out of bounds.
@@ -270,6 +271,13 @@ class Trainer(Owned):
         values = []
         for batch in batches:
             arrays, count = pad_batch(self.manifest.batch, batch, rows, self.manifest.task)
+            if count < rows and not self.manifest.samples_apart:
+                raise BatchError(
+                    f"This batch has {count} rows instead of {rows}, and the metric of task "
+                    f"{self.manifest.task!r} makes a sample's value of others in its batch (statistics or "
+                    "comparisons within the batch), so that it cannot be filled up. Evaluate batches of "
+                    f"{rows} rows, and leave the last one out (drop_last=True)."
+                )
             check_limits(arrays, self.manifest.eval_limits, self.manifest.task)
             check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
             with explained(self.folder, self.device):
