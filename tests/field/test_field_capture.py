@@ -293,7 +293,7 @@ def everything(net: nn.Module) -> dict[str, Any]:
                 value = {k: id(v) for k, v in value.items()}
             found[f"{path}.{name}"] = copy.copy(value)
     for name, t in [*net.named_parameters(), *net.named_buffers()]:
-        found[f"{name}:value"] = (id(t), t.detach().numpy().tobytes(), t.requires_grad, t.grad)
+        found[f"{name}:value"] = (id(t), t.detach().numpy().tobytes(), t.requires_grad, t.grad, t._version)
         found[f"{name}:hooks"] = dict(t._backward_hooks or {})
     return found
 
