@@ -13,6 +13,9 @@ import os
 import sys
 from typing import Any
 
+from ..errors import ArtifactError
+from .ownership import SPAWN
+
 _CONVERTER = "openvino.tools.ovc"
 _TELEMETRY = "openvino_telemetry"
 
@@ -33,9 +36,6 @@ if "openvino" not in sys.modules:
     openvino.__getattr__ = _convert_model_on_demand  # pyright: ignore
 
 import openvino as ov  # noqa: E402
-
-from ..errors import ArtifactError  # noqa: E402
-from .ownership import SPAWN  # noqa: E402
 
 __all__ = ["core", "ov"]
 
