@@ -14,6 +14,7 @@ import dataclasses
 import json
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -28,7 +29,10 @@ import report
 import server
 import subjects
 
-PARTS = ("kills", "mutations", "endurance", "determinism", "server")
+# Options that say how large a part is.
+SIZES = {"kills": ("kills",), "mutations": ("files",), "endurance": ("steps", "loads"), "determinism": (),
+         "server": ("sessions",)}  # fmt: skip
+PARTS = tuple(SIZES)
 BUILD = subjects.ROOT / "build" / "campaign"
 
 
@@ -50,12 +54,13 @@ def main() -> int:
         work = BUILD / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        start = time.perf_counter()
+        start, commit = time.perf_counter(), _commit()
         print(f"== {part}", flush=True)
         found = _run(part, options, work)
         record = {
-            "command": f"python benchmarks/campaign --only {part} --seed {options.seed}",
-            "date": time.strftime("%Y-%m-%d"), "minutes": (time.perf_counter() - start) / 60,
+            "command": _command(part, options),
+            "commit": commit, "date": time.strftime("%Y-%m-%d"),
+            "minutes": (time.perf_counter() - start) / 60,
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, "
             + ", ".join(f"{n} {version(n)}" for n in ("torch", "openvino", "onnxruntime", "panel")),
             "found": found,
@@ -68,6 +73,25 @@ def main() -> int:
         options.out.write_text(text)
     print(text)
     return 1 if faults else 0
+
+
+def _command(part: str, options: argparse.Namespace) -> str:
+    """What runs this part again, as large as it was."""
+    sizes = " ".join(f"--{name} {getattr(options, name)}" for name in SIZES[part])
+    return f"python benchmarks/campaign --only {part} --seed {options.seed} {sizes}".rstrip()
+
+
+def _commit() -> str:
+    """Of the sources that run; `unknown` outside of a repository."""
+    git = ["git", "-C", str(subjects.ROOT)]
+    try:
+        name = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name.stdout.strip() + (" with changes" if changed else "")
 
 
 def _run(part: str, options: argparse.Namespace, work: Path) -> Any:

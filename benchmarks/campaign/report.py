@@ -21,7 +21,8 @@ def write(records: Mapping[str, Any]) -> tuple[str, int]:
         said += [f"Faults: {len(faults)}", *shown] if faults else ["Faults: none."]
         said += [
             "",
-            f"`{record['command']}`, {record['date']}, {record['minutes']:.0f} minutes; {record['machine']}.",
+            f"`{record['command']}`, commit {record['commit']}, {record['date']}, "
+            f"{record['minutes']:.0f} minutes; {record['machine']}.",
         ]
     head = [
         "# Reliability", "",
