@@ -27,6 +27,7 @@ from ..graph import Graph, Role, aten, output_args
 from ..inductor import load_package
 from ..plan import MAX_BYTES
 from ..serialize import graph_from_json
+from .fused_lstm import fuse_lstms
 from .manifest import STATE, GraphSpec, Manifest, require_unchanged
 from .ownership import SPAWN, inherited
 
@@ -185,6 +186,12 @@ class TorchRunner:
             forward = load_package(self._folder / f"{stem}.pt2")
         else:
             _move(code, self._device)
+            if (
+                self._mode != "compile"
+                and self._device.type == "cpu"
+                and torch.backends.mkldnn.is_available()
+            ):
+                fuse_lstms(code)
             forward = fx.GraphModule(torch.nn.Module(), code).forward
         if self._mode == "compile":
             forward = torch.compile(forward, fullgraph=True, dynamic=False)
