@@ -191,7 +191,12 @@ Direction = Callable[
 
 def _gates(x: Tensor, weights: Sequence[Tensor], has_biases: bool) -> Tensor:
     """The inputs' share of the gates, both biases in it."""
-    return F.linear(x, weights[0], weights[2] + weights[3] if has_biases else None)
+    return _linear(x, weights[0], weights[2] + weights[3] if has_biases else None)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One product for all steps and samples, however they lie in memory."""
+    return F.linear(x.flatten(0, 1), weight, bias).unflatten(0, x.shape[:2])
 
 
 def _lstm(
@@ -216,7 +221,7 @@ def _gru(
     valid: Tensor | None,
 ) -> tuple[Tensor, ...]:
     b_ih, b_hh = weights[2:4] if has_biases else (None, None)
-    return (GRU.apply(F.linear(x, weights[0], b_ih), state[0], weights[1], b_hh, reverse, valid),)  # pyright: ignore
+    return (GRU.apply(_linear(x, weights[0], b_ih), state[0], weights[1], b_hh, reverse, valid),)  # pyright: ignore
 
 
 def gru_reset_first(
@@ -232,7 +237,7 @@ def gru_reset_first(
     Returns:
         The states [T, N, H].
     """
-    return GRUResetFirst.apply(F.linear(x, w_ih, bias), h0, w_hh, reverse, valid)  # pyright: ignore
+    return GRUResetFirst.apply(_linear(x, w_ih, bias), h0, w_hh, reverse, valid)  # pyright: ignore
 
 
 def _rnn(relu: bool) -> Direction:

@@ -181,25 +181,24 @@ class TorchRunner:
         self, stem: str, code: fx.Graph, graph: Graph
     ) -> Callable[[Mapping[str, np.ndarray]], tuple[torch.Tensor, ...]]:
         """`code`, a form of `graph`, as a function of a batch; its other inputs are the values held."""
-        if self._mode == "aot":
-            require_unchanged(self._folder, self._manifest, f"{stem}.pt2")
-            forward = load_package(self._folder / f"{stem}.pt2")
-        else:
-            _move(code, self._device)
-            if (
-                self._mode != "compile"
-                and self._device.type == "cpu"
-                and torch.backends.mkldnn.is_available()
-            ):
-                fuse_lstms(code)
-            forward = fx.GraphModule(torch.nn.Module(), code).forward
-        if self._mode == "compile":
-            forward = torch.compile(forward, fullgraph=True, dynamic=False)
         bound = [{**self._values, **graph.values}.get(s.name) for s in graph.inputs]
         where = [(i, s.fqn) for i, s in enumerate(graph.inputs) if s.role is Role.BATCH]
         state = [(i, s.name) for i, s in enumerate(graph.inputs) if s.is_state]
         for i, _ in state:
             bound[i] = None
+        if self._mode == "aot":
+            require_unchanged(self._folder, self._manifest, f"{stem}.pt2")
+            forward = load_package(self._folder / f"{stem}.pt2")
+        else:
+            _move(code, self._device)
+            on_cpu = self._device.type == "cpu" and torch.backends.mkldnn.is_available()
+            if on_cpu and self._mode != "compile":
+                inputs = zip(code.find_nodes(op="placeholder"), graph.inputs, bound, strict=True)
+                fixed = {n: v for n, s, v in inputs if v is not None and s.role not in (Role.LR, Role.SEED)}
+                fuse_lstms(code, fixed)
+            forward = fx.GraphModule(torch.nn.Module(), code).forward
+        if self._mode == "compile":
+            forward = torch.compile(forward, fullgraph=True, dynamic=False)
 
         def call(batch: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, ...]:
             args = list(bound)
