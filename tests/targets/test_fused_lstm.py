@@ -1,4 +1,4 @@
-"""LSTMs of the torch target on a CPU: PyTorch's own kernels, and only where they compute what the graph says."""
+"""LSTMs of the torch target on a CPU: PyTorch's own kernels, only where they compute what the graph says."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def build(net: nn.Module) -> TrainGraph:
     g = torch.Generator().manual_seed(0)
     data = [{"x": torch.randn(4, STEPS, FEATURES, generator=g), "y": torch.tensor([0, 1, 1, 0])}]
     task = pg.Task(
-        "fused", net, lambda m, b: F.cross_entropy(m(b["x"]), b["y"]), lambda m, b: m(b["x"]).sum(1), data, data
+        "fused", net, lambda m, b: F.cross_entropy(m(b["x"]), b["y"]), lambda m, b: m(b["x"]).sum(1), data,
+        data,
     )  # fmt: skip
     return pg.build(task, pg.SGD(lr=0.1, momentum=0.9))
 
@@ -82,8 +83,9 @@ PLANS: dict[str, Callable[[TrainGraph], pg.Plan]] = {
 }
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["one_direction", "both"])
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(
+    ("plan", "both"), [("all", False), *((p, True) for p in PLANS)], ids=["one_direction", *PLANS]
+)
 def test_no_loop_is_left_and_steps_are_those_of_the_loops(
     plan: str, both: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +111,8 @@ def _other_slope(code: fx.Graph) -> None:
 
 
 def _other_order(code: fx.Graph) -> None:
-    node = [n for n in code.nodes if n.target is torch.ops.aten.cat.default and len(n.args[0]) == 4][0]
+    four = [n for n in code.nodes if n.target is torch.ops.aten.cat.default and len(n.args[0]) == 4]
+    node = four[0]
     parts: Any = node.args[0]
     node.args = ([parts[1], parts[0], *parts[2:]], node.args[1])
 
@@ -134,11 +137,10 @@ def _gates_read(code: fx.Graph) -> None:
     output.args = ((*results[:-1], more),)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [_other_slope, _other_order, _other_weight, _other_direction, _gates_read],
-    ids=lambda f: f.__name__,
-)
+CHANGES = (_other_slope, _other_order, _other_weight, _other_direction, _gates_read)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
 def test_a_graph_that_computes_something_else_stays_a_loop(
     change: Callable[[fx.Graph], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,8 +157,5 @@ def test_a_step_in_bfloat16_stays_a_loop(tmp_path: Path, monkeypatch: pytest.Mon
     artifact = pg.compile(graph, target="torch", out=tmp_path / "out", options=options)
     assert min(left) > 0
     batch = {k: v.numpy() for k, v in graph.task.train[0].items()}
-    losses = [
-        artifact.trainer().step(batch, lr=0.1).loss,
-        trained(graph, pg.Plan.full(graph), tmp_path / "f")[0][0],
-    ]
-    assert abs(losses[0] - losses[1]) < 2e-2 * losses[1]
+    loss = trained(graph, pg.Plan.full(graph), tmp_path / "f32")[0][0]
+    assert artifact.trainer().step(batch, lr=0.1).loss == pytest.approx(loss, rel=2e-2)
