@@ -118,3 +118,18 @@ def test_a_loss_that_calls_backward_is_told_to_return_the_loss() -> None:
     line = loss.__code__.co_firstlineno + 2
     with pytest.raises(CaptureError, match=rf"test_field_plain_forms\.py:{line}: it calls \.backward\(\)"):
         pg.build(task(mlp(), DATA, loss))
+
+
+def test_a_scale_that_widens_one_channel_before_a_transposed_convolution(target: str) -> None:
+    class Widens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.out = nn.Conv2d(3, 1, 3), nn.Linear(48, CLASSES)
+            self.register_buffer("scale", torch.linspace(-1, 1, 4).view(1, 4, 1, 1))
+            self.register_buffer("weight", torch.linspace(-1, 1, 48).view(4, 3, 2, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            wide = self.enter(x) * self.scale  # pyright: ignore
+            return self.out(F.conv_transpose2d(wide, self.weight, stride=2).flatten(1))  # pyright: ignore
+
+    assert_as_eager(task(Widens(), batches(4, 3, 4, 4)), target)

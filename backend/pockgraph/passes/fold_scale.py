@@ -112,6 +112,7 @@ class _Folder:
             return
         dy, factor = mul.args
         scale = self._scale(factor) if isinstance(factor, fx.Node) else None
-        if scale is None or len(mul.users) > 1:
+        whole = isinstance(dy, fx.Node) and dy.meta["val"].shape == mul.meta["val"].shape
+        if scale is None or not whole or len(mul.users) > 1:  # a scale may widen one channel into several
             return
         conv.args = (dy, self._scaled_weight(weight, scale), *conv.args[2:])  # pyright: ignore
