@@ -133,3 +133,16 @@ def test_a_scale_that_widens_one_channel_before_a_transposed_convolution(target:
             return self.out(F.conv_transpose2d(wide, self.weight, stride=2).flatten(1))  # pyright: ignore
 
     assert_as_eager(task(Widens(), batches(4, 3, 4, 4)), target)
+
+
+def test_a_grey_image_normalised_with_the_statistics_of_three_colours(target: str) -> None:
+    class Grey(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.out = nn.Conv2d(3, 4, 3), nn.Linear(16, CLASSES)
+            self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.body(x / self.std).relu().flatten(1))  # pyright: ignore
+
+    assert_as_eager(task(Grey(), batches(4, 1, 4, 4)), target)

@@ -243,3 +243,33 @@ def test_a_scale_behind_a_convolution_stays_out_of_its_backward(
 
     constants = {3} if trained else {2, 3}
     check_with_constants(function, constants, x, rand(*y.shape, seed=1), w, scale)
+
+
+WIDENED = {
+    # name: (dimensions, transposed, groups)
+    "conv1d": (1, False, 1),
+    "conv2d": (2, False, 1),
+    "conv2d_grouped": (2, False, 2),
+    "conv3d": (3, False, 1),
+    "conv_transpose1d": (1, True, 1),
+    "conv_transpose2d": (2, True, 1),
+    "conv_transpose2d_grouped": (2, True, 2),
+    "conv_transpose3d": (3, True, 1),
+}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("name", WIDENED)
+def test_a_factor_that_makes_several_channels_of_one_before_a_convolution(name: str, trained: bool) -> None:
+    """OpenVINO moves the factor into the weight, which leaves the convolution too few channels."""
+    ndim, transposed, groups = WIDENED[name]
+    x, factor = rand(2, 1, *[5] * ndim), rand(4, *[1] * ndim, low=0.5)
+    w = rand(*((4, 6 // groups) if transposed else (6, 4 // groups)), *[2] * ndim, seed=1)
+
+    def function(x: torch.Tensor, w: torch.Tensor, factor: torch.Tensor) -> Any:
+        inputs = (x * factor, factor[None] * x, x / factor, x * (factor - 0.1))
+        no = [0] * ndim
+        one = [1] * ndim
+        return tuple(aten.convolution(i, w, None, one, no, one, transposed, no, groups) for i in inputs)
+
+    check_with_constants(function, {2} if trained else {1, 2}, x, w, factor)

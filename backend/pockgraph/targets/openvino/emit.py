@@ -129,11 +129,26 @@ def sub(a: Value, b: Value) -> Value:
 
 
 def mul(a: Value, b: Value) -> Value:
-    return op.multiply(*lean(a, b)).output(0)
+    a, b = lean(a, b)
+    return op.multiply(_with_channels_of(b, a), _with_channels_of(a, b)).output(0)
 
 
 def div(a: Value, b: Value) -> Value:
-    return op.divide(*lean(a, b)).output(0)
+    a, b = lean(a, b)
+    return op.divide(_with_channels_of(b, a), b).output(0)
+
+
+def _with_channels_of(factor: Value, x: Value) -> Value:
+    """`x` [N, 1, …] as [N, C, …] before a constant `factor` [1, C, 1, …] does that.
+
+    OpenVINO (2026.4) moves such a factor into the weight of any convolution that reads the product, and
+    cannot compile the convolution of one channel that is left. A broadcast is what it would leave out.
+    """
+    ndim = max(rank(x), rank(factor))
+    size, other = ([*[1] * (ndim - rank(v)), *shape(v)] for v in (x, factor))
+    if ndim < 3 or size[1] != 1 or other[1] == 1 or math.prod(other) != other[1] or not is_constant(factor):
+        return x
+    return op.tile(x, ints([other[1] if i == 1 else 1 for i in range(ndim)])).output(0)
 
 
 def scale(x: Value, factor: float) -> Value:
