@@ -19,6 +19,7 @@ from .errors import ArtifactError, PockError, listing, reason, require
 from .files import replacing, resolved, sweep
 from .graph import Graph, Role, Slot
 from .index_guards import guards_of
+from .optimizer import optimizer_from_dict
 from .runtime import checkpoint
 from .runtime.manifest import (
     LAST_CHECKPOINT,
@@ -45,6 +46,7 @@ from .value_limits import limits_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from .plan import Plan
     from .targets import Target
     from .train_graph import TrainGraph
 
@@ -167,27 +169,28 @@ def write_artifact(
     graph: TrainGraph,
     options: Mapping[str, Any] | None = None,
     prove: Callable[[Path, Manifest], Parity] | None = None,
+    replace: bool = True,
 ) -> Artifact:
     """Write an artefact: all of it, or nothing.
 
-    The folder is made beside `out`, flushed to disk and exchanged with what is there. An artefact that is
-    already at `out` is replaced; any other folder with something in it is left alone.
+    The folder is made beside `out`, flushed to disk and exchanged with what is there, see
+    `require_replaceable`.
 
     Args:
         train, evaluation: what `graph`'s plan is lowered from, after all passes.
         graph: the pruned training graph: its plan, and the model's values when it was built.
         options: the target's options.
         prove: measures the parity of what was written, or refuses it; None skips that.
+        replace: whether another artefact may be replaced.
 
     Raises:
         ParityError: from `prove`.
-        ArtifactError: `out` holds something that is not this project's, or cannot be written.
+        ArtifactError: `out` holds something that may not be replaced, or cannot be written.
         UnsupportedOperators, PockError: from the target.
     """
     folder = resolved(out)
     try:
-        sweep(folder.parent)
-        _require_replaceable(folder)
+        require_replaceable(folder, graph.plan, target.name, replace)  # again: compiling took its time
         with replacing(folder) as partial, _named(partial, folder):
             partial.mkdir()
             target.write(train, partial, "train", options or {})
@@ -240,8 +243,17 @@ def _named(partial: Path, folder: Path) -> Iterator[None]:
         raise
 
 
-def _require_replaceable(folder: Path) -> None:
-    """Refuse to replace anything but an artefact, or an artefact with files of somebody else in it."""
+def require_replaceable(out: str | os.PathLike[str], plan: Plan, target: str, replace: bool = True) -> None:
+    """Refuse a place whose content an artefact must not replace.
+
+    Nothing, an empty folder and an artefact of the same task, plan, optimizer and target may be replaced.
+    So may another artefact if `replace`, but nothing else, nor an artefact with files of somebody else in it.
+
+    Raises:
+        ArtifactError: saying what lies there, and how another artefact differs.
+    """
+    folder = resolved(out)
+    sweep(folder.parent)  # it gives back what a killed compilation had moved aside
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     what = "is not a folder" if not folder.is_dir() else ""
@@ -255,10 +267,66 @@ def _require_replaceable(folder: Path) -> None:
             names = (p.name for p in folder.iterdir())
             foreign = sorted(n for n in names if n not in own and not n.startswith(f".{LAST_CHECKPOINT}."))
             what = f"holds {listing(foreign)} beside an artefact" if foreign else ""
+            if not foreign and not replace:
+                _require_same(folder, manifest, plan, target)
     if what:
         raise ArtifactError(
             f"{folder} {what}; nothing was written. Choose another folder, or empty this one."
         )
+
+
+def _require_same(folder: Path, manifest: Manifest, plan: Plan, target: str) -> None:
+    """Refuse to replace an artefact of another task, plan, optimizer or target."""
+    try:
+        there = read_plan(folder)
+    except ArtifactError:
+        said = f"a damaged artefact (task {manifest.task!r} for {manifest.target})"
+    else:
+        differs = _differences(there, plan)
+        if manifest.target != target:
+            differs.insert(0, f"its target is {manifest.target}, not {target}")
+        if not differs:
+            return
+        said = f"another artefact: {listing(differs, 3)}"
+    raise ArtifactError(
+        f"{folder} holds {said}. Nothing was written. Choose another folder; replace=True (--force) puts the "
+        "new artefact in its place."
+    )
+
+
+def _differences(there: Plan, here: Plan) -> list[str]:
+    """What tells the plan of an artefact from another one, apart from the batch and the figures."""
+    found = []
+    if there.task != here.task:
+        found.append(f"its task is {there.task!r}, not {here.task!r}")
+    if there.model != here.model:
+        found.append("its model has other tensors")
+    names = [n for n in {**there.tensors, **here.tensors} if there.tensors.get(n) != here.tensors.get(n)]
+    if names:
+        found.append(f"it trains {listing([_as_trained(n, there, here) for n in names], 2)}")
+    old, new = _rule(there), _rule(here)
+    if old.get("name") != new.get("name"):
+        found.append(f"its optimizer is {old.get('name')}, not {new.get('name')}")
+    else:
+        keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+        found += [f"its optimizer's {k} is {old.get(k)}, not {new.get(k)}" for k in keys]
+    for key in ("batch_norm", "dropout"):
+        if getattr(there, key) != getattr(here, key):
+            found.append(f"its {key} is {getattr(there, key)!r}, not {getattr(here, key)!r}")
+    return found
+
+
+def _as_trained(fqn: str, there: Plan, here: Plan) -> str:
+    old, new = there.ratio(fqn), here.ratio(fqn)
+    return f"{fqn} (other channels)" if old == new else f"{fqn} (ratio {old:.4g}, not {new:.4g})"
+
+
+def _rule(plan: Plan) -> dict[str, Any]:
+    """A plan's optimizer with what its writer left to defaults."""
+    try:
+        return optimizer_from_dict(plan.optimizer).to_dict()
+    except PockError:
+        return plan.optimizer
 
 
 def _write_state(path: Path, train: Graph, graph: TrainGraph) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .artifact import Artifact, write_artifact
+from .artifact import Artifact, require_replaceable, write_artifact
 from .check import check_lowered
 from .errors import PockError, TaskError, UnsupportedOperators, require
 from .index_guards import guarded
@@ -28,6 +28,7 @@ def compile(
     options: Mapping[str, Any] | None = None,
     parity: bool = True,
     force: bool = False,
+    replace: bool = True,
 ) -> Artifact:
     """Compile the training step of a plan into a folder that a device runs.
 
@@ -35,11 +36,13 @@ def compile(
         graph: from `build`.
         plan: what is trained; by default the graph's own plan.
         target: `"openvino"` or `"onnx"` (no torch on the device), or `"torch"`.
-        out: the folder; an artefact that is there already is replaced in one step.
+        out: the folder; an artefact that is there already is replaced in one step, anything else never.
         options: the target's own, stored in the manifest.
         parity: take one step with what was compiled and compare it with eager PyTorch, on the first batch
             of the task; `manifest.parity` is the record. False skips that, and the manifest says so.
         force: write an artefact that deviates; the record says so.
+        replace: False replaces an artefact only by one of the same task, plan, optimizer and target, and
+            refuses to replace another.
 
     Raises:
         PlanError: the plan is another model's.
@@ -48,12 +51,13 @@ def compile(
         UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
             before anything is written.
         ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
-        ArtifactError: `out` is a folder that holds something else.
+        ArtifactError: `out` holds something else, or with `replace=False` another artefact.
     """
     require(TaskError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
     require(PockError, "options", options or {}, Mapping, "Pass options by name, as in {'precision': 'f32'}.")
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
+    require_replaceable(out, small.plan, lowering.name, replace)
     train, evaluation = guarded(run(small)), guarded(run(small.evaluation()))
     found = check_lowered(small, lowering, train, evaluation)
     if not found.ok:
@@ -61,4 +65,4 @@ def compile(
     example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
     check_limits(example, limits_of(train, lowering.integers_below), small.plan.task)
     proof = (lambda folder, manifest: prove(folder, manifest, small, force)) if parity else None
-    return write_artifact(out, lowering, train, evaluation, small, dict(options or {}), proof)
+    return write_artifact(out, lowering, train, evaluation, small, dict(options or {}), proof, replace)

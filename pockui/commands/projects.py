@@ -198,11 +198,15 @@ def compile_(
         bool, typer.Option("--parity/--no-parity", help="Compare one step with PyTorch before shipping.")
     ] = True,
     force: Annotated[
-        bool, typer.Option("--force", help="Write it even if it deviates from PyTorch.")
+        bool,
+        typer.Option("--force", help="Write it even if it deviates from PyTorch, and over another artefact."),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a plan's training step into a folder.
+
+    An artefact that is there is replaced by one of the same task, plan, optimizer and target; another one
+    only with --force, and anything else never.
 
     A plan file brings its own optimizer; --optimizer and its options are for the named plans.
     """
@@ -216,8 +220,9 @@ def compile_(
     say(f"Compiling for {target} …")
     options = dict(map(_option, option or []))
     artifact = pg.compile(
-        graph, chosen, target=target, out=out_folder, options=options, parity=parity, force=force
-    )
+        graph, chosen, target=target, out=out_folder, options=options, parity=parity, force=force,
+        replace=force,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     figures = artifact.manifest.predicted
     if as_json:

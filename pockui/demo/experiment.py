@@ -28,6 +28,7 @@ import torch
 
 import pockgraph as pg
 from pockgraph.candidates import quick_settings
+from pockgraph.errors import PockError
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
 from pockgraph.profile import Profile
 from pockgraph.study import Run
@@ -143,6 +144,7 @@ class _Experiment:
         torch.set_num_threads(self.threads)
 
     def run(self, quick: bool, command: str) -> Report:
+        self._require_own_artifact()
         self.out.mkdir(parents=True, exist_ok=True)
         with self._stage("Loading model and data"):
             self.task = load_task(DEMOS[self.which])
@@ -181,6 +183,15 @@ class _Experiment:
             blocks=self._blocks(), sizes={r.fqn: math.prod(r.shape) for r in self.graph.tensors},
             seconds=self.seconds, agreement=agreement, methods=tuple(methods.values()), rows=tuple(rows),
         )  # fmt: skip
+
+    def _require_own_artifact(self) -> None:
+        """Refuse a folder whose artefact no demo made: the study of one lies beside it."""
+        place = self.out / "artifact"
+        if place.is_dir() and any(place.iterdir()) and not (self.out / "study.db").exists():
+            raise PockError(
+                f"{place} lies there, and no study beside it says that a demo made it. Nothing was written. "
+                "Choose another folder with --out, or move that one."
+            )
 
     def _settings(self, analysis: Mapping[str, Any]) -> dict[str, Any]:
         batch = {k: list(v.shape) for k, v in self.task.example.items()}

@@ -62,9 +62,29 @@ def test_plans_by_name_and_training_on_a_file(project: Path, cli: Cli) -> None:
     assert "on 40 held-out samples" in trained.out
     assert "Agrees with PyTorch when it was compiled" in trained.err
 
-    skipped = cli("compile", "my_project:ready", "--plan", "head", "--out", "out", "--no-parity", "--json")
+    skipped = cli("compile", "my_project:ready", "--plan", "head", "--out", "new", "--no-parity", "--json")
     assert skipped.json["parity"] == "skipped"
-    assert "Not compared with PyTorch" in cli("show", "out").out
+    assert "Not compared with PyTorch" in cli("show", "new").out
+
+
+def test_another_artefact_is_replaced_by_force_only(project: Path, cli: Cli) -> None:
+    compile_head = ("compile", "my_project:ready", "--target", "torch", "--out", "out", "--no-parity")
+    assert cli(*compile_head, "--plan", "head").code == 0
+    before = {p.name: p.read_bytes() for p in Path("out").iterdir()}
+    for options, difference in (
+        (("--plan", "biases:1"), "conv2.bias (ratio 0, not 1)"),
+        (("--plan", "head", "--target", "onnx"), "its target is torch, not onnx"),
+        (("--plan", "head", "--optimizer", "adam"), "its optimizer is sgd, not adam"),
+        (("--plan", "head", "--momentum", 0.5), "its optimizer's momentum is 0.9, not 0.5"),
+    ):
+        refused = cli(*compile_head, *options)
+        assert refused.code == 2
+        assert difference in refused.err
+        assert "--force" in refused.err
+        assert {p.name: p.read_bytes() for p in Path("out").iterdir()} == before
+    assert cli(*compile_head, "--plan", "head").code == 0
+    assert cli(*compile_head, "--plan", "biases:1", "--force").code == 0
+    assert cli("show", "out", "--json").json["tensors"].keys() > {"conv2.bias"}
 
 
 def test_native_code_needs_a_flag(project: Path, cli: Cli) -> None:

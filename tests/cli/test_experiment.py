@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pockgraph import Plan, Study
+from pockgraph.errors import PockError
 from pockgraph.runtime import Trainer
 from pockui import project as projects
 from pockui.demo import experiment, report
@@ -60,6 +61,17 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     data, page = report.write(found, out)
     assert Report.load(data) == found
     assert "Textures" in page.read_text()
+
+
+def test_an_artefact_that_no_demo_made_stays(project: Path) -> None:
+    place = project / "out" / "artifact"
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text("somebody's")
+    with pytest.raises(PockError, match="no study beside it says that a demo made it"):
+        experiment.run(
+            "vision", project / "out", SETTINGS, quick=False, command="", progress=lambda *event: None
+        )
+    assert [p.name for p in (project / "out").rglob("*")] == ["artifact", "manifest.json"]
 
 
 def test_rates_fall_along_a_cosine() -> None:

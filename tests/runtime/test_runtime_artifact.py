@@ -96,6 +96,26 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_another_artefact_is_kept_where_the_caller_asks_for_that(tmp_path: Path) -> None:
+    out = write(tmp_path / "out").path
+
+    def recompile(kind: str, target: str = "torch") -> Artifact:
+        plan = Plan.of(make_graph(), CHOICES[kind])
+        return compile_graph(make_graph(), plan, target=target, out=out, parity=False, replace=False)
+
+    recompile("sparse")
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(ArtifactError, match=r"another artefact: it trains .*replace=True \(--force\)"):
+        recompile("head")
+    with pytest.raises(ArtifactError, match="its target is torch, not onnx"):
+        recompile("sparse", target="onnx")
+    assert (out / "manifest.json").read_bytes() == before
+    (out / "plan.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="a damaged artefact"):
+        recompile("sparse")
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Torch.write
 
