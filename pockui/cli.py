@@ -22,7 +22,7 @@ from pockgraph.errors import NonFiniteLoss
 from pockgraph.streams import UNREAD, drop_output, settle_streams
 
 from .commands import checking, comparison, device, doctor, operators, projects, studies
-from .commands.output import FAILED, INTERRUPTED, fail
+from .commands.output import FAILED, INTERRUPTED, fail, say
 from .mistakes import explain
 
 # Nothing here may report its use to anybody, and no library may look for models elsewhere.
@@ -51,11 +51,16 @@ def _told(debug: bool) -> Iterator[None]:
     try:
         with _written():
             yield
-    except BrokenPipeError:  # as in `… | head -1`
+    except (BrokenPipeError, SystemExit) as e:  # as in `… | head -1`, which rich makes an exit of its own
+        if not isinstance(e, BrokenPipeError) and not isinstance(e.__context__, BrokenPipeError):
+            raise
         drop_output()
         raise typer.Exit(UNREAD) from None
     except typer.Abort:
         raise
+    except KeyboardInterrupt:
+        say("Stopped.")
+        raise typer.Exit(INTERRUPTED) from None
     except Exception as e:
         if hasattr(e, "exit_code"):  # typer's own
             _in_our_words(e)
@@ -129,7 +134,7 @@ def main() -> None:
     settle_streams("replace")
     try:
         app()
-    except KeyboardInterrupt:  # while it reads the arguments; typer handles the rest
+    except KeyboardInterrupt:  # before or after a command
         sys.exit(INTERRUPTED)
 
 

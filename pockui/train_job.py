@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pockgraph.errors import PockError
+from pockgraph.files import sweep
 
 from .mistakes import explain
 
@@ -144,10 +145,18 @@ def _steps(trainer: Any, batches: Iterable[Any], spec: TrainSpec, report: Report
     return losses
 
 
-def _end_with_parent() -> None:
+def drop_folder(out: str | os.PathLike[str]) -> None:
+    """Remove what a run that ended early left: half an artefact, and a folder that was made for one."""
+    sweep(Path(out).parent)
+    with suppress(OSError):
+        os.rmdir(out)
+
+
+def _end_with_parent(out: str) -> None:
     """Stop when the server's end of the pipe closes, which it does however the server ends."""
     while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter shuts down
         pass
+    drop_folder(out)
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)  # with what it has started: data loaders, measurements, compilers
     os._exit(1)
@@ -156,7 +165,7 @@ def _end_with_parent() -> None:
 def main() -> int:
     report = Reporter()
     spec = TrainSpec(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(spec.out,), daemon=True).start()
     try:
         train(spec, report)
     except PockError as e:
@@ -166,8 +175,7 @@ def main() -> int:
         report("error", message=explain(e)[0])
     else:
         return 0
-    with suppress(OSError):
-        os.rmdir(spec.out)  # made for an artefact; one that holds something stays
+    drop_folder(spec.out)
     return 1
 
 

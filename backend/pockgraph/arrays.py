@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from .errors import TaskError, reason
+from .runtime.batch import by_name
 
 NUMBERS = "biufc"  # numpy's kinds of dtype
 
@@ -51,7 +52,7 @@ def columns_of(given: Any) -> dict[str, Any]:
             f"Batches takes arrays by name, as in {{'x': x, 'y': y}}, and not a {type(given).__name__}."
             + (" For a Dataset, give the task a DataLoader(dataset, batch_size=…, drop_last=True)." * dataset)
         )
-    columns = {str(name): _column(str(name), value) for name, value in items}
+    columns = {name: _column(name, value) for name, value in by_name(items, TaskError).items()}
     if not columns:
         raise TaskError("Batches has no arrays. Give it at least one, as in {'x': x, 'y': y}.")
     return columns

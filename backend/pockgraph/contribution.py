@@ -3,9 +3,9 @@
 Pure values, no torch: a dashboard reads them from a study where no model is at hand.
 
 A candidate is measured against training the head alone, with the same seed (the same fresh head, the
-same batches in the same order), the same number of steps and the same learning rate. One whose loss
-becomes NaN or infinite has *diverged*: with any seed, that removes the candidate from the table, so that
-no search picks it, and lists it under `diverged`.
+same batches in the same order), the same number of steps and the same learning rate. One whose loss or
+metric becomes NaN or infinite has *diverged*: with any seed, that removes the candidate from the table,
+so that no search picks it, and lists it under `diverged`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .errors import StudyError
+
 
 @dataclass(frozen=True)
 class Gain:
-    """A difference of the metric to training the head alone, over seeds.
+    """A finite difference of the metric to training the head alone, over seeds.
 
     Attributes:
         mean: average over seeds of (metric with the tensor) - (metric of the head alone), both with
@@ -30,6 +32,10 @@ class Gain:
     mean: float
     std: float
     seeds: int
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.mean):
+            raise StudyError(f"A gain of {self.mean} cannot be compared with others. Leave that tensor out.")
 
     @classmethod
     def of(cls, differences: Iterable[float]) -> Gain:
@@ -149,11 +155,12 @@ def tabulate(
 ) -> Contribution | None:
     """The contribution table of some measurements; None while the head alone was not measured."""
     rows = [m for m in measurements if m.purpose == "contribution"]
-    alone = {m.seed: m.metric for m in rows if m.candidate == HEAD and m.metric is not None}
+    heads = [m for m in rows if m.candidate == HEAD and not _diverged(m)]
+    alone = {m.seed: m.metric for m in heads if m.metric is not None}
     if not alone:
         return None
     gains: dict[Candidate, list[float]] = {}
-    diverged = dict.fromkeys(m.candidate for m in rows if m.status == "diverged")
+    diverged = dict.fromkeys(m.candidate for m in rows if _diverged(m))
     for m in rows:
         if m.metric is not None and m.seed in alone and m.candidate not in (HEAD, *diverged):
             gains.setdefault(m.candidate, []).append(m.metric - alone[m.seed])
@@ -168,3 +175,8 @@ def tabulate(
         Gain.of(alone.values()), weights, dict(sorted(biases.items())), tuple(bias_order), tuple(head),
         tuple(diverged),
     )  # fmt: skip
+
+
+def _diverged(measured: Measurement) -> bool:
+    """Also by its metric, which a file may hold as infinite."""
+    return measured.status == "diverged" or not math.isfinite(measured.metric or 0.0)

@@ -17,6 +17,7 @@ from .arrays import columns_of, tensor_of
 from .errors import TaskError, listing, require, suggest
 from .globs import matches
 from .plan import BatchNorm
+from .runtime.batch import by_name
 from .sources import as_data, beginning_of, epoch_of, is_stream, numbered
 
 Batch = dict[str, torch.Tensor]
@@ -338,16 +339,16 @@ def as_named(batch: Any) -> Batch:
             f"A batch must be a dict or tuple of tensors, but the data gives a {type(batch).__name__}. "
             'Name its parts, as in {"x": x, "y": y}.'
         )
-    items = batch.items() if isinstance(batch, Mapping) else ((str(i), v) for i, v in enumerate(batch))
+    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
     named: Batch = {}
-    for key, value in items:
+    for key, value in by_name(items, TaskError).items():
         if not isinstance(value, torch.Tensor | np.ndarray):
             raise TaskError(
                 f"A batch must hold tensors; {key!r} is a {type(value).__name__}. "
                 "Convert it, or leave it out of the batch."
             )
         try:
-            named[str(key)] = tensor_of(value)
+            named[key] = tensor_of(value)
         except TypeError:
             raise TaskError(
                 f"A batch must hold numbers; {key!r} is an array of {value.dtype}. Encode it as numbers."

@@ -78,7 +78,7 @@ def report_(
 
     path = file / "report.json" if file.is_dir() else file
     found = Report.load(path)
-    page = html or path.with_suffix(".html")
+    page = html or (path.with_suffix(".html") if path.suffix == ".json" else Path(f"{path}.html"))
     write_atomically(page, pages.render(found).encode())
     if markdown is not None:
         write_atomically(markdown, pages.markdown(found).encode())

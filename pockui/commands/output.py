@@ -32,14 +32,9 @@ def err() -> Console:
     return _console(sys.stderr)
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise  # the error that is being handled; `cli.py` tells of it
-
-
 def _console(file: TextIO, **how: Any) -> Console:
     """Text is shown as it is: a module may be called `[/]` or `:x:`."""
-    return _Console(file=file, highlight=False, markup=False, emoji=False, **{"soft_wrap": True, **how})
+    return Console(file=file, highlight=False, markup=False, emoji=False, **{"soft_wrap": True, **how})
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:

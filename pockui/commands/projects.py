@@ -25,7 +25,7 @@ from .optimizers import (
     OptimizerOption,
     make_optimizer,
 )
-from .output import JsonFlag, out, print_json, print_table, progress_bars, say, styled
+from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
 
 if TYPE_CHECKING:
     from pockgraph import Plan, Study, TrainGraph
@@ -124,7 +124,7 @@ def run_analysis(record: Study, description: str = "Measuring contribution", **o
             f"Stopped after {done} of {planned} measurements; {record.path} keeps them. "
             "The same command goes on from there."
         )
-        raise
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def search(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import math
 import os
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,11 @@ from ..info.training import (
 from ..jobs import JOBS, Job, Jobs
 from ..project import named_reference
 from ..state import State
-from ..train_job import TrainSpec, checkpoint_of
+from ..train_job import TrainSpec, checkpoint_of, drop_folder
 from . import parts
 
 WORKER = "pockui.train_job"
+KILL_S = 2  # in which a killed process is gone
 CHART_SECONDS = 0.4  # between drawings of the loss while a run goes on
 STATUS = {"done": "Done in {}.", "failed": "Failed after {}.", "cancelled": "Cancelled after {}."}
 
@@ -85,7 +88,7 @@ class Train(pn.viewable.Viewer):
         self._code = parts.text()
 
         self._start.on_click(lambda _: self.start())
-        self._cancel.on_click(lambda _: self._job and self._job.cancel())
+        self._cancel.on_click(lambda _: self.cancel())
         for widget in (self._target, self._steps, self._rate):
             widget.param.watch(lambda *_: self._show_code(), "value")
         self._drawn_s = 0.0
@@ -131,6 +134,16 @@ class Train(pn.viewable.Viewer):
             ).to_dict(),
         )
         self.follow(job.id)
+
+    def cancel(self) -> None:
+        """End the run; its folder goes away when no artefact is in it yet."""
+        job = self._job
+        if job is None or job.status != "running":
+            return
+        job.cancel()
+        with suppress(subprocess.TimeoutExpired):
+            job.wait(KILL_S)
+        drop_folder(job.spec["out"])
 
     def follow(self, id: str) -> None:
         """Show a run that is in the registry; an unknown id shows none."""

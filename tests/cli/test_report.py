@@ -140,6 +140,17 @@ def test_report_command(tmp_path: Path, cli: Cli) -> None:
     assert cli("report", tmp_path, "--json").json["rows"][0]["method"] == "head"
 
 
+@pytest.mark.parametrize(
+    ("name", "page"), [("v1.2", "v1.2.html"), ("v1.2.json", "v1.2.html"), ("v1.html", "v1.html.html")]
+)
+def test_the_page_keeps_the_whole_name_of_its_report(name: str, page: str, tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / name
+    path.write_text(FIXTURE.read_text())
+    assert cli("report", path).code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, page])
+    assert path.read_text() == FIXTURE.read_text()
+
+
 def test_round_trip(report: Report, tmp_path: Path) -> None:
     report.save(tmp_path / "r.json")
     assert Report.load(tmp_path / "r.json") == report

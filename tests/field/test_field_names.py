@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from users import CLASSES, MOMENTUM, assert_as_eager, batches, mlp, task
 
 import pockgraph as pg
-from pockgraph.errors import TaskError
+from pockgraph.errors import BatchError, TaskError
+from pockgraph.runtime.batch import named_arrays
 from pockgraph.train_graph import TrainGraph
 from pockui.cli import app
 
@@ -133,3 +134,14 @@ def test_names_that_no_file_can_hold_are_refused_at_once(name: str) -> None:
 def test_a_batch_entry_without_a_name_is_refused() -> None:
     with pytest.raises(TaskError, match=r"a batch entry has an empty name. Give it a key"):
         task(mlp(), [{"": b["x"], "y": b["y"]} for b in batches(4, 12)])
+
+
+def test_batch_entries_whose_names_are_the_same_as_text_are_refused() -> None:
+    both = {1: torch.zeros(4, 12), "1": torch.ones(4, 12)}
+    words = "two entries called '1': as text, its keys 1 and '1' are the same. Rename one"
+    with pytest.raises(TaskError, match=words):
+        pg.build(task(mlp(), [{**batches(1, 12)[0], **both}]), MOMENTUM)
+    with pytest.raises(TaskError, match=words):
+        pg.Batches(both, 2)
+    with pytest.raises(BatchError, match=words):
+        named_arrays(both)

@@ -42,9 +42,12 @@ def test_a_full_disk_is_told_in_a_line(command: list[str], tmp_path: Path) -> No
     assert said == "error: There is no room left on the disk. Make room, or write elsewhere.\n"
 
 
-@pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["text", "json"])
-def test_nobody_reads_the_output(as_json: tuple[str, ...], tmp_path: Path) -> None:
-    command = [*LISTING, *as_json]
+@pytest.mark.parametrize(
+    "command",
+    [LISTING, [*LISTING, "--json"], POCKUI, [*POCKUI, "--help"], [*POCKUI, "study", "--help"]],
+    ids=["text", "json", "nothing", "help", "help of a group"],
+)
+def test_nobody_reads_the_output(command: list[str], tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)

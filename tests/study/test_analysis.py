@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -66,6 +67,19 @@ def test_a_candidate_that_diverged_with_one_seed_has_no_gain() -> None:
     assert c.weights == {}
     assert c.diverged == (w,)
     assert tabulate([measured(w, 0, 0.9)], [], []) is None
+
+
+@pytest.mark.parametrize("metric", [math.inf, -math.inf, math.nan])
+def test_an_infinite_metric_in_a_study_is_no_gain(metric: float) -> None:
+    w = Candidate("weight", "w", 1.0)
+    rows = [measured(HEAD, 0, 0.5), measured(HEAD, 1, metric), measured(w, 0, metric)]
+    c = tabulate(rows, [], [])
+    assert c is not None
+    assert c.baseline.mean == 0.5
+    assert c.weights == {}
+    assert w in c.diverged
+    with pytest.raises(StudyError, match="cannot be compared with others"):
+        Gain.of([metric])
 
 
 # ---------------------------------------------------------------- what is measured

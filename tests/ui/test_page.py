@@ -79,6 +79,19 @@ def test_no_two_runs_get_one_folder(state, tmp_path: Path) -> None:
     assert all(folder.is_dir() for folder in folders)
 
 
+def test_a_cancelled_run_leaves_no_folder(state, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "why_not_trainable", lambda *_: "")
+    jobs = Jobs()
+    view = Train(state, jobs, tmp_path / "out")
+    view.start()
+    (folder,) = (tmp_path / "out").iterdir()
+    folder.with_name(f".{folder.name}.01234567.pockui-partial").mkdir()  # what the killed process was writing
+    view.cancel()
+    assert view._job is not None
+    assert view._job.status == "cancelled"
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_run_that_has_no_place_says_so(state, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(

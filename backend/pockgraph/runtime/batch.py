@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import BatchError, NonFiniteBatch, listing, reason, suggest
+from ..errors import BatchError, NonFiniteBatch, PockError, listing, reason, suggest
 from ..plan import BatchSpec
 from .health import is_finite
 from .manifest import describe
@@ -20,15 +20,34 @@ def named_arrays(batch: Any) -> dict[str, np.ndarray]:
         BatchError: the batch, or something in it, is not what can be an array of numbers.
     """
     if isinstance(batch, Mapping):
-        items = [(str(k), v) for k, v in batch.items()]
+        items = batch.items()
     elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
-        items = [(str(i), v) for i, v in enumerate(batch)]
+        items = enumerate(batch)
     else:
         raise BatchError(
             f"A batch is a dict (or a tuple) of arrays, and this is a {type(batch).__name__}. "
             "Pass the arrays by name, as in {'x': x, 'y': y}."
         )
-    return {name: _as_array(name, value) for name, value in items}
+    return {name: _as_array(name, value) for name, value in by_name(items, BatchError).items()}
+
+
+def by_name(items: Iterable[tuple[Any, Any]], refusal: type[PockError]) -> dict[str, Any]:
+    """Entries of a batch with their keys as text, as files and graphs hold them.
+
+    Raises:
+        PockError: of the class `refusal`: two keys are the same text.
+    """
+    keys: dict[str, Any] = {}
+    named: dict[str, Any] = {}
+    for key, value in items:
+        name = str(key)
+        if name in named:
+            raise refusal(
+                f"The batch has two entries called {name!r}: as text, its keys {keys[name]!r} and {key!r} "
+                "are the same. Rename one of them."
+            )
+        keys[name], named[name] = key, value
+    return named
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
