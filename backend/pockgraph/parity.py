@@ -14,7 +14,8 @@ band that rounding leaves, which is known from runs that differ in rounding only
 were made anyway first, and from what the update makes of their difference (`rounding.py`).
 
 The optimizer's states are in the middle of training, see `SplitStep.warm_states`, and the learning rate is
-large, so that what the update does is not lost in a weight's last bits.
+large, so that what the update does is not lost in a weight's last bits. Where weights decay apart from the
+gradient, one more step shows that alone (`decay_check.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import decay_check
+from .decay_check import WorstDecay, decay_probe
 from .errors import ParityError
 from .gradient_check import Doubt, GradientCheck
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
@@ -149,12 +152,17 @@ class _Judge:
         doubt = check.run()
         self._split, plain = check.split, check.plain
         starts = self._split.warm_states(plain.gradients)
-        self._runs = _artefact_steps(self._folder, self._manifest, example, LR, starts)
+        probe = decay_probe(graph, plain, starts[0]) if self._precision is PRECISIONS["f32"] else None
+        steps = [(LR, start) for start in starts] + ([(probe.lr, probe.start)] if probe else [])
+        self._runs = _artefact_steps(self._folder, self._manifest, example, steps)
+        decay = None
+        if probe:
+            decay = probe.worst(graph, self._split, plain, self._runs.pop().state)
         found = self._compared(plain)
         rounding = None
         if not self._ships(found):
             found, rounding = self._settled(found, check)
-        return self._record(check, doubt, found, rounding)
+        return self._record(check, doubt, found, rounding, decay)
 
     def _settled(self, doubt: _Found, check: GradientCheck) -> tuple[_Found, float]:
         """Doubts as they are left by what is known about rounding, and its size, see `_most_rounding`."""
@@ -237,13 +245,26 @@ class _Judge:
         rounding = loss_spread(center.loss, [r.loss for r in runs])
         return off / size, self._precision.loss + rounding / size
 
-    def _record(self, check: GradientCheck, doubt: Doubt, found: _Found, rounding: float | None) -> _Verdict:
+    def _record(
+        self,
+        check: GradientCheck,
+        doubt: Doubt,
+        found: _Found,
+        rounding: float | None,
+        decay: WorstDecay | None,
+    ) -> _Verdict:
         p, worst = self._precision, found.worst()
         ships = self._ships(found)
         of_worst = found.states.get(worst, Deviation(0.0, 0.0, 0.0, 0.0))
         known = ships and math.isfinite(of_worst.allowed)
         step = of_worst.share if known else of_worst.beyond
         allowed = p.step + of_worst.allowed if known else p.step
+        refusal = doubt.refusal or check.update.refusal
+        if not refusal and not ships:
+            refusal = self._refusal(self._said(found))
+        elif not refusal and decay and not decay.ships:
+            worst, step, allowed = decay.slot, decay.deviation, decay_check.ALLOWED
+            refusal = self._refusal([str(decay)])
         loss = max(doubt.loss, found.loss)
         parity = Parity(
             loss=_finite(check.loss), loss_deviation=_finite(loss),
@@ -259,10 +280,10 @@ class _Judge:
             batch_sha256=_digest(check.task.example), dtype=_dtype(check.plain.gradients), device=DEVICE,
             versions=dict(self._manifest.versions),
         )  # fmt: skip
-        refusal = doubt.refusal or check.update.refusal or ("" if ships else self._refusal(found, parity))
         return _Verdict(parity, refusal)
 
-    def _refusal(self, found: _Found, parity: Parity) -> str:
+    def _said(self, found: _Found) -> list[str]:
+        """What deviates."""
         said = []
         if not found.loss <= found.allowed_loss:
             off = f"off by {found.loss:.2g}" if math.isfinite(found.loss) else "not finite"
@@ -274,6 +295,9 @@ class _Judge:
             more = f", and so are {len(wrong) - 1} more" if len(wrong) > 1 else ""
             size = f"off by {off:.2g} of its movement" if math.isfinite(off) else "not where it should be"
             said.append(f"{worst} after one step is {size} (tolerance {self._precision.step:.0e}){more}")
+        return said
+
+    def _refusal(self, said: Sequence[str]) -> str:
         task, target = self._manifest.task, self._manifest.target
         return (
             f"The step that was compiled for {target!r} does not do what the training graph of task {task!r} "
@@ -310,12 +334,13 @@ def _keep_worst(states: dict[str, Deviation], name: str, found: Deviation) -> No
 
 
 def _artefact_steps(
-    folder: Path, manifest: Manifest, batch: Batch, lr: float, starts: Sequence[Mapping[str, Tensor]]
+    folder: Path, manifest: Manifest, batch: Batch, steps: Sequence[tuple[float, Mapping[str, Tensor]]]
 ) -> list[_Run]:
-    """One step of the artefact by its own runtime from each start.
+    """Single steps of the artefact by its own runtime.
 
     Args:
-        starts: state slot name -> value to begin with, instead of the artefact's own.
+        steps: of each the learning rate, and state slot name -> value to begin with, instead of the
+            artefact's own.
     """
     arrays = {name: batch[name].numpy(force=True) for name in manifest.batch}
     try:
@@ -323,7 +348,7 @@ def _artefact_steps(
         initial = checkpoint.initial_state(folder, manifest)
         draws = any(s.role == "seed" for s in manifest.train.inputs)
         runs = []
-        for start in starts:
+        for lr, start in steps:
             begin = {s.name: start[s.name].numpy(force=True) for s in manifest.train.state if s.name in start}
             runner.write_state({**initial, **begin})
             loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))

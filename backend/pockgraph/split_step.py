@@ -8,14 +8,14 @@ and run again and again to see what a gradient's rounding does to weights and op
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from .graph import Role, aten, output_args
+from .graph import Role, Slot, aten, output_args
 from .optimizer.base import ACCUMULATED, MICRO_STEP
 from .referee import in_double, raised
 from .rounding import typical
@@ -30,6 +30,9 @@ POOL = 1 << 18
 LEAST_SIZE = 1e-2
 NO_SIZE = 1e-15  # of gradients whose squares leave float32: as good as none
 WARM_LR = 1e-2
+# Adafactor clips an update that is larger than its states let expect: times these it does not, and does.
+FACTORS = ("variance", "row_var", "col_var")
+FACTORED = (16.0, 0.0625)
 # Their results are (parts of) an operand's: nothing is rounded.
 EXACT = {
     aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten.permute.default, aten.t.default,
@@ -240,8 +243,10 @@ class SplitStep:
         cut = self.named({fqn: made_up(fqn, g) for fqn, g in gradients.items()})
         after = self.update(cut, WARM_LR, start)
         start |= {names[name]: value for name, value in after.items() if name in names}
-        last = middle(dict(start), cycle - 1)
-        return [last] if cycle == 1 else [last, middle(dict(start), 0)]
+        starts = [middle(dict(start), cycle - 1)]
+        if any(s.key in FACTORS for s in slots):
+            starts = [_scaled(starts[0], slots, factor) for factor in FACTORED]
+        return starts if cycle == 1 else [*starts, middle(dict(start), 0)]
 
     def _inputs(self, values: Mapping[str, Tensor], batch: Batch, lr: Tensor) -> list[Tensor | None]:
         """What each input slot is given; None for one that `values` lacks, since nothing reads it."""
@@ -251,6 +256,12 @@ class SplitStep:
             Role.SEED: lambda s: self._keys,
         }
         return [given.get(s.role, lambda s: values.get(s.name))(s) for s in self._graph.inputs]
+
+
+def _scaled(start: Mapping[str, Tensor], slots: Sequence[Slot], factor: float) -> dict[str, Tensor]:
+    """The same states, Adafactor's second moments times `factor`."""
+    scaled = {s.name for s in slots if s.key in FACTORS}
+    return {name: value * factor if name in scaled else value for name, value in start.items()}
 
 
 class _Run(fx.Interpreter):

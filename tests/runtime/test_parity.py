@@ -19,6 +19,7 @@ from pockgraph import parity, rounding
 from pockgraph.artifact import Artifact
 from pockgraph.errors import ParityError
 from pockgraph.graph import Graph, aten
+from pockgraph.optimizer import Optimizer
 from pockgraph.passes import run
 from pockgraph.plan import Plan
 from pockgraph.referee import autograd
@@ -252,6 +253,36 @@ def test_a_gradient_that_is_a_thousandth_too_long_does_not_ship(
         pg.compile(make_graph(optimizer), make_plan(), target="torch", out=tmp_path / "out")
 
 
+DECAYING: dict[str, Optimizer] = {
+    "adamw": pg.AdamW(lr=1e-3, weight_decay=1e-4),
+    "adafactor": pg.Adafactor(lr=1e-2, weight_decay=1e-3, clip_norm=0.1),
+    "lion": pg.Lion(lr=1e-4, weight_decay=1e-2),
+    "groups": pg.AdamW(lr=1e-3, accumulate=3, groups=(pg.Group("head.*", lr_scale=3.0, weight_decay=0.2),)),
+}
+
+
+@pytest.mark.parametrize("optimizer", DECAYING.values(), ids=DECAYING)
+def test_a_weight_decay_that_is_a_hundredth_off_does_not_ship(
+    optimizer: Optimizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = pg.build(make_task(), optimizer).prune(make_plan())
+    assert record(pg.compile(small, target="torch", out=tmp_path / "out")).ok
+
+    def more(graph: Graph) -> Graph:
+        graph = run(graph)
+        weight = graph.placeholders["trained:head.weight"]
+        for node in [n for n in graph.nodes("update") if n.target is aten.mul.Scalar and n.args[0] is weight]:
+            node.args = (weight, node.args[1] * 1.01)
+        return graph
+
+    monkeypatch.setattr("pockgraph.compiler.run", more)
+    with pytest.raises(ParityError, match=r"trained:head\.weight after [\w ]+ is off by"):
+        pg.compile(small, target="torch", out=tmp_path / "out")
+    found = record(pg.compile(small, target="torch", out=tmp_path / "out", force=True))
+    assert not found.ok
+    assert found.worst_step == "trained:head.weight"
+
+
 def test_a_graph_whose_gradient_is_wrong_is_not_blamed_on_the_target(tmp_path: Path) -> None:
     small = make_graph().prune(make_plan())
     scale_gradient(small, "head.weight", 1.001)
@@ -334,7 +365,7 @@ def test_the_step_is_the_artefacts_own(compiled: Compile) -> None:
     """What is compared is what a Trainer does."""
     artifact = compiled("openvino")
     lr = OPTIMIZERS["sgd"].lr
-    (own,) = parity._artefact_steps(artifact.path, artifact.manifest, make_task().example, lr, [{}])
+    (own,) = parity._artefact_steps(artifact.path, artifact.manifest, make_task().example, [(lr, {})])
     trainer = artifact.trainer()
     assert trainer.step(batches(1)[0]).loss == own.loss
     weight = own.state["trained:head.weight"].numpy()
