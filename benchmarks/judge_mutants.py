@@ -10,7 +10,6 @@ judge.
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import time
 from collections import Counter
@@ -19,11 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "backend"), str(ROOT / "tests")]
 
-import policies  # noqa: E402, F401  (registers its tasks)
-from judging import CELLS, mutant, right_step  # noqa: E402
-from oracle import ALL_OPTIMIZERS, PLANS  # noqa: E402
-
-from pockgraph.targets import target_names  # noqa: E402
+from judging import CELLS, mutant, right_cells, right_step  # noqa: E402
 
 
 def main() -> None:
@@ -48,17 +43,13 @@ def main() -> None:
             missed.append(f"{found.cell}, seed {seed - 1}: {found.what}")
             print(missed[-1], file=sys.stderr, flush=True)
     wrong: list[str] = []
-    cells = itertools.cycle(
-        (m, p, o) for m in sorted({c[0] for c in CELLS}) for p in PLANS for o in ALL_OPTIMIZERS
-    )
-    targets, judged = itertools.cycle(target_names()), 0
-    step = 7  # through models, plans and optimizers, whose numbers it does not divide
-    for model, plan, optimizer in itertools.islice(itertools.islice(cells, 0, None, step), given.right):
-        target = next(targets)
-        refusal = right_step(model, plan, optimizer, target)
-        judged += 1
+    cells, judged = right_cells(), 0
+    while judged < given.right:
+        cell = next(cells)
+        refusal = right_step(*cell)
+        judged += refusal is not None
         if refusal:
-            wrong.append(f"{model}, {plan}, {optimizer}, {target}: {refusal}")
+            wrong.append(f"{', '.join(cell)}: {refusal}")
             print(wrong[-1], file=sys.stderr, flush=True)
     told = counts["refused"] + counts["missed"]
     print("# The judge, judged\n")

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
+import hard_networks  # noqa: F401  (registers its tasks)
+import models
+import policies
 from mutants import is_equivalent, mutated
 from oracle import ALL_OPTIMIZERS, PLANS, built
+from zoo import recurrent
 
 import pockgraph as pg
-from pockgraph.errors import ParityError
+from pockgraph.errors import ParityError, PlanError
 from pockgraph.passes import run
+from pockgraph.targets import target_names
 from pockgraph.task import as_named
+
+models.register(recurrent.MODELS)
 
 # Networks, plans and optimizers in turn; mistakes in the compiled step, and in the graph that it comes from.
 CELLS: list[tuple[str, str, str, Literal["step", "graph"]]] = [
@@ -33,6 +42,12 @@ CELLS: list[tuple[str, str, str, Literal["step", "graph"]]] = [
     ("twice", "full", "amsgrad", "step"),
     ("resnet", "full", "sgd", "graph"),
 ]
+
+# Batch norm in training mode, kinks, heads without a scale, dropout, recurrence, and the networks above.
+RIGHT = [
+    *dict.fromkeys(model for model, *_ in CELLS), *policies.BATCH_NORM, "kinks", "cosine", "normalised",
+    *policies.DROPOUT, *recurrent.MODELS,
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,13 +94,26 @@ def _refused(small: pg.TrainGraph, wrong: Any, where: str) -> bool:
     return False
 
 
-def right_step(model: str, plan: str, optimizer: str, target: str) -> str:
-    """Why a right step is refused; empty where it ships."""
-    assert optimizer in ALL_OPTIMIZERS
+def right_cells() -> Iterator[tuple[str, str, str, str]]:
+    """Networks in turn, each time with another plan, optimizer and target."""
+    names, targets = list(dict.fromkeys(RIGHT)), target_names()
+    for i in itertools.count():
+        turn, model = divmod(i, len(names))
+        plan = [*PLANS][(5 * turn + model) % len(PLANS)]
+        optimizer = [*ALL_OPTIMIZERS][(7 * turn + model) % len(ALL_OPTIMIZERS)]
+        yield names[model], plan, optimizer, targets[(turn + model) % len(targets)]
+
+
+def right_step(model: str, plan: str, optimizer: str, target: str) -> str | None:
+    """Why a right step is refused; empty where it ships, None where the network has no such plan."""
     graph = built(model, optimizer)
+    try:
+        small = graph.prune(PLANS[plan](graph))
+    except PlanError:
+        return None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            pg.compile(graph, PLANS[plan](graph), target=target, out=Path(folder) / "out")
+            pg.compile(small, target=target, out=Path(folder) / "out")
         except ParityError as e:
             return str(e)
     return ""

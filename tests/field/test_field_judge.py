@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hard_networks import Cosine, Kinks, Normalised
 from torch import Tensor, nn
 from users import MOMENTUM, assert_as_eager, batches, task
 
@@ -58,52 +59,8 @@ def test_batch_norm_in_training_mode_trains_as_in_eager_pytorch(target: str) -> 
     assert_as_eager(task(convolutions(), batches(8, 3, 32, 32), batch_norm="batch"), target)
 
 
-class Kinks(nn.Module):
-    """A kink of each sort below a batch norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        kinks = (nn.LeakyReLU(), nn.ELU(), nn.ReLU6(), nn.Hardswish(), nn.Hardsigmoid(), nn.MaxPool2d(2))
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1), nn.BatchNorm2d(8), kink)
-            for i, kink in enumerate(kinks)
-        )
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(x.mean((2, 3)))
-
-
 def test_kinks_below_batch_norms(target: str, tmp_path: Path) -> None:
     compiled(Kinks(), batches(8, 3, 16, 16), MOMENTUM, target, tmp_path / "o", batch_norm="batch")
-
-
-class Cosine(nn.Module):
-    """Cosine similarity to class centres: the length of features and centres does not matter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.features = nn.Sequential(nn.Linear(12, 32), nn.LeakyReLU(), nn.Linear(32, 16))
-        self.centres = nn.Parameter(torch.randn(5, 16))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 10 * F.linear(F.normalize(self.features(x)), F.normalize(self.centres))
-
-
-class Normalised(nn.Module):
-    """The last layer's output on the unit sphere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(12, 32), nn.ELU(), nn.LayerNorm(32), nn.Linear(32, 5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(self.layers(x), dim=1)
 
 
 @pytest.mark.parametrize("net", [Cosine, Normalised])

@@ -20,8 +20,6 @@ MUTANTS = {"mlp": 3, "batch_norms": 2}  # of a cell
 
 @pytest.mark.parametrize(("model", "plan", "optimizer", "where", "first"), QUICK)
 def test_wrong_steps_are_refused(model: str, plan: str, optimizer: str, where: str, first: int) -> None:
-    import policies  # noqa: F401  (registers its tasks)
-
     judged = [
         found
         for seed in range(first, first + MUTANTS[model])
