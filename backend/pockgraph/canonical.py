@@ -17,7 +17,8 @@ Before → after:
 - PReLU, and its backward → comparisons and products
 - `hardtanh_backward(dy, x)` → `hardtanh_backward(dy, y)`: the result decides as well as the input
   (`x <= low` exactly when `y <= low`), and it is often saved anyway
-- `diagonal` → a strided `slice`; `select_scatter`, `slice_scatter` → `cat`
+- `diagonal` → a strided `slice`, `diagonal_scatter` → a strided `slice_scatter`; `select_scatter`, and
+  `slice_scatter` without a stride → `cat`
 - nodes without any input → constants
 - `x[arange, arange, None]`, as attention masks are made → `reshape`
 - `_safe_softmax` → `_softmax`, with rows that are masked out entirely set to zero where there can be any
@@ -240,6 +241,18 @@ def _diagonal_backward(b: Builder, node: fx.Node) -> Any:
     order, flat, span = _in_a_row(list(size), *where)
     rows = b.call(aten.slice_backward.default, dy, flat, len(flat) - 1, *span)
     moved = b.call(aten.reshape.default, rows, [size[d] for d in order])
+    return _permute(b, moved, [order.index(d) for d in range(len(order))])
+
+
+@rule(aten.diagonal_scatter.default)
+def _diagonal_scatter(b: Builder, node: fx.Node) -> Any:
+    args: Any = node.args
+    x, source, *where = args
+    size = list(x.meta["val"].shape)
+    order, flat, span = _in_a_row(size, *where)
+    rows = b.call(aten.reshape.default, _permute(b, x, order), flat)
+    put = b.call(aten.slice_scatter.default, rows, source, len(flat) - 1, *span)
+    moved = b.call(aten.reshape.default, put, [size[d] for d in order])
     return _permute(b, moved, [order.index(d) for d in range(len(order))])
 
 

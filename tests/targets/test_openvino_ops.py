@@ -155,7 +155,7 @@ def test_comparisons_promote_their_operands() -> None:
 def test_logic() -> None:
     a, b = ints(2, 20).bool(), ints(2, 20).flip(0).bool()
     check(lambda a, b: (a & b, a | b, a ^ b, ~a, a.logical_and(b), a.logical_or(b), a.logical_not()), a, b)
-    check(lambda a, b: (a * b, a + b, a.float(), a.long() + 1, a.logical_xor(b)), a, b)
+    check(lambda a, b: (a * b, a + b, a.float(), a.long() + 1, a.logical_xor(b), torch.where(a, b, ~b)), a, b)
     check(lambda a, x: (x.masked_fill(a, -3.0), torch.where(a, x, 0.0), torch.where(a, 1.0, x)), a, rand(20))
     check(lambda x: (x.logical_not(), x.bool()), torch.tensor([0.0, 0.5, -1.0]))
 

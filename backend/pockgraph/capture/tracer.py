@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
+from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -109,6 +110,7 @@ def _quiet() -> Iterator[None]:
     compiler: Any = torch.compiler
     flags = compiler._is_compiling_flag, compiler._is_exporting_flag
     fast = torch.backends.mha.get_fastpath_enabled()
+    checked = Distribution._validate_args
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -119,9 +121,11 @@ def _quiet() -> Iterator[None]:
         try:
             # Libraries leave out checks of values, such as whether a mask masks anything.
             compiler._is_compiling_flag = compiler._is_exporting_flag = True
+            Distribution.set_default_validate_args(False)
             yield
         finally:
             compiler._is_compiling_flag, compiler._is_exporting_flag = flags
+            Distribution.set_default_validate_args(checked)
             torch.backends.mha.set_fastpath_enabled(fast)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,20 +45,23 @@ def scatter_reduce(
         ones = torch.ones_like(x)
         count = ones if include_self else ones.scatter(dim, index, 0.0)
         count = count.scatter_add(dim, index, torch.ones_like(source))
-        return total / count.clamp_min(1)
+        count = count.clamp_min(1)
+        return total / count if x.is_floating_point() else torch.div(total, count, rounding_mode="floor")
     # Every element looks at all that are sent along its line.
     sent = source.movedim(dim, -1).unsqueeze(-2)
     to = index.movedim(dim, -1).unsqueeze(-2) == torch.arange(x.shape[dim])[:, None]
     lines = x.movedim(dim, -1)
     inner = lines[tuple(slice(0, s) for s in to.shape[:-2])]
-    neutral = {"amax": -math.inf, "amin": math.inf, "prod": 1.0}[reduce]
+    if x.is_floating_point() or reduce == "prod":
+        neutral: Any = {"amax": -math.inf, "amin": math.inf, "prod": 1}[reduce]
+    else:  # the runtimes' integers have no common bounds
+        neutral = sent.amin(-1, keepdim=True) if reduce == "amax" else sent.amax(-1, keepdim=True)
     taken = torch.where(to, sent, neutral)
     found = {"amax": taken.amax, "amin": taken.amin, "prod": taken.prod}[reduce](-1)
     if include_self:
         join = {"amax": torch.maximum, "amin": torch.minimum, "prod": torch.mul}[reduce]
-        result = join(inner, found)
-    else:
-        result = torch.where(to.any(-1), found, inner)
+        found = join(inner, found)
+    result = torch.where(to.any(-1), found, inner)
     if inner.shape != lines.shape:
         raise Inexpansible(
             f"scatter_reduce with {reduce!r} and an index smaller than its tensor is not lowered. "

@@ -63,14 +63,24 @@ def median_of_all(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------- scans
 
 
-def scan(x: Tensor, dim: int, join: Callable[[Tensor, Tensor], Tensor], neutral: float) -> Tensor:
-    """Element i joined with all before it along `dim`."""
+def scan(
+    x: Tensor, dim: int, join: Callable[[Tensor, Tensor], Tensor], neutral: float | None = None
+) -> Tensor:
+    """Element i joined with all before it along `dim`.
+
+    Args:
+        neutral: what the first elements are joined with; None joins them with themselves, as is right for
+            extremes.
+    """
     dim %= max(x.ndim, 1)
     size = x.shape[dim] if x.ndim else 1
     step = 1
     while step < size:
-        behind = [0, 0] * (x.ndim - 1 - dim)
-        before = F.pad(x.narrow(dim, 0, size - step), [*behind, step, 0], value=neutral)
+        before = x.narrow(dim, 0, size - step)
+        if neutral is None:
+            before = torch.cat([x.narrow(dim, 0, step), before], dim)
+        else:
+            before = F.pad(before, [*[0, 0] * (x.ndim - 1 - dim), step, 0], value=neutral)
         x = join(before, x)
         step *= 2
     return x
@@ -81,24 +91,22 @@ def cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     return scan(x if dtype is None else x.to(dtype), dim, torch.mul, 1)
 
 
-def _records(
-    x: Tensor, dim: int, join: Callable[[Tensor, Tensor], Tensor], neutral: float
-) -> tuple[Tensor, Tensor]:
+def _records(x: Tensor, dim: int, join: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """The extreme element so far, and the last place that has it."""
-    values = scan(x, dim, join, neutral)
+    values = scan(x, dim, join)
     shape = [s if d == dim % max(x.ndim, 1) else 1 for d, s in enumerate(x.shape)]
     place = torch.arange(math.prod(shape)).view(shape)
-    return values, scan(torch.where(x == values, place, 0), dim, torch.maximum, 0)
+    return values, scan(torch.where(x == values, place, 0), dim, torch.maximum)
 
 
 @expands(aten.cummax.default)
 def cummax(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    return _records(x, dim, torch.maximum, -math.inf)
+    return _records(x, dim, torch.maximum)
 
 
 @expands(aten.cummin.default)
 def cummin(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    return _records(x, dim, torch.minimum, math.inf)
+    return _records(x, dim, torch.minimum)
 
 
 def log_add(a: Tensor, b: Tensor) -> Tensor:

@@ -110,7 +110,11 @@ def scale(x: Value, factor: float) -> Value:
 
 
 def select(condition: Value, a: Value, b: Value) -> Value:
-    return op.select(*lean(condition, a, b))
+    condition, a, b = lean(condition, a, b)
+    if a.dtype == b.dtype == torch.bool:  # ONNX Runtime's Where takes numbers only
+        taken = op.logical_and(condition, a)
+        return op.logical_or(taken, op.logical_and(op.logical_not(condition), b))
+    return op.select(condition, a, b)
 
 
 def keep_where(mask: Value, x: Value) -> Value:
