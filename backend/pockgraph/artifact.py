@@ -21,6 +21,7 @@ from .graph import Graph, Role, Slot
 from .index_guards import guards_of
 from .optimizer import optimizer_from_dict
 from .runtime import checkpoint
+from .runtime.guards import INEXACT, OUT_OF_BOUNDS
 from .runtime.manifest import (
     LAST_CHECKPOINT,
     MANIFEST,
@@ -218,8 +219,11 @@ def write_artifact(
                 nonfinite_entries=nonfinite_entries(graph.task.example),
                 train_limits=limits_of(train, target.integers_below),
                 eval_limits=limits_of(evaluation, target.integers_below),
-                train_guards=guards_of(train),
-                eval_guards=guards_of(evaluation),
+                train_guards=guards_of(train, OUT_OF_BOUNDS),
+                eval_guards=guards_of(evaluation, OUT_OF_BOUNDS),
+                train_integers=guards_of(train, INEXACT),
+                eval_integers=guards_of(evaluation, INEXACT),
+                numbered_guards=True,
                 samples_apart=samples_apart(evaluation, graph.task.example),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )

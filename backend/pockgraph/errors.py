@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -96,15 +97,21 @@ def listing(items: Sequence[str], limit: int = 8) -> str:
     return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
+_CPP_PLACE = re.compile(r"(Caught exception: )?Exception from \S+:\d+:?")
+
+
 def reason(error: BaseException) -> str:
     """What somebody else's exception says, as a clause for one's own message: no numbers of errors, no
-    paths of temporary files, no more than its first line."""
+    paths of temporary files, no more than its first line, or the last where C++ says from where it came."""
     if isinstance(error, UnicodeError):
         return "it is not UTF-8 text"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror[:1].lower()}{error.strerror[1:]}"
-    text = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-    return text or type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = [line for line in lines if not _CPP_PLACE.fullmatch(line)]
+    if len(words) < len(lines):
+        words.reverse()
+    return words[0].rstrip(".:") if words else type(error).__name__
 
 
 def violations(error: ValidationError, whole: str) -> str:

@@ -1,28 +1,29 @@
 """Indices that a graph computes itself: kept within bounds, and a result that says when they were not.
 
     w = table[i % 7 + j]      →      bad = (k < -9) | (k > 8);  w = table[k where not bad, else 0]
-    loss                      →      loss where not any bad, else -inf
+    loss                      →      loss where not any bad, else a number that says so
 
 What a batch entry may hold is checked before a step (`value_limits.py`). Of other indices, those that
 interval arithmetic keeps in bounds are left alone (`ranges.py`); for the rest no runtime says what happens,
-so the graph itself must: the trainer undoes a step whose loss is -inf.
+so the graph itself must: the trainer undoes a step whose loss is that number (`runtime/guards.py`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from .graph import Builder, Graph, Role, aten, output_args, rebuilt
+from .graph import Builder, Graph, Role, Slot, aten, dtype_name, output_args, rebuilt
 from .ranges import Range, ranges_of
+from .runtime.guards import OUT_OF_BOUNDS
 from .value_limits import Index, entries_of, indices_of, limit_of
 
-# What a result is when an index was out of bounds: a loss is hardly ever -inf, a metric may well be.
-MARKS = {Role.LOSS: -math.inf, Role.METRIC: math.nan}
+# Dtypes that hold the numbers of `runtime/guards.py`; a result of another is cast, which keeps its value.
+_MARKED = (torch.float32, torch.float64, torch.int32, torch.int64)
 
 
 def guarded(graph: Graph) -> Graph:
@@ -41,24 +42,48 @@ def guarded(graph: Graph) -> Graph:
     if not computed:
         return graph
     ranges = ranges_of(graph, checked)
-    computed = [i for i in computed if not (i.value in ranges and ranges[i.value].within(i.low, i.high))]
+    computed = [i for i in computed if not _is_certain(i, graph, ranges)]
     return _with_guards(graph, computed) if computed else graph
+
+
+def _is_certain(index: Index, graph: Graph, ranges: Mapping[fx.Node, Range]) -> bool:
+    """Whether it is within its limits, whatever a batch holds."""
+    value: Any = index.value
+    constant = next((s for s, n in zip(graph.inputs, graph.placeholders.values()) if n is value), None)
+    if constant is not None and not constant.is_state and constant.name in graph.values:
+        held = graph.values[constant.name].reshape(-1)
+        held = held if index.at is None else held[index.at]
+        within = bool(((held >= index.low) & (held <= index.high)).all())
+        return within and not (index.ascending and bool((held.diff() < 0).any()))
+    if index.ascending:
+        return value.target in (aten.arange.default, aten.arange.start, aten.arange.start_step)
+    if value in ranges and ranges[value].within(index.low, index.high):
+        return True
+    if index.at == 0:  # offsets are mostly a zero and sums of lengths
+        while value.target is aten.cat.default:
+            value = value.args[0][0]
+        if value in ranges and ranges[value].within(index.low, index.high):
+            return True
+        if value.target in (aten.arange.default, aten.arange.start, aten.arange.start_step):
+            return value.target is aten.arange.default or value.args[0] == index.low
+    return False
 
 
 def _by_operand(indices: Iterable[Index]) -> list[Index]:
     """One for each operand of a call, as `x[i, i]` has only one `i`, which must fit both dimensions."""
-    found: dict[tuple[fx.Node, fx.Node], Index] = {}
+    found: dict[tuple[Any, ...], Index] = {}
     for index in indices:
-        key = index.node, index.value
+        key = index.node, index.value, index.at
         other = found.get(key, index)
         low, high = max(index.low, other.low), min(index.high, other.high)
         found[key] = index._replace(low=low, high=high)
     return list(found.values())
 
 
-def guards_of(graph: Graph) -> tuple[str, ...]:
-    """What the guarded indices are, in words, with the place in the user's code."""
-    return tuple(dict.fromkeys(n.meta["guards"] for n in graph.nodes() if "guards" in n.meta))
+def guards_of(graph: Graph, number: int) -> tuple[str, ...]:
+    """What is guarded that gives `number`, in words, with the place in the user's code."""
+    found = (n.meta["guards"] for n in graph.nodes() if "guards" in n.meta)
+    return tuple(dict.fromkeys(words for says, words in found if says == number))
 
 
 def _with_guards(graph: Graph, computed: list[Index]) -> Graph:
@@ -69,37 +94,56 @@ def _with_guards(graph: Graph, computed: list[Index]) -> Graph:
     bad: list[fx.Node] = []
     for index in computed:
         value = copied[index.value]
-        key = (value, index.low, index.high, index.also)
+        key = (value, index.low, index.high, index.also, index.at, index.reads, index.ascending)
         if key not in safe:
             at = index.node.meta
             b = Builder(new, index.value.meta.get("phase", "forward"), at["layer"], at["source"])
-            with b.after(value):
-                out = b.call(aten.lt.Scalar, value, index.low)
-            with b.after(out):
-                over = b.call(aten.gt.Scalar, value, index.high)
-            with b.after(over):
-                out = b.call(aten.logical_or.default, out, over)
-            for other in index.also:
-                with b.after(out):
-                    differs = b.call(aten.ne.Scalar, value, other)
-                with b.after(differs):
-                    out = b.call(aten.logical_and.default, out, differs)
-            with b.after(out):
-                safe[key] = b.call(aten.masked_fill.Scalar, value, out, max(index.low, 0))
-            where = f" ({at['source']})" if at["source"] else ""
-            out.meta["guards"] = f"{index.why}{where}"
-            bad.append(out)
+            found = _bad(b, value, index)
+            for node in found:
+                node.meta["guards"] = OUT_OF_BOUNDS, _words(index)
+            bad += found
+            safe[key] = value
+            if index.reads:
+                with b.after(found[0]):
+                    safe[key] = b.call(aten.masked_fill.Scalar, value, found[0], max(index.low, 0))
         if index.reads:
             copied[index.node].replace_input_with(value, safe[key])
-    _mark(new, graph, bad)
+    outputs = _marked(new, graph, bad, OUT_OF_BOUNDS)
     new.eliminate_dead_code()
-    return rebuilt(graph, new)
+    return rebuilt(graph, new, outputs=outputs)
 
 
-def _mark(new: fx.Graph, graph: Graph, bad: list[fx.Node]) -> None:
-    results = list(output_args(new))
-    number, slot = next((i, s) for i, s in enumerate(graph.outputs) if s.role in MARKS)
-    last = results[number]
+def _bad(b: Builder, value: fx.Node, index: Index) -> list[fx.Node]:
+    """Where `value` is out of bounds, as masks; the first has its shape, unless one element is meant."""
+    last = value
+
+    def call(op: Any, *args: Any) -> fx.Node:
+        nonlocal last
+        with b.after(last):
+            last = b.call(op, *args)
+        return last
+
+    seen = value if index.at is None else call(aten.select.int, value, 0, index.at)
+    under = call(aten.lt.Scalar, seen, index.low)
+    out = call(aten.logical_or.default, under, call(aten.gt.Scalar, seen, index.high))
+    for other in index.also:
+        out = call(aten.logical_and.default, out, call(aten.ne.Scalar, seen, other))
+    if not index.ascending or value.meta["val"].numel() < 2:
+        return [out]
+    before, behind = call(aten.slice.Tensor, value, 0, 0, -1), call(aten.slice.Tensor, value, 0, 1)
+    return [out, call(aten.lt.Tensor, behind, before)]
+
+
+def _words(index: Index) -> str:
+    source = index.node.meta["source"]
+    return f"{index.why} ({source})" if source else index.why
+
+
+def _marked(new: fx.Graph, graph: Graph, bad: list[fx.Node], number: int) -> tuple[Slot, ...]:
+    """Let the loss or the metric be `number` where one of `bad` holds; the outputs afterwards."""
+    results, outputs = list(output_args(new)), list(graph.outputs)
+    at = next(i for i, s in enumerate(outputs) if s.role in (Role.LOSS, Role.METRIC))
+    last = results[at]
     b = Builder(new, "forward")
     with b.before(new.output_node()):
         counts = [
@@ -109,8 +153,14 @@ def _mark(new: fx.Graph, graph: Graph, bad: list[fx.Node]) -> None:
         for count in counts[1:]:
             total = b.call(aten.add.Tensor, total, count)
         mask = b.call(aten.gt.Scalar, total, 0.0)
+        dtype = last.meta["val"].dtype
+        if dtype not in _MARKED:
+            dtype = torch.float32 if dtype.is_floating_point else torch.int32
+            last = b.call(aten._to_copy.default, last, dtype=dtype)
         shape = list(last.meta["val"].shape)
         if shape:
             mask = b.call(aten.expand.default, b.call(aten.reshape.default, mask, [1] * len(shape)), shape)
-        results[number] = b.call(aten.masked_fill.Scalar, last, mask, MARKS[slot.role])
+        results[at] = b.call(aten.masked_fill.Scalar, last, mask, number)
+    outputs[at] = replace(outputs[at], dtype=dtype_name(dtype))
     new.output_node().args = (tuple(results),)
+    return tuple(outputs)

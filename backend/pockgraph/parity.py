@@ -32,7 +32,7 @@ from torch import Tensor
 
 from . import decay_check
 from .decay_check import WorstDecay, decay_probe
-from .errors import ParityError
+from .errors import ParityError, reason
 from .gradient_check import Doubt, GradientCheck
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .runtime import checkpoint
@@ -358,9 +358,8 @@ def _artefact_steps(
     except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
         raise ParityError(
             f"The compiled step of task {manifest.task!r} cannot be run here, so its agreement with PyTorch "
-            f"cannot be measured: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__} "
-            "Compile where the target's runtime works, or pass parity=False (--no-parity) to write it "
-            "without a record."
+            f"cannot be measured: {reason(e)}. Compile where the target's runtime works, or pass "
+            "parity=False (--no-parity) to write it without a record."
         ) from e
 
 

@@ -174,5 +174,9 @@ _RULES: dict[Any, Callable[..., Range | None]] = {
     aten.floor_divide: _quotient,
     aten.div: lambda of, a, b, rounding_mode=None: _quotient(of, a, b, rounding_mode),
     aten.zeros_like: lambda of, *_: Range(0, 0),
+    aten.zeros: lambda of, *_: Range(0, 0),
+    aten.new_zeros: lambda of, *_: Range(0, 0),
+    aten.full: lambda of, _, value, *__: of(value),
+    aten.new_full: lambda of, x, _, value, *__: of(value),
     aten.ones_like: lambda of, *_: Range(1, 1),
 }

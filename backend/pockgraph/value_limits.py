@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from .graph import Graph, Role, aten
+from .graph import Graph, Role, aten, bound_args
 from .recurrent_ops import ops
 from .runtime.limits import Limit
 
@@ -30,9 +30,9 @@ _MOVES = (
 _ALONG_A_DIM = (
     aten.gather.default, aten.index_select.default, aten.scatter.src, aten.scatter.value,
     aten.scatter.reduce, aten.scatter.value_reduce, aten.scatter_add.default, aten.scatter_reduce.two,
-    aten.index_add.default, aten.index_copy.default, aten.index_reduce.default, aten.index_fill.int_Scalar,
-    aten.index_fill.int_Tensor,
+    aten.index_add.default, aten.index_copy.default, aten.index_reduce.default,
 )  # fmt: skip
+_FILLS = (aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)  # they count negative indices from the end
 _BY_POSITION = (
     aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten._unsafe_index_put.default
 )  # fmt: skip
@@ -53,6 +53,10 @@ _MARGINS = {
     aten.multi_margin_loss.default: 0, aten.multi_margin_loss_backward.default: 1,
     aten.multilabel_margin_loss_forward.default: 0, aten.multilabel_margin_loss_backward.default: 1,
 }  # fmt: skip
+_FORWARD_BAGS = (aten._embedding_bag.default, aten._embedding_bag_forward_only.default)
+_OFFSETS = (
+    "Let the offsets begin at 0, rise to the number of ids at most, and end there where the last is included."
+)
 # Where their ids stand, and the table or its number of rows.
 _BAGS = {
     aten._embedding_bag.default: (1, 0), aten._embedding_bag_forward_only.default: (1, 0),
@@ -69,6 +73,9 @@ class Index(NamedTuple):
         low, high: the smallest and the largest index; also: values beside these.
         why: what they are, in words.
         reads: whether the call reads memory by it; False: it only compares it with every index.
+        at: the only element meant, of a vector; None: all.
+        ascending: no value is smaller than the one before.
+        remedy: what to do about others; empty for what helps with indices.
     """
 
     node: fx.Node
@@ -78,6 +85,9 @@ class Index(NamedTuple):
     also: tuple[int, ...]
     why: str
     reads: bool = True
+    at: int | None = None
+    ascending: bool = False
+    remedy: str = ""
 
 
 def limits_of(graph: Graph, exact_below: int | None = None) -> tuple[Limit, ...]:
@@ -122,7 +132,9 @@ def _exact(graph: Graph, entries: dict[fx.Node, str], below: int) -> Iterator[Li
     """Where integers of a batch are computed with, and where they are only held or cast."""
     computed = f"integers that this target computes with exactly below 2**{below.bit_length() - 1} only"
     for node in graph.nodes():
-        if node.target in (*_MOVES, *_SAME, *_LOSSES, *_ALONG_A_DIM, *_BY_POSITION, aten.embedding.default):
+        if node.target in (
+            *_MOVES, *_SAME, *_LOSSES, *_ALONG_A_DIM, *_BY_POSITION, *_FILLS, aten.embedding.default
+        ):  # fmt: skip
             continue
         values = [*node.all_input_nodes, *([node] if node.target in _LINEAR else [])]
         for value in filter(_is_wide, values):
@@ -165,8 +177,11 @@ def _indices(node: fx.Node) -> Iterator[Index]:
         yield Index(node, given["target"], 0, classes - 1, also, why)
     elif target in _ALONG_A_DIM:
         x, dim, index = args[:3]
-        size = x.meta["val"].shape[dim] if x.meta["val"].ndim else 1
+        size = _size(x, dim)
         yield Index(node, index, 0, size - 1, (), f"indices of {size} places")
+    elif target in _FILLS:
+        size = _size(args[0], args[1])
+        yield Index(node, args[2], -size, size - 1, (), f"indices of {size} places")
     elif target in _MARGINS:
         x, labels = args[_MARGINS[target] :][:2]
         classes = x.meta["val"].shape[-1]
@@ -176,6 +191,8 @@ def _indices(node: fx.Node) -> Iterator[Index]:
         index, table = (args[i] for i in _BAGS[target])
         rows = table if isinstance(table, int) else table.meta["val"].shape[0]
         yield Index(node, index, 0, rows - 1, (), f"ids of an embedding of {rows} rows")
+        if target in _FORWARD_BAGS:
+            yield from _offsets(node)
     elif target is ops.lengths.default:
         yield Index(node, args[0], 1, args[1], (), f"lengths of sequences over {args[1]} steps")
     elif target in (aten.take.default, aten.put.default):
@@ -184,6 +201,22 @@ def _indices(node: fx.Node) -> Iterator[Index]:
     elif target in _BY_POSITION:
         for size, index in zip(args[0].meta["val"].shape, args[1]):
             yield Index(node, index, -size, size - 1, (), f"indices of {size} places")
+
+
+def _size(x: fx.Node, dim: int) -> int:
+    return x.meta["val"].shape[dim] if x.meta["val"].ndim else 1
+
+
+def _offsets(node: fx.Node) -> Iterator[Index]:
+    """Where the bags of an embedding bag begin: at the first id, one behind the other."""
+    _, ids, offsets, *_, last_included, _ = bound_args(node)
+    count = ids.meta["val"].numel()
+    ends = [("first", 0, 0), *([("last", -1, count)] if last_included else [])]
+    why = f"offsets of an embedding bag over {count} ids"
+    yield Index(node, offsets, 0, count, (), why, reads=False, ascending=True, remedy=_OFFSETS)
+    for which, at, number in ends:
+        why = f"{which} offsets of an embedding bag over {count} ids"
+        yield Index(node, offsets, number, number, (), why, reads=False, at=at, remedy=_OFFSETS)
 
 
 def _one_hot(node: fx.Node, graph: Graph) -> Iterator[Index]:
@@ -227,8 +260,10 @@ def limit_of(index: Index, entries: Mapping[fx.Node, str]) -> Limit | None:
         node = args[0]
     if node.meta["val"].dtype in (torch.bool, torch.uint8, torch.int8) and low <= -128 and high >= 255:
         return None
-    places = _places(node, moves)
-    limit = Limit(entry=entries[node], low=low, high=high, also=also, why=index.why, places=places)
+    limit = Limit(
+        entry=entries[node], low=low, high=high, also=also, why=index.why, remedy=index.remedy,
+        places=_places(node, moves, index.at), ascending=index.ascending,
+    )  # fmt: skip
     return _of_lengths(index, limit) if index.node.target is ops.lengths.default else limit
 
 
@@ -250,14 +285,14 @@ def _values_of_sort(node: fx.Node) -> fx.Node | None:
 
 
 def _places(
-    entry: fx.Node, moves: list[fx.Node]
+    entry: fx.Node, moves: list[fx.Node], at: int | None
 ) -> tuple[tuple[int, int, int], ...] | tuple[int, ...] | None:
     """Which elements of the entry get there: None for all, slices, or flat numbers."""
     shape = entry.meta["val"].shape
     numbers = torch.arange(entry.meta["val"].numel()).reshape(shape)
     for node in reversed(moves):
         numbers = node.target(numbers, *node.args[1:], **node.kwargs)  # pyright: ignore
-    reached = numbers.unique()
+    reached = numbers.unique() if at is None else numbers.reshape(-1)[at].reshape(1)
     if reached.numel() == entry.meta["val"].numel():
         return None
     spans = []

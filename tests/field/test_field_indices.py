@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from users import CLASSES, MOMENTUM, assert_as_eager, batches, task
 
 import pockgraph as pg
-from pockgraph.errors import BatchError, TaskError
+from pockgraph.errors import BatchError, NonFiniteLoss, TaskError
+from pockgraph.runtime.guards import failed
 
 ROWS = 10
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -207,3 +208,128 @@ def test_a_counter_that_runs_beyond_its_table(target: str, tmp_path: Path) -> No
     with pytest.raises(BatchError, match="ids of an embedding of 3 rows"):
         trainer.step(batch[0])
     assert int(trainer.state()["steps"]) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.float16])
+def test_a_metric_of_any_dtype_that_computes_an_index(dtype: torch.dtype, tmp_path: Path) -> None:
+    right = data(a=IDS, b=torch.zeros(4, dtype=torch.int64))
+    metric = lambda m, b: (m.table(b["a"] + b["b"]).sum(1) > 0).to(dtype)  # noqa: E731
+    made = task(Tables(), right, loss=looking_up(lambda b: b["a"] * 0), metric=metric)
+    trainer = pg.compile(pg.build(made, MOMENTUM), target="torch", out=tmp_path / "o").trainer()
+    assert trainer.evaluate(right).metric == metric(made.model, right[0]).float().mean()
+    with pytest.raises(BatchError, match=r"evaluation of a batch an index that the model computes"):
+        trainer.evaluate([{**right[0], "b": torch.tensor([0, 0, 1, 0])}])
+
+
+def test_a_loss_of_minus_infinity_beside_a_computed_index_is_no_index_error(
+    target: str, tmp_path: Path
+) -> None:
+    right = data(a=IDS, b=torch.zeros(4, dtype=torch.int64), scale=torch.ones(()))
+    ids = lambda b: b["a"] + b["b"]  # noqa: E731
+    trainer = pg.compile(
+        pg.build(
+            task(
+                Tables(), right,
+                loss=lambda m, b: looking_up(ids)(m, b) + b["scale"].log(),
+                metric=lambda m, b: m.table(ids(b)).sum(1) + 0 * b["scale"].log(),
+            ),
+            MOMENTUM,
+        ),
+        target=target, out=tmp_path / "o",
+    ).trainer()  # fmt: skip
+    bad = {**right[0], "scale": torch.zeros(())}
+    assert trainer.manifest.train_guards
+    with pytest.raises(NonFiniteLoss, match="the loss became -inf"):
+        trainer.step(bad)
+    assert trainer.step(bad, on_nonfinite="skip").skipped
+    assert np.isnan(trainer.evaluate([bad]).values).all()
+
+
+class Bags(nn.Module):
+    """Bags of ids that begin at offsets, with the last offset or without."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bag, self.out = nn.EmbeddingBag(9, 6, include_last_offset=last), nn.Linear(6, CLASSES)
+
+    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        return self.out(self.bag(ids, offsets))
+
+
+def bags(last: bool, offsets: list[int], make: Callable[[Tensor], Tensor] = lambda o: o) -> pg.Task:
+    entries = {"ids": torch.arange(8), "offsets": torch.tensor(offsets), "y": torch.arange(4) % CLASSES}
+    look = lambda m, b: m(b["ids"], make(b["offsets"]))  # noqa: E731
+    return task(
+        Bags(last), [entries] * 3,
+        loss=lambda m, b: F.cross_entropy(look(m, b), b["y"]), metric=lambda m, b: look(m, b).sum(1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("last", "right", "wrong", "words"),
+    [
+        (False, [0, 2, 4, 4], [1, 2, 4, 4], r"holds 1 at \[0\].* first offsets of .* 8 ids: 0\. Let"),
+        (False, [0, 2, 4, 4], [0, 5, 4, 4], "not in ascending order, as offsets of an embedding bag"),
+        (False, [0, 2, 4, 8], [0, 2, 4, 9], r"holds 9 at \[3\].* 8 ids: 0 to 8"),
+        (True, [0, 2, 4, 4, 8], [0, 2, 4, 4, 7], r"holds 7 at \[4\].* last offsets of .* 8 ids: 8\. Let"),
+    ],
+)
+def test_offsets_of_bags_that_pytorch_refuses(
+    last: bool, right: list[int], wrong: list[int], words: str, tmp_path: Path
+) -> None:
+    made = bags(last, right)
+    trainer = pg.compile(pg.build(made, MOMENTUM), target="torch", out=tmp_path / "o").trainer()
+    trainer.step(made.example)
+    with pytest.raises(BatchError, match=words):
+        trainer.step({**made.example, "offsets": torch.tensor(wrong)})
+
+
+def starts_of(lengths: Tensor) -> Tensor:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)[:-1]])
+
+
+@pytest.mark.parametrize(
+    ("make", "right", "wrong"),
+    [(starts_of, [2, 2, 2, 2], [2, 2, -1, 2]), (lambda o: o * o, [0, 1, 2, 2], [1, 1, 2, 2])],
+)
+def test_offsets_of_bags_that_are_computed(
+    make: Callable[[Tensor], Tensor], right: list[int], wrong: list[int], target: str, tmp_path: Path
+) -> None:
+    made = bags(False, right, make)
+    assert_as_eager(made, target)
+    trainer = pg.compile(pg.build(made, MOMENTUM), target=target, out=tmp_path / "o").trainer()
+    with pytest.raises(BatchError, match=r"index that the model computes.*offsets of an embedding bag"):
+        trainer.step({**made.example, "offsets": torch.tensor(wrong)})
+
+
+class Filled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(12, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor, where: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x.index_fill(1, where, 0.3).index_fill(-1, torch.tensor([-2, 0]), torch.tensor(0.5))
+        return self.last(x.index_fill_(1, -x.detach().argmax(1)[:1] - 1, 0.1))
+
+
+def test_places_to_fill_that_are_counted_from_the_end(target: str, tmp_path: Path) -> None:
+    made = task(
+        Filled(), data(where=torch.tensor([-1, 2])),
+        loss=lambda m, b: F.cross_entropy(m(b["x"], b["where"]), b["y"]),
+        metric=lambda m, b: m(b["x"], b["where"]).sum(1),
+    )  # fmt: skip
+    assert_as_eager(made, target)
+    trainer = pg.compile(pg.build(made, MOMENTUM), target=target, out=tmp_path / "o").trainer()
+    with pytest.raises(BatchError, match=r"'where'.*holds -7 at \[0\].*-6 to 5"):
+        trainer.step({**made.example, "where": torch.tensor([-7, 2])})
+
+
+def test_what_artefacts_of_an_older_version_say_of_an_index_out_of_bounds() -> None:
+    what = {"indices": ("ids",), "integers": (), "numbered": False}
+    assert "out of bounds: ids" in failed(float("-inf"), **what)
+    assert "out of bounds: ids" in failed(np.full(3, np.nan), **what)
+    assert not failed(float("nan"), **what)
+    assert not failed(np.array([np.nan, 1.0]), **what)

@@ -22,7 +22,7 @@ class Limit(BaseModel):
         remedy: what to do about others, in a sentence; empty for what helps with indices.
         places: the part: a slice for each dimension, or flat numbers of elements; None for the whole.
         reached: one value at least is `high`.
-        descending: no value is larger than the one before.
+        descending, ascending: no value is larger, or smaller, than the one before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +36,7 @@ class Limit(BaseModel):
     places: tuple[tuple[int, int, int], ...] | tuple[int, ...] | None = None
     reached: bool = False
     descending: bool = False
+    ascending: bool = False
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether there is such a part of an array of this shape."""
@@ -80,6 +81,11 @@ def check_limits(arrays: Mapping[str, np.ndarray], limits: Sequence[Limit], task
                 "pack_padded_sequence(…, enforce_sorted=True) takes lengths. Sort the samples of the batch, "
                 "or build again from a model that passes enforce_sorted=False."
             )
+        if limit.ascending and (np.diff(part.reshape(-1)) < 0).any():
+            raise BatchError(
+                f"Batch entry {limit.entry!r} of task {task!r} is not in ascending order, as {limit.why} "
+                f"are. {limit.remedy}"
+            )
 
 
 def _refuse(array: np.ndarray, part: np.ndarray, limit: Limit, task: str) -> None:
@@ -91,8 +97,9 @@ def _refuse(array: np.ndarray, part: np.ndarray, limit: Limit, task: str) -> Non
     count = int(bad.sum())
     place = f" at {[int(i) for i in at]}" if at else ""
     more = f" ({count} such values)" if count > 1 else ""
+    allowed = f"{limit.low} to {limit.high}" if limit.low < limit.high else f"{limit.low}"
     also = f", or {', '.join(map(str, limit.also))} to ignore" if limit.also else ""
     raise BatchError(
         f"Batch entry {limit.entry!r} of task {task!r} holds {array[at]}{place}{more}, but these are "
-        f"{limit.why}: {limit.low} to {limit.high}{also}. {limit.remedy or _ROOM}"
+        f"{limit.why}: {allowed}{also}. {limit.remedy or _ROOM}"
     )

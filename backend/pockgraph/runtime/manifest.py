@@ -175,7 +175,10 @@ class Manifest(_Strict):
         train_limits, eval_limits: what the entries of a batch may hold that a step, or an evaluation, uses as
             indices: labels, token ids.
         train_guards, eval_guards: the indices that a step, or an evaluation, computes and checks itself, in
-            words: while one is out of bounds its loss is -inf, and all of its metric NaN.
+            words.
+        train_integers, eval_integers: the integers that they compute, and check that the target is exact.
+        numbered_guards: whether a failed check gives the numbers of `runtime/guards.py` as the loss or the
+            metric; False, as older versions wrote: -inf and NaN.
         samples_apart: whether the metric looks at each sample alone, so that short batches can be padded.
         parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,
             None when the artefact was written by a version that did not measure it.
@@ -204,6 +207,9 @@ class Manifest(_Strict):
     eval_limits: tuple[Limit, ...] = ()
     train_guards: tuple[str, ...] = ()
     eval_guards: tuple[str, ...] = ()
+    train_integers: tuple[str, ...] = ()
+    eval_integers: tuple[str, ...] = ()
+    numbered_guards: bool = False
     samples_apart: bool = True
     parity: Parity | Literal["skipped"] | None = None
 

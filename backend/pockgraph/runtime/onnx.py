@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ..errors import ArtifactError, listing
+from ..errors import ArtifactError, listing, reason
 from .health import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
 from .onnx_file import check_model
@@ -172,7 +172,7 @@ def _session(path: Path, options: Any, providers: list[str]) -> Any:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:  # ONNX Runtime's exceptions have no base class of their own
         raise ArtifactError(
-            f"ONNX Runtime {ort.__version__} cannot load {path} for {providers[0]}: {_first_line(e)}. "
+            f"ONNX Runtime {ort.__version__} cannot load {path} for {providers[0]}: {reason(e)}. "
             "Compile the artefact again with this version of ONNX Runtime, or choose another device."
         ) from e
 
@@ -194,8 +194,3 @@ def _dtype(onnx_type: str) -> str:
     """`tensor(float)` as numpy calls it."""
     name = onnx_type.removeprefix("tensor(").removesuffix(")")
     return _DTYPES.get(name, name)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else "no reason given"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArtifactError, listing, suggest
+from ..errors import ArtifactError, listing, reason, suggest
 from .checkpoint import initial_state
 from .health import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
@@ -212,7 +212,7 @@ class _Request:
             self._compiled = core.compile_model(core.read_model(xml), device, dict(config))
         except RuntimeError as e:
             raise ArtifactError(
-                f"OpenVINO {ov.__version__} cannot compile {xml} for {device!r}: {_last_line(e)}. Compile "
+                f"OpenVINO {ov.__version__} cannot compile {xml} for {device!r}: {reason(e)}. Compile "
                 "the artefact again with this version of OpenVINO, or choose another device."
             ) from e
         _require_precision(core, self._compiled, device, config["INFERENCE_PRECISION_HINT"])
@@ -308,8 +308,3 @@ def _require_precision(core: Any, compiled: Any, device: str, asked: str) -> Non
                 'Compile the artefact again with options={"precision": "f32"}, or run it on a device that '
                 f"has {asked}."
             )
-
-
-def _last_line(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "no reason given"

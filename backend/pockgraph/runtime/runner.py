@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import ArtifactError, PockError, require, suggest
+from ..errors import ArtifactError, PockError, reason, require, suggest
 from .manifest import Manifest
 
 _MODULES = {
@@ -102,9 +102,9 @@ def explained(folder: Path, device: str) -> Iterator[None]:
     except PockError:
         raise
     except Exception as e:  # runtimes have no base class for theirs
-        said = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        said = reason(e)
         if isinstance(e, MemoryError) or "memory" in said:
             remedy = "End what else takes memory, or compile a plan with a smaller peak or a smaller batch."
         else:
             remedy = "Copy the folder again, or compile it again with this version."
-        raise ArtifactError(f"{folder} cannot be run on {device!r}: {said.rstrip('.')}. {remedy}") from e
+        raise ArtifactError(f"{folder} cannot be run on {device!r}: {said}. {remedy}") from e

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..files import read_text, resolved, write_atomically
 from ..plan import Plan
 from . import checkpoint
 from .batch import check_finite, fit_batch, pad_batch
+from .guards import failed
 from .health import OnNonfinite, checked_policy, is_finite
 from .limits import check_limits
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
@@ -217,15 +218,18 @@ class Trainer(Owned):
         with explained(self.folder, self.device):
             loss = self._runner.step(arrays, rate, *keys)
             bad = self._runner.nonfinite() if math.isfinite(loss) else []
-        if math.isfinite(loss) and not bad:
+        wrong = failed(
+            loss, self.manifest.train_guards, self.manifest.train_integers, self.manifest.numbered_guards
+        )
+        if math.isfinite(loss) and not bad and not wrong:
             self._torn_at = None
             return loss
         self._runner.undo()
         self._changed, self._torn_at = changed, None
-        if loss == -math.inf and self.manifest.train_guards:
+        if wrong:
             raise BatchError(
-                f"In step {self.steps + 1} {_out_of_bounds(self.manifest.train_guards)} The step was undone: "
-                "weights and optimizer are as they were before it."
+                f"In step {self.steps + 1} {wrong} The step was undone: weights and optimizer are as they "
+                "were before it."
             )
         what = f"the update would leave NaN or infinite values in {listing(bad)}" if bad else (
             f"the loss became {loss}"
@@ -282,8 +286,11 @@ class Trainer(Owned):
             check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
             with explained(self.folder, self.device):
                 found = self._runner.evaluate(arrays)
-            if self.manifest.eval_guards and np.isnan(found).all():
-                raise BatchError(f"In the evaluation of a batch {_out_of_bounds(self.manifest.eval_guards)}")
+            wrong = failed(
+                found, self.manifest.eval_guards, self.manifest.eval_integers, self.manifest.numbered_guards
+            )
+            if wrong:
+                raise BatchError(f"In the evaluation of a batch {wrong}")
             values.append(found[:count])
         if not values:
             raise BatchError(
@@ -469,13 +476,6 @@ class Trainer(Owned):
                 "them there. Go back with load_checkpoint() or reset(), or compile the model again."
             )
         return state
-
-
-def _out_of_bounds(guards: Sequence[str]) -> str:
-    return (
-        f"an index that the model computes from the batch is out of bounds: {listing(guards)}. PyTorch would "
-        "raise an IndexError there. Correct the data, or the model."
-    )
 
 
 # ---------------------------------------------------------------- what was trained last

@@ -70,6 +70,16 @@ def scatter_reduce(
     return result.movedim(-1, dim)
 
 
+@expands(aten.index_fill.int_Tensor)
+def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
+    if x.ndim == 0:
+        return value.to(x.dtype).clone()
+    index = torch.where(index < 0, index + x.shape[dim], index).reshape(-1)
+    size = list(x.shape)
+    size[dim] = index.numel()
+    return x.index_copy(dim, index, value.to(x.dtype).expand(size))
+
+
 # ---------------------------------------------------------------- bags of embeddings
 
 
@@ -77,7 +87,8 @@ def _bags(indices: Tensor, offsets: Tensor, include_last_offset: bool) -> tuple[
     """The bag of each index [n], and how many bags there are."""
     starts = offsets[:-1] if include_last_offset else offsets
     place = torch.arange(indices.shape[0], dtype=offsets.dtype)
-    return (place[:, None] >= starts).sum(1) - 1, starts.shape[0]
+    # Offsets that do not begin at 0 are refused elsewhere; meanwhile nothing is read out of bounds.
+    return ((place[:, None] >= starts).sum(1) - 1).clamp_min(0), starts.shape[0]
 
 
 def _shares(

@@ -107,8 +107,11 @@ def index_copy(ctx: Context, node: fx.Node, x: Value, dim: int, index: Value, so
 @rule(aten.index_fill.int_Scalar)
 def index_fill(ctx: Context, node: fx.Node, x: Value, dim: int, index: Value, value: complex) -> Value:
     size = list(emit.shape(x))
+    if not size:
+        return emit.full(value, (), emit.dtype(x))
     size[dim] = math.prod(emit.shape(index))
-    return index_copy(ctx, node, x, dim, index, emit.full(value, size, emit.dtype(x)))
+    places = _row_numbers(x, [dim], [index])
+    return index_copy(ctx, node, x, dim, places, emit.full(value, size, emit.dtype(x)))
 
 
 @rule(aten.index_add.default)
