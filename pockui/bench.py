@@ -23,7 +23,6 @@ from typing import Any
 
 import pockgraph as pg
 from pockgraph.errors import PockError
-from pockgraph.files import write_atomically
 from pockgraph.measure import (
     MeasureError,
     StepFigures,
@@ -34,6 +33,7 @@ from pockgraph.measure import (
 )
 
 from .commands.doctor import machine, usable_cores, versions
+from .demo.results import write_text
 from .eager import eager_command
 from .info.format import UNKNOWN, milliseconds, significant, size
 from .project import DEMOS, load_task
@@ -116,7 +116,7 @@ class Bench:
         }  # fmt: skip
 
     def save(self, path: Path) -> None:
-        write_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 def run(

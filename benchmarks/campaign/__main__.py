@@ -1,4 +1,4 @@
-"""The reliability campaign: kills, mutated files, long runs, determinism, the server; whole, or a part.
+"""The reliability campaign: kills, mutated files, long runs, determinism, full disks, the server.
 
     python benchmarks/campaign --out docs/results/reliability.md     # or: make campaign
     python benchmarks/campaign --only kills --kills 20 --seed 7      # a part of it, another seed
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import determinism
+import disk
 import endurance
 import kills
 import mutations
@@ -31,7 +32,7 @@ import subjects
 
 # Options that say how large a part is.
 SIZES = {"kills": ("kills",), "mutations": ("files",), "endurance": ("steps", "loads"), "determinism": (),
-         "server": ("sessions",)}  # fmt: skip
+         "disk": ("fills",), "server": ("sessions",)}  # fmt: skip
 PARTS = tuple(SIZES)
 BUILD = subjects.ROOT / "build" / "campaign"
 
@@ -46,6 +47,7 @@ def main() -> int:
     p.add_argument("--files", type=int, default=10_000, help="mutated files")
     p.add_argument("--steps", type=int, default=10_000)
     p.add_argument("--loads", type=int, default=100)
+    p.add_argument("--fills", type=int, default=40, help="full disks for each operation")
     p.add_argument("--sessions", type=int, default=30)
     p.add_argument("--out", type=Path, help="write the report here")
     options = p.parse_args()
@@ -104,6 +106,8 @@ def _run(part: str, options: argparse.Namespace, work: Path) -> Any:
             found = endurance.run(options.steps, options.loads, work)
         case "determinism":
             found = determinism.run(work)
+        case "disk":
+            found = disk.run(options.seed, options.fills, work)
         case _:
             found = server.run(options.sessions, work)
     return [dataclasses.asdict(f) for f in found] if isinstance(found, list) else dataclasses.asdict(found)

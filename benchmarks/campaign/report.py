@@ -11,7 +11,7 @@ from mutations import FAULTS, KINDS
 def write(records: Mapping[str, Any]) -> tuple[str, int]:
     """Markdown of every part that was run, and the number of faults in it."""
     parts = {"kills": _kills, "mutations": _mutations, "endurance": _endurance,
-             "determinism": _determinism, "server": _server}  # fmt: skip
+             "determinism": _determinism, "disk": _disk, "server": _server}  # fmt: skip
     said, total = [], 0
     for name, record in records.items():
         lines, faults = parts[name](record["found"])
@@ -101,6 +101,16 @@ def _determinism(found: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     lines = ["## Determinism", "", *_table(columns, rows), "",
              "Every move is in the middle of an accumulation cycle, with averages kept."]  # fmt: skip
     return lines, [f"{o['target']}: {f}" for o in found for f in o["faults"]]
+
+
+def _disk(found: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    rows: list[list[object]] = [[o["operation"], o["tries"], o["refused"], len(o["faults"])] for o in found]
+    if not found:
+        return ["## Full disks", "", "Not run: no file system could be mounted."], []
+    lines = ["## Full disks", "", *_table(["operation", "tries", "refused", "faults"], rows), "",
+             "Refused: in one paragraph that says so, with every file as it was and none beside it. The rest "
+             "had room enough, and what they wrote was read again."]  # fmt: skip
+    return lines, [f"{o['operation']}: {f}" for o in found for f in o["faults"]]
 
 
 def _server(found: dict[str, Any]) -> tuple[list[str], list[str]]:

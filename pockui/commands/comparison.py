@@ -71,17 +71,15 @@ def report_(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a comparison again, and write its page anew."""
-    from pockgraph.files import write_atomically
-
     from ..demo import report as pages
-    from ..demo.results import Report
+    from ..demo.results import Report, write_text
 
     path = file / "report.json" if file.is_dir() else file
     found = Report.load(path)
     page = html or (path.with_suffix(".html") if path.suffix == ".json" else Path(f"{path}.html"))
-    write_atomically(page, pages.render(found).encode())
+    write_text(page, pages.render(found))
     if markdown is not None:
-        write_atomically(markdown, pages.markdown(found).encode())
+        write_text(markdown, pages.markdown(found))
     if as_json:
         print_json(pages.summary(found))
         return

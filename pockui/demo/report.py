@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pockgraph.files import write_atomically
-
 from ..info.format import MINUS, UNKNOWN, duration, flops, milliseconds, percent, significant, size
 from ..info.palette import DARK, LIGHT
 from .charts import plan_map, tradeoff
-from .results import RUNTIMES, Report, Row
+from .results import RUNTIMES, Report, Row, write_text
 
 
 class Line(NamedTuple):
@@ -231,7 +229,7 @@ def write(report: Report, out: Path) -> tuple[Path, Path]:
     """`report.json` and `report.html` in `out`."""
     data, page = out / "report.json", out / "report.html"
     report.save(data)
-    write_atomically(page, render(report).encode())
+    write_text(page, render(report))
     return data, page
 
 

@@ -101,6 +101,20 @@ class Row(_Strict):
         return statistics.stdev(known) if len(known) > 1 and self.mean is not None else None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of figures, whole or not at all.
+
+    Raises:
+        PockError: it cannot be written; an old file is as it was.
+    """
+    try:
+        write_atomically(path, text.encode())
+    except OSError as e:
+        raise PockError(
+            f"Cannot write {path}: {reason(e)}. Choose another place, or make room there."
+        ) from None
+
+
 class Report(_Strict):
     """A whole comparison.
 
@@ -155,7 +169,7 @@ class Report(_Strict):
         return _ratio(getattr(row, field), self.reference and getattr(self.reference, field))
 
     def save(self, path: Path) -> None:
-        write_atomically(path, (self.model_dump_json(by_alias=True, indent=1) + "\n").encode())
+        write_text(path, self.model_dump_json(by_alias=True, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Report:

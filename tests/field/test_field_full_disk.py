@@ -1,0 +1,32 @@
+"""The disk of a user is full: it is told in a paragraph, nothing is lost and nothing half is left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks/campaign"))
+
+import disk  # pyright: ignore
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "disk"
+    folder.mkdir()
+    if not disk.is_possible(folder):
+        pytest.skip("a small file system cannot be mounted here")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["compile over an artefact, openvino", "save a checkpoint", "save a plan and a run in a study"],
+)
+def test_nothing_is_lost_on_a_full_disk(operation: str, small_disk: Path) -> None:
+    found = disk.try_one(operation, 0, 5, small_disk)
+    assert found.faults == []
+    assert found.tries == 5
+    assert found.refused > 0
