@@ -270,6 +270,8 @@ OPERATORS: dict[str, Case] = {n: function(8)(f) for n, f in POINTWISE.items()} |
     "index_put_accumulate": module(
         lambda: Memory(lambda t, i, x: torch.index_put(t, (i,), x, accumulate=True)), 4
     ),
+    "put": module(lambda: Memory(lambda t, i, x: torch.put(t, torch.arange(len(x)) - 9, x[:, 0])), 4),
+    "put_accumulate": module(lambda: Memory(lambda t, i, x: torch.put(t, i, x[:, 0], True)), 4),
     "index_put": module(
         lambda: Memory(lambda t, i, x: torch.index_put(t, (torch.arange(len(x)),), x)), 4
     ),

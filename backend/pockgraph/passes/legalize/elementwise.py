@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -215,3 +217,15 @@ def polygamma(n: int, x: Tensor) -> Tensor:
     value = (1 + r * (1 / 6 - r * (1 / 30 - r / 42))) / y + 0.5 * r + steps
     sine = torch.sin(math.pi * (x - torch.floor(x)))
     return torch.where(x < 0.5, (math.pi / sine) ** 2 - value, value)
+
+
+@expands(aten._efficientzerotensor.default)
+def zeros(
+    size: Sequence[int],
+    *,
+    dtype: torch.dtype | None = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool | None = None,
+) -> Tensor:
+    return torch.zeros(size, dtype=dtype)

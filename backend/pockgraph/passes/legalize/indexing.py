@@ -80,6 +80,13 @@ def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
     return x.index_copy(dim, index, value.to(x.dtype).expand(size))
 
 
+@expands(aten.put.default)
+def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool) -> Tensor:
+    flat, index = x.reshape(-1), torch.where(index < 0, index + x.numel(), index).reshape(-1)
+    new = flat.index_add if accumulate else flat.index_copy
+    return new(0, index, source.reshape(-1)).reshape(x.shape)
+
+
 # ---------------------------------------------------------------- bags of embeddings
 
 

@@ -1,0 +1,114 @@
+"""The lists of operators that a file may hold are what the compiler can write, and no more."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+import pockgraph
+from pockgraph.graph_check import OPERATORS
+from pockgraph.passes.legalize.table import expansion_of
+from pockgraph.runtime import onnx_file, openvino_xml
+from pockgraph.serialize import _find_op  # pyright: ignore[reportPrivateUsage]
+from pockgraph.targets.onnx.rules import RULES as ONNX_RULES
+from pockgraph.targets.openvino.rules import RULES as OPENVINO_RULES
+
+ROOT = Path(pockgraph.__file__).parent
+aten = torch.ops.aten
+
+# What capture takes out of a graph before anything is compiled.
+GONE_AFTER_CAPTURE = {
+    aten._linalg_check_errors, aten.as_strided, aten.as_strided_scatter, aten.bernoulli,
+    aten.mkldnn_rnn_layer, aten.mkldnn_rnn_layer_backward,
+    aten.native_dropout, aten.native_dropout_backward, aten.svd,
+}  # fmt: skip
+
+
+def source(folder: str) -> str:
+    return "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / folder).rglob("*.py")))
+
+
+def flat(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def test_openvino_files_may_hold_what_the_lowering_writes_and_nothing_else() -> None:
+    text = source("targets/openvino")
+    written = set(re.findall(r"\bop\.([a-z]\w*)", text)) - {"util"}
+    written |= {f"bitwise_{name}" for name in ("and", "or", "xor", "not")} | {"const"}
+    assert {flat(n) for n in written} == {flat(n) for n in openvino_xml.OPERATORS}
+
+
+def test_onnx_files_may_hold_what_the_lowering_writes_and_nothing_else() -> None:
+    written = {s for s in re.findall(r'"([A-Z]\w+)"', source("targets/onnx")) if onnx.defs.has(s)}
+    assert written == onnx_file.OPERATORS
+
+
+def overloads(name: str) -> list[Any]:
+    """Those that a graph file may hold."""
+    found = []
+    for overload in getattr(aten, name).overloads():
+        try:
+            op = _find_op(f"aten.{name}.{overload}")
+            torch._C._dispatch_has_kernel(op.name())
+        except (ValueError, RuntimeError):  # not allowed; a relic of TorchScript
+            continue
+        found.append(op)
+    return found
+
+
+def kernels(op: Any) -> set[str]:
+    kinds = ("Meta", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional",
+             "CompositeImplicitAutograd")  # fmt: skip
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    found = {k for k in kinds if has(op.name(), k)}
+    return found | ({"Meta"} if torch._C.DispatchKey.Meta in op.py_kernels else set())
+
+
+@pytest.mark.parametrize("letter", sorted({n[0] for n in OPERATORS}))
+def test_a_graph_file_may_hold_operators_whose_results_can_be_checked_without_computing(letter: str) -> None:
+    for name in sorted(n for n in OPERATORS if n[0] == letter):
+        assert any(kernels(op) for op in overloads(name)), f"{name} has no meta kernel: nothing can load it"
+
+
+def test_no_operator_is_listed_that_capture_always_takes_apart() -> None:
+    text = source(".")
+    made = set(re.findall(r"\baten\.(\w+)", text))
+    for name in OPERATORS - made:
+        assert any("CompositeImplicitAutograd" not in kernels(op) for op in overloads(name)), name
+
+
+def refused(op: Any) -> bool:
+    try:
+        _find_op(str(op))
+    except ValueError:
+        return True
+    return False
+
+
+def stands_for_others(op: Any) -> bool:
+    node = torch.fx.Graph().placeholder("x")
+    node.target = op
+    return expansion_of(node) is not None
+
+
+@pytest.mark.parametrize("rules", [OPENVINO_RULES, ONNX_RULES])
+def test_what_other_targets_lower_a_graph_file_may_hold(rules: dict[Any, Any]) -> None:
+    assert not [op for op in rules if refused(op) and not stands_for_others(op)]
+
+
+def test_what_passes_optimizers_and_rules_write_a_graph_file_may_hold() -> None:
+    named = {
+        getattr(getattr(aten, name), overload)
+        for name, overload in re.findall(r"\baten\.(\w+)\.(\w+)\b", source("."))
+        if overload in getattr(aten, name).overloads()
+    }
+    kept = (op for op in named if op.overloadpacket not in GONE_AFTER_CAPTURE)
+    written = {op for op in kept if not op._schema.is_mutable}
+    assert len(written) > 300
+    assert not [op for op in written if refused(op) and not stands_for_others(op)]
