@@ -24,11 +24,13 @@ from torch import fx, nn
 
 from . import passes
 from .data import Data
-from .errors import NonFiniteLoss
+from .errors import BatchError, NonFiniteLoss
 from .graph import Graph, Role, output_args
+from .index_guards import guarded, guards_of
 from .passes.pointwise_as_matmul import PointwiseAsMatmul
 from .plan import Plan
 from .prune import prune, specialise
+from .runtime.guards import OUT_OF_BOUNDS, failed
 from .runtime.manifest import EMA
 from .runtime.seed import step_keys
 from .task import Batch
@@ -144,6 +146,7 @@ class _Source:
         self, forward: Forward, cuts: tuple[Cut, ...], batches: Callable[..., Iterator[Any]]
     ) -> None:
         self.forward, self.cuts = forward, cuts
+        self.guards = guards_of(forward.graph, OUT_OF_BOUNDS)
         self._batches = batches
         self._kept: dict[tuple[Any, ...], list[tuple[Kept, int]]] = {}
         self._suffixes: dict[int, Graph] = {}
@@ -225,7 +228,7 @@ class EagerBench:
 
 
 def _source(graph: Graph, plans: list[tuple[str, ...]], limit: int, batches: Callable[..., Any]) -> _Source:
-    forward = Forward(graph)
+    forward = Forward(guarded(graph))
     return _Source(forward, choose_cuts(forward, plans, limit), batches)
 
 
@@ -266,17 +269,24 @@ class EagerFinetuner:
                 self._step.args[self._step.at["seed"]] = torch.from_numpy(step_keys(seed, step))
             with torch.inference_mode():
                 results = self._step(batch)
+            loss = float(results[0])
+            if wrong := failed(loss, self._train.guards, (), True):
+                raise BatchError(f"In batch {step + 1} that seed {seed} draws of `train` {wrong}")
             for i, at in self._next:
                 self._step.args[at] = results[i]
-            yield float(results[0])
+            yield loss
 
     def evaluate(self) -> Iterator[np.ndarray]:
         for name in self._initial:
             if name in self._evaluate.at:
                 self._evaluate.args[self._evaluate.at[name]] = self._step.args[self._step.at[name]]
-        for batch, rows in self._batches(self._validation, self._validation_cut):
+        batches = self._batches(self._validation, self._validation_cut)
+        for number, (batch, rows) in enumerate(batches, 1):
             with torch.inference_mode():
-                yield self._evaluate(batch)[0][:rows].numpy()
+                metric = self._evaluate(batch)[0].numpy()
+            if wrong := failed(metric, self._validation.guards, (), True):
+                raise BatchError(f"In batch {number} of `validation` {wrong}")
+            yield metric[:rows]
 
     def _batches(self, source: _Source, cut: Cut, *key: Any) -> Iterator[tuple[Kept, int]]:
         batches = source.batches(cut, *key)

@@ -333,3 +333,16 @@ def test_what_artefacts_of_an_older_version_say_of_an_index_out_of_bounds() -> N
     assert "out of bounds: ids" in failed(np.full(3, np.nan), **what)
     assert not failed(float("nan"), **what)
     assert not failed(np.array([np.nan, 1.0]), **what)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize("what", ["adds entries", "encodes"])
+def test_an_analysis_of_data_with_such_an_index(what: str, part: str, tmp_path: Path) -> None:
+    loss, good, bad = REFUSED[what]
+    right = data(**good)
+    parts = {"train": right, "validation": right, part: [*right[:2], {**right[2], **bad}]}
+    metric = lambda m, b: m.head(b["x"]).sum(1) + loss(m, b)  # noqa: E731
+    made = pg.Task("field", Tables(), loss, metric, parts["train"], right, validation=parts["validation"])
+    words = rf"In batch \d.*`{part}` an index that the model computes.*out of bounds: .*test_field_indices"
+    with pytest.raises(BatchError, match=words):
+        pg.Study(tmp_path / "s.db", made).analyze(steps=3, ratios=(1.0,), seeds=(0,), lr=0.01, target="torch")
