@@ -98,7 +98,9 @@ def check(graph: TrainGraph, target: Target | str) -> Check:
     Raises:
         PockError: there is no such target.
     """
-    return check_lowered(graph, target, guarded(run(graph)), guarded(run(graph.evaluation())))
+    lowering = get_target(target) if isinstance(target, str) else target
+    train, evaluation = (guarded(run(g), lowering.integers_below) for g in (graph, graph.evaluation()))
+    return check_lowered(graph, lowering, train, evaluation)
 
 
 def check_lowered(graph: TrainGraph, target: Target | str, train: Graph, evaluation: Graph) -> Check:
@@ -208,8 +210,8 @@ def _nearest_plan(
         )
         small = graph.prune(plan)
         obstacles = [
-            *_in_training(target, guarded(run(small))),
-            *_in_evaluation(target, guarded(run(small.evaluation()))),
+            *_in_training(target, guarded(run(small), target.integers_below)),
+            *_in_evaluation(target, guarded(run(small.evaluation()), target.integers_below)),
         ]
     return plan, ()
 

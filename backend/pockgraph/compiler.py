@@ -47,7 +47,7 @@ def compile(
     Raises:
         PlanError: the plan is another model's.
         BatchError: the task's first batch holds an index (a label, a token id) that the model has no row for,
-            or an integer that the target cannot compute with.
+            or an integer that the target cannot compute with, or one is made of it.
         UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
             before anything is written.
         ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
@@ -58,7 +58,7 @@ def compile(
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
     require_replaceable(out, small.plan, lowering.name, replace)
-    train, evaluation = guarded(run(small)), guarded(run(small.evaluation()))
+    train, evaluation = (guarded(run(g), lowering.integers_below) for g in (small, small.evaluation()))
     found = check_lowered(small, lowering, train, evaluation)
     if not found.ok:
         raise UnsupportedOperators(str(found))

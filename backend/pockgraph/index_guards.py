@@ -10,7 +10,7 @@ so the graph itself must: the trainer undoes a step whose loss is that number (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,23 @@ from torch import fx
 
 from .graph import Builder, Graph, Role, Slot, aten, dtype_name, output_args, rebuilt
 from .ranges import Range, ranges_of
-from .runtime.guards import OUT_OF_BOUNDS
-from .value_limits import Index, entries_of, indices_of, limit_of
+from .runtime.guards import INEXACT, OUT_OF_BOUNDS
+from .value_limits import Index, entries_of, indices_of, is_wide, limit_of, limits_of
 
+# Operators on integers whose results may be larger than their operands; those that add up.
+_SUMS = (aten.sum, aten.cumsum)
+_GROWING = (*_SUMS, aten.add, aten.sub, aten.rsub, aten.mul, aten.pow, aten.square, aten.prod, aten.cumprod)
 # Dtypes that hold the numbers of `runtime/guards.py`; a result of another is cast, which keeps its value.
 _MARKED = (torch.float32, torch.float64, torch.int32, torch.int64)
 
 
-def guarded(graph: Graph) -> Graph:
-    """The graph with every index in bounds whatever the batch holds, if `limits_of` are kept."""
+def guarded(graph: Graph, exact_below: int | None = None) -> Graph:
+    """The graph with every index in bounds whatever the batch holds, if `limits_of` are kept.
+
+    Args:
+        exact_below: the target computes with integers as if they were smaller than this: those that the graph
+            makes of a batch are checked, too. None: with all of them.
+    """
     entries = entries_of(graph)
     checked: dict[str, Range] = {}
     computed: list[Index] = []
@@ -39,11 +47,35 @@ def guarded(graph: Graph) -> Graph:
             known = Range(min([limit.low, *limit.also]), max([limit.high, *limit.also]))
             before = checked.get(limit.entry, known)
             checked[limit.entry] = Range(max(known.low, before.low), min(known.high, before.high))
-    if not computed:
+    if exact_below is not None:
+        for limit in limits_of(graph, exact_below):
+            if limit.places is None and not limit.also:
+                before = checked.get(limit.entry, Range(limit.low, limit.high))
+                checked[limit.entry] = Range(max(limit.low, before.low), min(limit.high, before.high))
+    elif not computed:
         return graph
     ranges = ranges_of(graph, checked)
     computed = [i for i in computed if not _is_certain(i, graph, ranges)]
-    return _with_guards(graph, computed) if computed else graph
+    wide = [] if exact_below is None else _wide(graph, entries, ranges, exact_below)
+    return _with_guards(graph, computed, wide, exact_below or 0) if computed or wide else graph
+
+
+def _wide(
+    graph: Graph, entries: Mapping[fx.Node, str], ranges: Mapping[fx.Node, Range], below: int
+) -> list[fx.Node]:
+    """What makes integers of a batch that may reach `below`, and that no limit of an entry keeps from it."""
+    from_batch: set[fx.Node] = set(entries)
+    found = []
+    for node in graph.nodes():
+        if from_batch.isdisjoint(node.all_input_nodes):
+            continue
+        from_batch.add(node)
+        if getattr(node.target, "overloadpacket", None) not in _GROWING or not is_wide(node):
+            continue
+        within = node in ranges and ranges[node].within(1 - below, below - 1)
+        if not within and limit_of(Index(node, node, 1 - below, below - 1, (), ""), entries) is None:
+            found.append(node)
+    return found
 
 
 def _is_certain(index: Index, graph: Graph, ranges: Mapping[fx.Node, Range]) -> bool:
@@ -86,7 +118,7 @@ def guards_of(graph: Graph, number: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words for says, words in found if says == number))
 
 
-def _with_guards(graph: Graph, computed: list[Index]) -> Graph:
+def _with_guards(graph: Graph, computed: list[Index], wide: list[fx.Node], below: int) -> Graph:
     new = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     new.output(new.graph_copy(graph.fx, copied))
@@ -108,21 +140,28 @@ def _with_guards(graph: Graph, computed: list[Index]) -> Graph:
                     safe[key] = b.call(aten.masked_fill.Scalar, value, found[0], max(index.low, 0))
         if index.reads:
             copied[index.node].replace_input_with(value, safe[key])
-    outputs = _marked(new, graph, bad, OUT_OF_BOUNDS)
+    outputs = _marked(new, graph.outputs, bad, OUT_OF_BOUNDS)
+    outputs = _marked(new, outputs, [_inexact(new, copied[node], below) for node in wide], INEXACT)
     new.eliminate_dead_code()
     return rebuilt(graph, new, outputs=outputs)
 
 
-def _bad(b: Builder, value: fx.Node, index: Index) -> list[fx.Node]:
-    """Where `value` is out of bounds, as masks; the first has its shape, unless one element is meant."""
-    last = value
+def _behind(b: Builder, node: fx.Node) -> Callable[..., fx.Node]:
+    """Calls operators, each behind the one before, the first behind `node`."""
+    last = node
 
-    def call(op: Any, *args: Any) -> fx.Node:
+    def call(op: Any, *args: Any, **kwargs: Any) -> fx.Node:
         nonlocal last
         with b.after(last):
-            last = b.call(op, *args)
+            last = b.call(op, *args, **kwargs)
         return last
 
+    return call
+
+
+def _bad(b: Builder, value: fx.Node, index: Index) -> list[fx.Node]:
+    """Where `value` is out of bounds, as masks; the first has its shape, unless one element is meant."""
+    call = _behind(b, value)
     seen = value if index.at is None else call(aten.select.int, value, 0, index.at)
     under = call(aten.lt.Scalar, seen, index.low)
     out = call(aten.logical_or.default, under, call(aten.gt.Scalar, seen, index.high))
@@ -134,14 +173,33 @@ def _bad(b: Builder, value: fx.Node, index: Index) -> list[fx.Node]:
     return [out, call(aten.lt.Tensor, behind, before)]
 
 
+def _inexact(new: fx.Graph, node: fx.Node, below: int) -> fx.Node:
+    """Where `node` may have reached `below`: the same in floating-point numbers, which do not wrap around."""
+    meta = node.meta
+    call = _behind(Builder(new, meta.get("phase", "forward"), meta["layer"], meta["source"]), node)
+    adds_up = getattr(node.target, "overloadpacket", None) in _SUMS
+
+    def as_float(value: fx.Node) -> fx.Node:
+        value = call(aten._to_copy.default, value, dtype=torch.float32)
+        return call(aten.abs.default, value) if adds_up else value
+
+    kwargs = {k: v for k, v in node.kwargs.items() if k != "dtype"}
+    result = call(node.target, *fx.map_arg(node.args, as_float), **kwargs)
+    bad = call(aten.ge.Scalar, call(aten.abs.default, result), float(below))
+    bad.meta["guards"] = INEXACT, meta["source"] or str(node.target)
+    return bad
+
+
 def _words(index: Index) -> str:
     source = index.node.meta["source"]
     return f"{index.why} ({source})" if source else index.why
 
 
-def _marked(new: fx.Graph, graph: Graph, bad: list[fx.Node], number: int) -> tuple[Slot, ...]:
+def _marked(new: fx.Graph, slots: tuple[Slot, ...], bad: list[fx.Node], number: int) -> tuple[Slot, ...]:
     """Let the loss or the metric be `number` where one of `bad` holds; the outputs afterwards."""
-    results, outputs = list(output_args(new)), list(graph.outputs)
+    if not bad:
+        return slots
+    results, outputs = list(output_args(new)), list(slots)
     at = next(i for i, s in enumerate(outputs) if s.role in (Role.LOSS, Role.METRIC))
     last = results[at]
     b = Builder(new, "forward")

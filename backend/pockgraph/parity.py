@@ -32,10 +32,11 @@ from torch import Tensor
 
 from . import decay_check
 from .decay_check import WorstDecay, decay_probe
-from .errors import ParityError, reason
+from .errors import BatchError, ParityError, reason
 from .gradient_check import Doubt, GradientCheck
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .runtime import checkpoint
+from .runtime.guards import failed
 from .runtime.manifest import Manifest, Parity
 from .runtime.runner import open_runner
 from .runtime.seed import step_keys
@@ -354,13 +355,16 @@ def _artefact_steps(
             loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))
             state = {name: torch.from_numpy(a) for name, a in runner.read_state().items()}
             runs.append(_Run(dict(start), loss, state))
-        return runs
     except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
         raise ParityError(
             f"The compiled step of task {manifest.task!r} cannot be run here, so its agreement with PyTorch "
             f"cannot be measured: {reason(e)}. Compile where the target's runtime works, or pass "
             "parity=False (--no-parity) to write it without a record."
         ) from e
+    for run in runs:
+        if wrong := failed(run.loss, manifest.train_guards, manifest.train_integers, True):
+            raise BatchError(f"With the first training batch of task {manifest.task!r} {wrong}")
+    return runs
 
 
 def _finite(value: float) -> float | None:

@@ -137,7 +137,7 @@ def _exact(graph: Graph, entries: dict[fx.Node, str], below: int) -> Iterator[Li
         ):  # fmt: skip
             continue
         values = [*node.all_input_nodes, *([node] if node.target in _LINEAR else [])]
-        for value in filter(_is_wide, values):
+        for value in filter(is_wide, values):
             limit = limit_of(Index(value, value, 1 - below, below - 1, (), computed), entries)
             if limit is not None:
                 yield limit.model_copy(update={"remedy": REMEDY})
@@ -147,7 +147,8 @@ def _exact(graph: Graph, entries: dict[fx.Node, str], below: int) -> Iterator[Li
             yield Limit(entry=name, low=-(2**31), high=2**31 - 1, why=held, remedy=REMEDY)
 
 
-def _is_wide(node: fx.Node) -> bool:
+def is_wide(node: fx.Node) -> bool:
+    """Whether it is an integer that a target may not hold exactly."""
     val = node.meta["val"]
     return isinstance(val, torch.Tensor) and val.dtype in (torch.int64, torch.int32)
 

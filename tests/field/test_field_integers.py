@@ -111,3 +111,54 @@ def test_token_ids_and_labels_have_the_limits_of_their_tables_alone(tmp_path: An
     data = [{"t": torch.arange(32).view(8, 4), "y": torch.arange(8) % CLASSES}]
     artifact = pg.compile(pg.build(of_times(data, net)), target="openvino", out=tmp_path / "out")
     assert {(limit.entry, limit.high) for limit in artifact.manifest.train_limits} == {("t", 49), ("y", 4)}
+
+
+def of_hours(make: Callable[[Any], Tensor], hours: list[int], rooms: list[int]) -> pg.Task:
+    """A loss weighted with a remainder of what is made of two integers."""
+    g = torch.Generator().manual_seed(0)
+    entries = {"hour": torch.tensor(hours), "room": torch.tensor(rooms)}
+    data = [{"x": torch.randn(4, 6, generator=g), **entries} for _ in range(3)]
+    return task(nn.Linear(6, 3), data, lambda m, b: (m(b["x"]).sum(1) * (make(b) % 5)).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("make", "large"),
+    [
+        (lambda b: b["hour"] * b["room"], [5001, 2, 3, 4]),
+        (lambda b: b["hour"] * b["room"], [2**20, 2, 3, 4]),  # in 32 bits the product is 0
+        (lambda b: b["hour"] ** 3, [501, 2, 3, 4]),
+        (lambda b: (b["hour"] * 31 + b["room"]) * 31, [400_003, 2, 3, 4]),
+        (lambda b: b["hour"].cumsum(0), [16_000_001, 2_000_001, -2_000_001, 4]),
+        (lambda b: b["hour"].int().prod(), [1601, 2001, 2001, 4]),
+    ],
+)
+def test_integers_that_the_model_makes_larger_than_openvino_computes_with(
+    make: Callable[[Any], Tensor], large: list[int], tmp_path: Any
+) -> None:
+    rooms = [2**20 if large[0] == 2**20 else 4999, 3, 4, 5]
+    small = of_hours(make, [3, 5, 7, 9], [2, 3, 4, 5])
+    assert_as_eager(small, "openvino", pg.SGD(lr=1e-3))
+    trainer = pg.compile(pg.build(small), target="openvino", out=tmp_path / "out").trainer()
+    before, beyond = trainer.state(), of_hours(make, large, rooms)
+    words = r"an integer that the model computes is beyond 2\*\*24.*test_field_integers.*another target"
+    with pytest.raises(BatchError, match=f"In step 1 {words}"):
+        trainer.step(beyond.example, 1e-3)
+    assert all((before[k] == v).all() for k, v in trainer.state().items())
+    with pytest.raises(BatchError, match=f"first training batch of task 'field' {words}"):
+        pg.compile(pg.build(beyond), target="openvino", out=tmp_path / "other")
+    with torch.no_grad():
+        eager = float(beyond.loss(small.model, beyond.example))
+    elsewhere = pg.compile(pg.build(small), target="onnx", out=tmp_path / "onnx").trainer()
+    assert elsewhere.step(beyond.example, 1e-3).loss == pytest.approx(eager, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda b: b["hour"] * (b["room"] > 2), lambda b: (b["hour"] % 1000) * (b["room"] % 1000)]
+)
+def test_integers_that_cannot_become_too_large_are_not_checked(
+    make: Callable[[Any], Tensor], tmp_path: Any
+) -> None:
+    made = of_hours(make, [16_001, 5003, 7, 9], [16_001, 4999, 4, 5])
+    assert_as_eager(made, "openvino", pg.SGD(lr=1e-3))
+    artifact = pg.compile(pg.build(made), target="openvino", out=tmp_path / "out")
+    assert not artifact.manifest.train_integers
