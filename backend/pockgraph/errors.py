@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -97,6 +98,7 @@ def listing(items: Sequence[str], limit: int = 8) -> str:
     return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
+_RUST_ERROR = re.compile(r"\(os error (\d{1,4})\)")  # as safetensors passes it on
 _CPP_PLACE = re.compile(r"(Caught exception: )?Exception from \S+:\d+:?")
 
 
@@ -105,8 +107,11 @@ def reason(error: BaseException) -> str:
     paths of temporary files, no more than its first line, or the last where C++ says from where it came."""
     if isinstance(error, UnicodeError):
         return "it is not UTF-8 text"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror[:1].lower()}{error.strerror[1:]}"
+    system = error.strerror if isinstance(error, OSError) else None
+    if found := _RUST_ERROR.search(str(error)):
+        system = os.strerror(int(found[1]))
+    if system:
+        return f"{system[:1].lower()}{system[1:]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     words = [line for line in lines if not _CPP_PLACE.fullmatch(line)]
     if len(words) < len(lines):

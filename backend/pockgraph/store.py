@@ -68,7 +68,9 @@ class Store:
             _write_new(partial, facts)
             _place(partial, final)
         except (OSError, sqlite3.Error) as e:
-            raise StudyError(f"Cannot make the study {final}: {reason(e)}. Choose another place.") from e
+            raise StudyError(
+                f"Cannot make the study {final}: {reason(e)}. Choose another place, or make room there."
+            ) from e
         finally:
             for left in (partial, *(Path(f"{partial}{end}") for end in ("-journal", "-wal", "-shm"))):
                 with suppress(OSError):

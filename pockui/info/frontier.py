@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 FAR = 2.5  # full training this many times further out than all else would squeeze the rest, and is left out
+EDGE = 0.2  # share of the chart's width within which a name stands on the inner side of its mark
 SIDES = {"Head": "bottom right", "Preset": "top right", "Best": "top left", "Full": "bottom left"}
 
 
@@ -107,18 +108,30 @@ def frontier_info(
     named = [m for m in named if m in others or m.x - low <= FAR * (high - low)]
     shown += [m for m in named if m not in others]
     xs, ys = [p.x for p in shown], [p.gain for p in shown]
+    x_range = _padded(xs, 0.06)
     points_of = f", {metric.unit}" if metric.unit else ""
     return FrontierInfo(
         points=tuple(points),
-        marks=tuple(named),
+        marks=tuple(m._replace(side=_inwards(m.side, m.x, x_range)) for m in named),
         now=current,
         limit=None if limit is None else limit / unit.size,
         infeasible_below=min(xs) if xs else None,
         x_title=f"{cost.title}, {unit.name}",
         y_title=f"Summed gain{points_of}",
-        x_range=_padded(xs, 0.06),
+        x_range=x_range,
         y_range=_padded([*ys, 0.0], 0.12),
     )
+
+
+def _inwards(side: str, x: float, x_range: tuple[float, float]) -> str:
+    """Where a name stands, so that the chart's edge does not cut it."""
+    vertical, horizontal = side.split()
+    place = (x - x_range[0]) / (x_range[1] - x_range[0])
+    if place < EDGE:
+        horizontal = "right"
+    elif place > 1 - EDGE:
+        horizontal = "left"
+    return f"{vertical} {horizontal}"
 
 
 def _padded(values: Sequence[float], share: float) -> tuple[float, float]:

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+
+from pockgraph.errors import reason
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks/campaign"))
 
@@ -30,3 +33,10 @@ def test_nothing_is_lost_on_a_full_disk(operation: str, small_disk: Path) -> Non
     assert found.faults == []
     assert found.tries == 5
     assert found.refused > 0
+
+
+def test_a_full_disk_is_told_without_numbers_of_errors() -> None:
+    said = reason(
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    )
+    assert said == "no space left on device"

@@ -259,6 +259,14 @@ def test_far_away_full_training_is_left_out_of_the_chart(facts) -> None:
     assert info.x_range[1] < 1000
 
 
+def test_names_at_an_edge_of_the_chart_stand_on_its_inner_side(facts) -> None:
+    head, preset = facts.marks["Head"], facts.marks["Preset"]
+    right = preset._replace(figures=replace(preset.figures, peak_bytes=2 * head.figures.peak_bytes))
+    for marks in ({"Head": head, "Preset": right}, {"Best": head, "Preset": right}):
+        info = frontier_info([], marks, None, Budget(), COSTS["peak_bytes"], facts.metric)
+        assert [m.side.split()[1] for m in info.marks] == ["right", "left"]
+
+
 @pytest.mark.parametrize("colours", [LIGHT, DARK])
 def test_charts_set_all_that_a_theme_could_change(facts, state, colours) -> None:
     row = facts.row("blocks.1.0.weight")
