@@ -234,6 +234,7 @@ class _Run:
 
         with self.mode:
             traced = make_fx(function, _OWN_STATISTICS, _allow_non_fake_inputs=True)(*self.fakes)
+        _without_profiling(traced.graph)
         _refuse_dynamic(traced.graph)
         undo_in_place(traced.graph)
         captured = Captured(traced, self.tensors, value, list(gradients), dict.fromkeys(self.assigned, ""))
@@ -334,6 +335,13 @@ def _averaged(new: dict[str, Tensor], old: Mapping[str, Tensor], norms: Sequence
 
 
 # ---------------------------------------------------------------- what is no graph
+
+
+def _without_profiling(graph: fx.Graph) -> None:
+    """Leave out the marks of `torch.profiler.record_function`, which compute nothing."""
+    for node in reversed(graph.nodes):  # an end before its beginning, which it refers to
+        if getattr(node.target, "namespace", "") == "profiler":
+            graph.erase_node(node)
 
 
 def _refuse_dynamic(graph: fx.Graph) -> None:
