@@ -51,7 +51,7 @@ coverage: $(READY) ## compare every model, plan and target with PyTorch; writes 
 test-arm: $(READY) ## train on emulated ARM and compare; fetches a Debian for ARM once
 	$(BIN)/python benchmarks/arm.py --out docs/results/arm.md $(ARGS)
 
-campaign: $(READY) ## kills, mutated files, long runs, many sessions; writes docs/results/reliability.md
+campaign: $(READY) ## kills, mutated files, long runs, full disks, many sessions; writes docs/results/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)
 
 check: $(READY) ## lint, formatting, types
