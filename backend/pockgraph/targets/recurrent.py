@@ -35,7 +35,7 @@ def rules(emit: Any) -> dict[Any, Callable[..., Any]]:
     }
 
 
-def _used(node: fx.Node) -> set[int]:
+def results_read(node: fx.Node) -> set[int]:
     """Which results of a call somebody reads."""
     return {u.args[1] for u in node.users if u.target is operator.getitem}  # pyright: ignore
 
@@ -75,7 +75,7 @@ class _Steps:
         self, ctx: Any, node: fx.Node, gates: Any, h0: Any, c0: Any, w_hh: Any, w_hr: Any, reverse: bool,
         valid: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
-        e, used = self.emit, _used(node)
+        e, used = self.emit, results_read(node)
         fixed = [e.swap(w) for w in (w_hh, w_hr) if w is not None]
 
         def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
@@ -96,7 +96,7 @@ class _Steps:
         self, ctx: Any, node: fx.Node, dh: Any, dc: Any, slopes: Any, slope_c: Any, f: Any, w_hh: Any,
         w_hr: Any, reverse: bool, hold: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
-        e, used = self.emit, _used(node) - {1}
+        e, used = self.emit, results_read(node) - {1}
         samples, hidden = e.shape(f)[1:]
         fixed, extra = _given(w_hh, w_hr), dc is not None
         start = [
@@ -130,7 +130,7 @@ class _Steps:
         self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, b_hh: Any, reverse: bool,
         valid: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
-        e, used = self.emit, _used(node)
+        e, used = self.emit, results_read(node)
         hidden = e.shape(h0)[1]
         fixed = [e.swap(w_hh)] + ([] if b_hh is None else [e.reshape(b_hh, [1, -1])])
 
@@ -153,7 +153,7 @@ class _Steps:
     def gru_backward(
         self, ctx: Any, node: fx.Node, dh: Any, slopes: Any, z: Any, w_hh: Any, reverse: bool
     ) -> tuple[Any, ...]:
-        e, used = self.emit, _used(node)
+        e, used = self.emit, results_read(node)
         samples, hidden = e.shape(z)[1:]
         start = [self._zeros(samples, 3 * hidden, like=z), self._zeros(samples, hidden, like=z)]
 
@@ -170,7 +170,7 @@ class _Steps:
     def gru_reset_first(
         self, ctx: Any, node: fx.Node, gates: Any, h0: Any, w_hh: Any, reverse: bool, valid: Any = None
     ) -> tuple[Any, ...]:
-        e, used = self.emit, _used(node)
+        e, used = self.emit, results_read(node)
         hidden = e.shape(h0)[1]
         w = e.swap(w_hh)
         fixed = [e.cut(w, 1, 0, 2 * hidden), e.cut(w, 1, 2 * hidden, 3 * hidden)]

@@ -1,13 +1,20 @@
-"""Recurrent layers: their loops are ONNX's `Scan`, see `loops.py`."""
+"""Recurrent layers: ONNX's own operators (`native_recurrent.py`), or loops as `Scan` (`loops.py`)."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+from ...recurrent_ops import ops
 from .. import recurrent
-from . import emit
+from . import emit, native_recurrent
 from .loops import loop
 from .rules import rule
 
-for _operator, _rule in recurrent.rules(SimpleNamespace(**vars(emit), loop=loop)).items():
+_rules = recurrent.rules(SimpleNamespace(**vars(emit), loop=loop))
+_rules[ops.lstm.default] = native_recurrent.lstm(_rules[ops.lstm.default])
+_rules[ops.gru.default] = native_recurrent.gru(_rules[ops.gru.default], reset_first=False)
+_rules[ops.gru_reset_first.default] = native_recurrent.gru(
+    _rules[ops.gru_reset_first.default], reset_first=True
+)
+for _operator, _rule in _rules.items():
     rule(_operator)(_rule)
