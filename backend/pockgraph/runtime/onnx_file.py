@@ -17,8 +17,8 @@ from ..files import open_regular
 # All that the lowering can emit; add here what a new rule there needs.
 _NAMES = (
     "Abs Add And Atan AveragePool BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Concat Conv "
-    "ConvTranspose Cos Cosh CumSum Div Equal Erf Exp Expand Floor Gather GatherElements Gemm Greater "
-    "GreaterOrEqual HardSigmoid Identity LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax "
+    "ConvTranspose Cos Cosh CumSum Div Equal Erf Exp Expand Floor GRU Gather GatherElements Gemm Greater "
+    "GreaterOrEqual HardSigmoid Identity LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax "
     "MatMul Max MaxPool Min Mod Mul Neg Not OneHot Or Pad Pow ReduceMax ReduceMean ReduceMin ReduceProd "
     "ReduceSum Relu Reshape Round Scan ScatterElements ScatterND Sigmoid Sign Sin Sinh Slice Softmax "
     "Softplus Split Sqrt Sub Tan Tanh Tile TopK Transpose Trilu Where Xor"
