@@ -4,7 +4,8 @@
 
 Two layers in both directions, 64 units, and a linear layer; full training with SGD and momentum. A step of
 each target and one of eager PyTorch take turns, so that a busy machine slows both. Ratios are of such pairs
-of steps: the median, and what half of them lie between; "best" compares the fastest of each.
+of steps: the median, and what half of them lie between; "best" compares the fastest of each. `--evaluate`
+compares evaluation instead.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float, float]:
     return result, (time.perf_counter() - wall) * 1e3, (time.process_time() - processor) * 1e3
 
 
-def case(kind: str, size: tuple[int, int, int], target: str, rounds: int, threads: int) -> str:
+def case(
+    kind: str, size: tuple[int, int, int], target: str, rounds: int, threads: int, evaluate: bool
+) -> str:  # fmt: skip
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     model = Classifier(kind, size[2])
@@ -68,6 +71,10 @@ def case(kind: str, size: tuple[int, int, int], target: str, rounds: int, thread
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def eager() -> None:
+        if evaluate:
+            with torch.no_grad():
+                metric(model, batch)
+            return
         optimizer.zero_grad()
         loss(model, batch).backward()
         optimizer.step()
@@ -76,12 +83,14 @@ def case(kind: str, size: tuple[int, int, int], target: str, rounds: int, thread
     with tempfile.TemporaryDirectory() as folder:
         artifact, compile_ms, _ = timed(lambda: pg.compile(graph, target=target, out=Path(folder) / "out"))
         trainer, load_ms, _ = timed(lambda: artifact.trainer(threads=threads))
-        trainer.step(batch, lr=0.01)
+
+        def ours() -> Any:
+            return trainer.evaluate([batch]) if evaluate else trainer.step(batch, lr=0.01)
+
+        ours()
         eager()
-        pairs = []
-        for _ in range(rounds):
-            pairs.append((timed(lambda: trainer.step(batch, lr=0.01))[1:], timed(eager)[1:]))
-    ratios = [[ours[i] / theirs[i] for ours, theirs in pairs] for i in (0, 1)]
+        pairs = [(timed(ours)[1:], timed(eager)[1:]) for _ in range(rounds)]
+    ratios = [[a[i] / b[i] for a, b in pairs] for i in (0, 1)]
     low, _, high = statistics.quantiles(ratios[1], n=4)
     best = [min(p[i][0] for p in pairs) for i in (0, 1)]
     nodes = len(list(graph.nodes()))
@@ -98,15 +107,16 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["16x512x32", "8x128x32"], help="N x T x features")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--evaluate", action="store_true", help="evaluation, not training")
     args = parser.parse_args()
-    print("| network | target | nodes | build s | compile s | load s | step ms (best) | eager ms (best) "
+    print("| network | target | nodes | build s | compile s | load s | ms (best) | eager ms (best) "
           "| ratio (best) | ratio (median) | ratio (processor) | half of them |")  # fmt: skip
     print("|---" * 12 + "|")
     for kind in args.kinds:
         for text in args.sizes:
             n, t, d = map(int, text.split("x"))
             for target in args.targets:
-                print(case(kind, (n, t, d), target, args.rounds, args.threads), flush=True)
+                print(case(kind, (n, t, d), target, args.rounds, args.threads, args.evaluate), flush=True)
 
 
 if __name__ == "__main__":
