@@ -24,7 +24,10 @@ from .value_limits import Index, entries_of, indices_of, is_wide, limit_of, limi
 
 # Operators on integers whose results may be larger than their operands; those that add up.
 _SUMS = (aten.sum, aten.cumsum)
-_GROWING = (*_SUMS, aten.add, aten.sub, aten.rsub, aten.mul, aten.pow, aten.square, aten.prod, aten.cumprod)
+_SHIFTS = (aten.__lshift__, aten.bitwise_left_shift)
+_GROWING = (
+    *_SUMS, *_SHIFTS, aten.add, aten.sub, aten.rsub, aten.mul, aten.pow, aten.square, aten.prod, aten.cumprod
+)  # fmt: skip
 # Dtypes that hold the numbers of `runtime/guards.py`; a result of another is cast, which keeps its value.
 _MARKED = (torch.float32, torch.float64, torch.int32, torch.int64)
 
@@ -183,8 +186,13 @@ def _inexact(new: fx.Graph, node: fx.Node, below: int) -> fx.Node:
         value = call(aten._to_copy.default, value, dtype=torch.float32)
         return call(aten.abs.default, value) if adds_up else value
 
-    kwargs = {k: v for k, v in node.kwargs.items() if k != "dtype"}
-    result = call(node.target, *fx.map_arg(node.args, as_float), **kwargs)
+    args: Any = fx.map_arg(node.args, as_float)
+    if getattr(node.target, "overloadpacket", None) in _SHIFTS:
+        x, by = args
+        power = call(aten.exp2.default, by) if isinstance(by, fx.Node) else 2.0**by
+        result = call(aten.mul.Tensor, *((x, power) if isinstance(x, fx.Node) else (power, float(x))))
+    else:
+        result = call(node.target, *args, **{k: v for k, v in node.kwargs.items() if k != "dtype"})
     bad = call(aten.ge.Scalar, call(aten.abs.default, result), float(below))
     bad.meta["guards"] = INEXACT, meta["source"] or str(node.target)
     return bad

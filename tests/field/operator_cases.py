@@ -189,6 +189,22 @@ POINTWISE: dict[str, Function] = {
     "gumbel_free_straight_through": lambda x: x + (x.round() - x).detach(),
 }  # fmt: skip
 
+POINTWISE |= {
+    "round_decimals": lambda x: x + (torch.round(x, decimals=2) - x).detach(),
+    "round_tens": lambda x: x + (torch.round(30 * x, decimals=-1) - x).detach(),
+    "fake_quantize": lambda x: torch.fake_quantize_per_tensor_affine(x, 0.05, 3, -8, 20),
+    "fake_quantize_by_tensors": lambda x: torch.fake_quantize_per_tensor_affine(
+        x, torch.tensor(0.05), torch.tensor(3, dtype=torch.int32), -8, 20
+    ),
+    "fake_quantize_channels": lambda x: torch.fake_quantize_per_channel_affine(
+        x, torch.linspace(0.02, 0.1, 8), torch.arange(8, dtype=torch.int32), 1, -8, 20
+    ),
+    "left_shift": lambda x: x * (((3 * x.detach()).int().clamp(-5, 5) << 2) % 7),
+    "left_shift_of_a_number": lambda x: x * (1 << torch.arange(8)),
+    "right_shift": lambda x: x * ((x.detach() > 0).long() * 77 - 40 >> 3),
+    "right_shift_by_tensor": lambda x: x * ((x.detach() > 0).int() * 77 - 40 >> torch.arange(8)),
+}  # fmt: skip
+
 OPERATORS: dict[str, Case] = {n: function(8)(f) for n, f in POINTWISE.items()} | {
     # sums, norms, statistics
     "norm": function(4, 3)(lambda x: torch.norm(x, dim=1)),

@@ -127,6 +127,7 @@ def of_hours(make: Callable[[Any], Tensor], hours: list[int], rooms: list[int]) 
         (lambda b: b["hour"] * b["room"], [5001, 2, 3, 4]),
         (lambda b: b["hour"] * b["room"], [2**20, 2, 3, 4]),  # in 32 bits the product is 0
         (lambda b: b["hour"] ** 3, [501, 2, 3, 4]),
+        (lambda b: b["hour"] << 13, [5001, 2, 3, 4]),
         (lambda b: (b["hour"] * 31 + b["room"]) * 31, [400_003, 2, 3, 4]),
         (lambda b: b["hour"].cumsum(0), [16_000_001, 2_000_001, -2_000_001, 4]),
         (lambda b: b["hour"].int().prod(), [1601, 2001, 2001, 4]),

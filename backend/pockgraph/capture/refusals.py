@@ -19,6 +19,11 @@ DATA_DEPENDENT = (
     "before deployment has one fixed graph. Replace the branch by torch.where, a selection "
     "x[mask].mean() by (x * mask).sum() / mask.sum(), or move the decision out of the model"
 )
+AS_NUMBER = (
+    "it takes a Python number from a tensor, which would be the first batch's in every step. Compute with "
+    "the tensor itself, with .detach() where no gradient shall go through it"
+)
+_NUMBER = re.compile(r"\.item\(|\b(float|int|bool)\(")
 DATA_ASSIGNED = (
     "it assigns `.data` of a tensor, which autograd does not see. Write the value with "
     "`with torch.no_grad(): tensor.copy_(value)`"
@@ -157,6 +162,8 @@ def explained(name: str, what: str, error: Exception) -> CaptureError:
         if found:
             if reason is DATA_DEPENDENT and ".tolist(" in where:
                 reason = OWN_READING
+            elif reason is DATA_DEPENDENT and _NUMBER.search(where):
+                reason = AS_NUMBER
             names = [n for n in found.groupdict().values() if n]
             return not_one_graph(name, what, reason.format(name=names[0] if names else ""), where)
     first = text.splitlines()[0].rstrip(".") if text else kind

@@ -175,10 +175,13 @@ class _Run:
             result: Any = self._function(task.model, task.rebuild(batch))
         self.assigned = assigned_in(self.tensors, self._tables)
         if not isinstance(result, Tensor):
+            number = isinstance(result, int | float | torch.SymInt | torch.SymFloat | torch.SymBool)
+            given = "Python number" if number else type(result).__name__
+            remedy = "the tensor, without .item()" if number else "the tensor alone"
             wanted = "one floating-point number" if self.what == "loss" else "one value per sample"
             raise TaskError(
                 f"Task {task.name!r}: the {self.what} must be a tensor of {wanted}, but "
-                f"`{self.what}(model, batch)` gives a {type(result).__name__}. Return the tensor alone."
+                f"`{self.what}(model, batch)` gives a {given}. Return {remedy}."
             )
         return result
 
@@ -359,7 +362,9 @@ def _refuse_dynamic(graph: fx.Graph) -> None:
             symbolic = isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool)
             sized = isinstance(v, Tensor) and any(isinstance(s, torch.SymInt) for s in v.shape)
             if symbolic or sized:
-                raise NotOneGraph(refusals.DATA_DEPENDENT, source_of(node.meta))
+                number = node.target is aten._local_scalar_dense.default
+                reason = refusals.AS_NUMBER if number else refusals.DATA_DEPENDENT
+                raise NotOneGraph(reason, source_of(node.meta))
 
 
 def _compare(first: _Run, before: Snapshot, between: Snapshot) -> None:

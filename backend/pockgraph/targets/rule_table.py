@@ -78,6 +78,12 @@ class RuleTable:
         """Why a call cannot be lowered, or an empty string."""
         if node.target is operator.getitem:
             return ""
+        if any(d.is_complex for n in (node, *node.all_input_nodes) for d in dtypes_of(n)):
+            return (
+                f"{self.target} has no complex numbers; compute with two real tensors, the real and the "
+                "imaginary part (a Fourier transform of fixed size is a product with two matrices of cosines "
+                "and sines), or take the target 'torch'"
+            )
         if node.target not in self.rules:
             return f"no rule lowers this operator to {self.target}"
         for dtype in dtypes_of(node):

@@ -85,6 +85,8 @@ class Torch:
 
 def _refusal(node: fx.Node) -> str:
     """Why a graph file cannot hold a call, or an empty string."""
+    if any(isinstance(a, complex) for a in (*node.args, *node.kwargs.values())):
+        return "a graph file holds no complex Python numbers; make it a tensor of the model, such as a buffer"
     try:
         op_name(node.target)
     except ValueError as e:

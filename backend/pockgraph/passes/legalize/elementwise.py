@@ -229,3 +229,107 @@ def zeros(
     pin_memory: bool | None = None,
 ) -> Tensor:
     return torch.zeros(size, dtype=dtype)
+
+
+# ---------------------------------------------------------------- rounding to steps
+
+
+@expands(aten.round.decimals)
+def round_to_decimals(x: Tensor, *, decimals: int) -> Tensor:
+    power = 10.0 ** abs(decimals)
+    if decimals < 0:
+        return torch.round(x / power) * power
+    return torch.round(x * power) / power if decimals else torch.round(x)
+
+
+def _fake_quantized(x: Tensor, scale: Any, zero_point: Any, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """`x` in steps of `scale`, and where its gradient passes."""
+    inverse = 1 / torch.as_tensor(scale, dtype=torch.float32)
+    step = torch.round(x * inverse) + zero_point
+    return (step.clamp(low, high) - zero_point) * scale, (step >= low) & (step <= high)
+
+
+@expands(aten.fake_quantize_per_tensor_affine_cachemask.default)
+def fake_quantize(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> tuple[Tensor, Tensor]:
+    return _fake_quantized(x, scale, float(zero_point), low, high)
+
+
+@expands(aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default)
+def fake_quantize_by_tensors(
+    x: Tensor, scale: Tensor, zero_point: Tensor, enabled: Tensor, low: int, high: int
+) -> tuple[Tensor, Tensor]:
+    quantized, passes = _fake_quantized(x, scale, zero_point.to(x.dtype), low, high)
+    on = enabled != 0
+    return torch.where(on, quantized, x), passes | ~on
+
+
+@expands(aten.fake_quantize_per_channel_affine_cachemask.default)
+def fake_quantize_channels(
+    x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, low: int, high: int
+) -> tuple[Tensor, Tensor]:
+    size = [s if d == axis % x.ndim else 1 for d, s in enumerate(x.shape)]
+    return _fake_quantized(x, scale.reshape(size), zero_point.to(x.dtype).reshape(size), low, high)
+
+
+# ---------------------------------------------------------------- shifts of integers
+
+
+def _powers(x: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
+    """2 to the power of 0 <= `by` < 63, as two factors that 32 bits hold."""
+    table = 2 ** torch.arange(31, dtype=x.dtype)
+    first = by.clamp(0, 30)
+    look = lambda i: table.index_select(0, i.reshape(-1).long()).reshape(by.shape)  # noqa: E731
+    return look(first), look((by - first).clamp(0, 30))
+
+
+def _bits(x: Tensor) -> int:
+    if x.dtype not in (torch.int32, torch.int64):
+        raise Inexpansible(f"a shift of {x.dtype} is not lowered; take .int() before it")
+    return torch.iinfo(x.dtype).bits
+
+
+@expands(
+    aten.__lshift__.Scalar, aten.__lshift__.Tensor, aten.bitwise_left_shift.Tensor,
+    aten.bitwise_left_shift.Tensor_Scalar, aten.bitwise_left_shift.Scalar_Tensor,
+)  # fmt: skip
+def left_shift(x: Any, by: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        x = torch.full_like(by, x)
+    bits = _bits(x)
+    if not isinstance(by, Tensor):
+        return x * 2**by if 0 <= by < 31 else left_shift(x, torch.full_like(x, by))
+    first, second = _powers(x, by)
+    return torch.where((by >= 0) & (by < bits), x * first * second, 0)
+
+
+@expands(
+    aten.__rshift__.Scalar, aten.__rshift__.Tensor, aten.bitwise_right_shift.Tensor,
+    aten.bitwise_right_shift.Tensor_Scalar, aten.bitwise_right_shift.Scalar_Tensor,
+)  # fmt: skip
+def right_shift(x: Any, by: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        x = torch.full_like(by, x)
+    bits = _bits(x)
+    if not isinstance(by, Tensor):
+        if not 0 <= by < 31:
+            return right_shift(x, torch.full_like(x, by))
+        return torch.div(x, 2**by, rounding_mode="floor")
+    first, second = _powers(x, by)
+    shifted = torch.div(torch.div(x, first, rounding_mode="floor"), second, rounding_mode="floor")
+    return torch.where((by >= 0) & (by < bits - 1), shifted, torch.where(x < 0, -1, 0))
+
+
+# ---------------------------------------------------------------- views that a file cannot hold
+
+
+@expands(aten._conj.default)
+def conj(x: Tensor) -> Tensor:
+    return torch.conj_physical(x)
+
+
+@expands(aten.as_strided.default)
+def as_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None) -> Tensor:
+    raise Inexpansible(
+        "it reads memory by strides, as torch.stft does; take x.unfold(…), whose windows a product with "
+        "matrices of cosines and sines makes a spectrum"
+    )

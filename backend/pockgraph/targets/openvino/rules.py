@@ -28,6 +28,9 @@ _ARITHMETIC = {
     aten.mul.Scalar, aten.neg.default, aten.abs.default, aten.pow.Tensor_Scalar, aten.bitwise_not.default,
     aten.cumsum.default, aten.sum.default, aten.sum.dim_IntList, aten.bmm.default, aten.mm.default,
 }  # fmt: skip
+_PRODUCTS = {
+    aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.convolution.default
+}  # fmt: skip
 
 
 class _Table(RuleTable):
@@ -35,6 +38,10 @@ class _Table(RuleTable):
         reason = super().refusal(node)
         if reason or node.target is operator.getitem:
             return reason
+        if node.target in _PRODUCTS and any(not n.meta["val"].numel() for n in node.all_input_nodes):
+            return (
+                "OpenVINO multiplies no tensors without elements; leave the layer out, or take target 'onnx'"
+            )
         made = dtypes_of(node)
         if torch.float16 in made:
             return (
