@@ -259,6 +259,9 @@ def limit_of(index: Index, entries: Mapping[fx.Node, str]) -> Limit | None:
         elif node.target not in _SAME:
             return None
         node = args[0]
+    uses = index.node is not index.value and index.node.target is not ops.lengths.default
+    if uses and node.meta["val"].dtype.is_floating_point:
+        return None  # 9.9 is cast to 9: the graph itself tells what an index becomes
     if node.meta["val"].dtype in (torch.bool, torch.uint8, torch.int8) and low <= -128 and high >= 255:
         return None
     limit = Limit(

@@ -76,6 +76,10 @@ REFUSED: dict[str, tuple[Loss, dict[str, Tensor], dict[str, Tensor]]] = {
         looking_up(lambda b: (b["x"].abs() * 0 + b["at"][:, None]).mean(1).long()),
         {"at": torch.tensor([0.5, 9.9, 3.0, 1.0])}, {"at": torch.tensor([0.5, 10.1, 3.0, 1.0])},
     ),
+    "casts": (
+        looking_up(lambda b: b["at"].long()),
+        {"at": torch.tensor([-0.5, 9.9, 3.0, 1.0])}, {"at": torch.tensor([0.5, 10.0, 3.0, 1.0])},
+    ),
     "searches": (
         looking_up(lambda b: torch.bucketize(b["at"], torch.arange(12.0))),
         {"at": torch.tensor([0.5, 8.9, 3.0, 1.0])}, {"at": torch.tensor([0.5, 10.1, 3.0, 1.0])},
