@@ -74,15 +74,13 @@ class DecayProbe:
             after: state slot name -> value.
         """
         slots = [s for s in graph.state_slots if s.trained]
-        only = frozenset(s.next_name for s in slots)
-        shapes = {name: front.cut[name].shape for name in split.read_by(only)}
+        shapes = {name: g.shape for name, g in front.cut.items()}
         size = LONGEST * self.largest
         right, moved = (
             split.update(
                 {n: torch.full(shape, end, dtype=torch.float64) for n, shape in shapes.items()},
                 self.lr,
                 self.start,
-                only,
             )
             for end in (0.0, size)
         )
