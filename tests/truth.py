@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from eager_loop import EagerLoop
 from policies import same_masks
 from torch import Tensor, nn
 
 import pockgraph as pg
-from pockgraph.eager_optimizer import Stepper
 from pockgraph.optimizer import Optimizer
 from pockgraph.task import Batch
 from pockgraph.train_graph import TrainGraph
@@ -79,7 +79,7 @@ def eager(
         leaves[fqn] = (
             whole if how.dim is None else whole.detach().index_select(how.dim, indices(how.channels))
         )
-    stepper = Stepper(optimizer, leaves)
+    stepper = EagerLoop(optimizer, leaves)
     losses: list[float] = []
     gradients: dict[str, Tensor] = {}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from eager_loop import EagerLoop
 from hypothesis import given
 from hypothesis import strategies as st
 from models import zoo
@@ -17,7 +18,6 @@ from oracle import ALL_OPTIMIZERS, PLANS, TOLERANCE, built, feed, next_state
 from torch import fx
 
 import pockgraph as pg
-from pockgraph.eager_optimizer import Stepper
 from pockgraph.errors import TaskError
 from pockgraph.graph import Builder, Graph, Role, Slot, meta_like, output_args
 from pockgraph.optimizer import OPTIMIZERS, Base, Optimizer, optimizer_from_dict
@@ -136,7 +136,7 @@ def in_graph(optimizer: Optimizer, lrs: Sequence[float]) -> dict[str, torch.Tens
 
 def in_torch(optimizer: Optimizer, lrs: Sequence[float], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     leaves = {fqn: start_of(shape).to(dtype).requires_grad_() for fqn, shape in SHAPES.items()}
-    stepper = Stepper(optimizer, leaves)
+    stepper = EagerLoop(optimizer, leaves)
     for grads, lr in zip(gradients(len(lrs)), lrs):
         stepper.zero_grad()
         for fqn, leaf in leaves.items():
