@@ -346,5 +346,31 @@ def test_nothing_changes_the_users_model(raises: bool, tmp_path: Any) -> None:
     assert [k for k in before if not _equal(before[k], after[k])] == []
 
 
+class HooksItself(nn.Module):
+    """Registers a hook when it runs for the first time, as libraries do that pass on hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+        self.body[1].register_forward_hook(lambda *_: None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.body[1]._forward_hooks) == 1:
+            self.body[1].register_forward_hook(lambda *given: 2 * given[-1])
+        return self.body(x)
+
+
+def test_a_model_that_hooks_itself_when_it_runs(target: str) -> None:
+    net = HooksItself()
+    own = list(net.body[1]._forward_hooks.items())
+    assert_as_eager(task(net, DATA), target)
+    hooks = net.body[1]._forward_hooks
+    assert list(hooks.items()) == own
+    assert len(hooks) == 1
+    net(DATA[0]["x"])
+    hooks.popitem()
+    assert list(hooks.items()) == own
+
+
 def _equal(a: Any, b: Any) -> bool:
     return a is b or bool(a == b)

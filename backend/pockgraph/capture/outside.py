@@ -14,7 +14,7 @@ import random
 import re
 import sys
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,8 +152,8 @@ class Snapshot:
         elif isinstance(value, functools.partial):
             self._pending += [(path, v) for v in (value.func, *value.args, *value.keywords.values())]
         elif isinstance(value, dict):
-            self._place(path, value, lambda: dict(value), lambda v: _refill(value, v))
-            self._inside(path, value.items())
+            self._place(path, value, lambda: _entries(value), lambda v: _refill(value, v))
+            self._inside(path, _entries(value).items())
         elif isinstance(value, list | deque):
             self._place(path, value, lambda: dict(enumerate(value)), lambda v: _relist(value, v.values()))
             self._inside(path, enumerate(value))
@@ -312,9 +312,23 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
             yield from _global_names(inner)
 
 
+def _plain_kind(mapping: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """Whose methods see and change what a mapping holds, whatever its own class makes of that.
+
+    An OrderedDict, as modules keep their hooks in, has an order beside the entries that `dict` knows of.
+    """
+    return OrderedDict if isinstance(mapping, OrderedDict) else dict
+
+
+def _entries(mapping: dict[Any, Any]) -> dict[Any, Any]:
+    return dict(_plain_kind(mapping).items(mapping))
+
+
 def _refill(mapping: dict[Any, Any], values: Mapping[Any, Any]) -> None:
-    dict.clear(mapping)
-    dict.update(mapping, values)
+    kind = _plain_kind(mapping)
+    kind.clear(mapping)
+    for name, value in values.items():
+        kind.__setitem__(mapping, name, value)
 
 
 def _relist(sequence: Any, values: Any) -> None:
