@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from . import __version__, cost, identity
+from . import cost, identity
 from .errors import ArtifactError, PockError, listing, reason, require
 from .files import replacing, resolved, sweep
 from .graph import Graph, Role, Slot
@@ -43,6 +43,7 @@ from .samples import samples_apart
 from .task import nonfinite_entries
 from .telling import telling_state
 from .value_limits import limits_of
+from .version import __version__
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,8 +12,8 @@ from .errors import PlanError, suggest
 
 if TYPE_CHECKING:
     from .plan import Trained
+    from .plannable import PlannableGraph
     from .rows import TensorRow
-    from .train_graph import TrainGraph
 
 METHODS = ("magnitude", "first", "random")
 Method = str | Mapping[str, Sequence[float]]
@@ -25,7 +25,7 @@ def count_of(ratio: float, channels: int) -> int:
 
 
 def resolve_channels(
-    graph: TrainGraph, row: TensorRow, what: float | Sequence[int], method: Method, seed: int
+    graph: PlannableGraph, row: TensorRow, what: float | Sequence[int], method: Method, seed: int
 ) -> tuple[int, ...] | None:
     """Sorted channel indices; empty for the whole tensor, None for a frozen one.
 
@@ -96,7 +96,7 @@ def _needs_channels(row: TensorRow, what: str) -> int:
     return row.channels
 
 
-def pick(graph: TrainGraph, row: TensorRow, count: int, method: Method, seed: int) -> tuple[int, ...]:
+def pick(graph: PlannableGraph, row: TensorRow, count: int, method: Method, seed: int) -> tuple[int, ...]:
     """`count` sorted channels of a tensor: of the best score, the largest L2 norm, the first, or random."""
     assert row.channels is not None
     assert row.channel_dim is not None

@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from . import presets
+from .channels import checked_part, resolve_channels
 from .errors import PlanError, listing, reason, require, suggest, violations
 from .files import as_path, parse_json, read_text, write_atomically
+from .plannable import PlannableGraph, check_trainable, require_graph
 from .strict import Strict
-
-if TYPE_CHECKING:
-    from .train_graph import TrainGraph
 
 SCHEMA = "pockui.plan/1"
 MAX_BYTES = 1 << 28  # of a plan or a manifest that is read
@@ -107,7 +107,7 @@ class Plan(_Strict):
     @classmethod
     def of(
         cls,
-        graph: TrainGraph,
+        graph: PlannableGraph,
         choice: Mapping[str, float | Sequence[int] | Trained],
         *,
         channels: Literal["magnitude", "first", "random"] | Mapping[str, Sequence[float]] = "magnitude",
@@ -129,10 +129,7 @@ class Plan(_Strict):
                 that does not exist, a ratio or list for a tensor that has no channel dimension, or scores
                 that are missing or do not fit.
         """
-        from .channels import checked_part, resolve_channels
-        from .train_graph import check_trainable
-
-        _require_graph(graph)
+        require_graph(graph)
         require(PlanError, "choice", choice, Mapping, "Pass ratios by name, as in {'conv.weight': 0.5}.")
         require(PlanError, "provenance", provenance or {}, Mapping, "Pass texts by name, or leave it out.")
         rows = {row.fqn: row for row in graph.tensors}
@@ -162,40 +159,34 @@ class Plan(_Strict):
         )
 
     @classmethod
-    def full(cls, graph: TrainGraph) -> Plan:
+    def full(cls, graph: PlannableGraph) -> Plan:
         """Every tensor."""
-        _require_graph(graph)
+        require_graph(graph)
         return cls.of(graph, {r.fqn: 1.0 for r in graph.tensors}, provenance={"made_by": "full"})
 
     @classmethod
-    def head(cls, graph: TrainGraph) -> Plan:
+    def head(cls, graph: PlannableGraph) -> Plan:
         """Only the last layer with parameters."""
-        from .presets import head
-
-        _require_graph(graph)
-        return cls.of(graph, head(graph), provenance={"made_by": "head"})
+        require_graph(graph)
+        return cls.of(graph, presets.head(graph), provenance={"made_by": "head"})
 
     @classmethod
-    def last_k_biases(cls, graph: TrainGraph, k: int) -> Plan:
+    def last_k_biases(cls, graph: PlannableGraph, k: int) -> Plan:
         """The head, and the biases (of norms, too) of the last `k` layers that have one.
 
         Raises:
             PlanError: `k` is no number of layers.
         """
-        from .presets import last_k_biases
-
-        _require_graph(graph)
+        require_graph(graph)
         if not isinstance(k, int) or k < 0:
             raise PlanError(f"k={k!r} is no number of layers. Pass 0 or more.")
-        return cls.of(graph, last_k_biases(graph, k), provenance={"made_by": f"last_k_biases({k})"})
+        return cls.of(graph, presets.last_k_biases(graph, k), provenance={"made_by": f"last_k_biases({k})"})
 
     @classmethod
-    def preset(cls, graph: TrainGraph) -> Plan:
+    def preset(cls, graph: PlannableGraph) -> Plan:
         """The scheme PockEngine reports for this kind of network (arXiv 2310.17752, section 4)."""
-        from .presets import preset
-
-        _require_graph(graph)
-        return cls.of(graph, preset(graph), provenance={"made_by": "preset"})
+        require_graph(graph)
+        return cls.of(graph, presets.preset(graph), provenance={"made_by": "preset"})
 
     # ---------------------------------------------------------------- reading them
 
@@ -287,14 +278,14 @@ class Plan(_Strict):
             ) from None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], graph: TrainGraph | None = None) -> Plan:
+    def load(cls, path: str | os.PathLike[str], graph: PlannableGraph | None = None) -> Plan:
         """Read a plan file, and refuse it when `graph` is another model's.
 
         Raises:
             PlanError: unreadable, invalid, or made for another model.
         """
         if graph is not None:
-            _require_graph(graph)
+            require_graph(graph)
         source = as_path(path, PlanError)
         try:
             text = read_text(source, MAX_BYTES)
@@ -304,12 +295,6 @@ class Plan(_Strict):
         if graph is not None:
             plan.check_fits({row.fqn: row.shape for row in graph.tensors}, graph.frozen)
         return plan
-
-
-def _require_graph(graph: object) -> None:
-    from .train_graph import TrainGraph
-
-    require(PlanError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
 
 
 def json_schema() -> dict[str, Any]:

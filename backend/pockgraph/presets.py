@@ -13,8 +13,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .plannable import PlannableGraph
     from .rows import TensorRow
-    from .train_graph import TrainGraph
 
 CONV_BLOCKS_RATIO = 7 / 17
 BIAS_BLOCKS_RATIO = 1 / 2
@@ -23,26 +23,26 @@ WEIGHT_BLOCKS_RATIO = 1 / 3
 Choice = dict[str, float]
 
 
-def head(graph: TrainGraph) -> Choice:
+def head(graph: PlannableGraph) -> Choice:
     """All tensors of the last layer that holds a weight matrix."""
     last = max((r for r in graph.tensors if r.kind == "weight"), key=lambda r: r.depth, default=None)
     layer = last.layer if last else max(graph.tensors, key=lambda r: r.depth).layer
     return {r.fqn: 1.0 for r in graph.tensors if r.layer == layer}
 
 
-def biases(graph: TrainGraph) -> list[TensorRow]:
+def biases(graph: PlannableGraph) -> list[TensorRow]:
     """Biases outside the head, last first."""
     top = head(graph)
     rows = [r for r in graph.tensors if r.kind == "bias" and r.fqn not in top]
     return sorted(rows, key=lambda r: -r.depth)
 
 
-def last_k_biases(graph: TrainGraph, k: int) -> Choice:
+def last_k_biases(graph: PlannableGraph, k: int) -> Choice:
     """The head and the `k` last biases (those of norms too)."""
     return {r.fqn: 1.0 for r in biases(graph)[:k]} | head(graph)
 
 
-def preset(graph: TrainGraph) -> Choice:
+def preset(graph: PlannableGraph) -> Choice:
     """The paper's scheme for this kind of network."""
     blocks = _blocks(graph)
     chosen = head(graph)
@@ -65,7 +65,7 @@ def preset(graph: TrainGraph) -> Choice:
     return chosen
 
 
-def _blocks(graph: TrainGraph) -> dict[str, list[TensorRow]]:
+def _blocks(graph: PlannableGraph) -> dict[str, list[TensorRow]]:
     """Repeated blocks that hold a weight, in forward order."""
     blocks: dict[str, list[TensorRow]] = {}
     for row in sorted(graph.tensors, key=lambda r: r.depth):

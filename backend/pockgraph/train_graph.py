@@ -15,10 +15,11 @@ from torch import fx
 
 from . import cost
 from .dependence import dependence
-from .errors import PlanError, TaskError, listing, require, suggest
+from .errors import PlanError, TaskError, require, suggest
 from .graph import Graph, Role, Slot, aten
 from .optimizer import Optimizer, check_groups, optimizer_from_dict
 from .plan import Plan
+from .plannable import check_trainable
 from .prune import prune, specialise
 from .recurrent_ops import WEIGHTS
 from .rows import TensorRow
@@ -278,33 +279,6 @@ def _use(operand: fx.Node, user: fx.Node, dims: tuple[int, ...]) -> int | None:
 def _rule(optimizer: Optimizer) -> dict[str, Any]:
     """An optimizer but for its learning rate, which every step sets."""
     return {k: v for k, v in optimizer.to_dict().items() if k != "lr"}
-
-
-def check_trainable(graph: TrainGraph, names: list[str]) -> None:
-    """Refuse names that exist in the model but cannot be trained, with the reason.
-
-    Raises:
-        PlanError: a name of a tensor that the user froze, that the loss does not depend on, or another
-            name of a tied one.
-    """
-    frozen = [n for n in names if n in graph.frozen]
-    if frozen:
-        raise PlanError(
-            f"The model froze {listing(frozen)} (requires_grad=False), so no plan trains it. Set "
-            "requires_grad_(True) on it and build again, or leave it out of the plan."
-        )
-    unused = [n for n in names if n in graph.unused]
-    if unused:
-        raise PlanError(
-            f"The loss does not depend on {listing(unused)}, so there is no gradient to train with. "
-            "Leave them out of the plan, or use them in the model's forward pass."
-        )
-    for name in names:
-        if graph.aliases and name in graph.aliases:
-            raise PlanError(
-                f"{name!r} is tied to {graph.aliases[name]!r}: one tensor under two names. "
-                f"Plan {graph.aliases[name]!r}, which trains both uses."
-            )
 
 
 def no_parameters(name: str) -> TaskError:

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ... import __version__
 from ...runtime.onnx_file import check_model
+from ...version import __version__
 from .emit import TYPES
 from .op import OPSET
 from .value import Body, Node, Value, make

@@ -1,0 +1,3 @@
+"""The release that artefacts, studies and the command line name."""
+
+__version__ = "0.1.0"
