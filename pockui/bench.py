@@ -276,8 +276,8 @@ def _time_query(graph: pg.TrainGraph) -> float:
     measuring its contributions would take the benchmark an hour.
     """
     from pockgraph.contribution import Contribution, Gain
-    from pockgraph.presets import biases, head
-    from pockgraph.profiling import profile_of
+    from pockgraph.plan.presets import biases, head
+    from pockgraph.profile.profiler import profile_of
     from pockgraph.search import search
 
     draw = random.Random(0)

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from pockgraph import __version__
 from pockgraph.errors import NonFiniteLoss
-from pockgraph.streams import UNREAD, drop_output, settle_streams
+from pockgraph.standard_streams import UNREAD, drop_output, settle_streams
 
 from .commands import checking, comparison, device, doctor, operators, projects, studies
 from .commands.output import FAILED, INTERRUPTED, fail, say

@@ -1,15 +1,15 @@
-"""Exceptions of others on the command line and in the page, told as `pockgraph.mistakes` tells them."""
+"""Exceptions of others on the command line and in the page, told as `pockgraph.error_messages` tells them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pockgraph import mistakes
-from pockgraph.mistakes import BAD_INPUT, BUG
+from pockgraph import error_messages as mistakes
+from pockgraph.error_messages import BAD_INPUT, BUG
 
 __all__ = ["BAD_INPUT", "BUG", "explain"]
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """What to tell about an exception, and the exit status; see `pockgraph.mistakes.explain`."""
+    """What to tell about an exception, and the exit status; see `pockgraph.error_messages.explain`."""
     return mistakes.explain(error, "pockui --debug", Path(__file__).parent)

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pockgraph.error_messages import users_frame
 from pockgraph.errors import TaskError, suggest
-from pockgraph.mistakes import users_frame
 
 if TYPE_CHECKING:
     from pockgraph.task import Task
@@ -43,7 +43,7 @@ def named_reference(stored: str) -> str:
     Args:
         stored: what the study says.
     """
-    from pockgraph.study import OPENED_WITH
+    from pockgraph.study.study import OPENED_WITH
 
     given = [*_NAMED, *filter(None, [os.environ.get(ENVIRONMENT, "")])]
     if stored and stored in {*given, *OPENED_WITH, *DEMOS.values()}:

@@ -21,7 +21,7 @@ import pockgraph as pg
 from pockgraph.errors import ParityError, PlanError
 from pockgraph.passes import run
 from pockgraph.targets import target_names
-from pockgraph.task import as_named
+from pockgraph.task.task import as_named
 
 models.register(recurrent.MODELS)
 
@@ -85,7 +85,7 @@ def _refused(small: pg.TrainGraph, wrong: Any, where: str) -> bool:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("pockgraph.compiler.run", passes if where == "step" else run),
+        mock.patch("pockgraph.artifact.compiler.run", passes if where == "step" else run),
     ):
         try:
             pg.compile(small if where == "step" else wrong, target="torch", out=Path(folder) / "out")

@@ -15,8 +15,8 @@ import torch
 from oracle import feed, next_state
 from torch import Tensor, fx
 
-from pockgraph.graph import Graph, Role, aten, output_args
-from pockgraph.task import Batch
+from pockgraph.ir.graph import Graph, Role, aten, output_args
+from pockgraph.task.task import Batch
 
 Site = tuple[str, Callable[[], None]]
 WITH_CONSTANTS = (

@@ -33,11 +33,11 @@ from truth import Steps, Truth, eager_gradients, indices, metric_given
 
 import pockgraph as pg
 from pockgraph.capture import trace_loss
-from pockgraph.graph import Graph, Role
+from pockgraph.ir.graph import Graph, Role
 from pockgraph.optimizer import Optimizer
 from pockgraph.plan import Trained
-from pockgraph.runtime.seed import step_keys
-from pockgraph.task import Batch, as_named
+from pockgraph.prng import step_keys
+from pockgraph.task.task import Batch, as_named
 from pockgraph.train_graph import TrainGraph
 
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pockgraph import Task
-from pockgraph.runtime.seed import step_keys
-from pockgraph.seeded_masks import seeded_masks
-from pockgraph.task import Batch
+from pockgraph.parity.seeded_masks import seeded_masks
+from pockgraph.prng import step_keys
+from pockgraph.task.task import Batch
 
 # ---------------------------------------------------------------- batch norm
 

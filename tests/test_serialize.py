@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import fx, nn
 
-from pockgraph import serialize
-from pockgraph.autodiff import build
 from pockgraph.errors import ArtifactError
-from pockgraph.graph import Builder, Graph, Role, Slot, aten
+from pockgraph.ir import serialize
+from pockgraph.ir.graph import Builder, Graph, Role, Slot, aten
+from pockgraph.ir.serialize import graph_from_json, graph_to_json, op_name
 from pockgraph.optimizer import AdamW
 from pockgraph.plan import Plan
-from pockgraph.serialize import graph_from_json, graph_to_json, op_name
 from pockgraph.task import Task
 from pockgraph.train_graph import TrainGraph
+from pockgraph.train_graph.builder import build
 
 
 class Net(nn.Module):

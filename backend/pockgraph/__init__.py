@@ -19,15 +19,15 @@ _HOME = {
     "AdamW": "optimizer",
     "Group": "optimizer",
     "Lion": "optimizer",
-    "build": "autodiff",
+    "build": "train_graph",
     "TrainGraph": "train_graph",
     "Plan": "plan",
     "Trained": "plan",
-    "heads": "attention",
-    "fisher_scores": "fisher",
-    "compile": "compiler",
+    "heads": "train_graph.attention_heads",
+    "fisher_scores": "train_graph.channel_scores",
+    "compile": "artifact.compiler",
     "Artifact": "artifact",
-    "Budget": "budget",
+    "Budget": "plan",
     "Study": "study",
     "PockError": "errors",
 }
@@ -55,17 +55,16 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .artifact import Artifact
-    from .attention import heads
-    from .autodiff import build
-    from .budget import Budget
-    from .compiler import compile
+    from .artifact.compiler import compile
     from .errors import PockError
-    from .fisher import fisher_scores
     from .optimizer import SGD, Adafactor, Adam, AdamW, Group, Lion
-    from .plan import Plan, Trained
+    from .plan import Budget, Plan, Trained
     from .study import Study
     from .task import Batches, Task
     from .train_graph import TrainGraph
+    from .train_graph.attention_heads import heads
+    from .train_graph.builder import build
+    from .train_graph.channel_scores import fisher_scores
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "backend"), str(ROOT / "tests/field")]
 
 from dashboard import BUDGET, STUDY, TASK, Server, Session, make_served_folder  # noqa: E402
 
-from pockgraph.search import Budget  # noqa: E402
+from pockgraph.search.plan_search import Budget  # noqa: E402
 from pockui.info.budgets import budget_range, to_limit  # noqa: E402
 from pockui.state import Facts, read_facts  # noqa: E402
 

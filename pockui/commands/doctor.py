@@ -177,7 +177,7 @@ def _torch() -> list[dict[str, Any]]:
         return [_target("torch", "–", False, [], "torch is not installed: pip install 'pockui[app]'")]
     import torch
 
-    from pockgraph.targets import torch as target
+    from pockgraph.targets.torch import target
 
     precisions = ["FP32"] + [p.upper() for p in getattr(target, "PRECISIONS", ()) if p != "f32"]
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()

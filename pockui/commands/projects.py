@@ -89,12 +89,12 @@ def analyze(
     record = Study(study, load_task(task), make_optimizer(optimizer, momentum, weight_decay, *around))
     profile = record.profile  # made now, so that the study can be searched where there is no model
     if quick:
-        from pockgraph.candidates import quick_settings
+        from pockgraph.contribution.candidates import quick_settings
 
         options = quick_settings(profile) | options
     contribution = run_analysis(record, target=target, force=force, **options)
     if time_steps:
-        from pockgraph.timing import fit, time_plans
+        from pockgraph.study.time_plans import fit, time_plans
 
         timed = time_plans(record.graph, profile, progress=lambda note: say(f"{note} …"))
         model = fit(profile, "openvino", timed)

@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 import torch
 
 import pockgraph as pg
-from pockgraph.candidates import quick_settings
+from pockgraph.contribution.candidates import quick_settings
 from pockgraph.errors import PockError
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
 from pockgraph.profile import Profile
 from pockgraph.study import Run
-from pockgraph.timing import fit
+from pockgraph.study.time_plans import fit
 
 from ..commands.doctor import machine, usable_cores, versions
 from ..eager import eager_command

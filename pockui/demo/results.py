@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pockgraph.errors import PockError, reason, violations
 from pockgraph.files import read_text, write_atomically
-from pockgraph.plan import MAX_BYTES
+from pockgraph.plan.plan import MAX_BYTES
 
 SCHEMA = "pockui.report/1"
 REFERENCE = ("full", "eager")  # what every ratio is to

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pockgraph.errors import TaskError
-from pockgraph.task import Batch, Batches, Task
+from pockgraph.task import Batches, Task
+from pockgraph.task.task import Batch
 
 from .data import Arrays, cached, find_asset, fresh_linear, missing, stratified_split
 

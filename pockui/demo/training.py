@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pockgraph.data import fresh_values
+from pockgraph.contribution.data import fresh_values
 from pockgraph.errors import NonFiniteLoss
 from pockgraph.runtime import Trainer
-from pockgraph.task import Batch, Task
+from pockgraph.task import Task
+from pockgraph.task.task import Batch
 
 from ..eager import PlainLoop
 from .results import Trial

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pockgraph.errors import TaskError
-from pockgraph.task import Batch, Batches, Task
+from pockgraph.task import Batches, Task
+from pockgraph.task.task import Batch
 
 from .data import Arrays, find_asset, stratified_split
 from .efficientnet import efficientnet_lite0

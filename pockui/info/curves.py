@@ -13,7 +13,7 @@ from .layers import BIASES, LayerRow, chosen
 if TYPE_CHECKING:
     from pockgraph.contribution import Contribution
     from pockgraph.profile import Profile
-    from pockgraph.search import Budget
+    from pockgraph.search.plan_search import Budget
 
 SHARES = (0.0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 

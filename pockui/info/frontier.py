@@ -10,7 +10,7 @@ from .costs import Cost
 
 if TYPE_CHECKING:
     from pockgraph.plan import Plan
-    from pockgraph.search import Budget
+    from pockgraph.search.plan_search import Budget
 
     from .outlook import Outlook
 

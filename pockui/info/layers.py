@@ -14,7 +14,8 @@ from .costs import COSTS, Cost
 from .gains import interval, seeds_text
 
 if TYPE_CHECKING:
-    from pockgraph.profile import Figures, Profile, TensorRow
+    from pockgraph.profile import Figures, Profile
+    from pockgraph.profile.profile import TensorRow
 
 INTERVAL_ROOM = 0.4  # how far beyond the bars an axis goes for intervals, as a share of the bars' range
 BIASES = "biases"  # id of the row that stands for "the last k biases"

@@ -11,7 +11,7 @@ from .costs import COSTS
 
 if TYPE_CHECKING:
     from pockgraph.profile import Figures, Profile
-    from pockgraph.search import Budget
+    from pockgraph.search.plan_search import Budget
 
 
 class Outlook(NamedTuple):

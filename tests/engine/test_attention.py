@@ -11,10 +11,10 @@ from models import zoo
 from oracle import built
 
 import pockgraph as pg
-from pockgraph.attention import attentions
 from pockgraph.errors import PlanError
 from pockgraph.plan import Trained
-from pockgraph.task import as_named
+from pockgraph.task.task import as_named
+from pockgraph.train_graph.attention_heads import attentions
 
 LAYER = "blocks.1.attention"
 

@@ -18,9 +18,9 @@ from truth import Steps
 import pockgraph as pg
 from pockgraph import passes
 from pockgraph.errors import CaptureError, PlanError, TaskError
-from pockgraph.graph import Role, aten
-from pockgraph.profiling import profile_of
-from pockgraph.task import Batch
+from pockgraph.ir.graph import Role, aten
+from pockgraph.profile.profiler import profile_of
+from pockgraph.task.task import Batch
 from pockgraph.train_graph import TrainGraph
 
 

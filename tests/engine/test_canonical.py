@@ -15,12 +15,12 @@ from oracle import assert_equal_gradients, built, traced
 from torch import fx, nn
 
 import pockgraph as pg
-from pockgraph import cost
-from pockgraph.canonical import canonicalise, hoist_weight_gradients
 from pockgraph.capture import trace_loss
-from pockgraph.graph import Graph
-from pockgraph.prune import prune
-from pockgraph.rows import TensorRow
+from pockgraph.cost import graph_cost as cost
+from pockgraph.ir.graph import Graph
+from pockgraph.passes.canonicalize import canonicalise, hoist_weight_gradients
+from pockgraph.plan.tensor_info import TensorRow
+from pockgraph.train_graph.prune import prune
 
 aten = torch.ops.aten
 

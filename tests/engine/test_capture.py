@@ -20,8 +20,8 @@ from truth import eager_gradients
 
 import pockgraph as pg
 from pockgraph.capture import trace_loss
-from pockgraph.graph import Graph, Role
-from pockgraph.task import Batch, as_named
+from pockgraph.ir.graph import Graph, Role
+from pockgraph.task.task import Batch, as_named
 
 aten = torch.ops.aten
 

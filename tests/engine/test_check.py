@@ -14,12 +14,12 @@ from torch import nn
 
 import pockgraph as pg
 from pockgraph import passes
-from pockgraph.check import check
-from pockgraph.compiler import compile as compile_graph
+from pockgraph.artifact.compiler import compile as compile_graph
 from pockgraph.errors import PockError, UnsupportedOperators
-from pockgraph.graph import Graph
+from pockgraph.ir.graph import Graph
 from pockgraph.targets import Unsupported, target_names
 from pockgraph.train_graph import TrainGraph
+from pockgraph.train_graph.target_check import check
 
 aten = torch.ops.aten
 
@@ -148,7 +148,7 @@ def test_a_gradient_that_all_others_pass_through() -> None:
 
 def test_compiling_is_refused_with_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = BACKWARD["pooling"][1]
-    monkeypatch.setattr("pockgraph.compiler.get_target", lambda name: target)
+    monkeypatch.setattr("pockgraph.artifact.compiler.get_target", lambda name: target)
     with pytest.raises(UnsupportedOperators) as caught:
         compile_graph(built("resnet"), target="refusing", out=tmp_path / "out")
     assert str(caught.value) == str(check(built("resnet"), target))

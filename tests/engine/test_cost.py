@@ -13,9 +13,9 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import pockgraph as pg
-from pockgraph import cost
-from pockgraph.graph import Graph, Role, output_args
-from pockgraph.task import as_named
+from pockgraph.cost import graph_cost as cost
+from pockgraph.ir.graph import Graph, Role, output_args
+from pockgraph.task.task import as_named
 from pockgraph.train_graph import TrainGraph
 
 aten = torch.ops.aten

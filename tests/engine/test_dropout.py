@@ -20,13 +20,13 @@ from truth import Steps
 
 import pockgraph as pg
 from pockgraph import passes
-from pockgraph.dropout import with_masks
 from pockgraph.errors import CaptureError, TaskError
-from pockgraph.graph import Graph, Role, Slot, aten
-from pockgraph.profiling import profile_of
-from pockgraph.runtime.seed import step_keys
-from pockgraph.seeded_masks import dropped as mask
-from pockgraph.task import Batch
+from pockgraph.ir.graph import Graph, Role, Slot, aten
+from pockgraph.parity.seeded_masks import dropped as mask
+from pockgraph.passes.dropout_masks import with_masks
+from pockgraph.prng import step_keys
+from pockgraph.profile.profiler import profile_of
+from pockgraph.task.task import Batch
 from pockgraph.train_graph import TrainGraph
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from pockgraph.errors import ArtifactError, PockError
-from pockgraph.graph import aten
-from pockgraph.inductor import compile_package, load_package
+from pockgraph.ir.graph import aten
+from pockgraph.targets.torch.aot_package import compile_package, load_package
 
 
 def step() -> fx.Graph:

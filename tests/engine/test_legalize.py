@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pockgraph.graph import Graph, Role, Slot, dtype_name, meta_like
-from pockgraph.interpret import interpret
+from pockgraph.ir.graph import Graph, Role, Slot, dtype_name, meta_like
+from pockgraph.ir.interpreter import interpret
 from pockgraph.passes.legalize import Legalize, resampling
 from pockgraph.passes.legalize.table import EXPANSIONS
 

@@ -9,12 +9,12 @@ import pytest
 from models import ZOO
 from oracle import built
 
-from pockgraph import presets
 from pockgraph.contribution import Contribution, Gain
-from pockgraph.decisions import Decisions
-from pockgraph.linear import Linear, minimise
-from pockgraph.moments import Moments
-from pockgraph.profiling import profile_of
+from pockgraph.plan import presets
+from pockgraph.profile.profiler import profile_of
+from pockgraph.search.linear_solver import Linear, minimise
+from pockgraph.search.memory_constraints import Moments
+from pockgraph.search.plan_variables import Decisions
 from pockgraph.train_graph import TrainGraph
 
 PLANS = 10

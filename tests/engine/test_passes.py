@@ -17,11 +17,12 @@ from torch import fx, nn
 from truth import Truth
 
 import pockgraph as pg
-from pockgraph import cost, passes
-from pockgraph.graph import Graph, Role
-from pockgraph.passes.flat_update import FlatUpdate
-from pockgraph.passes.fold_constants import FoldConstants
-from pockgraph.passes.fold_scale import FoldScale
+from pockgraph import passes
+from pockgraph.cost import graph_cost as cost
+from pockgraph.ir.graph import Graph, Role
+from pockgraph.passes.optimize.flatten_update import FlatUpdate
+from pockgraph.passes.optimize.fold_constants import FoldConstants
+from pockgraph.passes.optimize.fold_scale import FoldScale
 from pockgraph.train_graph import TrainGraph
 
 aten = torch.ops.aten

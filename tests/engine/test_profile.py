@@ -15,14 +15,15 @@ from models import ZOO
 from oracle import built
 
 import pockgraph as pg
-from pockgraph import presets
 from pockgraph.contribution import Contribution, Gain
 from pockgraph.errors import BudgetError, PlanError
-from pockgraph.plan import Trained
-from pockgraph.profile import Operator, Profile
-from pockgraph.profiling import profile_of
-from pockgraph.search import Budget, frontier, search
-from pockgraph.timing import fit, probe_choices
+from pockgraph.plan import Trained, presets
+from pockgraph.profile import Profile
+from pockgraph.profile.profile import Operator
+from pockgraph.profile.profiler import profile_of
+from pockgraph.search import frontier, search
+from pockgraph.search.plan_search import Budget
+from pockgraph.study.time_plans import fit, probe_choices
 from pockgraph.train_graph import TrainGraph
 
 RATIOS = (1.0, 0.5, 0.25)

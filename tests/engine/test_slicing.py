@@ -14,11 +14,11 @@ from torch import fx
 from truth import indices
 
 import pockgraph as pg
-from pockgraph.cost import node_flops
-from pockgraph.graph import Role, output_args
+from pockgraph.cost.graph_cost import node_flops
+from pockgraph.ir.graph import Role, output_args
 from pockgraph.plan import Trained
-from pockgraph.rows import TensorRow
-from pockgraph.task import as_named
+from pockgraph.plan.tensor_info import TensorRow
+from pockgraph.task.task import as_named
 from pockgraph.train_graph import TrainGraph
 
 aten = torch.ops.aten

@@ -19,7 +19,7 @@ from users import assert_as_eager, batches, cross_entropy, mlp, summed, task
 
 import pockgraph as pg
 from pockgraph.errors import PockError
-from pockgraph.interpret import interpret
+from pockgraph.ir.interpreter import interpret
 
 DATA = batches(8, 12)
 MODULE_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -13,7 +13,7 @@ from users import assert_as_eager, batches, mlp, task
 
 import pockgraph as pg
 from pockgraph.errors import PockError
-from pockgraph.interpret import interpret
+from pockgraph.ir.interpreter import interpret
 
 DATA = batches(8, 12)
 

@@ -24,7 +24,7 @@ from torch.utils.data import (
 from users import batches, cross_entropy, mlp, summed, task
 
 import pockgraph as pg
-from pockgraph.data import Data, with_validation
+from pockgraph.contribution.data import Data, with_validation
 from pockgraph.errors import TaskError
 
 ROWS = batches(64, 12)[0]

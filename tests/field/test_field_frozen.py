@@ -13,7 +13,7 @@ from users import assert_as_eager, batches, cross_entropy, mlp, task
 
 import pockgraph as pg
 from pockgraph.errors import PlanError, PockError, TaskError
-from pockgraph.interpret import interpret
+from pockgraph.ir.interpreter import interpret
 from pockgraph.train_graph import TrainGraph
 
 DATA = batches(8, 12)

@@ -14,7 +14,7 @@ from users import MOMENTUM, assert_as_eager, batches, task
 
 import pockgraph as pg
 from pockgraph.errors import ParityError
-from pockgraph.graph import Graph, aten
+from pockgraph.ir.graph import Graph, aten
 from pockgraph.optimizer import Optimizer
 from pockgraph.runtime.manifest import Parity
 

@@ -17,7 +17,7 @@ from users import MOMENTUM, assert_as_eager, task
 
 import pockgraph as pg
 from pockgraph.errors import CaptureError
-from pockgraph.interpret import interpret
+from pockgraph.ir.interpreter import interpret
 from pockgraph.targets import target_names
 
 

@@ -17,7 +17,7 @@ from users import CLASSES, assert_as_eager, batches, task
 import pockgraph as pg
 from pockgraph.errors import UnsupportedOperators
 from pockgraph.frontends.onnx import load
-from pockgraph.recurrent_ops import BACKWARD, FORWARD
+from pockgraph.recurrent.operators import BACKWARD, FORWARD
 from pockgraph.train_graph import TrainGraph
 
 FEATURES, UNITS = 6, 4

@@ -63,7 +63,7 @@ def test_standard_streams_that_are_closed(closed: str, tmp_path: Path) -> None:
 def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     """What is printed would be written into it."""
     code = (
-        "import os, sys; from pockgraph.streams import settle_streams; settle_streams('replace'); "
+        "import os, sys; from pockgraph.standard_streams import settle_streams; settle_streams('replace'); "
         "f = open('file', 'w'); print('printed', flush=True); os.write(1, b'written'); f.close()"
     )
     assert shell([sys.executable, "-c", code], ">&-", tmp_path) == (0, "")

@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 from users import batches, mlp, task
 
 import pockgraph as pg
-from pockgraph import study as study_module
 from pockgraph.errors import StudyError, TaskError
-from pockgraph.lease import Owner
-from pockgraph.profiling import profile_of
-from pockgraph.store import APPLICATION_ID
+from pockgraph.profile.profiler import profile_of
+from pockgraph.store.lease import Owner
+from pockgraph.store.store import APPLICATION_ID
 from pockgraph.study import Parity, Run
+from pockgraph.study import study as study_module
 from pockui import project
 from pockui.cli import app
 from pockui.info.names import file_name

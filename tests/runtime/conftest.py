@@ -11,7 +11,7 @@ import pytest
 from tiny_task import CHOICES, Compile, make_graph
 
 from pockgraph.artifact import Artifact
-from pockgraph.compiler import compile as compile_graph
+from pockgraph.artifact.compiler import compile as compile_graph
 from pockgraph.plan import Plan
 
 

@@ -7,8 +7,8 @@ from judging import mutant, right_step
 from mutants import mutated
 from oracle import ALL_OPTIMIZERS, PLANS, built
 
-from pockgraph.split_step import SplitStep
-from pockgraph.update_check import check_update
+from pockgraph.parity.split_step import SplitStep
+from pockgraph.parity.updates import check_update
 
 QUICK = [
     ("mlp", "full", "momentum", "step", 0), ("mlp", "full", "adamw", "step", 2),

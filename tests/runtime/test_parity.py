@@ -15,14 +15,15 @@ from tiny_task import CHOICES, OPTIMIZERS, Compile, batches, loss, make_graph, m
 from torch import nn
 
 import pockgraph as pg
-from pockgraph import parity, rounding
 from pockgraph.artifact import Artifact
 from pockgraph.errors import ParityError
-from pockgraph.graph import Graph, aten
+from pockgraph.ir.graph import Graph, aten
 from pockgraph.optimizer import Optimizer
+from pockgraph.parity import compiled_step as parity
+from pockgraph.parity import rounding
+from pockgraph.parity.eager_reference import autograd
 from pockgraph.passes import run
 from pockgraph.plan import Plan
-from pockgraph.referee import autograd
 from pockgraph.runtime.manifest import Parity, read_manifest
 from pockgraph.targets import target_names
 
@@ -123,7 +124,7 @@ WRONG["the backward pass"] = (times_two, "after one step is off by")
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_artefact_does_not_ship(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong, words = WRONG[what]
-    monkeypatch.setattr("pockgraph.compiler.run", wrong)
+    monkeypatch.setattr("pockgraph.artifact.compiler.run", wrong)
     with pytest.raises(ParityError, match=words) as caught:
         pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
     assert "force=True" in str(caught.value)
@@ -132,7 +133,7 @@ def test_a_wrong_artefact_does_not_ship(what: str, tmp_path: Path, monkeypatch: 
 
 def test_a_refused_artefact_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = pg.compile(make_graph(), make_plan("head"), target="torch", out=tmp_path / "out")
-    monkeypatch.setattr("pockgraph.compiler.run", WRONG["the update"][0])
+    monkeypatch.setattr("pockgraph.artifact.compiler.run", WRONG["the update"][0])
     with pytest.raises(ParityError):
         pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -140,7 +141,7 @@ def test_a_refused_artefact_leaves_the_old_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_force_ships_it_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pockgraph.compiler.run", WRONG["the update"][0])
+    monkeypatch.setattr("pockgraph.artifact.compiler.run", WRONG["the update"][0])
     artifact = pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out", force=True)
     found = record(artifact)
     assert found.forced
@@ -248,7 +249,7 @@ def scale_gradient(graph: Graph, fqn: str, factor: float) -> None:
 def test_a_gradient_that_is_a_thousandth_too_long_does_not_ship(
     fqn: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pockgraph.compiler.run", scaled(fqn, 1.001))
+    monkeypatch.setattr("pockgraph.artifact.compiler.run", scaled(fqn, 1.001))
     with pytest.raises(ParityError, match=rf"compiled for 'torch'[\s\S]*{fqn}"):
         pg.compile(make_graph(optimizer), make_plan(), target="torch", out=tmp_path / "out")
 
@@ -275,7 +276,7 @@ def test_a_weight_decay_that_is_a_hundredth_off_does_not_ship(
             node.args = (weight, node.args[1] * 1.01)
         return graph
 
-    monkeypatch.setattr("pockgraph.compiler.run", more)
+    monkeypatch.setattr("pockgraph.artifact.compiler.run", more)
     with pytest.raises(ParityError, match=r"trained:head\.weight after [\w ]+ is off by"):
         pg.compile(small, target="torch", out=tmp_path / "out")
     found = record(pg.compile(small, target="torch", out=tmp_path / "out", force=True))

@@ -18,13 +18,13 @@ from tiny_task import CHOICES, Compile, Net, batches, make_graph, make_plan
 from torch import nn
 
 from pockgraph.artifact import Artifact
-from pockgraph.autodiff import build
-from pockgraph.compiler import compile as compile_graph
+from pockgraph.artifact.compiler import compile as compile_graph
 from pockgraph.errors import ArtifactError, PlanError
 from pockgraph.plan import Plan
 from pockgraph.runtime import Trainer, register_target
-from pockgraph.targets.torch import Torch
+from pockgraph.targets.torch.target import Torch
 from pockgraph.task import Task
+from pockgraph.train_graph.builder import build
 
 
 def write(out: Path, plan: str = "sparse") -> Artifact:

@@ -14,11 +14,11 @@ from tiny_task import Compile, batches, make_graph, make_plan
 from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pockgraph.compiler import compile as compile_graph
+from pockgraph.artifact.compiler import compile as compile_graph
 from pockgraph.errors import ArtifactError, PockError
-from pockgraph.graph import Builder, Graph, Role, Slot, aten
+from pockgraph.ir.graph import Builder, Graph, Role, Slot, aten
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.torch import _whole_float32, with_own_results
+from pockgraph.targets.torch.runner import _whole_float32, with_own_results
 
 
 class TestTorch(RunnerContract):

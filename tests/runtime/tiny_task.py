@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from pockgraph.artifact import Artifact
-from pockgraph.autodiff import build
 from pockgraph.optimizer import SGD, Adafactor, AdamW, Group, Optimizer
 from pockgraph.plan import Plan
-from pockgraph.task import Batch, Task
+from pockgraph.task import Task
+from pockgraph.task.task import Batch
 from pockgraph.train_graph import TrainGraph
+from pockgraph.train_graph.builder import build
 
 ROWS = 8
 SAMPLES = 20

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from shapes_task import OPTIMIZER, make_shapes
 
-from pockgraph import autodiff
 from pockgraph.study import Study
+from pockgraph.train_graph import builder as autodiff
 
 
 @functools.cache

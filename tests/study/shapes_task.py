@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pockgraph.optimizer import SGD
-from pockgraph.task import Batch, Batches, Task
+from pockgraph.task import Batches, Task
+from pockgraph.task.task import Batch
 
 CLASSES, SIDE, BATCH = 4, 8, 8
 OPTIMIZER = SGD(lr=0.1, momentum=0.9)

@@ -13,20 +13,30 @@ from models import zoo
 from shapes_task import BATCH, OPTIMIZER, QUICK, make_shapes, make_task, samples
 from torch import nn
 
-from pockgraph import analysis, autodiff, finetune, passes, presets
-from pockgraph.candidates import MAX_BIAS_COUNTS, Settings, candidates, choice_of, head_of, quick_settings
-from pockgraph.contribution import HEAD, Candidate, Gain, Measurement, tabulate
-from pockgraph.data import Data, fresh_values, with_validation
+from pockgraph import passes
+from pockgraph.contribution import Candidate, Gain, Measurement, analysis, tabulate
+from pockgraph.contribution import finetuning as finetune
+from pockgraph.contribution.activation_cache import Forward, choose_cuts, union_bytes
+from pockgraph.contribution.candidates import (
+    MAX_BIAS_COUNTS,
+    Settings,
+    candidates,
+    choice_of,
+    head_of,
+    quick_settings,
+)
+from pockgraph.contribution.data import Data, fresh_values, with_validation
+from pockgraph.contribution.finetuning import CompiledBench, EagerBench
+from pockgraph.contribution.table import HEAD
 from pockgraph.errors import NonFiniteLoss, StudyError, TaskError
-from pockgraph.finetune import CompiledBench, EagerBench
-from pockgraph.graph import Role, aten
+from pockgraph.ir.graph import Role, aten
 from pockgraph.optimizer import SGD
-from pockgraph.passes.pointwise_as_matmul import PointwiseAsMatmul
-from pockgraph.plan import Plan
-from pockgraph.profiling import profile_of
+from pockgraph.passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
+from pockgraph.plan import Plan, presets
+from pockgraph.profile.profiler import profile_of
 from pockgraph.study import Study
 from pockgraph.task import Batches, Task
-from pockgraph.trunk import Forward, choose_cuts, union_bytes
+from pockgraph.train_graph import builder as autodiff
 
 GIGABYTE = 1 << 30
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pockgraph import store as store_module
 from pockgraph.errors import StudyError
-from pockgraph.store import MIGRATIONS, Store, statements
+from pockgraph.store import store as store_module
+from pockgraph.store.store import MIGRATIONS, Store, statements
 
 FACTS = {"name": "a task", "model": {"w": [2, 3]}}
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 from shapes_task import OPTIMIZER, QUICK, QUICK_COUNT, make_shapes, make_task, stop_after
 
-from pockgraph import analysis
-from pockgraph.analysis import Cancelled
+from pockgraph.contribution import analysis
+from pockgraph.contribution.analysis import Cancelled
 from pockgraph.errors import NonFiniteLoss, PlanError, PockError, StudyError
 from pockgraph.optimizer import SGD
 from pockgraph.plan import Plan
-from pockgraph.schema import MIGRATIONS
-from pockgraph.store import APPLICATION_ID
+from pockgraph.store.schema import MIGRATIONS
+from pockgraph.store.store import APPLICATION_ID
 from pockgraph.study import Parity, Run, Study
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def test_a_new_study_knows_its_task(study: Study) -> None:
 
 def test_it_opens_again_with_its_task_without_building(study: Study, task, monkeypatch) -> None:
     study.close()
-    monkeypatch.setattr("pockgraph.autodiff.build", None)
+    monkeypatch.setattr("pockgraph.train_graph.builder.build", None)
     with Study(study.path, task) as again:
         assert again.fingerprint == study.fingerprint
 
@@ -423,7 +423,7 @@ PLANNER = """
 import sys
 sys.modules["torch"] = None
 from pockgraph.study import Run, Study
-from pockgraph.search import Budget
+from pockgraph.plan import Budget
 study = Study(sys.argv[1])
 plan = study.search(Budget(peak_bytes=10**9))
 assert study.frontier(3)

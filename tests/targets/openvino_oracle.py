@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pockgraph.graph import Graph, Role, Slot, dtype_name, meta_like
+from pockgraph.ir.graph import Graph, Role, Slot, dtype_name, meta_like
 from pockgraph.runtime.quiet_openvino import core
 from pockgraph.targets.openvino import TARGET, lower
 

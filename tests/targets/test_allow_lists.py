@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import pockgraph
-from pockgraph.graph_check import OPERATORS
+from pockgraph.ir.serialize import _find_op  # pyright: ignore[reportPrivateUsage]
+from pockgraph.ir.validation import OPERATORS
 from pockgraph.passes.legalize.table import expansion_of
 from pockgraph.runtime import onnx_file, openvino_xml
-from pockgraph.serialize import _find_op  # pyright: ignore[reportPrivateUsage]
 from pockgraph.targets.onnx.rules import RULES as ONNX_RULES
 from pockgraph.targets.openvino.rules import RULES as OPENVINO_RULES
 

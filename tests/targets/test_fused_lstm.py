@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import pockgraph as pg
-from pockgraph.recurrent_ops import ops
-from pockgraph.runtime import fused_lstm
-from pockgraph.runtime import torch as runtime
+from pockgraph.recurrent.operators import ops
+from pockgraph.targets.torch import fused_lstm
+from pockgraph.targets.torch import runner as runtime
 from pockgraph.train_graph import TrainGraph
 
 LOOPS = (ops.lstm.default, ops.lstm_backward.default)

@@ -54,7 +54,7 @@ from test_openvino_ops import (  # noqa: F401
     test_upsampling,
 )
 
-from pockgraph.graph import Graph
+from pockgraph.ir.graph import Graph
 from pockgraph.targets.onnx import RULES, TARGET, lower
 from pockgraph.targets.openvino import RULES as OPENVINO_RULES
 

@@ -23,7 +23,7 @@ from test_openvino_target import in_phases, stateful_graph
 
 from pockgraph import passes
 from pockgraph.errors import PockError, UnsupportedOperators
-from pockgraph.graph import Graph, Role, Slot
+from pockgraph.ir.graph import Graph, Role, Slot
 from pockgraph.targets.convolution import Geometry
 from pockgraph.targets.onnx import RULES, TARGET, lower
 from pockgraph.targets.onnx import weight_gradient as conv

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from openvino_oracle import CONFIG, CORE, assert_close, check, graph_of, ints, rand, run_openvino, traced
 
 from pockgraph.errors import PockError, UnsupportedOperators
-from pockgraph.graph import Graph, Role, Slot
+from pockgraph.ir.graph import Graph, Role, Slot
 from pockgraph.targets import get_target, target_names
 from pockgraph.targets.openvino import RULES, TARGET, lower
 from pockgraph.targets.openvino.emit import ov

@@ -17,8 +17,8 @@ from torch import fx
 
 import pockgraph as pg
 from pockgraph.errors import ArtifactError, PockError
-from pockgraph.graph import Role, aten
-from pockgraph.passes.lower_precision import LowerPrecision
+from pockgraph.ir.graph import Role, aten
+from pockgraph.passes.optimize.lower_precision import LowerPrecision
 from pockgraph.runtime import Trainer
 
 NO_COMPILER = not any(map(shutil.which, ("g++", "clang++")))

@@ -13,7 +13,7 @@ from ui_task import task
 
 import pockgraph as pg
 from pockgraph.contribution import Contribution, Gain
-from pockgraph.search import Budget
+from pockgraph.search.plan_search import Budget
 from pockui.info import charts, curves
 from pockui.info import format as fmt
 from pockui.info.budgets import budget_range, to_limit

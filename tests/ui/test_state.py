@@ -9,7 +9,7 @@ import pytest
 
 from pockgraph.errors import BudgetError, PlanError, StudyError
 from pockgraph.plan import Plan
-from pockgraph.search import Budget
+from pockgraph.search.plan_search import Budget
 from pockui.info.layers import BIASES
 from pockui.state import State
 

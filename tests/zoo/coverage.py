@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pockgraph
-from pockgraph.plan import write_atomically
+from pockgraph.files import write_atomically
 from pockgraph.targets import target_names
 from zoo import families
 from zoo.matrix import PLAN_KINDS, Cell, Outcome, cells, run_cell

@@ -13,10 +13,10 @@ from oracle import OPTIMIZERS, PLANS, Case, assert_equal_gradients, built
 from targets.test_target_contract import TargetContract
 
 import pockgraph as pg
-from pockgraph.attention import attentions
-from pockgraph.graph import aten
+from pockgraph.ir.graph import aten
 from pockgraph.plan import Trained
 from pockgraph.train_graph import TrainGraph
+from pockgraph.train_graph.attention_heads import attentions
 from zoo.language import MODELS
 
 models.register(MODELS)

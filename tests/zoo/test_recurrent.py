@@ -13,8 +13,8 @@ from targets.test_target_contract import TargetContract
 
 import pockgraph as pg
 from pockgraph.capture import trace_loss
-from pockgraph.recurrent import gru_reset_first
-from pockgraph.recurrent_ops import BACKWARD, FORWARD
+from pockgraph.recurrent.layers import gru_reset_first
+from pockgraph.recurrent.operators import BACKWARD, FORWARD
 from zoo.recurrent import MODELS, WIDTH, LastState
 
 aten = torch.ops.aten

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from ..graph import aten
+from ..ir.graph import aten
 
 
 def undo_in_place(graph: fx.Graph) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
-from ..recurrent import CELLS, LAYERS
+from ..recurrent.layers import CELLS, LAYERS
 from . import refusals
 from .losses import LOSSES
 from .packed import PackedSequences

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import rnn
 
-from ..recurrent import LAYERS
-from ..recurrent_ops import ops
+from ..recurrent.layers import LAYERS
+from ..recurrent.operators import ops
 from . import refusals
 from .refusals import ENGINE_ROOT, TORCH_ROOT, NotOneGraph
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from ..dependence import ancestors
-from ..graph import Role, Slot, aten, meta_like
+from ..ir.graph import Role, Slot, aten, meta_like
+from ..ir.reachability import ancestors
 
 LEAF = (aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten.detach.default)
 VIEWS = (*LEAF, aten.reshape.default, aten._unsafe_view.default, operator.getitem)

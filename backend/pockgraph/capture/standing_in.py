@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import checkpoint
 
-from ..recurrent import LOOPS
+from ..recurrent.layers import LOOPS
 from . import refusals
 from .outside import line_of
 from .refusals import NotOneGraph

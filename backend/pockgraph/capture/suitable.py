@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import TaskError, listing
-from ..graph import dtype_name
+from ..ir.graph import dtype_name
 from ..task import Task
 
 HALVES = (torch.float64, torch.float16, torch.bfloat16)

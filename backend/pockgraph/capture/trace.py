@@ -13,9 +13,9 @@ import torch
 from torch import fx, nn
 
 from ..errors import PockError, TaskError
-from ..graph import Graph, Role, Slot, add_constant, dtype_name
+from ..ir.graph import Graph, Role, Slot, add_constant, dtype_name
+from ..passes.index_limits import unknown_lengths
 from ..task import Task
-from ..value_limits import unknown_lengths
 from .in_place import plain_strides
 from .memory import refuse_shared_memory
 from .places import annotate, claim_gradients

@@ -20,8 +20,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import TaskError, listing
-from ..graph import aten
-from ..task import BATCH_NORMS, Task
+from ..ir.graph import aten
+from ..task import Task
+from ..task.task import BATCH_NORMS
 from . import refusals
 from .in_place import undo_in_place, writes, written_inputs
 from .observer import Observer, first_difference

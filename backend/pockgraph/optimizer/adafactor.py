@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..errors import TaskError
-from ..graph import Builder, aten
+from ..ir.graph import Builder, aten
 from .base import Base, Shape, State, require_number
 
 

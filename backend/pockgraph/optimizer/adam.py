@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from ..graph import Builder, aten
+from ..ir.graph import Builder, aten
 from .base import Base, Shape, State, require_betas, require_number
 
 _CORRECTIONS = ("bias_correction1", "bias_correction2")

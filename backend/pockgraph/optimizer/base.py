@@ -11,7 +11,7 @@ from torch import fx
 
 from ..errors import TaskError, suggest
 from ..globs import matches
-from ..graph import Builder
+from ..ir.graph import Builder
 
 ACCUMULATED = "accumulated"  # state: the sum of a cycle's gradients so far
 MICRO_STEP = "micro_step"  # state: how many of a cycle's batches were seen

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from ..graph import Builder, aten
+from ..ir.graph import Builder, aten
 from .base import Base, Shape, State, require_betas
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import fx
 
 from ..errors import TaskError
-from ..graph import Builder, aten
+from ..ir.graph import Builder, aten
 from .base import Base, Shape, State, require_number
 
 

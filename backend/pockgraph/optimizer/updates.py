@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from ..graph import Builder, aten
+from ..ir.graph import Builder, aten
 from ..runtime.manifest import EMA
 from .base import ACCUMULATED, MICRO_STEP, Optimizer, Shape, State
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ..files import write_atomically
-from ..graph import Graph
+from ..ir.graph import Graph
 
 
 class Pass(Protocol):
@@ -23,8 +23,8 @@ class Pass(Protocol):
 
 def pipeline() -> tuple[Pass, ...]:
     """The passes every target starts with, in order."""
-    from .fold_constants import FoldConstants
-    from .fold_scale import FoldScale
+    from .optimize.fold_constants import FoldConstants
+    from .optimize.fold_scale import FoldScale
 
     return (FoldConstants(), FoldScale())
 

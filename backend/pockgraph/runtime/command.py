@@ -24,10 +24,10 @@ from typing import Any, BinaryIO, get_args
 
 import numpy as np
 
+from ..error_messages import explain
 from ..errors import BatchError, NonFiniteLoss, PockError, reason
 from ..files import open_regular, sweep
-from ..mistakes import explain
-from ..streams import drop_output, settle_streams
+from ..standard_streams import drop_output, settle_streams
 from .health import OnNonfinite
 from .manifest import Manifest, describe
 from .signals import StopRequest, stop_on_signal

@@ -18,8 +18,9 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from ..errors import ArtifactError, PlanError, listing, reason, violations
 from ..files import open_regular, parse_json, read_text, sweep
-from ..plan import MAX_BYTES, BatchNorm, BatchSpec, Plan
-from ..strict import Strict
+from ..plan import BatchSpec, Plan
+from ..plan.plan import MAX_BYTES, BatchNorm
+from ..strict_model import Strict
 from .limits import Limit
 
 SCHEMA = "pockui.artifact/1"

@@ -20,7 +20,7 @@ from .manifest import Manifest
 _MODULES = {
     "openvino": "pockgraph.runtime.openvino",
     "onnx": "pockgraph.runtime.onnx",
-    "torch": "pockgraph.runtime.torch",
+    "torch": "pockgraph.targets.torch.runner",
 }
 
 

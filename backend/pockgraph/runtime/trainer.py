@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import ArtifactError, BatchError, NonFiniteBatch, NonFiniteLoss, listing, require, suggest
 from ..files import read_text, resolved, write_atomically
 from ..plan import Plan
+from ..prng import step_keys
 from . import checkpoint
 from .batch import check_finite, fit_batch, pad_batch
 from .guards import failed
@@ -26,7 +27,6 @@ from .limits import check_limits
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
 from .runner import Runner, explained, open_runner
-from .seed import step_keys
 
 
 @dataclass(frozen=True)

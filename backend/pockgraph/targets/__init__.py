@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import PockError, UnsupportedOperators, require, suggest
-from ..graph import Graph
+from ..ir.graph import Graph
 
 _MODULES = {
     "openvino": "pockgraph.targets.openvino",

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 
-from ..graph import Graph, aten, bound_args
+from ..ir.graph import Graph, aten, bound_args
 from ..passes.legalize import Legalize
 from . import Unsupported
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import rnn as rnn_utils
 
-from ...recurrent import gru_reset_first
-from ...recurrent_ops import ops as recurrent_ops
+from ...recurrent.layers import gru_reset_first
+from ...recurrent.operators import ops as recurrent_ops
 from .rules import op
 
 Lengths = np.ndarray | Tensor | None

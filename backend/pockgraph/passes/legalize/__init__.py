@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ...canonical import fold_constants
-from ...graph import Graph, Role, add_constant, bound_args, output_args, rebuilt
+from ...ir.graph import Graph, Role, add_constant, bound_args, output_args, rebuilt
+from ..canonicalize import fold_constants
 from . import (  # noqa: F401  the expansions register themselves on import
     elementwise,
     indexing,

@@ -12,8 +12,8 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ...canonical import canonicalise
-from ...graph import Graph, Role, Slot, bound_args, dtype_name, meta_like
+from ...ir.graph import Graph, Role, Slot, bound_args, dtype_name, meta_like
+from ..canonicalize import canonicalise
 
 
 def read_results(node: fx.Node) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...graph import Graph
+from ...ir.graph import Graph
 from ...passes import legalized
 from .. import Unsupported, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import

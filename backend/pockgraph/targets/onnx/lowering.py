@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from ...errors import PockError
-from ...graph import Graph, Role
-from ...passes.flat_update import FlatUpdate
+from ...ir.graph import Graph, Role
+from ...passes.optimize.flatten_update import FlatUpdate
 from . import emit
 from .model import build_model
 from .rules import RULES, Context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from ...recurrent_ops import ops
+from ...recurrent.operators import ops
 from .. import recurrent
 from . import emit, native_recurrent
 from .loops import loop

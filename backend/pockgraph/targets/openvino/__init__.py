@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...graph import Graph
+from ...ir.graph import Graph
 from ...passes import legalized
 from ...runtime.openvino_xml import check_model
 from ...runtime.precision import PRECISIONS

@@ -14,8 +14,8 @@ import torch
 from torch import fx
 
 from ...errors import PockError
-from ...graph import Graph, Role, Slot
-from ...passes.flat_update import FlatUpdate
+from ...ir.graph import Graph, Role, Slot
+from ...passes.optimize.flatten_update import FlatUpdate
 from . import emit
 from .emit import Value, ov
 from .rules import RULES, Context

@@ -18,7 +18,7 @@ import operator
 import torch
 from torch import fx
 
-from ...graph import aten
+from ...ir.graph import aten
 from ..rule_table import Context, RuleTable, dtypes_of
 from . import emit
 

@@ -1,0 +1,68 @@
+"""(TrainGraph, Plan) -> Artifact: prune, run the passes, lower for a target, write the folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import PockError, TaskError, UnsupportedOperators, require
+from ..parity.compiled_step import prove
+from ..passes import run
+from ..passes.guard_indices import guarded
+from ..passes.index_limits import limits_of
+from ..plan import Plan
+from ..runtime.limits import check_limits
+from ..targets import get_target
+from ..train_graph import TrainGraph
+from ..train_graph.target_check import check_lowered
+from .artifact import Artifact, require_replaceable, write_artifact
+
+
+def compile(
+    graph: TrainGraph,
+    plan: Plan | None = None,
+    *,
+    target: str = "openvino",
+    out: str | os.PathLike[str] = "out",
+    options: Mapping[str, Any] | None = None,
+    parity: bool = True,
+    force: bool = False,
+    replace: bool = True,
+) -> Artifact:
+    """Compile the training step of a plan into a folder that a device runs.
+
+    Args:
+        graph: from `build`.
+        plan: what is trained; by default the graph's own plan.
+        target: `"openvino"` or `"onnx"` (no torch on the device), or `"torch"`.
+        out: the folder; an artefact that is there already is replaced in one step, anything else never.
+        options: the target's own, stored in the manifest.
+        parity: take one step with what was compiled and compare it with eager PyTorch, on the first batch
+            of the task; `manifest.parity` is the record. False skips that, and the manifest says so.
+        force: write an artefact that deviates; the record says so.
+        replace: False replaces an artefact only by one of the same task, plan, optimizer and target, and
+            refuses to replace another.
+
+    Raises:
+        PlanError: the plan is another model's.
+        BatchError: the task's first batch holds an index (a label, a token id) that the model has no row for,
+            or an integer that the target cannot compute with, or one is made of it.
+        UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
+            before anything is written.
+        ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
+        ArtifactError: `out` holds something else, or with `replace=False` another artefact.
+    """
+    require(TaskError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
+    require(PockError, "options", options or {}, Mapping, "Pass options by name, as in {'precision': 'f32'}.")
+    lowering = get_target(target)
+    small = graph.prune(plan) if plan is not None else graph
+    require_replaceable(out, small.plan, lowering.name, replace)
+    train, evaluation = (guarded(run(g), lowering.integers_below) for g in (small, small.evaluation()))
+    found = check_lowered(small, lowering, train, evaluation)
+    if not found.ok:
+        raise UnsupportedOperators(str(found))
+    example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
+    check_limits(example, limits_of(train, lowering.integers_below), small.plan.task)
+    proof = (lambda folder, manifest: prove(folder, manifest, small, force)) if parity else None
+    return write_artifact(out, lowering, train, evaluation, small, dict(options or {}), proof, replace)

@@ -1,0 +1,311 @@
+"""Measure contribution: fine-tune the head with one tensor at a time (arXiv 2310.17752, section 3.2).
+
+The head alone is measured first, then what is cheapest: the layers next to the head. All measurements
+share the steps, the batches and one learning rate, so that a difference is the tensor's doing. That rate
+is the best of a small logarithmic grid around the optimizer's own, judged on validation batches by the
+mean metric of two plans: the head alone, and the head with one weight from the middle of the network.
+
+Each measurement is one transaction in the study. Whatever ends an analysis, the next one goes on
+behind the last finished measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+from ..errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing
+from ..parity.gradients import check_gradients
+from ..passes.index_limits import limits_of
+from ..plan import Plan
+from ..store.lease import Lease, LeaseLost, lease
+from ..store.store import Store
+from ..task import Task
+from ..train_graph import TrainGraph
+from .activation_cache import Forward
+from .candidates import Settings, bias_order_of, candidates, choice_of, head_of
+from .data import Data, fresh_values, with_validation
+from .finetuning import Bench, CompiledBench, EagerBench, Estimate, Finetuner, finetune
+from .table import HEAD, Candidate, Measurement, Progress
+
+# A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
+COMPILE_PAYS_S = 2.0
+
+# What a measurement is of; in the study, its row is found by nothing else.
+KEY = ("purpose", "kind", "fqn", "ratio", "k", "seed", "tried_lr")
+
+
+class Cancelled(PockError):
+    """An analysis was stopped on request; what it measured is kept."""
+
+
+def analyze(
+    store: Store,
+    task: Task,
+    graph: TrainGraph,
+    settings: Settings,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+    force: bool = False,
+) -> None:
+    """Take every measurement that the study lacks; see `Study.analyze`."""
+    store.check_writable()
+    _Analysis(store, with_validation(task), graph, settings, progress, cancel).run(force)
+
+
+class _Analysis:
+    def __init__(
+        self,
+        store: Store,
+        task: Task,
+        graph: TrainGraph,
+        settings: Settings,
+        progress: Callable[[Progress], None] | None,
+        cancel: Callable[[], bool] | None,
+    ) -> None:
+        self.store, self.task, self.graph, self.settings = store, task, graph, settings
+        self._progress, self._cancel = progress, cancel
+        self.head = head_of(graph, task)
+        self.bias_order = bias_order_of(graph, self.head)
+        self.candidates = candidates(graph, self.head, settings)
+        self.data = Data(
+            task, settings.steps, settings.batches, limits_of(graph.gradients), limits_of(graph.metric)
+        )
+        self.fresh = {seed: fresh_values(task, seed) for seed in settings.seeds}
+        forward = Forward(graph.gradients)
+        passes = 3 * settings.steps + self.data.validation_count
+        fixed = 10 * forward.work_before[-1]
+        self.work = {
+            c: fixed + passes * forward.work_after(self._choice(c)) for c in (HEAD, *self.candidates)
+        }
+        self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
+        self._wanted: list[Measurement] = []
+        # The first measurements also fill the cache of the trunk: one forward pass for every batch.
+        batches = settings.steps * len(settings.seeds) + self.data.validation_count
+        self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
+        self._lease: Lease
+
+    def run(self, force: bool) -> None:
+        rate = self.settings.lr if isinstance(self.settings.lr, int | float) else None
+        new = {"lr": rate, "head": json.dumps(self.head), "bias_order": json.dumps(self.bias_order)}
+        with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
+            self.id = self._lease.analysis
+            self._plan()
+            self._report("preparing", None)
+            if not force and any(m.status == "planned" for m in self._wanted):
+                check_gradients(self.graph)
+            self._measure_all([m for m in self._wanted if m.purpose == "tuning"])
+            lr = self._learning_rate()
+            self._measure_all([m for m in self._wanted if m.purpose == "contribution"], lr)
+        failed = self._rows("status = 'failed' AND purpose = 'contribution'")
+        if failed:
+            names = listing([m.candidate.label for m in failed])
+            raise StudyError(
+                f"{len(failed)} of {len(self._wanted)} measurements failed ({names}); the others are kept. "
+                f"The first says: {failed[0].error}"
+            )
+
+    # ------------------------------------------------------------------ the study's side
+
+    def _plan(self) -> None:
+        """Write down what is wanted: the study then knows how much is left, whoever asks."""
+        keys: list[tuple[Any, ...]] = []
+        if self._lease.row()["lr"] is None:
+            for rate in self.settings.grid(self.graph.optimizer.lr):
+                for c in (HEAD, *self._middle()):
+                    keys.append(("tuning", c.kind, c.fqn, c.ratio, c.k, self.settings.seeds[0], rate))
+        for c in (HEAD, *self.candidates):
+            for seed in self.settings.seeds:
+                keys.append(("contribution", c.kind, c.fqn, c.ratio, c.k, seed, 0.0))
+        names = ", ".join(KEY)
+        with self._lease.transaction("measurements") as write:
+            # What an earlier call planned, or failed at, and this one does not want, is dropped.
+            write.execute(
+                "DELETE FROM measurements WHERE analysis = ? AND status IN ('planned', 'failed')", (self.id,)
+            )
+            write.executemany(
+                f"INSERT INTO measurements (analysis, steps, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                [(self.id, self.settings.steps, *key) for key in keys],
+            )
+        order = {key: i for i, key in enumerate(keys)}
+        rows = self.store.read("SELECT * FROM measurements WHERE analysis = ?", self.id)
+        picked = {order[key]: r for r in rows if (key := tuple(r[n] for n in KEY)) in order}
+        self._wanted = [Measurement.of_row(picked[i]) for i in sorted(picked)]
+
+    def _rows(self, where: str) -> list[Measurement]:
+        rows = self.store.read(f"SELECT * FROM measurements WHERE analysis = ? AND {where}", self.id)
+        return [Measurement.of_row(r) for r in rows]
+
+    # ------------------------------------------------------------------ the measuring side
+
+    def _measure_all(self, wanted: Sequence[Measurement], lr: float | None = None) -> None:
+        """Take what is missing of `wanted`; one candidate's graph serves all its measurements."""
+        groups: dict[Candidate, list[Measurement]] = {}
+        for m in wanted:
+            if m.status == "planned":
+                groups.setdefault(m.candidate, []).append(m)
+        for candidate, measurements in groups.items():
+            tuner: Finetuner | None = None
+            try:
+                for m in measurements:
+                    self._tick()
+                    self._report(candidate.label, None)
+                    start = time.perf_counter()
+                    rate = lr if lr is not None else m.lr
+                    assert rate is not None
+                    try:
+                        tuner = tuner or self._bench.prepare(self._plan_of(candidate))
+                        outcome = finetune(tuner, self.fresh[m.seed], m.seed, rate, self._tick)
+                        result: dict[str, Any] = {"status": "done", **asdict(outcome)}
+                    except NonFiniteLoss as e:
+                        result = {"status": "diverged", "error": str(e)}
+                    except (Cancelled, LeaseLost):
+                        raise
+                    except PockError as e:
+                        if candidate == HEAD:
+                            raise
+                        result = {"status": "failed", "error": str(e)}
+                    self._save(m, rate, time.perf_counter() - start, result)
+            finally:
+                if tuner is not None:
+                    tuner.close()
+            if (
+                candidate == HEAD
+                and lr is not None
+                and self._rows("kind = 'head' AND status = 'diverged' AND purpose = 'contribution'")
+            ):
+                raise StudyError(
+                    f"Training the head alone diverged at lr {lr:g}, so there is nothing to compare with. "
+                    "Pass a lower lr."
+                )  # fmt: skip
+
+    def _save(self, m: Measurement, lr: float, duration_s: float, result: dict[str, Any]) -> None:
+        values = {
+            "lr": lr, "target": self._bench.target, "duration_s": duration_s, "finished": time.time(),
+        } | result  # fmt: skip
+        columns = ", ".join(f"{c} = ?" for c in values)
+        where = " AND ".join(f"{c} = ?" for c in KEY)
+        with self._lease.transaction("measurements") as write:
+            found = write.execute(
+                f"UPDATE measurements SET {columns} WHERE analysis = ? AND {where} AND status = 'planned' "
+                "RETURNING *",
+                (*values.values(), self.id, *_key_of(m)),
+            ).fetchall()
+            if len(found) != 1:
+                raise StudyError(
+                    f"The measurement of {m.candidate.label} with seed {m.seed} was deleted from "
+                    f"{self.store.path}, or filled in, while it was being taken. The others are kept; call "
+                    "analyze again to go on."
+                )
+        saved = Measurement.of_row(found[0])
+        self._wanted = [saved if _key_of(w) == _key_of(m) else w for w in self._wanted]
+        self._measured_s += duration_s
+        self._measured_work += self.work[m.candidate]
+        self._report(m.candidate.label, saved)
+
+    def _learning_rate(self) -> float:
+        """The analysis's rate, chosen now if the grid has just been measured.
+
+        Raises:
+            StudyError: training diverged at every rate.
+        """
+        stored = self._lease.row()["lr"]
+        if stored is not None:
+            return stored
+        tuning = [m for m in self._wanted if m.purpose == "tuning"]
+        scores = []
+        for rate in {m.lr for m in tuning}:
+            tried = [m for m in tuning if m.lr == rate]
+            if all(m.metric is not None for m in tried):
+                metric = sum(m.metric or 0.0 for m in tried) / len(tried)
+                loss = sum(m.loss or 0.0 for m in tried) / len(tried)
+                scores.append((metric, -loss, rate))
+        if not scores:
+            rates = listing([f"{r:g}" for r in sorted({m.lr or 0.0 for m in tuning})])
+            raise StudyError(f"Training diverged at every learning rate tried ({rates}). Pass a lower lr.")
+        best = max(scores)[2]
+        assert best is not None
+        with self._lease.transaction("measurements") as write:
+            write.execute("UPDATE analyses SET lr = ? WHERE id = ? AND lr IS NULL", (best, self.id))
+        return best
+
+    def _middle(self) -> list[Candidate]:
+        """The widest-trained weight from the middle of those measured, by depth."""
+        depth = {r.fqn: r.depth for r in self.graph.tensors}
+        whole = {c.fqn: c for c in sorted(self.candidates, key=lambda c: c.ratio) if c.kind == "weight"}
+        ordered = sorted(whole.values(), key=lambda c: depth[c.fqn])
+        return ordered[len(ordered) // 2 : len(ordered) // 2 + 1]
+
+    def _choice(self, candidate: Candidate) -> dict[str, float]:
+        return choice_of(candidate, self.head, self.bias_order)
+
+    def _plan_of(self, candidate: Candidate) -> Plan:
+        return Plan.of(self.graph, self._choice(candidate), provenance={"made_by": "analysis"})
+
+    @cached_property
+    def _bench(self) -> Bench:
+        """Where measurements are taken: asked for, chosen before, or what is faster for these settings."""
+        target = self.settings.target
+        if target == "auto":
+            target = self._lease.row()["target"] or self._faster_target()
+            with self._lease.transaction() as write:
+                write.execute("UPDATE analyses SET target = ? WHERE id = ?", (target, self.id))
+        return self._bench_of(target)
+
+    def _bench_of(self, target: str) -> Bench:
+        if target != EagerBench.target:
+            return CompiledBench(self.graph, self.data, target)
+        plans = [self._choice(c) for c in (HEAD, *self.candidates)]
+        return EagerBench(self.graph, self.data, plans, len(self.settings.seeds), self.settings.cache_bytes)
+
+    def _faster_target(self) -> str:
+        """Compare eager PyTorch with OpenVINO, compile time counted, on the weight in the middle."""
+        plan = self._plan_of(next(iter(self._middle()), HEAD))
+        rate = min(self.settings.grid(self.graph.optimizer.lr))
+        amount = len(self.settings.seeds), self.settings.steps, self.data.validation_count
+        totals, notes = {}, {}
+        for target in (EagerBench.target, "openvino"):
+            if totals and min(totals.values()) <= COMPILE_PAYS_S:
+                break
+            self._report(f"timing {target}", None)
+            try:
+                estimate = Estimate.of(self._bench_of(target), plan, self.settings.seeds[0], rate, self._tick)
+            except (UnsupportedOperators, NonFiniteLoss) as e:
+                notes[target] = str(e)
+                continue
+            totals[target] = estimate.total_s(*amount)
+            notes[target] = {**asdict(estimate), "total_s": totals[target]}
+        with self._lease.transaction() as write:
+            write.execute("UPDATE analyses SET estimates = ? WHERE id = ?", (json.dumps(notes), self.id))
+        return min(totals, key=totals.__getitem__)
+
+    # ------------------------------------------------------------------ the caller's side
+
+    def _tick(self) -> None:
+        self._lease.check()
+        if self._cancel is not None and self._cancel():
+            done, total = self._counts()
+            raise Cancelled(
+                f"The analysis was cancelled after {done} of {total} measurements. They are kept; "
+                "call analyze again to go on."
+            )
+
+    def _counts(self) -> tuple[int, int]:
+        return sum(m.status in ("done", "diverged") for m in self._wanted), len(self._wanted)
+
+    def _report(self, label: str, last: Measurement | None) -> None:
+        if self._progress is None:
+            return
+        left = sum(self.work[m.candidate] for m in self._wanted if m.status == "planned")
+        seconds = self._measured_s / self._measured_work * left if self._measured_s else None
+        self._progress(Progress(*self._counts(), label, seconds, last))
+
+
+def _key_of(m: Measurement) -> tuple[Any, ...]:
+    c = m.candidate
+    return m.purpose, c.kind, c.fqn, c.ratio, c.k, m.seed, m.lr if m.purpose == "tuning" else 0.0

@@ -1,0 +1,182 @@
+"""Contribution: how much the metric gains when one tensor, or the last k biases, learn too.
+
+Pure values, no torch: a dashboard reads them from a study where no model is at hand.
+
+A candidate is measured against training the head alone, with the same seed (the same fresh head, the
+same batches in the same order), the same number of steps and the same learning rate. One whose loss or
+metric becomes NaN or infinite has *diverged*: with any seed, that removes the candidate from the table,
+so that no search picks it, and lists it under `diverged`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import StudyError
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A finite difference of the metric to training the head alone, over seeds.
+
+    Attributes:
+        mean: average over seeds of (metric with the tensor) - (metric of the head alone), both with
+            the same seed and batches.
+        std: sample standard deviation over seeds; NaN for one seed, where it is unknown.
+        seeds: how many.
+    """
+
+    mean: float
+    std: float
+    seeds: int
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.mean):
+            raise StudyError(f"A gain of {self.mean} cannot be compared with others. Leave that tensor out.")
+
+    @classmethod
+    def of(cls, differences: Iterable[float]) -> Gain:
+        values = list(differences)
+        mean = sum(values) / len(values)
+        if len(values) < 2:
+            return cls(mean, math.nan, len(values))
+        variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+        return cls(mean, math.sqrt(variance), len(values))
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """The contribution table of a task.
+
+    Attributes:
+        baseline: the metric of the head alone (mean over seeds), and its spread.
+        weights: FQN -> trained ratio -> gain of training that tensor beside the head.
+        biases: k -> gain of training the last k biases beside the head. Biases are counted from the
+            output, see `bias_order`.
+        bias_order: FQNs of the biases outside the head, last layer first.
+        head: FQNs of the head, trained in every measurement and every plan.
+        diverged: what is missing above because its training diverged.
+    """
+
+    baseline: Gain
+    weights: Mapping[str, Mapping[float, Gain]] = field(default_factory=dict)
+    biases: Mapping[int, Gain] = field(default_factory=dict)
+    bias_order: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    diverged: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is trained beside the head in one measurement.
+
+    Attributes:
+        kind: `"head"` (nothing), `"weight"` (the tensor `fqn`, a share `ratio` of its channels) or
+            `"bias_k"` (the last `k` biases).
+    """
+
+    kind: Literal["head", "weight", "bias_k"]
+    fqn: str = ""
+    ratio: float = 0.0
+    k: int = 0
+
+    @property
+    def label(self) -> str:
+        """`"head alone"`, `"conv1.weight, 25 %"` or `"last 8 biases"`."""
+        if self.kind == "weight":
+            return f"{self.fqn}, {100 * self.ratio:.3g} %" if self.ratio < 1 else self.fqn
+        return f"last {self.k} biases" if self.kind == "bias_k" else "head alone"
+
+
+HEAD = Candidate("head")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One candidate fine-tuned with one seed.
+
+    Attributes:
+        purpose: `"contribution"`, or `"tuning"` of the learning rate.
+        status: `"planned"`, `"done"`, `"diverged"`, or `"failed"` with `error` (it is tried again).
+        lr, steps, target: how it was trained; `metric`: mean over the validation samples afterwards.
+        loss: mean training loss of the last quarter of the steps, each before its update.
+        duration_s: making the graph included, for the seed that was first.
+        finished: seconds since 1970.
+    """
+
+    id: int
+    purpose: Literal["contribution", "tuning"]
+    candidate: Candidate
+    seed: int
+    status: Literal["planned", "done", "diverged", "failed"]
+    lr: float | None
+    steps: int
+    target: str
+    metric: float | None
+    loss: float | None
+    duration_s: float | None
+    finished: float | None
+    error: str
+
+    @classmethod
+    def of_row(cls, row: Any) -> Measurement:
+        """From a row of the study's table of measurements."""
+        return cls(
+            id=row["id"], purpose=row["purpose"], seed=row["seed"], status=row["status"],
+            candidate=Candidate(row["kind"], row["fqn"], row["ratio"], row["k"]),
+            lr=row["tried_lr"] or row["lr"], steps=row["steps"], target=row["target"], metric=row["metric"],
+            loss=row["loss"], duration_s=row["duration_s"], finished=row["finished"], error=row["error"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an analysis is.
+
+    Attributes:
+        done, total: measurements, those of the learning rate included.
+        label: what is being done.
+        seconds_left: an estimate, None before there is one.
+        last: the measurement that was just finished.
+    """
+
+    done: int
+    total: int
+    label: str
+    seconds_left: float | None
+    last: Measurement | None = None
+
+
+def tabulate(
+    measurements: Iterable[Measurement], head: Sequence[str], bias_order: Sequence[str]
+) -> Contribution | None:
+    """The contribution table of some measurements; None while the head alone was not measured."""
+    rows = [m for m in measurements if m.purpose == "contribution"]
+    heads = [m for m in rows if m.candidate == HEAD and not _diverged(m)]
+    alone = {m.seed: m.metric for m in heads if m.metric is not None}
+    if not alone:
+        return None
+    gains: dict[Candidate, list[float]] = {}
+    diverged = dict.fromkeys(m.candidate for m in rows if _diverged(m))
+    for m in rows:
+        if m.metric is not None and m.seed in alone and m.candidate not in (HEAD, *diverged):
+            gains.setdefault(m.candidate, []).append(m.metric - alone[m.seed])
+    weights: dict[str, dict[float, Gain]] = {}
+    biases: dict[int, Gain] = {}
+    for candidate, differences in gains.items():
+        if candidate.kind == "weight":
+            weights.setdefault(candidate.fqn, {})[candidate.ratio] = Gain.of(differences)
+        else:
+            biases[candidate.k] = Gain.of(differences)
+    return Contribution(
+        Gain.of(alone.values()), weights, dict(sorted(biases.items())), tuple(bias_order), tuple(head),
+        tuple(diverged),
+    )  # fmt: skip
+
+
+def _diverged(measured: Measurement) -> bool:
+    """Also by its metric, which a file may hold as infinite."""
+    return measured.status == "diverged" or not math.isfinite(measured.metric or 0.0)

@@ -1,0 +1,388 @@
+"""Does a compiled step compute what eager PyTorch computes? Measured on one real batch, before shipping.
+
+Three links:
+
+- the *graph*: loss, gradients and buffers of the plan's graph, run operator by operator, against autograd
+  through the user's module
+- the *update*: the graph's update phase against `torch.optim`, on made-up gradients (`update_check.py`)
+- the *step*: loss, and every weight, buffer and optimizer state after one update of the compiled artefact,
+  read back from its runtime, against the same graph
+
+The graph and the step are first compared in float32, channel by channel. Where that leaves a doubt, float64
+is the referee: the graph and the module run in it and must agree; and the states in doubt must lie in the
+band that rounding leaves, which is known from runs that differ in rounding only (`split_step.py`), those that
+were made anyway first, and from what the update makes of their difference (`rounding.py`).
+
+The optimizer's states are in the middle of training, see `SplitStep.warm_states`, and the learning rate is
+large, so that what the update does is not lost in a weight's last bits. Where weights decay apart from the
+gradient, one more step shows that alone (`decay_check.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import BatchError, ParityError, reason
+from ..prng import step_keys
+from ..runtime import checkpoint
+from ..runtime.guards import failed
+from ..runtime.manifest import Manifest, Parity
+from ..runtime.runner import open_runner
+from ..task.task import Batch
+from ..train_graph import TrainGraph
+from . import decay as decay_check
+from .decay import WorstDecay, decay_probe
+from .gradients import Doubt, GradientCheck
+from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
+from .split_step import Front
+from .updates import ALLOWED
+
+DEVICE = "CPU"
+SEED = 0  # of dropout's masks
+LR = 0.37  # no power of two: times the scale of a group it would be one
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a step may do to its numbers, by the target's option `precision`.
+
+    Attributes:
+        eps: of the dtype of activations and gradients; None: of the graph's own.
+        gradient: share of a gradient's element that any program is allowed.
+        loss, step: share of the loss, and of what a state moves, beyond rounding that ships.
+    """
+
+    eps: float | None
+    gradient: float
+    loss: float
+    step: float
+
+
+PRECISIONS = {
+    "f32": Precision(eps=None, gradient=1e-4, loss=1e-5, step=1e-4),
+    "f16": Precision(eps=2.0**-11, gradient=1e-2, loss=5e-3, step=1e-1),
+    "bf16": Precision(eps=2.0**-8, gradient=5e-2, loss=2e-2, step=5e-1),
+}
+ARITHMETIC = 1e-5  # share of a state's movement that the operators of an update may be off
+FLOOR_RATIO = 1e-7  # of float32 gradients, see `spans`
+# Runs that differ in rounding, and by how many last bits: at first, and more before a step is refused.
+# More bits pass more kinks.
+DRAWS = ((2, 4.0), (3, 16.0))
+
+
+def prove(folder: Path, manifest: Manifest, graph: TrainGraph, force: bool) -> Parity:
+    """Measure the artefact in `folder`, and refuse it when it deviates.
+
+    Args:
+        manifest: of the artefact; the file need not be written yet.
+        graph: the plan's training graph, before any pass.
+        force: accept any deviation; the record then says so.
+
+    Raises:
+        ParityError: a deviation is beyond the tolerance, or the artefact cannot be run here.
+    """
+    verdict = _Judge(folder, manifest, graph).verdict()
+    if not verdict.refusal:
+        return verdict.parity
+    if not force:
+        raise ParityError(
+            f"{verdict.refusal} Nothing was written. force=True (--force) writes it all the same, and "
+            "records that."
+        )
+    return verdict.parity.model_copy(update={"forced": True})
+
+
+def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> Parity:
+    """The deviations, without judging them.
+
+    Raises:
+        ParityError: the artefact cannot be run here.
+    """
+    return _Judge(folder, manifest, graph).verdict().parity
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The record, and why it does not ship; empty where it does."""
+
+    parity: Parity
+    refusal: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One step of the artefact."""
+
+    start: dict[str, Tensor]
+    loss: float
+    state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What comparing the step gave: deviation of the loss, and by state."""
+
+    loss: float
+    allowed_loss: float
+    states: dict[str, Deviation]
+
+    def worst(self) -> str:
+        beyond = {name: d.beyond for name, d in self.states.items()}
+        if any(beyond.values()):
+            return max(beyond, key=beyond.__getitem__)
+        share = {name: d.share for name, d in self.states.items() if d.allowed < 1}  # others are rounding
+        return max(share, key=share.__getitem__, default="")
+
+
+class _Judge:
+    def __init__(self, folder: Path, manifest: Manifest, graph: TrainGraph) -> None:
+        self._folder, self._manifest, self._graph = folder, manifest, graph
+        self._precision = _precision(manifest)
+
+    def verdict(self) -> _Verdict:
+        graph, example = self._graph, self._graph.task.example
+        check = GradientCheck(graph, SEED)
+        doubt = check.run()
+        self._split, plain = check.split, check.plain
+        starts = self._split.warm_states(plain.gradients)
+        probe = decay_probe(graph, plain, starts[0]) if self._precision is PRECISIONS["f32"] else None
+        steps = [(LR, start) for start in starts] + ([(probe.lr, probe.start)] if probe else [])
+        self._runs = _artefact_steps(self._folder, self._manifest, example, steps)
+        decay = None
+        if probe:
+            decay = probe.worst(graph, self._split, plain, self._runs.pop().state)
+        found = self._compared(plain)
+        rounding = None
+        if not self._ships(found):
+            found, rounding = self._settled(found, check)
+        return self._record(check, doubt, found, rounding, decay)
+
+    def _settled(self, doubt: _Found, check: GradientCheck) -> tuple[_Found, float]:
+        """Doubts as they are left by what is known about rounding, and its size, see `_most_rounding`."""
+        center, runs = check.plain, []
+        for center, more in self._evidence(check):
+            runs += more
+            doubt = self._within(doubt, center, runs)
+            if self._ships(doubt):
+                break
+        return doubt, _most_rounding(center, runs)
+
+    def _evidence(self, check: GradientCheck) -> Iterator[tuple[Front, list[Front]]]:
+        """The graph's run that counts, and more runs that differ from it in rounding; the cheapest first."""
+        if check.referee == "float32":
+            yield check.plain, []
+        center = check.exact or check.plain
+        yield center, [check.plain, *check.of_module()]
+        for count, bits in DRAWS:
+            yield center, check.nudged(count, self._precision.eps, bits)
+
+    def _ships(self, found: _Found) -> bool:
+        return found.loss <= found.allowed_loss and not self._doubtful(found)
+
+    def _doubtful(self, found: _Found) -> frozenset[str]:
+        return frozenset(name for name, d in found.states.items() if not d.beyond <= self._precision.step)
+
+    def _compared(self, center: Front) -> _Found:
+        """The artefact's steps against the graph's, where a state's last bits are all that may differ."""
+        states: dict[str, Deviation] = {}
+        for run in self._runs:
+            right = self._split.update(center.cut, LR, run.start) | center.buffers
+            for name, after, before in self._states(run, right):
+                got, moved = run.state[name], after - before if after.is_floating_point() else after
+                found = deviation(got, after, moved)
+                if not found.beyond <= self._precision.step:
+                    room = state_width(after, before, None, ARITHMETIC, got.dtype)
+                    found = deviation(got, after, moved, room)
+                _keep_worst(states, name, found)
+        return _Found(*self._loss(center, []), states)
+
+    def _within(self, doubt: _Found, center: Front, runs: Sequence[Front]) -> _Found:
+        """The states that are in doubt, against the band that rounding leaves.
+
+        Args:
+            center: the graph's run that counts; runs: others, that say what rounding does.
+        """
+        floor = FLOOR_RATIO * typical(center.gradients)
+        only = frozenset(self._next_names[name] for name in self._doubtful(doubt))
+        cut = {name: center.cut[name] for name in self._split.read_by(only)}
+        span = spans(cut, [r.cut for r in runs], self._precision.gradient, floor)
+        states: dict[str, Deviation] = {}
+        for run in self._runs:
+            right, width = bands(cut, span, lambda cut, run=run: self._split.update(cut, LR, run.start, only))
+            for name in only & center.buffers.keys():
+                right[name] = center.buffers[name]
+                width[name] = spread(right[name], [r.buffers[name] for r in runs])
+            for name, after, before in self._states(run, right):
+                got, next_name = run.state[name], self._next_names[name]
+                room = state_width(after, before, width[next_name], ARITHMETIC, got.dtype)
+                _keep_worst(states, name, deviation(got, after, after.double() - before.double(), room))
+        loss = doubt.loss, doubt.allowed_loss
+        if not doubt.loss <= doubt.allowed_loss:
+            loss = self._loss(center, runs)
+        return _Found(*loss, {**doubt.states, **states})
+
+    def _states(self, run: _Run, right: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Of each state that `right` has: its name, the right next value, and the value before."""
+        for name, next_name in self._next_names.items():
+            if next_name in right:
+                yield name, right[next_name], run.start.get(name, self._graph.values[name])
+
+    @cached_property
+    def _next_names(self) -> dict[str, str]:
+        return {s.name: s.next_name for s in self._manifest.train.state}
+
+    def _loss(self, center: Front, runs: Sequence[Front]) -> tuple[float, float]:
+        """How far the artefact's is off, and how far it may be."""
+        size = max(abs(center.loss), 1e-2) if math.isfinite(center.loss) else 1.0
+        off = max(_finite_or_inf(abs(run.loss - center.loss)) for run in self._runs)
+        rounding = loss_spread(center.loss, [r.loss for r in runs])
+        return off / size, self._precision.loss + rounding / size
+
+    def _record(
+        self,
+        check: GradientCheck,
+        doubt: Doubt,
+        found: _Found,
+        rounding: float | None,
+        decay: WorstDecay | None,
+    ) -> _Verdict:
+        p, worst = self._precision, found.worst()
+        ships = self._ships(found)
+        of_worst = found.states.get(worst, Deviation(0.0, 0.0, 0.0, 0.0))
+        known = ships and math.isfinite(of_worst.allowed)
+        step = of_worst.share if known else of_worst.beyond
+        allowed = p.step + of_worst.allowed if known else p.step
+        refusal = doubt.refusal or check.update.refusal
+        if not refusal and not ships:
+            refusal = self._refusal(self._said(found))
+        elif not refusal and decay and not decay.ships:
+            worst, step, allowed = decay.slot, decay.deviation, decay_check.ALLOWED
+            refusal = self._refusal([str(decay)])
+        loss = max(doubt.loss, found.loss)
+        parity = Parity(
+            loss=_finite(check.loss), loss_deviation=_finite(loss),
+            gradient_deviation=_finite(doubt.deviation), worst_gradient=doubt.worst,
+            step_deviation=_finite(step), worst_step=worst,
+            update_deviation=_finite(check.update.deviation), worst_update=check.update.worst,
+            tolerance={
+                "loss": found.allowed_loss if doubt.loss <= found.loss else doubt.allowed_loss,
+                "gradient": doubt.allowed, "step": allowed, "update": ALLOWED,
+            },
+            rounding=None if rounding is None else _finite(rounding), referee=check.referee,
+            batch="first of `train`",
+            batch_sha256=_digest(check.task.example), dtype=_dtype(check.plain.gradients), device=DEVICE,
+            versions=dict(self._manifest.versions),
+        )  # fmt: skip
+        return _Verdict(parity, refusal)
+
+    def _said(self, found: _Found) -> list[str]:
+        """What deviates."""
+        said = []
+        if not found.loss <= found.allowed_loss:
+            off = f"off by {found.loss:.2g}" if math.isfinite(found.loss) else "not finite"
+            said.append(f"the loss is {off} of its size (tolerance {found.allowed_loss:.0e})")
+        wrong = [n for n, d in found.states.items() if not d.beyond <= self._precision.step]
+        if wrong:
+            worst = found.worst()
+            off = found.states[worst].beyond
+            more = f", and so are {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            size = f"off by {off:.2g} of its movement" if math.isfinite(off) else "not where it should be"
+            said.append(f"{worst} after one step is {size} (tolerance {self._precision.step:.0e}){more}")
+        return said
+
+    def _refusal(self, said: Sequence[str]) -> str:
+        task, target = self._manifest.task, self._manifest.target
+        return (
+            f"The step that was compiled for {target!r} does not do what the training graph of task {task!r} "
+            "does, though the graph itself agrees with eager PyTorch, on the first training batch: "
+            f"{', '.join(said)}, beyond what rounding explains. This is a bug of the target {target!r}, not "
+            "of your model: please report it, and compile for another target."
+        )
+
+
+def _most_rounding(center: Front, runs: Sequence[Front]) -> float:
+    """How far rounding moves a gradient, relative to its size, of the tensor that it moves most."""
+    least = 1e-3 * typical(center.gradients)
+    worst = 0.0
+    for fqn, c in center.gradients.items():
+        size = max(norm(c), least * math.sqrt(c.numel()))
+        for run in runs:
+            worst = max(worst, norm(run.gradients[fqn] - c) / size if size else 0.0)
+    return worst
+
+
+def _precision(manifest: Manifest) -> Precision:
+    precision = str(manifest.options.get("precision", "f32"))
+    if precision not in PRECISIONS:
+        raise ParityError(
+            f"No tolerance is stated for the precision {precision!r}, so agreement with PyTorch cannot be "
+            "judged. Compile in f32, or pass parity=False (--no-parity) to write it without a record."
+        )
+    return PRECISIONS[precision]
+
+
+def _keep_worst(states: dict[str, Deviation], name: str, found: Deviation) -> None:
+    if name not in states or not found.beyond <= states[name].beyond:
+        states[name] = found
+
+
+def _artefact_steps(
+    folder: Path, manifest: Manifest, batch: Batch, steps: Sequence[tuple[float, Mapping[str, Tensor]]]
+) -> list[_Run]:
+    """Single steps of the artefact by its own runtime.
+
+    Args:
+        steps: of each the learning rate, and state slot name -> value to begin with, instead of the
+            artefact's own.
+    """
+    arrays = {name: batch[name].numpy(force=True) for name in manifest.batch}
+    try:
+        runner = open_runner(folder, manifest, DEVICE, None)
+        initial = checkpoint.initial_state(folder, manifest)
+        draws = any(s.role == "seed" for s in manifest.train.inputs)
+        runs = []
+        for lr, start in steps:
+            begin = {s.name: start[s.name].numpy(force=True) for s in manifest.train.state if s.name in start}
+            runner.write_state({**initial, **begin})
+            loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))
+            state = {name: torch.from_numpy(a) for name, a in runner.read_state().items()}
+            runs.append(_Run(dict(start), loss, state))
+    except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
+        raise ParityError(
+            f"The compiled step of task {manifest.task!r} cannot be run here, so its agreement with PyTorch "
+            f"cannot be measured: {reason(e)}. Compile where the target's runtime works, or pass "
+            "parity=False (--no-parity) to write it without a record."
+        ) from e
+    for run in runs:
+        if wrong := failed(run.loss, manifest.train_guards, manifest.train_integers, True):
+            raise BatchError(f"With the first training batch of task {manifest.task!r} {wrong}")
+    return runs
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _finite_or_inf(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _digest(batch: Batch) -> str:
+    digest = hashlib.sha256()
+    for name, value in batch.items():
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)};".encode())
+        digest.update(array.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _dtype(gradients: Mapping[str, Tensor]) -> str:
+    return ", ".join(sorted({str(g.dtype).removeprefix("torch.") for g in gradients.values()}))

@@ -1,0 +1,102 @@
+"""The update that `torch.optim` and PyTorch's own utilities make: the truth for a graph's update phase."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..optimizer import Optimizer
+from ..runtime.manifest import EMA
+
+
+class Lion(torch.optim.Optimizer):
+    """Algorithm 2 of arXiv 2302.06675, which torch.optim lacks."""
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                p.mul_(1 - lr * decay)
+                p.add_(torch.sign(m * beta1 + p.grad * (1 - beta1)), alpha=-lr)
+                m.mul_(beta2).add_(p.grad, alpha=1 - beta2)
+
+
+class Stepper:
+    """Updates tensors as `optimizer` says, with `torch.optim` and PyTorch's own utilities.
+
+    A step leaves each micro-batch's gradient in `.grad`, added up over a cycle, as eager loops do.
+    """
+
+    def __init__(self, optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
+        options = optimizer.to_dict()
+        kind = {
+            "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lion": Lion,
+            "adafactor": torch.optim.Adafactor,
+        }[options.pop("name")]  # fmt: skip
+        self.leaves = leaves
+        self.micro_batches = options.pop("accumulate", 1)
+        self._clip_norm = options.pop("clip_norm", None)
+        self._ema_decay = options.pop("ema_decay", None)
+        groups = options.pop("groups", [])
+        if "eps" in options and kind is torch.optim.Adafactor:
+            # None is the machine epsilon of the tensor's dtype, which would be another rule in float64.
+            first, second = options["eps"]
+            options["eps"] = (torch.finfo(torch.float32).eps if first is None else first, second)
+        params: list[dict[str, Any]] = []
+        for fqn, leaf in leaves.items():
+            group = next((g for g in groups if fnmatch.fnmatchcase(fqn, g["pattern"])), {})
+            decay = {"weight_decay": group["weight_decay"]} if "weight_decay" in group else {}
+            params.append({"params": [leaf], "lr_scale": group.get("lr_scale", 1.0), **decay})
+        self.torch: torch.optim.Optimizer = kind(params, **options)
+        self._seen = 0
+        self._average: list[Tensor] | None = None
+        if self._ema_decay is not None:
+            self._average = [p.detach().clone() for p in leaves.values()]
+
+    def step(self, lr: float) -> None:
+        """After `backward` of one micro-batch's loss, divided by `micro_batches`."""
+        self._seen += 1
+        if self._seen % self.micro_batches:
+            return
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(list(self.leaves.values()), self._clip_norm)
+        for group in self.torch.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        self.torch.step()
+        if self._average is not None:
+            assert self._ema_decay is not None
+            torch.optim.swa_utils.get_ema_multi_avg_fn(self._ema_decay)(
+                self._average, [p.detach() for p in self.leaves.values()], torch.tensor(1)
+            )
+
+    def skip_to(self, micro_step: int) -> None:
+        """Go on with that micro-batch of the cycle, as if those before it had no gradient."""
+        self._seen += (micro_step - self._seen) % self.micro_batches
+
+    def zero_grad(self) -> None:
+        """Before a cycle's first micro-batch; does nothing before the others."""
+        if self._seen % self.micro_batches == 0:
+            for leaf in self.leaves.values():
+                leaf.grad = None
+
+    def value_of(self, fqn: str, key: str) -> Tensor | None:
+        """A weight (no key), its average, or a state of `torch.optim`'s; None where there is none."""
+        if not key:
+            return self.leaves[fqn]
+        if key == EMA:
+            return self.average[fqn]
+        return self.torch.state[self.leaves[fqn]].get(key)
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """What evaluation reads: the average where one is kept, else the weights."""
+        return dict(zip(self.leaves, self._average)) if self._average is not None else dict(self.leaves)

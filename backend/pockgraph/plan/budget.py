@@ -1,0 +1,30 @@
+"""Budget: what a training step may cost."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+
+from ..errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training step may cost; leave out what does not matter.
+
+    Attributes:
+        peak_bytes: modelled peak, weights included.
+        step_ms: predicted time of a step; needs a profile with a time model.
+        extra_bytes: saved activations and optimizer state.
+    """
+
+    peak_bytes: int | None = None
+    step_ms: float | None = None
+    extra_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("peak_bytes", "step_ms", "extra_bytes"):
+            value = getattr(self, name)
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if value is not None and not (number and value > 0):  # pyright: ignore[reportOperatorIssue]
+                raise BudgetError(f"Budget: {name} must be a number above 0, got {value!r}.")

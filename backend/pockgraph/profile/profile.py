@@ -1,0 +1,328 @@
+"""Profile: what every plan of a task would cost, without making its graph.
+
+A profile is the whole training graph reduced to numbers: a row per operator with its size, its
+operands, its work and the tensors it serves. From that, `figures` replays what `prune.py` would do for
+a plan and runs the same liveness over the result: milliseconds instead of a new graph, byte for byte
+the same answer. It imports no torch and travels as JSON, so a study can be planned on a machine that
+has neither model nor framework.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from ..cost.liveness import liveness
+from ..errors import PlanError, reason, suggest
+from ..plan import BatchSpec, Plan, Trained
+from ..plan.channels import checked_part, count_of
+from ..plan.plan import BatchNorm
+from ..plan.tensor_info import TensorRow
+from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
+from .pruning_model import replay
+from .validation import check
+
+__all__ = ["SCALAR_BYTES", "WORK_KINDS", "Figures", "Operator", "Profile", "TensorRow", "TimeModel"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one plan costs a step.
+
+    Attributes:
+        peak_bytes: modelled peak, weights included; `peak_at`: the operator that runs then.
+        extra_bytes: saved activations and optimizer state.
+        saved_bytes: activations kept from the forward to the backward pass.
+        flops: of the step, a multiply-add counts two.
+        step_ms: predicted time, None while nothing was timed.
+    """
+
+    peak_bytes: int
+    extra_bytes: int
+    saved_bytes: int
+    flops: int
+    peak_at: str
+    step_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeModel:
+    """Milliseconds of a step as a linear function of the work of each kind.
+
+    Attributes:
+        target: what was timed.
+        overhead_ms: of a step without work.
+        ms_per_unit: milliseconds per unit of work, one for each of `WORK_KINDS`.
+        error_ratio: median of |predicted - measured| / measured over the plans it was fitted on.
+        points: how many plans were timed.
+    """
+
+    target: str
+    overhead_ms: float
+    ms_per_unit: tuple[float, ...]
+    error_ratio: float
+    points: int
+
+    def predict(self, work: Sequence[int]) -> float:
+        return self.overhead_ms + sum(c * w for c, w in zip(self.ms_per_unit, work, strict=True))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that planning needs to know of a task's training graph.
+
+    Attributes:
+        task, batch, optimizer, batch_norm, dropout: as in a plan.
+        rows: one per trainable tensor, in forward order.
+        channel_order: per row, channels by falling weight norm (empty: it has none).
+        operators: the whole training graph in schedule order.
+        moves: per row: operator -> the operands its channel selection moves to, see `slicing.py`. An
+            operand of -1 is the weight itself, whose part is at hand; -1 - b is another input of b bytes.
+        other_moves: per row, the same for selections along each of its other dimensions.
+        roots: per row, the operator that makes its gradient.
+        first_reader: per row, the operator of the forward pass that reads the weight first.
+        resident_bytes: weights, constants and batch; `backward_constants`: (bytes, readers) of those
+            that only the backward pass reads.
+        state_bytes: of each row's optimizer state: (what stays, what shrinks with the trained channels).
+        scalar_bytes: of the optimizer state that all tensors share.
+        time: how long work takes, once measured.
+    """
+
+    task: str
+    batch: dict[str, BatchSpec]
+    optimizer: dict[str, Any]
+    rows: tuple[TensorRow, ...]
+    channel_order: tuple[tuple[int, ...], ...]
+    operators: tuple[Operator, ...]
+    moves: tuple[dict[int, tuple[int, ...]], ...]
+    first_reader: tuple[int, ...]
+    roots: tuple[int, ...]
+    resident_bytes: int
+    backward_constants: tuple[tuple[int, tuple[int, ...]], ...]
+    state_bytes: tuple[tuple[int, int], ...]
+    scalar_bytes: int
+    loss: int
+    head: tuple[str, ...] = ()
+    presets: dict[str, dict[str, float]] = field(default_factory=dict)
+    batch_norm: BatchNorm = "frozen"
+    dropout: bool = False
+    time: TimeModel | None = None
+    other_moves: tuple[dict[int, dict[int, tuple[int, ...]]], ...] = ()
+
+    # ------------------------------------------------------------------ plans
+
+    def row(self, fqn: str) -> TensorRow:
+        return self.rows[self.index(fqn)]
+
+    def index(self, fqn: str) -> int:
+        """The row of a tensor.
+
+        Raises:
+            PlanError: no such tensor; with suggestions.
+        """
+        for i, row in enumerate(self.rows):
+            if row.fqn == fqn:
+                return i
+        raise PlanError(
+            f"The model has no trainable tensor {fqn!r}.{suggest(fqn, [r.fqn for r in self.rows])}"
+        )
+
+    def plan(self, choice: Mapping[str, float], provenance: Mapping[str, str] | None = None) -> Plan:
+        """A plan file from FQN -> ratio, with explicit channels: those of the largest L2 norm.
+
+        Raises:
+            PlanError: an unknown tensor, or a part of one that has no channels.
+        """
+        tensors = {}
+        for i, row in enumerate(self.rows):
+            ratio = choice.get(row.fqn, 0.0)
+            if ratio <= 0:
+                continue
+            count = self._count(i, ratio)
+            if count is None:
+                tensors[row.fqn] = Trained()
+            else:
+                channels = tuple(sorted(self.channel_order[i][:count]))
+                tensors[row.fqn] = Trained(dim=row.channel_dim, channels=channels)
+        figures = self.figures(choice)
+        predicted = {k: float(v) for k, v in asdict(figures).items() if isinstance(v, int | float)}
+        return Plan(
+            task=self.task,
+            model={r.fqn: r.shape for r in self.rows},
+            batch=self.batch,
+            optimizer=self.optimizer,
+            batch_norm=self.batch_norm,
+            dropout=self.dropout,
+            tensors=tensors,
+            predicted=predicted,
+            provenance=dict(provenance or {}),
+        )
+
+    def choice(self, plan: Plan) -> dict[str, float]:
+        """FQN -> ratio of a plan made for this model.
+
+        Raises:
+            PlanError: another model's plan, or one with channels that a ratio does not mean (along
+                another dimension, as heads are); `figures(plan.choice())` tells what that costs.
+        """
+        plan.check_fits({r.fqn: r.shape for r in self.rows})
+        for fqn, trained in plan.tensors.items():
+            row = self.row(fqn)
+            if trained.dim not in (None, row.channel_dim):
+                raise PlanError(
+                    f"The plan trains channels of {fqn!r} along dim {trained.dim}; a ratio means channels "
+                    f"along {'no dim' if row.channel_dim is None else f'dim {row.channel_dim}'}, so it is "
+                    "no plan that ratios describe. Compile it as it is, or plan that tensor by a ratio."
+                )
+        return {fqn: plan.ratio(fqn) for fqn in plan.tensors}
+
+    def part(self, i: int, what: float | Trained) -> tuple[int, int] | None:
+        """(dimension, channels) of a part of a tensor; None: the whole tensor."""
+        row = self.rows[i]
+        if not isinstance(what, Trained):
+            count = self._count(i, what)
+            return None if count is None or row.channel_dim is None else (row.channel_dim, count)
+        what = checked_part(row, what)
+        return None if what.dim is None or what.channels is None else (what.dim, len(what.channels))
+
+    def share(self, i: int, ratio: float) -> float:
+        """The share of a tensor's channels that a ratio means, which are whole."""
+        count = self._count(i, ratio)
+        return 1.0 if count is None else count / (self.rows[i].channels or 1)
+
+    def moves_along(self, i: int, dim: int) -> dict[int, tuple[int, ...]]:
+        """Where a selection along `dim` of row i moves, as `moves` has it for its channel dimension.
+
+        Raises:
+            PlanError: the profile comes from a version that knew no other dimension.
+        """
+        if dim == self.rows[i].channel_dim:
+            return self.moves[i]
+        if not self.other_moves:
+            raise PlanError(
+                f"What channels of {self.rows[i].fqn!r} along dim {dim} cost is not in this profile: an "
+                "earlier version made it. Derive it again from the training graph."
+            )
+        return self.other_moves[i].get(dim, {})
+
+    def _count(self, i: int, ratio: float) -> int | None:
+        """Channels trained at a ratio; None: the whole tensor."""
+        row = self.rows[i]
+        if ratio > 1:
+            raise PlanError(f"{row.fqn!r}: a ratio lies between 0 and 1, got {ratio}.")
+        if ratio == 1:
+            return None
+        if row.channels is None:
+            raise PlanError(f"{row.fqn!r} can only be trained whole or not at all, got the ratio {ratio}.")
+        count = count_of(ratio, row.channels)
+        return None if count == row.channels else count
+
+    # ------------------------------------------------------------------ figures
+
+    def figures(self, choice: Mapping[str, float | Trained]) -> Figures:
+        """What a plan with these ratios costs; the same bytes as `graph.prune(plan)` gives.
+
+        Args:
+            choice: FQN -> ratio in (0, 1], or explicit channels; tensors left out (or 0) are frozen.
+        """
+        step = replay(self, choice)
+        curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
+        peak = max(curve.live_bytes, default=0)
+        return Figures(
+            peak_bytes=peak + step.resident_bytes,
+            extra_bytes=curve.saved_bytes + step.state_bytes,
+            saved_bytes=curve.saved_bytes,
+            flops=step.flops,
+            peak_at=step.steps[curve.live_bytes.index(peak)].name if step.steps else "",
+            step_ms=None if self.time is None else self.time.predict(step.work),
+        )
+
+    def work(self, choice: Mapping[str, float | Trained]) -> tuple[int, ...]:
+        """Amount of each of `WORK_KINDS` in a step of this plan: what the time model is linear in."""
+        return tuple(replay(self, choice).work)
+
+    def live_bytes(self, choice: Mapping[str, float | Trained]) -> list[tuple[str, bool, int]]:
+        """(operator, is forward, bytes alive) over the schedule, weights included."""
+        step = replay(self, choice)
+        curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
+        return [(s.name, s.forward, b + step.resident_bytes) for s, b in zip(step.steps, curve.live_bytes)]
+
+    # ------------------------------------------------------------------ files
+
+    def to_json(self) -> str:
+        data = asdict(self)
+        data["batch"] = {k: v.model_dump() for k, v in self.batch.items()}
+        data["moves"] = [_keys_as(str, m) for m in self.moves]
+        data["other_moves"] = [
+            {str(d): _keys_as(str, m) for d, m in by_dim.items()} for by_dim in self.other_moves
+        ]
+        data["operators"] = [[getattr(o, f) for f in Operator.__slots__] for o in self.operators]
+        for o in data["operators"]:
+            o[_SERVES] = hex(o[_SERVES])
+        return json.dumps(data)
+
+    @classmethod
+    def from_json(cls, text: str) -> Profile:
+        """
+        Raises:
+            PlanError: the text is no profile, or one with values that cannot be.
+        """
+        try:
+            profile = cls._of_json(json.loads(text))
+            check(profile)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+            raise PlanError(
+                f"This is no profile ({type(e).__name__}: {reason(e)}). Analyse the task again, or take "
+                "another copy."
+            ) from e
+        return profile
+
+    @classmethod
+    def _of_json(cls, data: Any) -> Profile:
+        operators = []
+        for o in data["operators"]:
+            o[_SERVES] = int(o[_SERVES], 16)
+            values: Any = (tuple(v) if isinstance(v, list) else v for v in o)
+            operators.append(Operator(*values))
+        data |= _of_today(data, operators)
+        data["operators"] = tuple(operators)
+        data["rows"] = tuple(TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in data["rows"])
+        data["batch"] = {k: BatchSpec(**v) for k, v in data["batch"].items()}
+        data["moves"] = tuple(_keys_as(int, m) for m in data["moves"])
+        data["other_moves"] = tuple(
+            {int(d): _keys_as(int, m) for d, m in by_dim.items()} for by_dim in data.get("other_moves", ())
+        )
+        data["channel_order"] = tuple(map(tuple, data["channel_order"]))
+        data["backward_constants"] = tuple((n, tuple(r)) for n, r in data["backward_constants"])
+        data["state_bytes"] = tuple(map(tuple, data["state_bytes"]))
+        for key in ("first_reader", "roots", "head"):
+            data[key] = tuple(data[key])
+        if data["time"]:
+            data["time"] = TimeModel(**{**data["time"], "ms_per_unit": tuple(data["time"]["ms_per_unit"])})
+        return cls(**data)
+
+    def with_time(self, time: TimeModel) -> Profile:
+        """The same profile with a time model."""
+        return replace(self, time=time)
+
+
+def _keys_as(kind: type, moves: Mapping[Any, Sequence[int]]) -> dict[Any, tuple[int, ...]]:
+    """JSON's keys are strings, its lists no tuples."""
+    return {kind(k): tuple(v) for k, v in moves.items()}
+
+
+_SERVES = [f.name for f in fields(Operator)].index("serves")
+
+
+def _of_today(data: dict[str, Any], operators: Sequence[Operator]) -> dict[str, Any]:
+    """What a profile lacks that was written when every optimizer state had its tensor's shape."""
+    if "state_copies" not in data:
+        return {}
+    for o in operators:
+        if o.bytes == SCALAR_BYTES:
+            o.fixed_bytes, o.fixed_flops, o.fixed_work = o.bytes, o.flops, o.work
+    copies = data.pop("state_copies")
+    return {"state_bytes": [(0, SCALAR_BYTES * math.prod(r["shape"]) * copies) for r in data["rows"]]}

@@ -1,0 +1,253 @@
+"""TrainGraph -> Profile: reduce the whole training graph to the numbers planning needs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..cost import graph_cost as cost
+from ..ir.graph import Graph, Role, aten, output_args, tensor_bytes
+from ..ir.reachability import ancestors, dependence
+from ..optimizer import Optimizer
+from ..optimizer.updates import scalar_state, tensor_state
+from ..plan import Trained, presets
+from ..plan.tensor_info import TensorRow
+from ..recurrent.operators import BACKWARD
+from ..train_graph import TrainGraph
+from ..train_graph.channel_slicing import Along, moves
+from ..train_graph.prune import assemble
+from .profile import SCALAR_BYTES, WORK_KINDS, Operator, Profile
+
+MATRIX = (aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default,
+          aten.bmm.default, *BACKWARD)  # fmt: skip
+GROUPS_ARGUMENT: dict[Any, int] = {aten.convolution.default: 8, aten.convolution_backward.default: 9}
+CLAMPS: dict[Any, int] = {aten.hardtanh_backward.default: 2, aten.threshold_backward.default: 1}
+
+
+def profile_of(graph: TrainGraph) -> Profile:
+    """The profile of a task's training graph; every plan of it can then be costed without torch."""
+    full = graph.plan.model_copy(update={"tensors": {r.fqn: Trained() for r in graph.tensors}})
+    raw = assemble(graph.gradients, graph.optimizer, full)
+    nodes, steps = cost.steps_of(raw)
+    number = {n: i for i, n in enumerate(nodes)}
+    row_of = {r.fqn: i for i, r in enumerate(graph.tensors)}
+    serves = _serves(raw, row_of)
+    needed = set[fx.Node]()
+    for slot, node in zip(raw.outputs, output_args(raw.fx)):
+        if slot.role in (Role.LOSS, Role.NEW_BUFFER):
+            needed |= ancestors(node)
+    weights = {node: row_of[s.fqn] for s, node in zip(raw.inputs, raw.placeholders.values()) if s.trained}
+
+    operators = []
+    for i, (node, step) in enumerate(zip(nodes, steps)):
+        clamp = CLAMPS.get(node.target, 0)
+        y: Any = node.args[1] if clamp else None
+        masked = clamp and y in number and y.meta["phase"] == "forward"
+        reads = {weights[s] for a in node.all_input_nodes if (s := cost.storage_of(a)) in weights}
+        kind, work = _work(node, serves[node])
+        fixed_bytes, fixed_flops, fixed_work = _fixed(
+            node, step.owns_bytes, work, serves[node], graph.tensors
+        )
+        joins = node.meta.get("joins_norm_of")
+        operators.append(
+            Operator(
+                name=node.name,
+                storage=step.storage,
+                bytes=step.owns_bytes,
+                size_bytes=cost.value_bytes(node.meta["val"]),
+                flops=cost.node_flops(node),
+                operands=step.operands,
+                inputs=tuple(sorted({number[a] for a in node.all_input_nodes if a in number})),
+                serves=serves[node],
+                forward=step.forward,
+                needed=node in needed,
+                elementwise=step.elementwise,
+                kind=kind,
+                work=work,
+                masks=number[y] if masked else -1,
+                clamps=clamp if masked else 0,
+                late=tuple(sorted(_late(y, number))) if masked else (),
+                reads=() if node.meta["phase"] == "update" else tuple(sorted(reads)),
+                fixed_bytes=fixed_bytes,
+                fixed_flops=fixed_flops,
+                fixed_work=fixed_work,
+                joins=-1 if joins is None else row_of[joins],
+            )
+        )
+        assert number[node] == i
+
+    gradient = _gradient_nodes(graph, number)
+    first, roots, order = [], [], []
+    move_tables, other_tables = [], []
+    for i, row in enumerate(graph.tensors):
+        placeholder = next(p for p, r in weights.items() if r == i)
+        users = [u for u in placeholder.users if u in number]
+        first.append(min(number[u] for u in users))
+        roots.append(number[gradient[row.fqn]])
+        has_channels = row.channel_dim is not None
+        order.append(_by_norm(graph, row) if has_channels else ())
+        by_dim = {d: _moves(gradient[row.fqn], d, placeholder, number) for d in range(len(row.shape))}
+        move_tables.append(by_dim.pop(row.channel_dim) if row.channel_dim is not None else {})
+        other_tables.append({d: table for d, table in by_dim.items() if table})
+
+    late_only = []
+    resident = 0
+    for slot, node in zip(raw.inputs, raw.placeholders.values()):
+        if slot.role is Role.OPT_STATE:
+            continue
+        readers = tuple(number[u] for u in node.users if u in number)
+        if slot.role in (Role.CONST, Role.BUFFER) and not any(operators[r].needed for r in readers):
+            late_only.append((slot.nbytes, readers))
+        else:
+            resident += slot.nbytes
+    made = {"preset": presets.preset(graph), "head": presets.head(graph)}
+    return Profile(
+        task=graph.name,
+        batch=dict(graph.plan.batch),
+        optimizer=graph.optimizer.to_dict(),
+        rows=graph.tensors,
+        channel_order=tuple(order),
+        operators=tuple(operators),
+        moves=tuple(move_tables),
+        other_moves=tuple(other_tables),
+        first_reader=tuple(first),
+        roots=tuple(roots),
+        resident_bytes=resident,
+        backward_constants=tuple(late_only),
+        state_bytes=tuple(_state_bytes(graph.optimizer, row) for row in graph.tensors),
+        scalar_bytes=SCALAR_BYTES * len(scalar_state(graph.optimizer)),
+        batch_norm=graph.plan.batch_norm,
+        dropout=graph.plan.dropout,
+        loss=number[raw.results["loss"]],
+        head=tuple(presets.head(graph)),
+        presets=made,
+    )
+
+
+def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
+    """Node -> bit set of the rows whose update needs it."""
+    # A tensor's part in the norm of all gradients exists for that tensor, whomever the norm scales.
+    names = [s.fqn for s in raw.outputs]
+    only = {n: 1 << names.index(n.meta["norm_of"]) for n in raw.nodes("update") if "norm_of" in n.meta}
+    by_output = dependence(raw, only)
+    everything = (1 << len(row_of)) - 1
+    bits = [1 << row_of[s.fqn] if s.fqn in row_of else everything for s in raw.outputs]
+    for i, slot in enumerate(raw.outputs):
+        if slot.role in (Role.LOSS, Role.NEW_BUFFER):  # nobody's update
+            bits[i] = 0
+    out = {}
+    for node, need in by_output.items():
+        served, rest = 0, need
+        while rest:
+            low = rest & -rest
+            served |= bits[low.bit_length() - 1]
+            rest ^= low
+        out[node] = served
+    return out
+
+
+def _state_bytes(optimizer: Optimizer, row: TensorRow) -> tuple[int, int]:
+    """Bytes of a tensor's optimizer state: what stays, and what shrinks with its trained channels."""
+    amounts = [0, 0]
+    for shape in tensor_state(optimizer, row.shape).values():
+        amounts[_shrinks(shape, row)] += tensor_bytes(shape, torch.float32)
+    return amounts[0], amounts[1]
+
+
+def _shrinks(shape: tuple[int, ...], row: TensorRow) -> bool:
+    """Does a value of an update with this shape have the trained channels of its tensor only?"""
+    dim = row.channel_dim
+    if dim is None:
+        return shape == row.shape
+    return len(shape) == len(row.shape) and shape[dim] == row.shape[dim]
+
+
+def _fixed(
+    node: fx.Node, owns_bytes: int, work: int, serves: int, rows: Sequence[TensorRow]
+) -> tuple[int, int, int]:
+    """Bytes, FLOPs and work of an operator that do not shrink with the trained channels of its tensor."""
+    if node.meta["phase"] != "update":
+        return (owns_bytes, cost.node_flops(node), work) if owns_bytes == SCALAR_BYTES else (0, 0, 0)
+    flops = cost.node_flops(node)
+    if serves.bit_count() != 1:
+        return owns_bytes, flops, work
+    row = rows[serves.bit_length() - 1]
+    fixed = lambda n: not _shrinks(tuple(n.meta["val"].shape), row)  # noqa: E731
+    moved = sum(cost.value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
+    whole = all(fixed(n) for n in (node, *node.all_input_nodes))
+    return owns_bytes if fixed(node) else 0, flops if whole else 0, moved
+
+
+def _late(y: fx.Node, number: dict[fx.Node, int]) -> set[int]:
+    """Operators that read `y`, or a view of it, in the backward pass for more than a comparison."""
+    out = set()
+    for user in y.users:
+        if user not in number or user.target in CLAMPS:
+            continue
+        if user.meta["phase"] != "forward":
+            out.add(number[user])
+        elif user.target in cost.VIEWS:
+            out |= _late(user, number)
+    return out
+
+
+def _work(node: fx.Node, serves: int) -> tuple[int, int]:
+    if node.meta["phase"] == "forward":
+        return 0, cost.node_flops(node)
+    if node.target in MATRIX:
+        own = serves & (serves - 1) == 0
+        groups = GROUPS_ARGUMENT.get(node.target)
+        grouped = groups is not None and node.args[groups] != 1
+        kind = ("dw_" if own else "dx_") + ("depthwise" if grouped else "matrix")
+        return WORK_KINDS.index(kind), cost.node_flops(node)
+    if node.target in cost.VIEWS:
+        return WORK_KINDS.index("stream"), 0
+    moved = cost.value_bytes(node.meta["val"]) + sum(
+        cost.value_bytes(a.meta["val"]) for a in node.all_input_nodes
+    )
+    return WORK_KINDS.index("stream"), 0 if node.target is operator.getitem else moved
+
+
+def _gradient_nodes(graph: TrainGraph, number: dict[fx.Node, int]) -> dict[str, fx.Node]:
+    """FQN -> the raw graph's node that makes its gradient (copies keep their names)."""
+    by_name = {n.name: n for n in number}
+    outputs = zip(graph.gradients.outputs, output_args(graph.gradients.fx))
+    return {s.fqn: by_name[n.name] for s, n in outputs if s.role is Role.GRAD}
+
+
+def _input_code(node: fx.Node, weight: fx.Node) -> int:
+    """How `Profile.moves` writes an operand that is an input, see there."""
+    return -1 if node is weight else -1 - cost.value_bytes(node.meta["val"])
+
+
+def _moves(
+    root: fx.Node, dim: int, weight: fx.Node, number: dict[fx.Node, int]
+) -> dict[int, tuple[int, ...]]:
+    """Where a selection of channels could move from `root`, were every node on the way its own."""
+    table: dict[int, tuple[int, ...]] = {}
+
+    def visit(node: fx.Node, d: Along) -> None:
+        moved = moves(node, d, 1) if node in number else None
+        if moved is None or number[node] in table:
+            return
+        inner: Any = node.args[0] if node.target is operator.getitem else node
+        operands = {inner.args[k]: at for k, at in moved[0].items()}
+        table[number[inner]] = tuple(number[a] if a in number else _input_code(a, weight) for a in operands)
+        if inner is not node:
+            table[number[node]] = (number[inner],)
+        for a, at in operands.items():
+            visit(a, at)
+
+    visit(root, dim)
+    return table
+
+
+def _by_norm(graph: TrainGraph, row: Any) -> tuple[int, ...]:
+    """Channels by falling L2 norm: the order in which a growing ratio takes them."""
+    weight: torch.Tensor = graph.initial(row.fqn).detach().transpose(0, row.channel_dim)
+    weight = weight.reshape(len(weight), -1)
+    return tuple(torch.argsort(-weight.norm(dim=1), stable=True).tolist())

@@ -1,0 +1,577 @@
+"""Study: everything known about one task, in one file that survives.
+
+A study is an SQLite database: what the task is, its profile, measured contributions, plans, and runs.
+It can be read, searched and planned with where torch is absent; only measuring needs the task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ..contribution import Contribution, Measurement, Progress, tabulate
+from ..errors import PlanError, StudyError, listing, require, suggest
+from ..plan import BatchSpec, Plan
+from ..store.store import Store, study_path
+
+if TYPE_CHECKING:
+    from ..optimizer import Optimizer
+    from ..profile import Profile
+    from ..search.plan_search import Budget
+    from ..task import Task
+    from ..train_graph import TrainGraph
+
+T = TypeVar("T")
+OPENED_WITH: set[str] = set()  # references of the tasks that this process opened studies with
+MAKE_PROFILE = (
+    "Restore the study from a copy, or open it with its task and make the profile again: "
+    "study.save_profile(pockgraph.profile.profiler.profile_of(study.graph))."
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a plan.
+
+    Attributes:
+        plan: what was trained; `name`: how people call the run.
+        status: `"running"`, `"done"`, `"cancelled"` or `"failed"` with `error`.
+        target, device, seed, lr, steps: how. `losses`: of each step, before its update.
+        metric: on `task.eval` afterwards; `baseline`: the same before the first step.
+        step_ms: median; `measured_peak_bytes`: of the process. Predictions are the plan's.
+        created: seconds since 1970; `duration_s`: of the training.
+        id: given by the study.
+    """
+
+    plan: Plan
+    name: str = ""
+    status: Literal["running", "done", "cancelled", "failed"] = "done"
+    target: str = "openvino"
+    device: str = "CPU"
+    seed: int = 0
+    lr: float | None = None
+    steps: int = 0
+    losses: tuple[float, ...] = ()
+    metric: float | None = None
+    baseline: float | None = None
+    step_ms: float | None = None
+    measured_peak_bytes: int | None = None
+    duration_s: float | None = None
+    error: str = ""
+    created: float = field(default_factory=time.time)
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close a target came to PyTorch, for one plan.
+
+    Attributes:
+        errors: worst differences by what was compared, such as `{"loss": 2e-7, "weights": 1e-6}`.
+    """
+
+    target: str
+    plan: str
+    passed: bool
+    errors: Mapping[str, float]
+    created: float = field(default_factory=time.time)
+
+
+class Study:
+    """A durable record of one task.
+
+    Args:
+        path: the file, made when it does not exist.
+        task: needed to make a study and to measure. The study must be this task's.
+        optimizer: what plans train with; `SGD` by default. An existing study keeps its own.
+
+    Attributes:
+        path: the file. name: the task's. reference: `module:name` that makes the task, or empty.
+
+    Raises:
+        StudyError: the file is no study, is damaged, or belongs to another task (with the differences).
+
+    Example:
+        >>> study = Study("digits.db", task)
+        >>> study.analyze(steps=100, seeds=(0, 1, 2))
+        >>> plan = study.search(Budget(peak_bytes=50_000_000))
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], task: Task | None = None, optimizer: Optimizer | None = None
+    ) -> None:
+        self.path = study_path(path)
+        if task is not None:
+            from ..task import Task
+
+            require(
+                StudyError, "task", task, Task, "Pass a pockgraph.Task: the model with its loss and data."
+            )
+        if optimizer is not None:
+            from ..optimizer import Optimizer
+
+            require(StudyError, "optimizer", optimizer, Optimizer, "Pass one such as pockgraph.SGD(lr=0.1).")
+        self._task = task
+        if task is not None and task.reference:
+            OPENED_WITH.add(task.reference)
+        self._optimizer = optimizer
+        self._graph: TrainGraph | None = None
+        self._lock = threading.RLock()
+        self._cache: dict[str, tuple[Any, Any]] = {}
+        empty = self.path.is_file() and not self.path.stat().st_size
+        if task is not None and (empty or not self.path.exists()):
+            graph = self._build()
+            self._store = Store.create(self.path, _facts(graph))
+        else:
+            self._store = Store(self.path)
+        self.facts: Mapping[str, Any] = self._checked_facts()
+        if task is not None:
+            self._check_same(task)
+
+    def _checked_facts(self) -> Mapping[str, Any]:
+        facts = self._store.facts()
+        try:
+            _Facts.model_validate(facts)
+        except ValidationError as e:
+            self._store.close()
+            what = listing([".".join(map(str, error["loc"])) for error in e.errors()])
+            raise StudyError(
+                f"The study {self.path} is damaged: what it says of its task is not complete ({what}). "
+                "Restore it from a copy."
+            ) from None
+        return facts
+
+    @property
+    def name(self) -> str:
+        return self.facts["name"]
+
+    @property
+    def reference(self) -> str:
+        return self.facts["reference"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model and the batch, see `TrainGraph.fingerprint`."""
+        return self.facts["fingerprint"]
+
+    # ------------------------------------------------------------------ the task
+
+    @property
+    def graph(self) -> TrainGraph:
+        """The task's training graph, built when first asked for.
+
+        Raises:
+            StudyError: the study was opened without a task.
+        """
+        with self._lock:
+            return self._graph or self._build()
+
+    def _build(self) -> TrainGraph:
+        from ..optimizer import optimizer_from_dict
+        from ..train_graph.builder import build
+
+        task = self._needed_task()
+        optimizer = self._optimizer
+        if optimizer is None and hasattr(self, "facts"):
+            optimizer = optimizer_from_dict(self.facts["optimizer"])
+        graph = build(task, optimizer)
+        if hasattr(self, "facts") and graph.fingerprint != self.fingerprint:
+            self._refuse([f"fingerprint {graph.fingerprint} instead of {self.fingerprint}"])
+        self._graph = graph
+        return graph
+
+    def _needed_task(self) -> Task:
+        if self._task is None:
+            made = f" It was made from {self.reference!r}." if self.reference else ""
+            raise StudyError(
+                f"The study {self.path} was opened without its task {self.name!r}, which this needs.{made} "
+                "Open it with Study(path, task)."
+            )
+        return self._task
+
+    def _check_same(self, task: Task) -> None:
+        """Refuse another task by what can be told without tracing it."""
+        facts, wrong = self.facts, []
+        if task.name != facts["name"]:
+            wrong.append(f"task {task.name!r} instead of {facts['name']!r}")
+        batch = {k: [list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in task.example.items()}
+        stored = {k: [v["shape"], v["dtype"]] for k, v in facts["batch"].items()}
+        wrong += _differences("batch entry ", stored, batch)
+        shapes = {n: list(p.shape) for n, p in task.model.named_parameters(remove_duplicate=False)}
+        unused = set(facts["unused"]) - set(facts["model"])
+        wrong += _differences("", facts["model"], {n: s for n, s in shapes.items() if n not in unused})
+        if self._optimizer is not None:
+            given = json.loads(json.dumps(self._optimizer.to_dict()))
+            wrong += _differences("optimizer's ", facts["optimizer"], given)
+        if self._graph is not None and self._graph.fingerprint != self.fingerprint:
+            wrong.append(f"fingerprint {self._graph.fingerprint} instead of {self.fingerprint}")
+        if wrong:
+            self._refuse(wrong)
+
+    def _refuse(self, wrong: Sequence[str]) -> None:
+        self._store.close()
+        raise StudyError(
+            f"The study {self.path} belongs to another task: {listing(wrong)}. Open it with the task it was "
+            "made for, or use another file."
+        )
+
+    # ------------------------------------------------------------------ what is known
+
+    @property
+    def profile(self) -> Profile:
+        """What each tensor costs.
+
+        Raises:
+            StudyError: it was never made, and there is no task to make it from.
+        """
+        from ..profile import Profile
+
+        if self._store.document("profile") is None:
+            from ..profile.profiler import profile_of
+
+            made = profile_of(self.graph)
+            if not self._store.writable:
+                return self._cached("profile", lambda: made)
+            self.save_profile(made)
+
+        def read() -> Profile:
+            with self._store.decoding("its profile", MAKE_PROFILE):
+                return Profile.from_json(self._store.document("profile") or "")
+
+        return self._cached("profile", read)
+
+    def save_profile(self, profile: Profile) -> None:
+        """Replace the profile, for example by one with measured times."""
+        from ..profile import Profile
+
+        require(StudyError, "profile", profile, Profile, "Pass what `Study.profile` holds, or a variant.")
+        with self._store.transaction("profile") as write:
+            write.execute(
+                "INSERT INTO documents VALUES ('profile', ?, ?) "
+                "ON CONFLICT DO UPDATE SET json = excluded.json, changed = excluded.changed",
+                (profile.to_json(), time.time()),
+            )
+
+    @property
+    def contribution(self) -> Contribution:
+        """What the measurements of the last analysis say so far.
+
+        Raises:
+            StudyError: nothing was measured yet.
+        """
+        found = self._cached("measurements", self._tabulate)
+        if found is None:
+            raise StudyError(
+                f"The study {self.path} has no contribution yet: nothing was measured. Run Study.analyze "
+                "with the task, or `pockui analyze`."
+            )
+        return found
+
+    def _tabulate(self) -> Contribution | None:
+        for row in self._store.read("SELECT * FROM analyses ORDER BY used DESC"):
+            with self._store.decoding(f"the head or biases of analysis {row['id']}"):
+                head, order = (NAMES.validate_json(row[c]) for c in ("head", "bias_order"))
+                found = tabulate(self._measurements(row["id"]), head, order)
+            if found is not None:
+                return found
+        return None
+
+    def measurements(self) -> list[Measurement]:
+        """The last analysis's, planned ones included; those of learning rates first."""
+        rows = self._store.read("SELECT id FROM analyses ORDER BY used DESC LIMIT 1")
+        return self._measurements(rows[0]["id"]) if rows else []
+
+    def _measurements(self, analysis: int) -> list[Measurement]:
+        rows = self._store.read(
+            "SELECT * FROM measurements WHERE analysis = ? ORDER BY purpose DESC, id", analysis
+        )
+        return [Measurement.of_row(r) for r in rows]
+
+    def progress(self) -> tuple[int, int]:
+        """(finished, planned in all) measurements of the last analysis."""
+        status = [m.status for m in self.measurements()]
+        return sum(s in ("done", "diverged") for s in status), len(status)
+
+    def _cached(self, name: str, load: Callable[[], T]) -> T:
+        """`load()`, called again only after some process changed what it reads."""
+        revision = self._store.revision(name)
+        with self._lock:
+            if name not in self._cache or self._cache[name][0] != revision:
+                self._cache[name] = (revision, load())
+            return self._cache[name][1]
+
+    # ------------------------------------------------------------------ measuring and planning
+
+    def analyze(
+        self,
+        *,
+        steps: int = 100,
+        seeds: Sequence[int] = (0,),
+        ratios: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+        tensors: str | Sequence[str] | None = None,
+        bias_counts: Sequence[int] | None = None,
+        lr: float | Sequence[float] | None = None,
+        target: str = "auto",
+        batches: int | None = None,
+        cache_bytes: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        force: bool = False,
+    ) -> Contribution:
+        """Measure what each tensor is worth; goes on where an earlier call with these settings ended.
+
+        Args:
+            steps: training steps of each measurement.
+            seeds: each draws a fresh head and an order of batches, for all candidates alike.
+            ratios: shares of channels to try for each weight.
+            tensors: globs of weights; None takes all outside the head.
+            bias_counts: values of k for "the last k biases"; None takes up to 8 ends of blocks; `()` none.
+            lr: the rate, or rates to choose from; None tries five around the optimizer's own. One rate is
+                chosen for all measurements: see `analysis.py`.
+            target: `"torch"` (in this process), `"openvino"`, or `"auto"`: what is faster, compiling
+                included.
+            batches: at most so many validation batches.
+            cache_bytes: memory for activations below the trained tensors; 1 GiB by default, 0 keeps none.
+            progress: called at least once a measurement.
+            cancel: asked after each step; True ends the analysis within about a step.
+            force: measure although the graph's gradients deviate from eager PyTorch's.
+
+        Raises:
+            ParityError: the gradients that it would train with are not those of the task's own module.
+            StudyError: another process is analysing, the settings make no sense, or a measurement failed.
+            Cancelled: `cancel` said so (see `analysis.py`); what was measured is kept.
+        """
+        from ..contribution.analysis import analyze
+        from ..contribution.candidates import Settings
+
+        settings = Settings.of(
+            steps=steps, seeds=seeds, ratios=ratios, tensors=tensors, bias_counts=bias_counts, lr=lr,
+            target=target, batches=batches, cache_bytes=cache_bytes,
+        )  # fmt: skip
+        for name, call in (("progress", progress), ("cancel", cancel)):
+            if call is not None and not callable(call):
+                raise StudyError(
+                    f"{name}={str(call)[:40]!r} cannot be called. Pass a function, or leave it out."
+                )
+        task = self._needed_task()
+        analyze(self._store, task, self.graph, settings, progress, cancel, force)
+        return self.contribution
+
+    def search(self, budget: Budget, locked: Mapping[str, float] | None = None) -> Plan:
+        """The plan of the largest predicted gain within a budget.
+
+        Args:
+            locked: FQN -> ratio that the plan must have (0: frozen).
+
+        Raises:
+            BudgetError: no plan meets the budget; it names the smallest that one does.
+            StudyError: nothing was measured yet.
+        """
+        from ..search import search
+
+        return search(self.profile, self.contribution, budget, locked=locked or {})
+
+    def frontier(self, n: int = 20, by: str = "peak_bytes") -> list[Plan]:
+        """Up to `n` plans, each the best for its cost, by `peak_bytes`, `extra_bytes` or `step_ms`."""
+        from ..search import frontier
+
+        return frontier(self.profile, self.contribution, n, by=by)  # pyright: ignore
+
+    # ------------------------------------------------------------------ plans, runs, parity
+
+    def save_plan(self, name: str, plan: Plan) -> None:
+        """Keep a plan under a name; an older one of that name is replaced.
+
+        Raises:
+            PlanError: the plan is another model's.
+        """
+        require(PlanError, "name", name, str, "Pass a text.")
+        require(PlanError, "plan", plan, Plan, "Pass a Plan, such as what search returns.")
+        plan.check_fits({fqn: tuple(shape) for fqn, shape in self.facts["model"].items()})
+        with self._store.transaction("plans") as write:
+            write.execute(
+                "INSERT INTO plans (name, json, created) VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET json = excluded.json, created = excluded.created",
+                (name, plan.to_json(), time.time()),
+            )
+
+    def plans(self) -> dict[str, Plan]:
+        """Name -> plan, oldest first. One that cannot be read is left out, with a `UserWarning`."""
+        return dict(self._readable("SELECT name, json FROM plans ORDER BY created, id", self._plan_of))
+
+    def _plan_of(self, row: Any) -> tuple[str, Plan]:
+        with self._store.decoding(f"the plan {row['name']!r}", "Remove it with Study.remove_plan."):
+            return row["name"], Plan.from_json(row["json"], f"plan {row['name']!r}")
+
+    def _readable(self, sql: str, decode: Callable[[Any], T]) -> list[T]:
+        """What the rows hold; a damaged one is told, and hides no other."""
+        found = []
+        for row in self._store.read(sql):
+            try:
+                found.append(decode(row))
+            except StudyError as e:
+                warnings.warn(str(e), stacklevel=3)
+        return found
+
+    def plan(self, name: str) -> Plan:
+        """A kept plan.
+
+        Raises:
+            StudyError: there is none of that name (with suggestions).
+        """
+        rows = self._store.read("SELECT name, json FROM plans WHERE name = ?", name)
+        if not rows:
+            self._refuse_plan(name)
+        return self._plan_of(rows[0])[1]
+
+    def remove_plan(self, name: str) -> None:
+        """Forget a plan, even a damaged one; runs of it stay.
+
+        Raises:
+            StudyError: there is none of that name (with suggestions).
+        """
+        with self._store.transaction("plans") as write:
+            removed = write.execute("DELETE FROM plans WHERE name = ?", (name,)).rowcount
+        if not removed:
+            self._refuse_plan(name)
+
+    def _refuse_plan(self, name: str) -> NoReturn:
+        known = [r[0] for r in self._store.read("SELECT name FROM plans")]
+        raise StudyError(f"The study {self.path} has no plan {name!r}.{suggest(name, known)}")
+
+    def add_run(self, run: Run) -> Run:
+        """Keep a run; returns it with its id."""
+        require(StudyError, "run", run, Run, "Pass a pockgraph.study.Run.")
+        with self._store.transaction("runs") as write:
+            cursor = write.execute(
+                "INSERT INTO runs (status, target, created, json) VALUES (?, ?, ?, ?)", _run_values(run)
+            )
+        return dataclasses.replace(run, id=cursor.lastrowid)
+
+    def update_run(self, run: Run) -> None:
+        """Replace a kept run by its newer state, such as more losses.
+
+        Raises:
+            StudyError: the study has no such run.
+        """
+        require(StudyError, "run", run, Run, "Pass what add_run returned, with its changes.")
+        with self._store.transaction("runs") as write:
+            cursor = write.execute(
+                "UPDATE runs SET status = ?, target = ?, created = ?, json = ? WHERE id = ?",
+                (*_run_values(run), run.id),
+            )
+            if not cursor.rowcount:
+                raise StudyError(f"The study {self.path} has no run {run.id}. Keep it first, with add_run.")
+
+    def runs(self) -> list[Run]:
+        """Every run, oldest first. One that cannot be read is left out, with a `UserWarning`."""
+        return self._readable("SELECT id, json FROM runs ORDER BY id", self._run_of)
+
+    def _run_of(self, row: Any) -> Run:
+        with self._store.decoding(f"run {row['id']}"):
+            data = json.loads(row["json"])
+            plan = Plan.from_json(json.dumps(data.pop("plan")), f"the plan of run {row['id']}")
+            return RUN.validate_python({**data, "plan": plan, "id": row["id"]})
+
+    def add_parity(self, parity: Parity) -> None:
+        """Keep a comparison with PyTorch."""
+        require(StudyError, "parity", parity, Parity, "Pass a pockgraph.study.Parity.")
+        values = (
+            parity.target,
+            parity.plan,
+            int(parity.passed),
+            parity.created,
+            json.dumps(dict(parity.errors)),
+        )
+        with self._store.transaction("parities") as write:
+            write.execute(
+                "INSERT INTO parities (target, plan, passed, created, json) VALUES (?, ?, ?, ?, ?)", values
+            )
+
+    def parities(self) -> list[Parity]:
+        """Every comparison with PyTorch, oldest first. One that cannot be read is left out, with a
+        `UserWarning`."""
+        return self._readable("SELECT * FROM parities ORDER BY id", self._parity_of)
+
+    def _parity_of(self, row: Any) -> Parity:
+        with self._store.decoding(f"parity record {row['id']}"):
+            errors = ERRORS.validate_json(row["json"])
+            return Parity(row["target"], row["plan"], bool(row["passed"]), errors, row["created"])
+
+    # ------------------------------------------------------------------ the file
+
+    def close(self) -> None:
+        """Release the file."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        done, planned = self.progress()
+        return f"Study({str(self.path)!r}, task {self.name!r}, {done} of {planned} measurements)"
+
+
+class _Facts(BaseModel):
+    """What a study must say of its task."""
+
+    name: str
+    reference: str
+    fingerprint: str
+    optimizer: dict[str, Any]
+    batch: dict[str, BatchSpec]
+    model: dict[str, list[int]]
+    unused: list[str]
+
+
+RUN = TypeAdapter(Run)
+NAMES = TypeAdapter(list[str])
+ERRORS = TypeAdapter(dict[str, float])
+
+
+def _facts(graph: TrainGraph) -> dict[str, Any]:
+    """What a study says about its task; enough to recognise it and to read it without torch."""
+    versions = {}
+    for package in ("pockui", "torch", "openvino", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "name": graph.name,
+        "reference": graph.reference,
+        "fingerprint": graph.fingerprint,
+        "optimizer": graph.optimizer.to_dict(),
+        "batch": {k: v.model_dump(mode="json") for k, v in graph.plan.batch.items()},
+        "model": {r.fqn: list(r.shape) for r in graph.tensors},
+        "unused": sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})}),
+        "versions": versions,
+        "created": time.time(),
+    }
+
+
+def _differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    both: Iterable[str] = [k for k in stored if k in given]
+    return [
+        *(f"no {what}{k!r}" for k in stored if k not in given),
+        *(f"{what}{k!r} is new" for k in given if k not in stored),
+        *(f"{what}{k!r} is {given[k]} instead of {stored[k]}" for k in both if stored[k] != given[k]),
+    ]
+
+
+def _run_values(run: Run) -> tuple[str, str, float, str]:
+    data = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ("plan", "id")}
+    data["plan"] = json.loads(run.plan.to_json())
+    return run.status, run.target, run.created, json.dumps(data)

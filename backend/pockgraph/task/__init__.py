@@ -1,0 +1,8 @@
+"""What is to be learnt: a model, its loss and metric, and data in whatever form people keep it.
+
+Nothing here runs the model or knows of graphs.
+"""
+
+from .task import Batches, Task
+
+__all__ = ["Batches", "Task"]

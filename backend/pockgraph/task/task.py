@@ -1,0 +1,388 @@
+"""Task: what is to be learnt. A model, its loss and metric, and the data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from ..errors import TaskError, listing, require, suggest
+from ..globs import matches
+from ..plan.plan import BatchNorm
+from ..runtime.batch import by_name
+from .arrays import columns_of, tensor_of
+from .data_sources import as_data, beginning_of, epoch_of, is_stream, numbered
+
+Batch = dict[str, torch.Tensor]
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
+INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
+# What XML, OpenVINO's format, cannot hold: control characters, and halves of surrogate pairs.
+NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A re-iterable of fixed-shape batches over arrays that share their first dimension.
+
+    The ragged last batch is dropped: a compiled step has one batch shape. A memory-mapped array stays one.
+
+    Args:
+        arrays: name -> array `[N, ...]` (numpy, torch, pandas or a list); or a data frame; or a tuple of
+            arrays, whose batches are tuples.
+        batch_size: samples a batch.
+        shuffle: draw a new order from `seed` instead of the arrays' own.
+        transform: applied to each batch (a dict of tensors), e.g. a resize.
+        rows: only these samples, in this order; None takes all.
+        tuples: whether batches are tuples instead of dicts; as `arrays` is unless said otherwise.
+
+    Raises:
+        TaskError: arrays that are none, or differ in length; a batch size below 1 or above theirs.
+    """
+
+    arrays: Mapping[str, Any]
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    transform: Callable[[Batch], Batch] | None = None
+    max_batches: int | None = None
+    rows: np.ndarray | None = field(default=None, kw_only=True)
+    tuples: bool | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.tuples is None:
+            object.__setattr__(self, "tuples", isinstance(self.arrays, tuple | list | TensorDataset))
+        object.__setattr__(self, "arrays", columns_of(self.arrays))
+        sizes = {name: len(a) for name, a in self.arrays.items()}
+        if len(set(sizes.values())) != 1:
+            raise TaskError(f"Batches: arrays must share their first dimension, got {sizes}.")
+        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
+            raise TaskError(f"Batches: batch_size must be a number of samples, got {self.batch_size!r}.")
+
+    @property
+    def samples(self) -> int:
+        return len(next(iter(self.arrays.values())) if self.rows is None else self.rows)
+
+    def __len__(self) -> int:
+        n = self.samples // self.batch_size
+        return n if self.max_batches is None else min(n, self.max_batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        order = np.random.default_rng(self.seed).permutation(self.samples) if self.shuffle else None
+        for b in range(len(self)):
+            span = slice(b * self.batch_size, (b + 1) * self.batch_size)
+            pick = span if order is None else order[span]
+            if self.rows is not None:
+                pick = self.rows[pick]
+            batch = {k: tensor_of(a[pick]) for k, a in self.arrays.items()}
+            if self.transform:
+                # A slice is a view, and what is changed in place would change the arrays.
+                batch = {k: v.clone() for k, v in batch.items()} if isinstance(pick, slice) else batch
+                batch = self.transform(batch)
+            yield tuple(batch.values()) if self.tuples and isinstance(batch, dict) else batch
+
+    def shuffled(self, seed: int) -> Batches:
+        """The same samples in the order that `seed` draws."""
+        return replace(self, shuffle=True, seed=seed)
+
+    def only(self, rows: np.ndarray) -> Batches:
+        """Only the samples of these numbers, in this order."""
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+    def limit(self, batches: int) -> Batches:
+        """Only the first `batches` batches."""
+        return replace(self, max_batches=batches)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be learnt.
+
+    Args:
+        name: a short identifier; it names studies and artefacts.
+        model: the network. It is used in evaluation mode, but for what the next two say of the
+            training step.
+        loss: `(model, batch) -> scalar tensor`.
+        metric: `(model, batch) -> tensor [N]`, one value per sample, larger is better.
+        train: a re-iterable of batches: dicts (or tuples) of tensors of fixed shapes. A list, `Batches`, a
+            `DataLoader`, an `IterableDataset` of batches, or a function that makes an iterator; it may be
+            endless, and is read a batch at a time.
+        eval: the held-out batches that final results are reported on.
+        validation: batches for choosing learning rates and plans. Without it the last fifth
+            of `train` is held back for that, so that `eval` is never chosen on; of a stream it cannot be.
+        fresh: FQN globs of tensors that were never pretrained (a new head). Each seed of a
+            measurement draws them anew.
+        batch_norm: `"frozen"`: every batch norm uses its running statistics and leaves them alone;
+            `"batch"`: every one, also below the trained tensors, normalises by the batch's and updates
+            its running statistics, as in PyTorch's training mode. Metrics use the running ones.
+        dropout: whether the training step drops activations: the model then trains in training mode
+            (batch norm excepted), with masks that a seed determines on every target.
+
+    Raises:
+        TaskError: an unknown policy, or the data is empty, yields only once, or differs in shape.
+    """
+
+    name: str
+    model: torch.nn.Module
+    loss: Callable[[torch.nn.Module, Any], torch.Tensor]
+    metric: Callable[[torch.nn.Module, Any], torch.Tensor]
+    train: Iterable[Any]
+    eval: Iterable[Any]
+    validation: Iterable[Any] | None = None
+    fresh: tuple[str, ...] = ()
+    batch_norm: BatchNorm = field(default="frozen", kw_only=True)
+    dropout: bool = field(default=False, kw_only=True)
+    reference: str = field(default="", kw_only=True)  # `module:name` this task can be made again from
+
+    def __post_init__(self) -> None:
+        self._check_kinds()
+        policies = get_args(BatchNorm)
+        if self.batch_norm not in policies:
+            raise TaskError(
+                f"Task {self.name!r}: batch_norm={self.batch_norm!r} is no policy; it is one of "
+                f"{', '.join(map(repr, policies))}.{suggest(str(self.batch_norm), policies)}"
+            )
+        if not isinstance(self.dropout, bool):
+            raise TaskError(
+                f"Task {self.name!r}: dropout={self.dropout!r} must be True or False. "
+                "Rates belong to the model's layers."
+            )
+        tensors = (*self.model.named_parameters(), *self.model.named_buffers())
+        for fqn in (fqn for fqn, _ in tensors):
+            self._check_name(fqn, "the tensor", "Give the module another name")
+        self.model.eval()
+        for name in ("train", "eval", "validation"):
+            if name != "validation" or self.validation is not None:
+                self._take(name)
+        known = [fqn for fqn, _ in self.model.named_parameters()]
+        for glob in self.fresh:
+            if not any(matches(fqn, glob) for fqn in known):
+                raise TaskError(
+                    f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
+                )
+
+    def _check_kinds(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TaskError(f"Task: name={self.name!r} must be a text that is not empty, such as 'digits'.")
+        self._check_name(self.name, "the name", "Take another")
+        if not isinstance(self.model, torch.nn.Module):
+            raise TaskError(
+                f"Task {self.name!r}: the model is a {type(self.model).__name__}, not a torch.nn.Module. "
+                "Pass "
+                "the network itself."
+            )
+        for what in ("loss", "metric"):
+            if not callable(getattr(self, what)):
+                raise TaskError(
+                    f"Task {self.name!r}: `{what}` is a {type(getattr(self, what)).__name__}, which cannot "
+                    "be "
+                    f"called. Pass a function {what}(model, batch)."
+                )
+        if isinstance(self.fresh, str):
+            raise TaskError(f"Task {self.name!r}: fresh={self.fresh!r} must be a tuple: ({self.fresh!r},).")
+        if not isinstance(self.fresh, Collection) or not all(isinstance(g, str) for g in self.fresh):
+            raise TaskError(
+                f"Task {self.name!r}: fresh={str(self.fresh)[:40]} must be a tuple of names or globs, as in "
+                "('head.*',)."
+            )
+
+    def _check_name(self, name: str, what: str, do: str) -> None:
+        """Refuse what the files of an artefact or a study cannot hold."""
+        if found := NO_TEXT.search(name):
+            raise TaskError(
+                f"Task {self.name!r}: {what} {name!r} holds the character {found[0]!r}, which cannot be "
+                f"written to a file. {do}."
+            )
+
+    def _take(self, name: str) -> None:
+        """Make what was given for `name` data that can be read again, and look at its first batch."""
+        what = f"Task {self.name!r}: `{name}`"
+        data = as_data(getattr(self, name), what)
+        object.__setattr__(self, name, data)
+        _, first = next(numbered(what, beginning_of(data)), (0, None))
+        if first is None:
+            small = isinstance(data, Batches) and f" of {data.batch_size} ({data.samples} samples)"
+            raise TaskError(f"{what} has no batches{small or ''}. Give it at least one.")
+        try:
+            named = as_named(first)
+        except TaskError as e:
+            raise TaskError(f"{what}: {e}{_hint(data)}") from None
+        for key in named:
+            self._check_name(key, "the batch entry", "Give it another key")
+        if "" in named:
+            raise TaskError(f"{what}: a batch entry has an empty name. Give it a key, as in {{'x': x}}.")
+        if any(v.ndim and not len(v) for v in named.values()):
+            raise TaskError(f"{what}: its first batch has no rows. Leave empty batches out.")
+        if name == "train" and is_stream(data):
+            self.__dict__["_first"] = first  # reading it again may start workers, or a download
+
+    def set_mode(self, training: bool, net: torch.nn.Module | None = None) -> None:
+        """Put the model (or `net`, a copy of it) into the mode of a training step, or of evaluation."""
+        net = self.model if net is None else net
+        require(TaskError, "training", training, bool, "Pass True for a step, False for evaluation.")
+        require(TaskError, "net", net, torch.nn.Module, "Pass the model or a copy of it.")
+        net.train(training and self.dropout)
+        for module in net.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.train(training and self.batch_norm == "batch")
+            elif isinstance(module, INSTANCE_NORMS) and module.track_running_stats:
+                module.eval()
+
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        name: str,
+        outputs: Sequence[str] | None = None,
+        parameters: Sequence[str] = (),
+        constants: Sequence[str] = (),
+        **how: Any,
+    ) -> Task:
+        """A task for an inference ONNX model: its floating-point weights become parameters.
+
+        Args:
+            path, outputs, parameters, constants: see `pockgraph.frontends.onnx.load`. `outputs` names the
+                tensors that the model returns to `loss` and `metric`, such as the logits before a softmax.
+            name, how: what `Task` takes, but for the model.
+
+        Raises:
+            CaptureError: the file is no model, its opset is not supported, or a name is wrong.
+            UnsupportedOperators: listing everything in the model that cannot be trained.
+        """
+        from ..frontends.onnx import load
+
+        return cls(name, load(path, outputs=outputs, parameters=parameters, constants=constants), **how)
+
+    @cached_property
+    def _first(self) -> Any:
+        return next(beginning_of(self.train))
+
+    @property
+    def example(self) -> Batch:
+        """The first training batch as name -> tensor; a tuple's items are named `0`, `1`, …"""
+        return self.named(self._first)
+
+    def named(self, batch: Any) -> Batch:
+        """A batch as name -> tensor, in the dtypes that the model computes in.
+
+        numpy makes float64 and, on some systems, int32 where PyTorch's layers and losses want float32 and
+        int64: floating-point values are cast for a model whose parameters are all float32, and int16 and
+        int32 become int64. uint8 and booleans stay.
+        """
+        dtypes = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+
+        def cast(value: torch.Tensor) -> torch.Tensor:
+            if value.is_floating_point():
+                return value.float() if dtypes == {torch.float32} else value
+            return value.long() if value.dtype in (torch.int16, torch.int32) else value
+
+        return {name: cast(value) for name, value in as_named(batch).items()}
+
+    def rebuild(self, batch: Batch) -> Any:
+        """A named batch in the form (dict or tuple) that `loss` and `metric` expect."""
+        return batch if isinstance(self._first, Mapping) else tuple(batch.values())
+
+    def fresh_fqns(self) -> list[str]:
+        known = [fqn for fqn, _ in self.model.named_parameters()]
+        return [fqn for fqn in known if any(matches(fqn, g) for g in self.fresh)]
+
+    def epoch(self, seed: int) -> Iterator[Batch]:
+        """One pass over `train` in the order that `seed` draws.
+
+        Data with a `shuffled(seed)` method draws anew, and a `DataLoader` by its own sampler, if that draws
+        an order; otherwise the order of the batches changes. A stream (a generator, an `IterableDataset`)
+        keeps its own order, and is told the seed by `set_epoch` if it has that.
+
+        Raises:
+            TaskError: a batch that is none, or differs from the first one, by number.
+        """
+        what = f"Task {self.name!r}: `train`"
+        number, example = 0, self.example
+        for number, raw in numbered(what, epoch_of(self.train, seed)):
+            batch = self.named(raw)
+            check_batch(batch, example, f"batch {number} of `train`")
+            yield batch
+        if not number:
+            raise TaskError(
+                f"{what} gave no batches this time, though it did before. It must begin anew whenever it is "
+                "iterated; a generator has to be made each time."
+            )
+
+    def forever(self, seed: int) -> Iterator[Batch]:
+        """Training batches without end, each epoch in a new order."""
+        epoch = 0
+        while True:
+            yield from self.epoch(seed * 100_003 + epoch)
+            epoch += 1
+
+
+def nonfinite_entries(example: Batch) -> tuple[str, ...]:
+    """The entries of a task's first batch that hold NaN or infinite values, and so may in others."""
+    return tuple(name for name, value in example.items() if not bool(value.isfinite().all()))
+
+
+def as_named(batch: Any) -> Batch:
+    """A batch (dict, tuple or list of tensors) as name -> tensor.
+
+    Raises:
+        TaskError: the batch holds something that is not a tensor or array, or is one itself.
+    """
+    if not isinstance(batch, Mapping | tuple | list):
+        raise TaskError(
+            f"A batch must be a dict or tuple of tensors, but the data gives a {type(batch).__name__}. "
+            'Name its parts, as in {"x": x, "y": y}.'
+        )
+    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    named: Batch = {}
+    for key, value in by_name(items, TaskError).items():
+        if not isinstance(value, torch.Tensor | np.ndarray):
+            raise TaskError(
+                f"A batch must hold tensors; {key!r} is a {type(value).__name__}. "
+                "Convert it, or leave it out of the batch."
+            )
+        try:
+            named[key] = tensor_of(value)
+        except TypeError:
+            raise TaskError(
+                f"A batch must hold numbers; {key!r} is an array of {value.dtype}. Encode it as numbers."
+            ) from None
+    return named
+
+
+def _hint(data: Any) -> str:
+    """What was probably meant, when the first batch is none."""
+    if isinstance(data, Mapping | torch.Tensor | np.ndarray) or hasattr(data, "to_numpy"):
+        return " These look like whole arrays: pockgraph.Batches(…, batch_size=…) makes batches of them."
+    if isinstance(data, Dataset) or hasattr(data, "column_names"):
+        return " A Dataset gives single samples: wrap it in a DataLoader(…, batch_size=…, drop_last=True)."
+    return ""
+
+
+def check_batch(batch: Batch, example: Batch, what: str = "a batch") -> None:
+    """Refuse a batch whose names, shapes or dtypes are not the example's.
+
+    Args:
+        what: which one, for people.
+
+    Raises:
+        TaskError: with every difference.
+    """
+    wrong = [f"{k!r} is missing" for k in example if k not in batch]
+    wrong += [f"{k!r} is unexpected" for k in batch if k not in example]
+    wrong += [
+        f"{k!r} is {tuple(batch[k].shape)} {batch[k].dtype}, the first batch had {tuple(v.shape)} {v.dtype}"
+        for k, v in example.items()
+        if k in batch and (batch[k].shape != v.shape or batch[k].dtype != v.dtype)
+    ]
+    if wrong:
+        rows = [{len(v) for v in b.values() if v.ndim} for b in (batch, example)]
+        short = max(rows[0], default=0) < max(rows[1], default=0)
+        remedy = "Drop it (drop_last=True in a DataLoader) or pad it" if short else "Drop or pad the odd one"
+        raise TaskError(f"Batches must all have one shape: in {what}, {listing(wrong)}. {remedy}.")

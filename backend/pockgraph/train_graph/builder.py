@@ -1,0 +1,71 @@
+"""Task -> TrainGraph: the whole training step, derived once, every parameter trainable."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..capture import trace_loss, trace_metric
+from ..errors import TaskError, require
+from ..ir.graph import Graph, Role
+from ..optimizer import SGD, Optimizer, check_groups
+from ..passes.canonicalize import canonicalise, hoist_weight_gradients
+from ..passes.dropout_masks import refuse_random, with_masks
+from ..plan import BatchSpec, Plan, Trained
+from ..task import Task
+from .prune import prune
+from .train_graph import TrainGraph, no_parameters, tensor_rows
+
+
+def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
+    """The training graph of a task: forward, backward and update, every parameter trainable that
+    has `requires_grad=True`; the others stay as they are.
+
+    Args:
+        task: model, loss, metric and data.
+        optimizer: `SGD` (the default, lr 0.01), `Adam`, `AdamW`, `Lion` or `Adafactor`.
+
+    Raises:
+        TaskError: the loss is not a scalar, nothing can be trained, or a group of the optimizer's matches
+            no tensor.
+        CaptureError: the model has no static graph (data-dependent control flow, …).
+    """
+    optimizer = SGD() if optimizer is None else optimizer
+    require(TaskError, "task", task, Task, "Pass a pockgraph.Task: the model with its loss, metric and data.")
+    require(
+        TaskError,
+        "optimizer",
+        optimizer,
+        Optimizer,
+        "Pass one of pockgraph's, such as pockgraph.SGD(lr=0.1).",
+    )
+    trace = trace_loss(task)
+    gradients = canonicalise(trace.graph)
+    gradients = hoist_weight_gradients(with_masks(gradients) if task.dropout else gradients)
+    refuse_random(gradients, task.name, "loss")
+    rows = tensor_rows(gradients)
+    if not rows:
+        raise no_parameters(task.name)
+    check_groups(optimizer, [r.fqn for r in rows])
+    metric = canonicalise(trace_metric(task).graph)
+    refuse_random(metric, task.name, "metric")
+    metric = _sharing_buffers(metric, gradients)
+    batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}
+    plan = Plan(
+        task=task.name, model={r.fqn: r.shape for r in rows}, batch=batch, optimizer=optimizer.to_dict(),
+        batch_norm=task.batch_norm, dropout=task.dropout,
+        tensors={r.fqn: Trained() for r in rows}, provenance={"made_by": "full"},
+    )  # fmt: skip
+    whole = prune(gradients, optimizer, plan)
+    graph = TrainGraph(
+        fx=whole.fx, inputs=whole.inputs, outputs=whole.outputs, values=whole.values, name=task.name,
+        task=task, gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=rows,
+        unused=trace.unused, aliases=trace.aliases, frozen=trace.frozen, reference=task.reference,
+    )  # fmt: skip
+    return graph
+
+
+def _sharing_buffers(metric: Graph, gradients: Graph) -> Graph:
+    """The metric's graph, reading the buffers that a training step changes as state."""
+    changed = {s.fqn for s in gradients.outputs if s.role is Role.NEW_BUFFER}
+    changes = lambda s: s.role is Role.BUFFER and s.fqn in changed  # noqa: E731
+    return replace(metric, inputs=tuple(replace(s, changes=changes(s)) for s in metric.inputs))
