@@ -16,8 +16,9 @@ from torch import fx, nn
 
 import pockgraph as pg
 from pockgraph.capture import trace_loss
-from pockgraph.cost import graph_cost as cost
+from pockgraph.cost.memory import timeline
 from pockgraph.ir.graph import Graph
+from pockgraph.ir.operator_sets import storage_of
 from pockgraph.passes.canonicalize import canonicalise, hoist_weight_gradients
 from pockgraph.plan.tensor_info import TensorRow
 from pockgraph.train_graph.prune import prune
@@ -32,7 +33,7 @@ def ops(graph: Graph) -> list[str]:
 def saved_by(node: fx.Node) -> Iterator[fx.Node]:
     """Forward activations that a backward node reads."""
     for operand in node.all_input_nodes:
-        storage = cost.storage_of(operand)
+        storage = storage_of(operand)
         if storage.op == "call_function" and storage.meta["phase"] == "forward":
             yield storage
 
@@ -215,7 +216,7 @@ def test_hoisting_never_raises_the_peak(name: str) -> None:
     trace, whole = canonicalise(traced(name)), built(name)
     plain = prune(trace, whole.optimizer, whole.plan)
     hoisted = prune(hoist_weight_gradients(trace), whole.optimizer, whole.plan)
-    assert cost.timeline(hoisted).peak_bytes <= cost.timeline(plain).peak_bytes
+    assert timeline(hoisted).peak_bytes <= timeline(plain).peak_bytes
 
 
 def test_weight_gradients_stand_before_the_gradient_moves_on() -> None:

@@ -13,8 +13,9 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import pockgraph as pg
-from pockgraph.cost import graph_cost as cost
-from pockgraph.ir.graph import Graph, Role, output_args
+from pockgraph.cost.flops import node_flops
+from pockgraph.ir.graph import Graph, Role, output_args, value_bytes
+from pockgraph.ir.operator_sets import VIEWS, is_elementwise, storage_of
 from pockgraph.task.task import as_named
 from pockgraph.train_graph import TrainGraph
 
@@ -26,7 +27,7 @@ PRODUCTS = {
 
 
 def product_flops(graph: Graph) -> int:
-    return sum(cost.node_flops(n) for n in graph.nodes() if n.target in PRODUCTS)
+    return sum(node_flops(n) for n in graph.nodes() if n.target in PRODUCTS)
 
 
 # ---------------------------------------------------------------- FLOPs
@@ -70,15 +71,15 @@ def test_a_convolution_and_its_two_gradients_cost_the_same(fqn: str, macs: int) 
     layer = fqn.rpartition(".")[0]
     nodes = [n for n in graph.nodes() if n.target in PRODUCTS and n.meta["layer"] == layer]
     assert len(nodes) == (2 if fqn.startswith("stem") else 3)
-    assert [cost.node_flops(n) for n in nodes] == [2 * macs] * len(nodes)
+    assert [node_flops(n) for n in nodes] == [2 * macs] * len(nodes)
 
 
 def test_views_are_free_and_elementwise_operators_cost_an_operation_each() -> None:
     for node in built("transformer").nodes():
-        if node.target in cost.VIEWS:
-            assert cost.node_flops(node) == 0
+        if node.target in VIEWS:
+            assert node_flops(node) == 0
         elif node.target in (aten.add.Tensor, aten.mul.Tensor, aten.gelu_backward.default):
-            assert cost.node_flops(node) == node.meta["val"].numel()
+            assert node_flops(node) == node.meta["val"].numel()
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -182,19 +183,19 @@ def test_the_timeline_keeps_its_books(name: str, plan: str) -> None:
     order = {n: i for i, n in enumerate(nodes)}
     readers: dict[fx.Node, set[int]] = {}
     for node in nodes:
-        readers.setdefault(cost.storage_of(node), set()).add(order[node])
+        readers.setdefault(storage_of(node), set()).add(order[node])
         for operand in node.all_input_nodes:
-            readers.setdefault(cost.storage_of(operand), set()).add(order[node])
-    loss = cost.storage_of(output_args(small.fx)[0])
+            readers.setdefault(storage_of(operand), set()).add(order[node])
+    loss = storage_of(output_args(small.fx)[0])
     readers[loss].add(len(nodes))
-    sizes = {n: cost.value_bytes(n.meta["val"]) for n in nodes if isinstance(n.meta["val"], torch.Tensor)}
+    sizes = {n: value_bytes(n.meta["val"]) for n in nodes if isinstance(n.meta["val"], torch.Tensor)}
     for i, node in enumerate(nodes):
         alive = {n for n in readers if n in order and order[n] <= i <= max(readers[n])}
         total = small.timeline.resident_bytes + sum(sizes.get(n, 0) for n in alive)
         own = sizes.get(node, 0)
         dying = [
             s for a in node.all_input_nodes
-            if (s := cost.storage_of(a)) in order and max(readers[s]) == i and sizes.get(s) == own
+            if (s := storage_of(a)) in order and max(readers[s]) == i and sizes.get(s) == own
         ]  # fmt: skip
-        overwrites = cost.storage_of(node) is node and cost.is_elementwise(node) and bool(dying)
+        overwrites = storage_of(node) is node and is_elementwise(node) and bool(dying)
         assert curve[i] == total - (own if overwrites else 0), node

@@ -18,8 +18,8 @@ from truth import Truth
 
 import pockgraph as pg
 from pockgraph import passes
-from pockgraph.cost import graph_cost as cost
-from pockgraph.ir.graph import Graph, Role
+from pockgraph.ir.graph import Graph, Role, value_bytes
+from pockgraph.ir.operator_sets import VIEWS, is_elementwise
 from pockgraph.passes.optimize.flatten_update import FlatUpdate
 from pockgraph.passes.optimize.fold_constants import FoldConstants
 from pockgraph.passes.optimize.fold_scale import FoldScale
@@ -33,7 +33,7 @@ def per_channel_products(graph: Graph, layer: str) -> list[fx.Node]:
     return [
         n for n in graph.nodes()
         if n.target is aten.mul.Tensor and n.meta["layer"] == layer and n.meta["val"].ndim == 4
-        and any(cost.value_bytes(a.meta["val"]) < cost.value_bytes(n.meta["val"]) for a in n.all_input_nodes)
+        and any(value_bytes(a.meta["val"]) < value_bytes(n.meta["val"]) for a in n.all_input_nodes)
     ]  # fmt: skip
 
 
@@ -96,8 +96,8 @@ def test_what_depends_on_constants_alone_is_computed_once(name: str, plan: str) 
     }  # fmt: skip
     for node in after.nodes():
         if node.all_input_nodes and all(a in constant for a in node.all_input_nodes):
-            grows = cost.value_bytes(node.meta["val"]) > 4096
-            assert node.target in cost.VIEWS or grows, node
+            grows = value_bytes(node.meta["val"]) > 4096
+            assert node.target in VIEWS or grows, node
 
 
 def test_a_trained_tensor_is_never_folded() -> None:
@@ -220,7 +220,7 @@ def test_updates_of_kernels_on_vectors(optimizer: str) -> None:
     assert FlatUpdate()(flat).code() == flat.code()
 
     def kernels(graph: Graph) -> list[fx.Node]:
-        return [n for n in graph.nodes("update") if n.meta["val"].ndim > 2 and cost.is_elementwise(n)]
+        return [n for n in graph.nodes("update") if n.meta["val"].ndim > 2 and is_elementwise(n)]
 
     assert len(kernels(small)) > 20
     for node in kernels(flat):

@@ -16,8 +16,8 @@ from torch import fx, nn
 from truth import indices
 
 import pockgraph as pg
-from pockgraph.cost import graph_cost as cost
 from pockgraph.ir.graph import Graph, Role, output_args
+from pockgraph.ir.operator_sets import VIEWS, storage_of
 from pockgraph.task.task import as_named
 from pockgraph.train_graph import TrainGraph
 
@@ -35,7 +35,7 @@ def crossing(graph: Graph) -> set[fx.Node]:
         storage
         for node in graph.nodes()
         if node.meta["phase"] != "forward"
-        for storage in map(cost.storage_of, node.all_input_nodes)
+        for storage in map(storage_of, node.all_input_nodes)
         if storage.op == "call_function" and storage.meta["phase"] == "forward"
     }
 
@@ -194,8 +194,8 @@ def test_nobody_reads_a_weight_after_its_update(name: str, plan: str) -> None:
             continue
         placeholder = small.placeholders[f"trained:{slot.fqn}"]
         for reader in small.nodes():
-            reads = placeholder in map(cost.storage_of, reader.all_input_nodes)
-            if reads and reader.target not in cost.VIEWS:
+            reads = placeholder in map(storage_of, reader.all_input_nodes)
+            if reads and reader.target not in VIEWS:
                 assert order[reader] <= order[node], f"{reader} reads {slot.fqn} behind its update"
 
 
@@ -250,7 +250,7 @@ def test_a_bias_alone_keeps_no_input_of_its_layer() -> None:
             for n in small.nodes("forward")
             if n.target is aten.convolution.default and n.meta["layer"] == layer
         )
-        assert cost.storage_of(conv.args[0]) not in crossing(small), fqn  # pyright: ignore
+        assert storage_of(conv.args[0]) not in crossing(small), fqn  # pyright: ignore
         assert not [n for n in small.nodes() if n.target is aten.convolution_backward.default]
 
 

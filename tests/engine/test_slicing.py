@@ -14,7 +14,7 @@ from torch import fx
 from truth import indices
 
 import pockgraph as pg
-from pockgraph.cost.graph_cost import node_flops
+from pockgraph.cost.flops import node_flops
 from pockgraph.ir.graph import Role, output_args
 from pockgraph.plan import Trained
 from pockgraph.plan.tensor_info import TensorRow

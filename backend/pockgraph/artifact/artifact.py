@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ..cost import graph_cost as cost
+from ..cost.flops import node_flops
+from ..cost.memory import timeline
 from ..errors import ArtifactError, PockError, listing, reason, require
 from ..files import replacing, resolved, sweep
 from ..ir.graph import Graph, Role, Slot
@@ -344,11 +345,11 @@ def _write_state(path: Path, train: Graph, graph: TrainGraph) -> None:
 
 
 def _figures(train: Graph) -> dict[str, float]:
-    modelled = cost.timeline(train)
+    modelled = timeline(train)
     return {
         "peak_bytes": modelled.peak_bytes,
         "extra_bytes": modelled.extra_bytes,
-        "step_flops": sum(cost.node_flops(n) for n in train.nodes()),
+        "step_flops": sum(node_flops(n) for n in train.nodes()),
     }
 
 

@@ -23,8 +23,8 @@ from functools import cached_property
 import torch
 from torch import fx
 
-from ..cost import graph_cost as cost
-from ..ir.graph import Graph, Role, Slot, aten, dtype_name, rebuilt
+from ..cost.flops import node_flops
+from ..ir.graph import Graph, Role, Slot, aten, dtype_name, rebuilt, value_bytes
 
 # What starting one operator costs, as the work it could have done meanwhile (10 µs at 20 GFLOP/s).
 NODE_OVERHEAD_FLOPS = 200_000
@@ -49,7 +49,7 @@ class Cut:
     @property
     def nbytes(self) -> int:
         """Of what crosses, for one batch."""
-        return sum(cost.value_bytes(v.meta["val"]) for v in self.values)
+        return sum(value_bytes(v.meta["val"]) for v in self.values)
 
 
 class Forward:
@@ -79,7 +79,7 @@ class Forward:
             for s, n in zip(graph.inputs, graph.placeholders.values())
             if s.role is Role.PARAM
         }
-        work = (cost.node_flops(n) + NODE_OVERHEAD_FLOPS for n in self.nodes)
+        work = (node_flops(n) + NODE_OVERHEAD_FLOPS for n in self.nodes)
         self.work_before = [0, *itertools.accumulate(work)]
 
     def _users(self, node: fx.Node) -> Iterator[fx.Node]:
@@ -106,7 +106,7 @@ class Forward:
         """Bytes of what forward operators read across each position."""
         change = [0] * (len(self.nodes) + 2)
         for node in (*self.batch, *self.nodes):
-            size = cost.value_bytes(node.meta["val"])
+            size = value_bytes(node.meta["val"])
             last = max((self._at[u] for u in node.users if u in self._at), default=-1)
             born = self._at.get(node, -1)
             if last > born and isinstance(node.meta["val"], torch.Tensor):
@@ -234,7 +234,7 @@ def choose_cuts(forward: Forward, plans: Iterable[Collection[str]], limit_bytes:
 
 def union_bytes(cuts: Iterable[Cut]) -> int:
     """Bytes that keeping these cuts takes for one batch; what crosses several counts once."""
-    return sum(cost.value_bytes(v.meta["val"]) for v in {v for c in cuts for v in c.values})
+    return sum(value_bytes(v.meta["val"]) for v in {v for c in cuts for v in c.values})
 
 
 def _least_useful(forward: Forward, cuts: list[Cut], ends: list[int]) -> Cut:

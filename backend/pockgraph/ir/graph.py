@@ -108,6 +108,13 @@ def tensor_bytes(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> int
     return count * dtype.itemsize
 
 
+def value_bytes(value: Any) -> int:
+    """Bytes of a `val`: one tensor, or the sum over a tuple (None counts nothing)."""
+    if isinstance(value, torch.Tensor):
+        return tensor_bytes(value.shape, value.dtype)
+    return sum(value_bytes(v) for v in value) if isinstance(value, tuple) else 0
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A functional ATen graph with named inputs and outputs.

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..cost import graph_cost as cost
-from ..ir.graph import Graph, Role, aten, output_args, tensor_bytes
+from ..cost.flops import node_flops
+from ..cost.memory import steps_of
+from ..ir.graph import Graph, Role, aten, output_args, tensor_bytes, value_bytes
+from ..ir.operator_sets import VIEWS, storage_of
 from ..ir.reachability import ancestors, dependence
 from ..optimizer import Optimizer
 from ..optimizer.updates import scalar_state, tensor_state
@@ -32,7 +34,7 @@ def profile_of(graph: TrainGraph) -> Profile:
     """The profile of a task's training graph; every plan of it can then be costed without torch."""
     full = graph.plan.model_copy(update={"tensors": {r.fqn: Trained() for r in graph.tensors}})
     raw = assemble(graph.gradients, graph.optimizer, full)
-    nodes, steps = cost.steps_of(raw)
+    nodes, steps = steps_of(raw)
     number = {n: i for i, n in enumerate(nodes)}
     row_of = {r.fqn: i for i, r in enumerate(graph.tensors)}
     serves = _serves(raw, row_of)
@@ -47,7 +49,7 @@ def profile_of(graph: TrainGraph) -> Profile:
         clamp = CLAMPS.get(node.target, 0)
         y: Any = node.args[1] if clamp else None
         masked = clamp and y in number and y.meta["phase"] == "forward"
-        reads = {weights[s] for a in node.all_input_nodes if (s := cost.storage_of(a)) in weights}
+        reads = {weights[s] for a in node.all_input_nodes if (s := storage_of(a)) in weights}
         kind, work = _work(node, serves[node])
         fixed_bytes, fixed_flops, fixed_work = _fixed(
             node, step.owns_bytes, work, serves[node], graph.tensors
@@ -58,8 +60,8 @@ def profile_of(graph: TrainGraph) -> Profile:
                 name=node.name,
                 storage=step.storage,
                 bytes=step.owns_bytes,
-                size_bytes=cost.value_bytes(node.meta["val"]),
-                flops=cost.node_flops(node),
+                size_bytes=value_bytes(node.meta["val"]),
+                flops=node_flops(node),
                 operands=step.operands,
                 inputs=tuple(sorted({number[a] for a in node.all_input_nodes if a in number})),
                 serves=serves[node],
@@ -171,13 +173,13 @@ def _fixed(
 ) -> tuple[int, int, int]:
     """Bytes, FLOPs and work of an operator that do not shrink with the trained channels of its tensor."""
     if node.meta["phase"] != "update":
-        return (owns_bytes, cost.node_flops(node), work) if owns_bytes == SCALAR_BYTES else (0, 0, 0)
-    flops = cost.node_flops(node)
+        return (owns_bytes, node_flops(node), work) if owns_bytes == SCALAR_BYTES else (0, 0, 0)
+    flops = node_flops(node)
     if serves.bit_count() != 1:
         return owns_bytes, flops, work
     row = rows[serves.bit_length() - 1]
     fixed = lambda n: not _shrinks(tuple(n.meta["val"].shape), row)  # noqa: E731
-    moved = sum(cost.value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
+    moved = sum(value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
     whole = all(fixed(n) for n in (node, *node.all_input_nodes))
     return owns_bytes if fixed(node) else 0, flops if whole else 0, moved
 
@@ -190,25 +192,23 @@ def _late(y: fx.Node, number: dict[fx.Node, int]) -> set[int]:
             continue
         if user.meta["phase"] != "forward":
             out.add(number[user])
-        elif user.target in cost.VIEWS:
+        elif user.target in VIEWS:
             out |= _late(user, number)
     return out
 
 
 def _work(node: fx.Node, serves: int) -> tuple[int, int]:
     if node.meta["phase"] == "forward":
-        return 0, cost.node_flops(node)
+        return 0, node_flops(node)
     if node.target in MATRIX:
         own = serves & (serves - 1) == 0
         groups = GROUPS_ARGUMENT.get(node.target)
         grouped = groups is not None and node.args[groups] != 1
         kind = ("dw_" if own else "dx_") + ("depthwise" if grouped else "matrix")
-        return WORK_KINDS.index(kind), cost.node_flops(node)
-    if node.target in cost.VIEWS:
+        return WORK_KINDS.index(kind), node_flops(node)
+    if node.target in VIEWS:
         return WORK_KINDS.index("stream"), 0
-    moved = cost.value_bytes(node.meta["val"]) + sum(
-        cost.value_bytes(a.meta["val"]) for a in node.all_input_nodes
-    )
+    moved = value_bytes(node.meta["val"]) + sum(value_bytes(a.meta["val"]) for a in node.all_input_nodes)
     return WORK_KINDS.index("stream"), 0 if node.target is operator.getitem else moved
 
 
@@ -221,7 +221,7 @@ def _gradient_nodes(graph: TrainGraph, number: dict[fx.Node, int]) -> dict[str, 
 
 def _input_code(node: fx.Node, weight: fx.Node) -> int:
     """How `Profile.moves` writes an operand that is an input, see there."""
-    return -1 if node is weight else -1 - cost.value_bytes(node.meta["val"])
+    return -1 if node is weight else -1 - value_bytes(node.meta["val"])
 
 
 def _moves(

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from ..cost import graph_cost as cost
+from ..cost.flops import node_flops
+from ..cost.memory import Timeline, timeline
 from ..errors import PlanError, TaskError, require, suggest
-from ..ir.graph import Graph, Role, Slot, aten
+from ..ir.graph import Graph, Role, Slot, aten, value_bytes
+from ..ir.operator_sets import storage_of
 from ..ir.reachability import dependence
 from ..optimizer import Optimizer, check_groups, optimizer_from_dict
 from ..plan import Plan
@@ -141,9 +143,9 @@ class TrainGraph(Graph):
     # ------------------------------------------------------------------ figures
 
     @cached_property
-    def timeline(self) -> cost.Timeline:
+    def timeline(self) -> Timeline:
         """Bytes alive over the schedule."""
-        return cost.timeline(self)
+        return timeline(self)
 
     @property
     def peak_bytes(self) -> int:
@@ -164,13 +166,13 @@ class TrainGraph(Graph):
     @cached_property
     def flops(self) -> int:
         """Floating-point operations of one step (a multiply-add counts two)."""
-        return sum(cost.node_flops(n) for n in self.nodes())
+        return sum(node_flops(n) for n in self.nodes())
 
     def phase_flops(self) -> dict[str, int]:
         """FLOPs of the forward, backward and update phases."""
         out: dict[str, int] = dict.fromkeys(("forward", "backward", "update"), 0)
         for node in self.nodes():
-            out[node.meta["phase"]] += cost.node_flops(node)
+            out[node.meta["phase"]] += node_flops(node)
         return out
 
     @cached_property
@@ -203,14 +205,14 @@ def tensor_rows(gradients: Graph) -> tuple[TensorRow, ...]:
     for node in gradients.nodes("backward"):
         if needs[node].bit_count() == 1:
             bit = needs[node]
-            own_flops[bit] = own_flops.get(bit, 0) + cost.node_flops(node)
+            own_flops[bit] = own_flops.get(bit, 0) + node_flops(node)
             for operand in node.all_input_nodes:
-                storage = cost.storage_of(operand)
+                storage = storage_of(operand)
                 if storage.op == "call_function" and storage.meta["phase"] == "forward":
-                    own_saved.setdefault(bit, {})[storage] = cost.value_bytes(storage.meta["val"])
+                    own_saved.setdefault(bit, {})[storage] = value_bytes(storage.meta["val"])
         else:
             layer = node.meta["layer"]
-            shared_flops[layer] = shared_flops.get(layer, 0) + cost.node_flops(node)
+            shared_flops[layer] = shared_flops.get(layer, 0) + node_flops(node)
     rows = []
     for i, slot in enumerate(gradients.outputs):
         if slot.role is not Role.GRAD:

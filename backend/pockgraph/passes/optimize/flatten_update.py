@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ...cost.graph_cost import is_elementwise
 from ...ir.graph import Builder, Graph, aten, rebuilt
+from ...ir.operator_sets import is_elementwise
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ...cost.graph_cost import VIEWS, value_bytes
-from ...ir.graph import Graph, Role, add_constant, rebuilt
+from ...ir.graph import Graph, Role, add_constant, rebuilt, value_bytes
+from ...ir.operator_sets import VIEWS
 
 CONSTANT = (Role.PARAM, Role.BUFFER, Role.CONST)
 
