@@ -21,7 +21,7 @@ from pockgraph.errors import PockError
 from pockgraph.measure import LEARNING_RATE, Step, serve_steps
 from pockgraph.plan import Plan
 from pockgraph.task import Task
-from pockgraph.task.task import Batch, as_named
+from pockgraph.task.batch import Batch, as_named
 
 from .torch_optimizer import PlainOptimizer
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pockgraph import Task
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 
 class Kinks(nn.Module):

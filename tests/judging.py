@@ -21,7 +21,7 @@ import pockgraph as pg
 from pockgraph.errors import ParityError, PlanError
 from pockgraph.passes import run
 from pockgraph.targets import target_names
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 
 models.register(recurrent.MODELS)
 

@@ -16,7 +16,7 @@ from oracle import feed, next_state
 from torch import Tensor, fx
 
 from pockgraph.ir.graph import Graph, Role, aten, output_args
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 Site = tuple[str, Callable[[], None]]
 WITH_CONSTANTS = (

@@ -37,7 +37,7 @@ from pockgraph.ir.graph import Graph, Role
 from pockgraph.optimizer import Optimizer
 from pockgraph.plan import Trained
 from pockgraph.prng import step_keys
-from pockgraph.task.task import Batch, as_named
+from pockgraph.task.batch import Batch, as_named
 from pockgraph.train_graph import TrainGraph
 
 

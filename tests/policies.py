@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pockgraph import Task
 from pockgraph.parity.seeded_masks import seeded_masks
 from pockgraph.prng import step_keys
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 # ---------------------------------------------------------------- batch norm
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pockgraph as pg
 from pockgraph.optimizer import Optimizer
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
 
 NUDGES = 2  # runs that say how far rounding carries the steps

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from pockgraph.errors import TaskError
 from pockgraph.task import Batches, Task
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 from .data import Arrays, cached, find_asset, fresh_linear, missing, stratified_split
 

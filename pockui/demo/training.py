@@ -17,7 +17,7 @@ from pockgraph.contribution.data import fresh_values
 from pockgraph.errors import NonFiniteLoss
 from pockgraph.runtime import Trainer
 from pockgraph.task import Task
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 from ..eager import PlainLoop
 from .results import Trial

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pockgraph.errors import TaskError
 from pockgraph.task import Batches, Task
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 from .data import Arrays, find_asset, stratified_split
 from .efficientnet import efficientnet_lite0

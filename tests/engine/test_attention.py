@@ -13,7 +13,7 @@ from oracle import built
 import pockgraph as pg
 from pockgraph.errors import PlanError
 from pockgraph.plan import Trained
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 from pockgraph.train_graph.attention_heads import attentions
 
 LAYER = "blocks.1.attention"

@@ -19,7 +19,7 @@ from torch import nn
 import pockgraph as pg
 from pockgraph.errors import BudgetError, CaptureError, PlanError, PockError, TaskError
 from pockgraph.plan import Plan, Trained
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 WIDE = "blocks.2.project.weight"  # 12 channels along dim 1
 

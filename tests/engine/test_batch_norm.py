@@ -20,7 +20,7 @@ from pockgraph import passes
 from pockgraph.errors import CaptureError, PlanError, TaskError
 from pockgraph.ir.graph import Role, aten
 from pockgraph.profile.profiler import profile_of
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
 
 

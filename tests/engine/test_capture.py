@@ -21,7 +21,7 @@ from truth import eager_gradients
 import pockgraph as pg
 from pockgraph.capture import trace_loss
 from pockgraph.ir.graph import Graph, Role
-from pockgraph.task.task import Batch, as_named
+from pockgraph.task.batch import Batch, as_named
 
 aten = torch.ops.aten
 

@@ -16,7 +16,7 @@ import pockgraph as pg
 from pockgraph.cost.flops import node_flops
 from pockgraph.ir.graph import Graph, Role, output_args, value_bytes
 from pockgraph.ir.operator_sets import VIEWS, is_elementwise, storage_of
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 
 aten = torch.ops.aten

@@ -26,7 +26,7 @@ from pockgraph.parity.seeded_masks import dropped as mask
 from pockgraph.passes.dropout_masks import with_masks
 from pockgraph.prng import step_keys
 from pockgraph.profile.profiler import profile_of
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
 
 

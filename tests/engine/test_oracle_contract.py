@@ -8,7 +8,7 @@ from oracle import ALL_CASES, COVERING_CASES, OPTIMIZER_CASES, TrainingContract,
 from truth import Steps
 
 from pockgraph import passes
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
 
 

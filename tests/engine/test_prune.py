@@ -18,7 +18,7 @@ from truth import indices
 import pockgraph as pg
 from pockgraph.ir.graph import Graph, Role, output_args
 from pockgraph.ir.operator_sets import VIEWS, storage_of
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 
 aten = torch.ops.aten

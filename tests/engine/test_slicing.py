@@ -18,7 +18,7 @@ from pockgraph.cost.flops import node_flops
 from pockgraph.ir.graph import Role, output_args
 from pockgraph.plan import Trained
 from pockgraph.plan.tensor_info import TensorRow
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 
 aten = torch.ops.aten

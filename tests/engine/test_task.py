@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pockgraph as pg
 from pockgraph.errors import TaskError
-from pockgraph.task.task import Batch, as_named, check_batch
+from pockgraph.task.batch import Batch, as_named, check_batch
 
 
 def rows(batches: list[Batch]) -> list[int]:

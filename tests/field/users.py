@@ -20,7 +20,7 @@ from truth import Steps, Truth
 
 import pockgraph as pg
 from pockgraph.optimizer import Optimizer
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 
 MOMENTUM = pg.SGD(lr=0.05, momentum=0.9)

@@ -20,7 +20,7 @@ from truth import Steps, Truth
 import pockgraph as pg
 from pockgraph.errors import CaptureError
 from pockgraph.frontends.onnx import OnnxModule, export_onnx, load, writing
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 node = helper.make_node
 

@@ -12,7 +12,7 @@ from pockgraph.artifact import Artifact
 from pockgraph.optimizer import SGD, Adafactor, AdamW, Group, Optimizer
 from pockgraph.plan import Plan
 from pockgraph.task import Task
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
 from pockgraph.train_graph.builder import build
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pockgraph.optimizer import SGD
 from pockgraph.task import Batches, Task
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 CLASSES, SIDE, BATCH = 4, 8, 8
 OPTIMIZER = SGD(lr=0.1, momentum=0.9)

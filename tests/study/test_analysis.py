@@ -15,8 +15,8 @@ from torch import nn
 
 from pockgraph import passes
 from pockgraph.contribution import Candidate, Gain, Measurement, analysis, tabulate
-from pockgraph.contribution import finetuning as finetune
 from pockgraph.contribution.activation_cache import Forward, choose_cuts, union_bytes
+from pockgraph.contribution.bench import finetune
 from pockgraph.contribution.candidates import (
     MAX_BIAS_COUNTS,
     Settings,
@@ -25,8 +25,9 @@ from pockgraph.contribution.candidates import (
     head_of,
     quick_settings,
 )
+from pockgraph.contribution.compiled_bench import CompiledBench
 from pockgraph.contribution.data import Data, fresh_values, with_validation
-from pockgraph.contribution.finetuning import CompiledBench, EagerBench
+from pockgraph.contribution.eager_bench import EagerBench
 from pockgraph.contribution.table import HEAD
 from pockgraph.errors import NonFiniteLoss, StudyError, TaskError
 from pockgraph.ir.graph import Role, aten
@@ -326,7 +327,7 @@ def test_the_compiled_bench_agrees(graph) -> None:
         CompiledBench(graph, data, "openvino"),
     ):
         tuner = bench.prepare(plan)
-        results.append([finetune.finetune(tuner, fresh, seed, 0.1, lambda: None) for seed in (0, 0)])
+        results.append([finetune(tuner, fresh, seed, 0.1, lambda: None) for seed in (0, 0)])
         tuner.close()
     for eager, compiled in zip(*results):
         assert compiled.loss == pytest.approx(eager.loss, rel=1e-4)
@@ -338,10 +339,10 @@ def test_a_loss_or_metric_that_is_not_finite_is_an_error(graph, monkeypatch) -> 
     data = Data(make_shapes(), 4)
     tuner = EagerBench(graph, data, [presets.head(graph)], 1, 0).prepare(Plan.head(graph))
     with pytest.raises(NonFiniteLoss, match="in step 2 at lr 1e"):
-        finetune.finetune(tuner, {}, 0, 1e38, lambda: None)
+        finetune(tuner, {}, 0, 1e38, lambda: None)
     monkeypatch.setattr(tuner, "evaluate", lambda: iter([np.array([1.0, np.nan])]))
     with pytest.raises(NonFiniteLoss, match="metric became nan after 4 steps"):
-        finetune.finetune(tuner, {}, 0, 0.1, lambda: None)
+        finetune(tuner, {}, 0, 0.1, lambda: None)
 
 
 # ---------------------------------------------------------------- the whole analysis

@@ -25,7 +25,7 @@ from pockgraph.runtime.checkpoint import initial_state
 from pockgraph.runtime.manifest import file_sha256, read_manifest
 from pockgraph.runtime.precision import probe_batch, probe_state
 from pockgraph.runtime.quiet_openvino import core, ov
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
 
 CORE = core()

@@ -15,7 +15,7 @@ from oracle import COVERING_CASES, OPTIMIZER_CASES, PLANS, TrainingContract, bui
 from truth import Steps
 
 import pockgraph as pg
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
 
 

@@ -15,7 +15,7 @@ from models import BATCH_SIZE, BATCHES, CLASSES, task_of
 from torch import Tensor, nn
 
 import pockgraph as pg
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from pockui.demo.efficientnet import MBConv, SameConv2d
 
 

@@ -17,7 +17,7 @@ from models import BATCH_SIZE, CLASSES, TOKENS, VOCABULARY, randomised, sentence
 from torch import Tensor, nn
 
 import pockgraph as pg
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 WIDTH = 8
 PADDING = 0

@@ -10,7 +10,7 @@ from models import BATCH_SIZE, BATCHES, CLASSES, MLP, TOKENS, VOCABULARY, random
 from torch import Tensor, nn
 
 import pockgraph as pg
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 IGNORED = 1

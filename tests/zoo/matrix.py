@@ -25,7 +25,7 @@ from truth import Steps, Truth
 import pockgraph as pg
 from pockgraph.errors import PockError
 from pockgraph.targets import target_names
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 from zoo import families
 

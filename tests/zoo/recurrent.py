@@ -9,7 +9,7 @@ from models import CLASSES, TOKENS, VOCABULARY, sentences, task_of
 from torch import Tensor, nn
 
 import pockgraph as pg
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from zoo.convolutional import batches_of, logits
 
 WIDTH = 5

@@ -17,7 +17,7 @@ from truth import eager_gradients, indices
 import pockgraph as pg
 from pockgraph.errors import PlanError, TaskError
 from pockgraph.profile.profiler import profile_of
-from pockgraph.task.task import as_named
+from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 from zoo import convolutional, recurrent
 

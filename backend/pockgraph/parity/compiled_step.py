@@ -36,7 +36,7 @@ from ..runtime import checkpoint
 from ..runtime.guards import failed
 from ..runtime.manifest import Manifest, Parity
 from ..runtime.runner import open_runner
-from ..task.task import Batch
+from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from . import decay as decay_check
 from .decay import WorstDecay, decay_probe

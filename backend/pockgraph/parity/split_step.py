@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from ..ir.graph import Role, Slot, aten, output_args
 from ..optimizer.base import ACCUMULATED, MICRO_STEP
 from ..prng import step_keys
-from ..task.task import Batch
+from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from .eager_reference import in_double, raised
 from .rounding import typical

@@ -37,8 +37,9 @@ __all__ = [
 if TYPE_CHECKING:
     from ..errors import ArtifactError, BatchError, NonFiniteLoss, PockError
     from .manifest import Manifest
+    from .results import Evaluation, StepResult
     from .runner import Runner, register_target
-    from .trainer import Evaluation, StepResult, Trainer
+    from .trainer import Trainer
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,39 +25,8 @@ from .health import OnNonfinite, checked_policy, is_finite
 from .limits import check_limits
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
+from .results import Evaluation, StepResult
 from .runner import Runner, explained, open_runner
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step says.
-
-    Attributes:
-        loss: before the update; NaN for a batch that holds NaN.
-        step: how many steps have been taken, this one included.
-        duration_ms: wall clock, checking the batch included.
-        skipped: the batch, the loss or the update was not finite, and all state is as it was before.
-    """
-
-    loss: float
-    step: int
-    duration_ms: float
-    skipped: bool = False
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation says.
-
-    Attributes:
-        metric: the mean of `values`.
-        values: `[samples]`, in the order of the data.
-        samples: how many.
-    """
-
-    metric: float
-    values: np.ndarray
-    samples: int
 
 
 class Trainer(Owned):
@@ -478,10 +446,12 @@ class Trainer(Owned):
         return state
 
 
-# ---------------------------------------------------------------- what was trained last
-
 MAX_THREADS = 4096
+
+
 _MAX_NOTE_BYTES = 1 << 16
+
+
 _loaded: weakref.WeakValueDictionary[Path, Trainer] = weakref.WeakValueDictionary()
 
 

@@ -1,5 +1,6 @@
 """A study: everything known about one task, in one file that survives."""
 
-from .study import Parity, Run, Study
+from .records import Parity, Run
+from .study import Study
 
 __all__ = ["Parity", "Run", "Study"]

@@ -6,23 +6,20 @@ It can be read, searched and planned with where torch is absent; only measuring 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ..contribution import Contribution, Measurement, Progress, tabulate
 from ..errors import PlanError, StudyError, listing, require, suggest
-from ..plan import BatchSpec, Plan
+from ..plan import Plan
 from ..store.store import Store, study_path
 
 if TYPE_CHECKING:
@@ -31,61 +28,18 @@ if TYPE_CHECKING:
     from ..search.plan_search import Budget
     from ..task import Task
     from ..train_graph import TrainGraph
+from .records import ERRORS, NAMES, RUN, Facts, Parity, Run, differences, facts, run_values
 
 T = TypeVar("T")
+
+
 OPENED_WITH: set[str] = set()  # references of the tasks that this process opened studies with
+
+
 MAKE_PROFILE = (
     "Restore the study from a copy, or open it with its task and make the profile again: "
     "study.save_profile(pockgraph.profile.profiler.profile_of(study.graph))."
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of a plan.
-
-    Attributes:
-        plan: what was trained; `name`: how people call the run.
-        status: `"running"`, `"done"`, `"cancelled"` or `"failed"` with `error`.
-        target, device, seed, lr, steps: how. `losses`: of each step, before its update.
-        metric: on `task.eval` afterwards; `baseline`: the same before the first step.
-        step_ms: median; `measured_peak_bytes`: of the process. Predictions are the plan's.
-        created: seconds since 1970; `duration_s`: of the training.
-        id: given by the study.
-    """
-
-    plan: Plan
-    name: str = ""
-    status: Literal["running", "done", "cancelled", "failed"] = "done"
-    target: str = "openvino"
-    device: str = "CPU"
-    seed: int = 0
-    lr: float | None = None
-    steps: int = 0
-    losses: tuple[float, ...] = ()
-    metric: float | None = None
-    baseline: float | None = None
-    step_ms: float | None = None
-    measured_peak_bytes: int | None = None
-    duration_s: float | None = None
-    error: str = ""
-    created: float = field(default_factory=time.time)
-    id: int | None = None
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How close a target came to PyTorch, for one plan.
-
-    Attributes:
-        errors: worst differences by what was compared, such as `{"loss": 2e-7, "weights": 1e-6}`.
-    """
-
-    target: str
-    plan: str
-    passed: bool
-    errors: Mapping[str, float]
-    created: float = field(default_factory=time.time)
 
 
 class Study:
@@ -132,7 +86,7 @@ class Study:
         empty = self.path.is_file() and not self.path.stat().st_size
         if task is not None and (empty or not self.path.exists()):
             graph = self._build()
-            self._store = Store.create(self.path, _facts(graph))
+            self._store = Store.create(self.path, facts(graph))
         else:
             self._store = Store(self.path)
         self.facts: Mapping[str, Any] = self._checked_facts()
@@ -142,7 +96,7 @@ class Study:
     def _checked_facts(self) -> Mapping[str, Any]:
         facts = self._store.facts()
         try:
-            _Facts.model_validate(facts)
+            Facts.model_validate(facts)
         except ValidationError as e:
             self._store.close()
             what = listing([".".join(map(str, error["loc"])) for error in e.errors()])
@@ -207,13 +161,13 @@ class Study:
             wrong.append(f"task {task.name!r} instead of {facts['name']!r}")
         batch = {k: [list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in task.example.items()}
         stored = {k: [v["shape"], v["dtype"]] for k, v in facts["batch"].items()}
-        wrong += _differences("batch entry ", stored, batch)
+        wrong += differences("batch entry ", stored, batch)
         shapes = {n: list(p.shape) for n, p in task.model.named_parameters(remove_duplicate=False)}
         unused = set(facts["unused"]) - set(facts["model"])
-        wrong += _differences("", facts["model"], {n: s for n, s in shapes.items() if n not in unused})
+        wrong += differences("", facts["model"], {n: s for n, s in shapes.items() if n not in unused})
         if self._optimizer is not None:
             given = json.loads(json.dumps(self._optimizer.to_dict()))
-            wrong += _differences("optimizer's ", facts["optimizer"], given)
+            wrong += differences("optimizer's ", facts["optimizer"], given)
         if self._graph is not None and self._graph.fingerprint != self.fingerprint:
             wrong.append(f"fingerprint {self._graph.fingerprint} instead of {self.fingerprint}")
         if wrong:
@@ -455,7 +409,7 @@ class Study:
         require(StudyError, "run", run, Run, "Pass a pockgraph.study.Run.")
         with self._store.transaction("runs") as write:
             cursor = write.execute(
-                "INSERT INTO runs (status, target, created, json) VALUES (?, ?, ?, ?)", _run_values(run)
+                "INSERT INTO runs (status, target, created, json) VALUES (?, ?, ?, ?)", run_values(run)
             )
         return dataclasses.replace(run, id=cursor.lastrowid)
 
@@ -469,7 +423,7 @@ class Study:
         with self._store.transaction("runs") as write:
             cursor = write.execute(
                 "UPDATE runs SET status = ?, target = ?, created = ?, json = ? WHERE id = ?",
-                (*_run_values(run), run.id),
+                (*run_values(run), run.id),
             )
             if not cursor.rowcount:
                 raise StudyError(f"The study {self.path} has no run {run.id}. Keep it first, with add_run.")
@@ -524,54 +478,3 @@ class Study:
     def __repr__(self) -> str:
         done, planned = self.progress()
         return f"Study({str(self.path)!r}, task {self.name!r}, {done} of {planned} measurements)"
-
-
-class _Facts(BaseModel):
-    """What a study must say of its task."""
-
-    name: str
-    reference: str
-    fingerprint: str
-    optimizer: dict[str, Any]
-    batch: dict[str, BatchSpec]
-    model: dict[str, list[int]]
-    unused: list[str]
-
-
-RUN = TypeAdapter(Run)
-NAMES = TypeAdapter(list[str])
-ERRORS = TypeAdapter(dict[str, float])
-
-
-def _facts(graph: TrainGraph) -> dict[str, Any]:
-    """What a study says about its task; enough to recognise it and to read it without torch."""
-    versions = {}
-    for package in ("pockui", "torch", "openvino", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "name": graph.name,
-        "reference": graph.reference,
-        "fingerprint": graph.fingerprint,
-        "optimizer": graph.optimizer.to_dict(),
-        "batch": {k: v.model_dump(mode="json") for k, v in graph.plan.batch.items()},
-        "model": {r.fqn: list(r.shape) for r in graph.tensors},
-        "unused": sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})}),
-        "versions": versions,
-        "created": time.time(),
-    }
-
-
-def _differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    both: Iterable[str] = [k for k in stored if k in given]
-    return [
-        *(f"no {what}{k!r}" for k in stored if k not in given),
-        *(f"{what}{k!r} is new" for k in given if k not in stored),
-        *(f"{what}{k!r} is {given[k]} instead of {stored[k]}" for k in both if stored[k] != given[k]),
-    ]
-
-
-def _run_values(run: Run) -> tuple[str, str, float, str]:
-    data = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ("plan", "id")}
-    data["plan"] = json.loads(run.plan.to_json())
-    return run.status, run.target, run.created, json.dumps(data)

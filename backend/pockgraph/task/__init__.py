@@ -3,6 +3,7 @@
 Nothing here runs the model or knows of graphs.
 """
 
-from .task import Batches, Task
+from .batches import Batches
+from .task import Task
 
 __all__ = ["Batches", "Task"]

@@ -3,101 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, TensorDataset
 
-from ..errors import TaskError, listing, require, suggest
+from ..errors import TaskError, require, suggest
 from ..globs import matches
 from ..plan.plan import BatchNorm
-from ..runtime.batch import by_name
-from .arrays import columns_of, tensor_of
+from .batch import NO_TEXT, Batch, as_named, check_batch, hint
+from .batches import Batches
 from .data_sources import as_data, beginning_of, epoch_of, is_stream, numbered
 
-Batch = dict[str, torch.Tensor]
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
+
+
 INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
-# What XML, OpenVINO's format, cannot hold: control characters, and halves of surrogate pairs.
-NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-@dataclass(frozen=True)
-class Batches:
-    """A re-iterable of fixed-shape batches over arrays that share their first dimension.
-
-    The ragged last batch is dropped: a compiled step has one batch shape. A memory-mapped array stays one.
-
-    Args:
-        arrays: name -> array `[N, ...]` (numpy, torch, pandas or a list); or a data frame; or a tuple of
-            arrays, whose batches are tuples.
-        batch_size: samples a batch.
-        shuffle: draw a new order from `seed` instead of the arrays' own.
-        transform: applied to each batch (a dict of tensors), e.g. a resize.
-        rows: only these samples, in this order; None takes all.
-        tuples: whether batches are tuples instead of dicts; as `arrays` is unless said otherwise.
-
-    Raises:
-        TaskError: arrays that are none, or differ in length; a batch size below 1 or above theirs.
-    """
-
-    arrays: Mapping[str, Any]
-    batch_size: int
-    shuffle: bool = False
-    seed: int = 0
-    transform: Callable[[Batch], Batch] | None = None
-    max_batches: int | None = None
-    rows: np.ndarray | None = field(default=None, kw_only=True)
-    tuples: bool | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.tuples is None:
-            object.__setattr__(self, "tuples", isinstance(self.arrays, tuple | list | TensorDataset))
-        object.__setattr__(self, "arrays", columns_of(self.arrays))
-        sizes = {name: len(a) for name, a in self.arrays.items()}
-        if len(set(sizes.values())) != 1:
-            raise TaskError(f"Batches: arrays must share their first dimension, got {sizes}.")
-        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
-            raise TaskError(f"Batches: batch_size must be a number of samples, got {self.batch_size!r}.")
-
-    @property
-    def samples(self) -> int:
-        return len(next(iter(self.arrays.values())) if self.rows is None else self.rows)
-
-    def __len__(self) -> int:
-        n = self.samples // self.batch_size
-        return n if self.max_batches is None else min(n, self.max_batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        order = np.random.default_rng(self.seed).permutation(self.samples) if self.shuffle else None
-        for b in range(len(self)):
-            span = slice(b * self.batch_size, (b + 1) * self.batch_size)
-            pick = span if order is None else order[span]
-            if self.rows is not None:
-                pick = self.rows[pick]
-            batch = {k: tensor_of(a[pick]) for k, a in self.arrays.items()}
-            if self.transform:
-                # A slice is a view, and what is changed in place would change the arrays.
-                batch = {k: v.clone() for k, v in batch.items()} if isinstance(pick, slice) else batch
-                batch = self.transform(batch)
-            yield tuple(batch.values()) if self.tuples and isinstance(batch, dict) else batch
-
-    def shuffled(self, seed: int) -> Batches:
-        """The same samples in the order that `seed` draws."""
-        return replace(self, shuffle=True, seed=seed)
-
-    def only(self, rows: np.ndarray) -> Batches:
-        """Only the samples of these numbers, in this order."""
-        return replace(self, rows=rows if self.rows is None else self.rows[rows])
-
-    def limit(self, batches: int) -> Batches:
-        """Only the first `batches` batches."""
-        return replace(self, max_batches=batches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +135,7 @@ class Task:
         try:
             named = as_named(first)
         except TaskError as e:
-            raise TaskError(f"{what}: {e}{_hint(data)}") from None
+            raise TaskError(f"{what}: {e}{hint(data)}") from None
         for key in named:
             self._check_name(key, "the batch entry", "Give it another key")
         if "" in named:
@@ -321,68 +244,3 @@ class Task:
         while True:
             yield from self.epoch(seed * 100_003 + epoch)
             epoch += 1
-
-
-def nonfinite_entries(example: Batch) -> tuple[str, ...]:
-    """The entries of a task's first batch that hold NaN or infinite values, and so may in others."""
-    return tuple(name for name, value in example.items() if not bool(value.isfinite().all()))
-
-
-def as_named(batch: Any) -> Batch:
-    """A batch (dict, tuple or list of tensors) as name -> tensor.
-
-    Raises:
-        TaskError: the batch holds something that is not a tensor or array, or is one itself.
-    """
-    if not isinstance(batch, Mapping | tuple | list):
-        raise TaskError(
-            f"A batch must be a dict or tuple of tensors, but the data gives a {type(batch).__name__}. "
-            'Name its parts, as in {"x": x, "y": y}.'
-        )
-    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
-    named: Batch = {}
-    for key, value in by_name(items, TaskError).items():
-        if not isinstance(value, torch.Tensor | np.ndarray):
-            raise TaskError(
-                f"A batch must hold tensors; {key!r} is a {type(value).__name__}. "
-                "Convert it, or leave it out of the batch."
-            )
-        try:
-            named[key] = tensor_of(value)
-        except TypeError:
-            raise TaskError(
-                f"A batch must hold numbers; {key!r} is an array of {value.dtype}. Encode it as numbers."
-            ) from None
-    return named
-
-
-def _hint(data: Any) -> str:
-    """What was probably meant, when the first batch is none."""
-    if isinstance(data, Mapping | torch.Tensor | np.ndarray) or hasattr(data, "to_numpy"):
-        return " These look like whole arrays: pockgraph.Batches(…, batch_size=…) makes batches of them."
-    if isinstance(data, Dataset) or hasattr(data, "column_names"):
-        return " A Dataset gives single samples: wrap it in a DataLoader(…, batch_size=…, drop_last=True)."
-    return ""
-
-
-def check_batch(batch: Batch, example: Batch, what: str = "a batch") -> None:
-    """Refuse a batch whose names, shapes or dtypes are not the example's.
-
-    Args:
-        what: which one, for people.
-
-    Raises:
-        TaskError: with every difference.
-    """
-    wrong = [f"{k!r} is missing" for k in example if k not in batch]
-    wrong += [f"{k!r} is unexpected" for k in batch if k not in example]
-    wrong += [
-        f"{k!r} is {tuple(batch[k].shape)} {batch[k].dtype}, the first batch had {tuple(v.shape)} {v.dtype}"
-        for k, v in example.items()
-        if k in batch and (batch[k].shape != v.shape or batch[k].dtype != v.dtype)
-    ]
-    if wrong:
-        rows = [{len(v) for v in b.values() if v.ndim} for b in (batch, example)]
-        short = max(rows[0], default=0) < max(rows[1], default=0)
-        remedy = "Drop it (drop_last=True in a DataLoader) or pad it" if short else "Drop or pad the odd one"
-        raise TaskError(f"Batches must all have one shape: in {what}, {listing(wrong)}. {remedy}.")

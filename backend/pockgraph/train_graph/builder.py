@@ -8,7 +8,7 @@ from ..capture import trace_loss, trace_metric
 from ..errors import TaskError, require
 from ..ir.graph import Graph, Role
 from ..optimizer import SGD, Optimizer, check_groups
-from ..passes.canonicalize import canonicalise, hoist_weight_gradients
+from ..passes.canonicalize import canonicalize, hoist_weight_gradients
 from ..passes.dropout_masks import refuse_random, with_masks
 from ..plan import BatchSpec, Plan, Trained
 from ..task import Task
@@ -39,14 +39,14 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
         "Pass one of pockgraph's, such as pockgraph.SGD(lr=0.1).",
     )
     trace = trace_loss(task)
-    gradients = canonicalise(trace.graph)
+    gradients = canonicalize(trace.graph)
     gradients = hoist_weight_gradients(with_masks(gradients) if task.dropout else gradients)
     refuse_random(gradients, task.name, "loss")
     rows = tensor_rows(gradients)
     if not rows:
         raise no_parameters(task.name)
     check_groups(optimizer, [r.fqn for r in rows])
-    metric = canonicalise(trace_metric(task).graph)
+    metric = canonicalize(trace_metric(task).graph)
     refuse_random(metric, task.name, "metric")
     metric = _sharing_buffers(metric, gradients)
     batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}

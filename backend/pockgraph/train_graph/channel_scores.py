@@ -17,7 +17,7 @@ from torch import fx
 from ..errors import PlanError, require, suggest
 from ..ir.graph import Graph, Role, output_args
 from ..ir.interpreter import interpret
-from ..task.task import check_batch
+from ..task.batch import check_batch
 from .train_graph import TrainGraph
 
 

@@ -1,29 +1,18 @@
-"""Fine-tune one plan after another on one task: the bench that contribution is measured on.
-
-Two benches give the same numbers to rounding. `EagerBench` runs the pruned graph in this process, with
-the trunk below the trained tensors cached (`trunk.py`); it is ready in a fraction of a second.
-`CompiledBench` compiles every plan for a target, which takes seconds and pays when a plan takes many
-steps.
-"""
+"""Plans trained in this process, what lies below their tensors cached: ready in a fraction of a second."""
 
 from __future__ import annotations
 
 import itertools
-import math
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
 from .. import passes
-from ..errors import BatchError, NonFiniteLoss
+from ..errors import BatchError
 from ..ir.graph import Graph, Role, output_args
 from ..passes.guard_indices import guarded, guards_of
 from ..passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
@@ -31,7 +20,7 @@ from ..plan import Plan
 from ..prng import step_keys
 from ..runtime.guards import OUT_OF_BOUNDS, failed
 from ..runtime.manifest import EMA
-from ..task.task import Batch
+from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from ..train_graph.prune import prune, specialise
 from .activation_cache import Cut, Forward, Kept, choose_cuts
@@ -40,82 +29,6 @@ from .data import Data
 _STATE_OF = {
     Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
 }  # fmt: skip
-
-
-# ---------------------------------------------------------------- running a plan
-
-
-class Finetuner(Protocol):
-    """One plan, ready to be trained again and again."""
-
-    plan: Plan
-
-    def reset(self, fresh: Mapping[str, torch.Tensor]) -> None:
-        """Back to the initial weights, with other values for some trained tensors."""
-        ...
-
-    def train(self, seed: int, lr: float) -> Iterator[float]:
-        """Take a step on each of the seed's batches; yields the loss before it."""
-        ...
-
-    def evaluate(self) -> Iterator[np.ndarray]:
-        """The metric of each sample, one array for each validation batch."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Bench(Protocol):
-    """Prepares plans of one task."""
-
-    target: str
-
-    def prepare(self, plan: Plan) -> Finetuner: ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What fine-tuning a plan led to.
-
-    Attributes:
-        metric: mean over the validation samples, after the last step.
-        loss: mean training loss of the last quarter of the steps, each before its update.
-    """
-
-    metric: float
-    loss: float
-
-
-def finetune(
-    tuner: Finetuner, fresh: Mapping[str, torch.Tensor], seed: int, lr: float, tick: Callable[[], None]
-) -> Outcome:
-    """Train from the initial weights and evaluate.
-
-    Args:
-        tick: called after every step and every validation batch; it may raise to stop.
-
-    Raises:
-        NonFiniteLoss: the loss, or the metric, became NaN or infinite.
-    """
-    tuner.reset(fresh)
-    losses = []
-    for loss in tuner.train(seed, lr):
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(f"The loss became {loss} in step {len(losses) + 1} at lr {lr:g}.")
-        losses.append(loss)
-        tick()
-    values = []
-    for value in tuner.evaluate():
-        values.append(value)
-        tick()
-    metric = float(np.concatenate(values).mean(dtype=np.float64))
-    if not math.isfinite(metric):
-        raise NonFiniteLoss(f"The metric became {metric} after {len(losses)} steps at lr {lr:g}.")
-    last = losses[-max(1, len(losses) // 4) :]
-    return Outcome(metric, sum(last) / len(last))
-
-
-# ---------------------------------------------------------------- in this process
 
 
 def _prepared(graph: Graph) -> Graph:
@@ -299,91 +212,3 @@ class EagerFinetuner:
 
     def close(self) -> None:
         """Nothing is held outside this process."""
-
-
-# ---------------------------------------------------------------- compiled
-
-
-class CompiledBench:
-    """Compiles every plan for a target and runs it with a `Trainer`."""
-
-    def __init__(self, graph: TrainGraph, data: Data, target: str) -> None:
-        self.target = target
-        self._graph, self._data = graph, data
-
-    def prepare(self, plan: Plan) -> CompiledFinetuner:
-        return CompiledFinetuner(self._graph, plan, self._data, self.target)
-
-
-class CompiledFinetuner:
-    """A `Finetuner` on a target; its artefact lives in a temporary folder."""
-
-    def __init__(self, graph: TrainGraph, plan: Plan, data: Data, target: str) -> None:
-        from ..artifact.compiler import compile
-        from ..runtime import Trainer
-
-        self.plan, self._data = plan, data
-        self._folder = tempfile.TemporaryDirectory(prefix="pockui-finetune-")
-        try:
-            # Compiled once a measurement, and never shipped.
-            compile(graph, plan, target=target, out=Path(self._folder.name) / "out", parity=False)
-            self._trainer = Trainer.load(Path(self._folder.name) / "out")
-        except BaseException:
-            self._folder.cleanup()
-            raise
-
-    def reset(self, fresh: Mapping[str, torch.Tensor]) -> None:
-        self._trainer.reset({k: v.numpy() for k, v in fresh.items() if k in self.plan.tensors})
-
-    def train(self, seed: int, lr: float) -> Iterator[float]:
-        self._trainer.seed = seed
-        for batch in self._data.train(seed):
-            yield self._trainer.step(batch, lr).loss
-
-    def evaluate(self) -> Iterator[np.ndarray]:
-        for batch, rows in self._data.validation():
-            yield self._trainer.evaluate([batch]).values[:rows]
-
-    def close(self) -> None:
-        self._folder.cleanup()
-
-
-# ---------------------------------------------------------------- which bench
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one plan costs on a bench, in seconds."""
-
-    prepare_s: float
-    step_s: float
-    evaluate_s: float
-
-    def total_s(self, runs: int, steps: int, evaluations: int) -> float:
-        """Preparing once, then so many runs of steps and validation batches."""
-        return self.prepare_s + runs * (steps * self.step_s + evaluations * self.evaluate_s)
-
-    @classmethod
-    def of(cls, bench: Bench, plan: Plan, seed: int, lr: float, tick: Callable[[], None]) -> Self:
-        """Time a few steps; the first pass, which fills caches and allocates, does not count."""
-        start = time.perf_counter()
-        tuner = bench.prepare(plan)
-        prepare_s = time.perf_counter() - start
-        try:
-            _median_s(tuner.train(seed, lr), tick)
-            tuner.reset({})
-            step_s = _median_s(tuner.train(seed, lr), tick)
-            _median_s(tuner.evaluate(), tick)
-            return cls(prepare_s, step_s, _median_s(tuner.evaluate(), tick))
-        finally:
-            tuner.close()
-
-
-def _median_s(work: Iterable[Any], tick: Callable[[], None], count: int = 5) -> float:
-    times = []
-    start = time.perf_counter()
-    for _ in itertools.islice(work, count):
-        times.append(time.perf_counter() - start)
-        tick()
-        start = time.perf_counter()
-    return sorted(times)[len(times) // 2]

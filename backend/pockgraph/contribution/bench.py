@@ -1,0 +1,90 @@
+"""Fine-tune one plan after another on one task: the bench that contribution is measured on.
+
+Two benches give the same numbers to rounding. `EagerBench` runs the pruned graph in this process, with
+the trunk below the trained tensors cached (`activation_cache.py`); it is ready in a fraction of a second.
+`CompiledBench` compiles every plan for a target, which takes seconds and pays when a plan takes many
+steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..errors import NonFiniteLoss
+from ..plan import Plan
+
+
+class Finetuner(Protocol):
+    """One plan, ready to be trained again and again."""
+
+    plan: Plan
+
+    def reset(self, fresh: Mapping[str, torch.Tensor]) -> None:
+        """Back to the initial weights, with other values for some trained tensors."""
+        ...
+
+    def train(self, seed: int, lr: float) -> Iterator[float]:
+        """Take a step on each of the seed's batches; yields the loss before it."""
+        ...
+
+    def evaluate(self) -> Iterator[np.ndarray]:
+        """The metric of each sample, one array for each validation batch."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Bench(Protocol):
+    """Prepares plans of one task."""
+
+    target: str
+
+    def prepare(self, plan: Plan) -> Finetuner: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What fine-tuning a plan led to.
+
+    Attributes:
+        metric: mean over the validation samples, after the last step.
+        loss: mean training loss of the last quarter of the steps, each before its update.
+    """
+
+    metric: float
+    loss: float
+
+
+def finetune(
+    tuner: Finetuner, fresh: Mapping[str, torch.Tensor], seed: int, lr: float, tick: Callable[[], None]
+) -> Outcome:
+    """Train from the initial weights and evaluate.
+
+    Args:
+        tick: called after every step and every validation batch; it may raise to stop.
+
+    Raises:
+        NonFiniteLoss: the loss, or the metric, became NaN or infinite.
+    """
+    tuner.reset(fresh)
+    losses = []
+    for loss in tuner.train(seed, lr):
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"The loss became {loss} in step {len(losses) + 1} at lr {lr:g}.")
+        losses.append(loss)
+        tick()
+    values = []
+    for value in tuner.evaluate():
+        values.append(value)
+        tick()
+    metric = float(np.concatenate(values).mean(dtype=np.float64))
+    if not math.isfinite(metric):
+        raise NonFiniteLoss(f"The metric became {metric} after {len(losses)} steps at lr {lr:g}.")
+    last = losses[-max(1, len(losses) // 4) :]
+    return Outcome(metric, sum(last) / len(last))

@@ -1,0 +1,58 @@
+"""Plans compiled for a target: seconds each, which pays when a plan takes many steps."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..plan import Plan
+from ..train_graph import TrainGraph
+from .data import Data
+
+
+class CompiledBench:
+    """Compiles every plan for a target and runs it with a `Trainer`."""
+
+    def __init__(self, graph: TrainGraph, data: Data, target: str) -> None:
+        self.target = target
+        self._graph, self._data = graph, data
+
+    def prepare(self, plan: Plan) -> CompiledFinetuner:
+        return CompiledFinetuner(self._graph, plan, self._data, self.target)
+
+
+class CompiledFinetuner:
+    """A `Finetuner` on a target; its artefact lives in a temporary folder."""
+
+    def __init__(self, graph: TrainGraph, plan: Plan, data: Data, target: str) -> None:
+        from ..artifact.compiler import compile
+        from ..runtime import Trainer
+
+        self.plan, self._data = plan, data
+        self._folder = tempfile.TemporaryDirectory(prefix="pockui-finetune-")
+        try:
+            # Compiled once a measurement, and never shipped.
+            compile(graph, plan, target=target, out=Path(self._folder.name) / "out", parity=False)
+            self._trainer = Trainer.load(Path(self._folder.name) / "out")
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def reset(self, fresh: Mapping[str, torch.Tensor]) -> None:
+        self._trainer.reset({k: v.numpy() for k, v in fresh.items() if k in self.plan.tensors})
+
+    def train(self, seed: int, lr: float) -> Iterator[float]:
+        self._trainer.seed = seed
+        for batch in self._data.train(seed):
+            yield self._trainer.step(batch, lr).loss
+
+    def evaluate(self) -> Iterator[np.ndarray]:
+        for batch, rows in self._data.validation():
+            yield self._trainer.evaluate([batch]).values[:rows]
+
+    def close(self) -> None:
+        self._folder.cleanup()

@@ -1,0 +1,86 @@
+"""One batch: names and tensors, checked against the example."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..errors import TaskError, listing
+from ..runtime.batch import by_name
+from .arrays import tensor_of
+
+Batch = dict[str, torch.Tensor]
+
+
+# What XML, OpenVINO's format, cannot hold: control characters, and halves of surrogate pairs.
+NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def nonfinite_entries(example: Batch) -> tuple[str, ...]:
+    """The entries of a task's first batch that hold NaN or infinite values, and so may in others."""
+    return tuple(name for name, value in example.items() if not bool(value.isfinite().all()))
+
+
+def as_named(batch: Any) -> Batch:
+    """A batch (dict, tuple or list of tensors) as name -> tensor.
+
+    Raises:
+        TaskError: the batch holds something that is not a tensor or array, or is one itself.
+    """
+    if not isinstance(batch, Mapping | tuple | list):
+        raise TaskError(
+            f"A batch must be a dict or tuple of tensors, but the data gives a {type(batch).__name__}. "
+            'Name its parts, as in {"x": x, "y": y}.'
+        )
+    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    named: Batch = {}
+    for key, value in by_name(items, TaskError).items():
+        if not isinstance(value, torch.Tensor | np.ndarray):
+            raise TaskError(
+                f"A batch must hold tensors; {key!r} is a {type(value).__name__}. "
+                "Convert it, or leave it out of the batch."
+            )
+        try:
+            named[key] = tensor_of(value)
+        except TypeError:
+            raise TaskError(
+                f"A batch must hold numbers; {key!r} is an array of {value.dtype}. Encode it as numbers."
+            ) from None
+    return named
+
+
+def hint(data: Any) -> str:
+    """What was probably meant, when the first batch is none."""
+    if isinstance(data, Mapping | torch.Tensor | np.ndarray) or hasattr(data, "to_numpy"):
+        return " These look like whole arrays: pockgraph.Batches(…, batch_size=…) makes batches of them."
+    if isinstance(data, Dataset) or hasattr(data, "column_names"):
+        return " A Dataset gives single samples: wrap it in a DataLoader(…, batch_size=…, drop_last=True)."
+    return ""
+
+
+def check_batch(batch: Batch, example: Batch, what: str = "a batch") -> None:
+    """Refuse a batch whose names, shapes or dtypes are not the example's.
+
+    Args:
+        what: which one, for people.
+
+    Raises:
+        TaskError: with every difference.
+    """
+    wrong = [f"{k!r} is missing" for k in example if k not in batch]
+    wrong += [f"{k!r} is unexpected" for k in batch if k not in example]
+    wrong += [
+        f"{k!r} is {tuple(batch[k].shape)} {batch[k].dtype}, the first batch had {tuple(v.shape)} {v.dtype}"
+        for k, v in example.items()
+        if k in batch and (batch[k].shape != v.shape or batch[k].dtype != v.dtype)
+    ]
+    if wrong:
+        rows = [{len(v) for v in b.values() if v.ndim} for b in (batch, example)]
+        short = max(rows[0], default=0) < max(rows[1], default=0)
+        remedy = "Drop it (drop_last=True in a DataLoader) or pad it" if short else "Drop or pad the odd one"
+        raise TaskError(f"Batches must all have one shape: in {what}, {listing(wrong)}. {remedy}.")
