@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from compiled_steps import compiled, copied  # noqa: F401 — fixtures of the tests that run artefacts
 from hypothesis import settings
 
 pytest.register_assert_rewrite("oracle")

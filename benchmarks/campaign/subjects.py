@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "backend"), str(ROOT / "tests/runtime"), str(ROOT / "tests/study")]
+sys.path[:0] = [str(ROOT), str(ROOT / "backend"), str(ROOT / "tests"), str(ROOT / "tests/study")]
 
 import tiny_task  # noqa: E402
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import models
 import pytest
-from engine.test_attention import check_heads
+from attention_check import check_heads
 from models import zoo
 from oracle import OPTIMIZERS, PLANS, Case, assert_equal_gradients, built
 from targets.test_target_contract import TargetContract
