@@ -54,10 +54,11 @@ test-arm: $(READY) ## train on emulated ARM and compare; fetches a Debian for AR
 campaign: $(READY) ## kills, mutated files, long runs, full disks, many sessions; writes docs/results/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)
 
-check: $(READY) ## lint, formatting, types
+check: $(READY) ## lint, formatting, types, which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-logo --no-cache
 
 format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .mistakes import explain
+from .error_messages import explain
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ from pockgraph.measure import (
     measure_interleaved,
 )
 
-from .commands.doctor import machine, usable_cores, versions
 from .demo.results import write_text
 from .eager import eager_command
 from .info.format import UNKNOWN, milliseconds, significant, size
+from .machine import machine, usable_cores, versions
 from .project import DEMOS, load_task
 
 SCHEMA = "pockui.bench/1"

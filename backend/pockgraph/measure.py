@@ -61,10 +61,6 @@ class StepTime:
         q1, median, q3 = statistics.quantiles(times_ms, n=4, method="inclusive")
         return cls(median, q1, q3, len(times_ms))
 
-    @property
-    def iqr_ms(self) -> float:
-        return self.q3_ms - self.q1_ms
-
 
 @dataclass(frozen=True)
 class Memory:

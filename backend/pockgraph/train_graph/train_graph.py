@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from ..task import Task
     from .target_check import Check
 
-PASSIVE = (aten.reshape.default, aten.permute.default, aten.clone.default, aten._to_copy.default,
-           aten.expand.default)  # fmt: skip
-
 
 @dataclass(frozen=True, eq=False)
 class TrainGraph(Graph):

@@ -318,13 +318,6 @@ def mean(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:
     return op.reduce_mean(x, ints(dims), keepdim).output(0)
 
 
-def total_to(x: Value, size: Sequence[int]) -> Value:
-    """The sum of `x` over what broadcasting added to a tensor of shape `size`."""
-    extra = rank(x) - len(size)
-    dims = [*range(extra), *(extra + i for i, s in enumerate(size) if s == 1 and shape(x)[extra + i] > 1)]
-    return reshape(total(x, dims, keepdim=True), size) if dims else x
-
-
 def addmm(x: Value, a: Value, b: Value) -> Value:
     """x + a b, all matrices."""
     return add(x, matmul(a, b))
