@@ -221,7 +221,7 @@ def test_a_value_read_into_numpy_is_refused() -> None:
 
 
 def test_a_value_read_by_item_is_refused() -> None:
-    refused(mlp(), "values of a tensor", lambda m, b: m(b["x"]).mean() * b["x"].sum().item())
+    refused(mlp(), "takes a Python number from a tensor", lambda m, b: m(b["x"]).mean() * b["x"].sum().item())
 
 
 def test_a_branch_of_torch_cond_is_refused() -> None:

@@ -1,4 +1,5 @@
-"""Task -> traces. Only these rooms (and `inductor.py`) touch torch's private or unstable interfaces.
+"""Task -> traces. With `targets/torch/aot_package.py` and `passes/legalize/trace.py` the only room that
+touches torch's private or unstable interfaces.
 
 The user's own code runs once on tensors without data, under autograd, and every operator it and autograd
 call is written down: the graph *is* what eager PyTorch would run, a backward pass that the user wrote

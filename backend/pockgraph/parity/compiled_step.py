@@ -4,7 +4,7 @@ Three links:
 
 - the *graph*: loss, gradients and buffers of the plan's graph, run operator by operator, against autograd
   through the user's module
-- the *update*: the graph's update phase against `torch.optim`, on made-up gradients (`update_check.py`)
+- the *update*: the graph's update phase against `torch.optim`, on made-up gradients (`updates.py`)
 - the *step*: loss, and every weight, buffer and optimizer state after one update of the compiled artefact,
   read back from its runtime, against the same graph
 

@@ -3,7 +3,7 @@
     w = table[i % 7 + j]      →      bad = (k < -9) | (k > 8);  w = table[k where not bad, else 0]
     loss                      →      loss where not any bad, else a number that says so
 
-What a batch entry may hold is checked before a step (`value_limits.py`). Of other indices, those that
+What a batch entry may hold is checked before a step (`index_limits.py`). Of other indices, those that
 interval arithmetic keeps in bounds are left alone (`ranges.py`); for the rest no runtime says what happens,
 so the graph itself must: the trainer undoes a step whose loss is that number (`runtime/guards.py`).
 """

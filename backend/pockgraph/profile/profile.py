@@ -1,10 +1,10 @@
 """Profile: what every plan of a task would cost, without making its graph.
 
 A profile is the whole training graph reduced to numbers: a row per operator with its size, its
-operands, its work and the tensors it serves. From that, `figures` replays what `prune.py` would do for
-a plan and runs the same liveness over the result: milliseconds instead of a new graph, byte for byte
-the same answer. It imports no torch and travels as JSON, so a study can be planned on a machine that
-has neither model nor framework.
+operands, its work and the tensors it serves. From that, `figures` replays what `train_graph/prune.py`
+would do for a plan and runs the same liveness over the result: milliseconds instead of a new graph,
+byte for byte the same answer. It imports no torch and travels as JSON, so a study can be planned on a
+machine that has neither model nor framework.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Profile:
         rows: one per trainable tensor, in forward order.
         channel_order: per row, channels by falling weight norm (empty: it has none).
         operators: the whole training graph in schedule order.
-        moves: per row: operator -> the operands its channel selection moves to, see `slicing.py`. An
+        moves: per row: operator -> the operands its channel selection moves to, see `channel_slicing.py`. An
             operand of -1 is the weight itself, whose part is at hand; -1 - b is another input of b bytes.
         other_moves: per row, the same for selections along each of its other dimensions.
         roots: per row, the operator that makes its gradient.

@@ -1,6 +1,7 @@
 """Pruning replayed on numbers: which operators remain for one plan, at which size, and what is added.
 
-What `prune.py` makes of a graph, this makes of a profile's operators, to the byte: change them together.
+What `train_graph/prune.py` makes of a graph, this makes of a profile's operators, to the byte: change
+them together.
 """
 
 from __future__ import annotations

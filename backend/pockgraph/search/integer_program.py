@@ -1,4 +1,4 @@
-"""The mixed-integer programme behind `search`: `decisions.py` within a budget.
+"""The mixed-integer programme behind `search`: `plan_variables.py` within a budget.
 
 A schedule has thousands of moments, and few of them can be the peak. The programme starts without
 memory constraints; whenever its plan's exact peak (`Profile.figures`) is above the budget, the

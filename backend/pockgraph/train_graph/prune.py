@@ -7,7 +7,7 @@ Before → after, for `{"conv.weight": channels [0, 2]}`:
 - a frozen tensor's gradient is no output any more, so dead-code elimination takes its dW, and
   everything below the earliest trained tensor
 - a partly trained tensor is two inputs: the whole weight, constant, and the trained channels, state;
-  the forward pass joins them, the gradient is computed for those channels only (`slicing.py`)
+  the forward pass joins them, the gradient is computed for those channels only (`channel_slicing.py`)
 - updates, and the optimizer's state, exist only for what is trained, each right behind its gradient (behind
   the last one where gradients are clipped together)
 - buffers that the forward pass changes (running statistics) get their new values whatever is trained
@@ -122,7 +122,7 @@ def _train(edit: _Editor, fqn: str, trained: Trained) -> tuple[fx.Node, fx.Node,
 def prune(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
     """The training graph of `plan`: loss, and the next value of all that is trained.
 
-    `replay.py` predicts what this makes without making it: a change here is a change there.
+    `profile/pruning_model.py` predicts what this makes without making it: a change here is a change there.
 
     Args:
         gradients: loss and one GRAD output per trainable tensor, canonical.

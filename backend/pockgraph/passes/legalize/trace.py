@@ -1,5 +1,5 @@
-"""A function of tensors → the ATen operators that it calls; with capture.py and inductor.py the only file
-that touches torch's unstable interfaces.
+"""A function of tensors → the ATen operators that it calls; with `capture/` and
+`targets/torch/aot_package.py` the only file that touches torch's unstable interfaces.
 """
 
 from __future__ import annotations
