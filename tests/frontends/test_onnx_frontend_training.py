@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,95 @@ def test_rows_have_the_names_layers_and_blocks_that_presets_need(tmp_path: Path)
     assert "conv.3.depthwise.weight" not in preset
     layers = {n.meta["layer"] for n in graph.nodes("forward")}
     assert {"conv.3.depthwise", "fc.0"} <= layers
+
+
+# ---------------------------------------------------------------- what PyTorch's exporter adds and merges
+
+
+class UNetBlock(torch.nn.Module):
+    """Norms with and without weights of their own, fresh: their scales and biases are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm1, self.norm2 = torch.nn.GroupNorm(2, 8), torch.nn.GroupNorm(4, 8)
+        self.middle = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.plain, self.own = torch.nn.InstanceNorm2d(8), torch.nn.InstanceNorm2d(8, affine=True)
+        self.up = torch.nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.head = torch.nn.Linear(8 + 3, 5)
+        self.no_bias = torch.nn.LayerNorm(11, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm1(self.down(x)))
+        y = y + torch.relu(self.norm2(self.middle(y)))
+        y = torch.cat([self.own(self.plain(self.up(y))), x * torch.tensor([[[1.0]], [[2.0]], [[3.0]]])], 1)
+        return self.head(self.no_bias(y.square().mean((2, 3))))
+
+
+def test_an_exported_block_trains_the_parameters_of_the_original_and_no_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    original, path = UNetBlock().eval(), tmp_path / "block.onnx"
+    data = batches(5, *(rand(2, 3, 8, 8, seed=i) for i in range(3)))
+    torch.onnx.export(original, (data[0]["x"],), path, dynamo=False, opset_version=17, input_names=["x"])
+    with pytest.warns(UserWarning, match=r"/plain/Constant_output_0.* will not be trained.*parameters="):
+        task = pg.Task.from_onnx(
+            path, name="block", loss=cross_entropy, metric=correct, train=data, eval=data
+        )
+    sizes = sorted(tuple(p.squeeze().shape) for p in original.parameters())
+    assert sorted(tuple(p.squeeze().shape) for p in task.model.parameters()) == sizes
+    lrs = lrs_for(OPTIMIZER)
+    _, _, steps = train_on_openvino(pg.build(task, OPTIMIZER), data, lrs, tmp_path / "artifact")
+    eager = torch.optim.SGD(original.parameters(), momentum=0.9)
+    expected = []
+    for batch, lr in zip(data, lrs, strict=True):
+        eager.param_groups[0]["lr"] = lr
+        loss = cross_entropy(original, batch)
+        eager.zero_grad()
+        loss.backward()
+        eager.step()
+        expected.append(loss.item())
+    assert steps.losses == pytest.approx(expected, rel=1e-5)
+    model = task.model
+    assert isinstance(model, OnnxModule)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape) / 8)
+    x = {"x": data[0]["x"].numpy()}
+    assert_equal(run_module(model, x), run_onnxruntime(export_onnx(model, tmp_path / "trained.onnx"), x))
+
+
+def norm_named(path: Path, scale: str, value: float, readers: int = 1) -> Path:
+    """An instance norm, or several one after the other, with a scale of one number under this name."""
+    between = ["x", *(f"y{i}" for i in range(readers))]
+    tensors = {scale: np.full(3, value, np.float32), "bias": rand(3, seed=1)}
+    nodes = [node("InstanceNormalization", [x, scale, "bias"], [y]) for x, y in itertools.pairwise(between)]
+    return write_model(path, nodes, {"x": rand(2, 3, 4, 4)}, tensors, [between[-1]])
+
+
+@pytest.mark.parametrize(
+    ("scale", "value", "trained"),
+    [
+        ("val_8", 1.0, False), ("/n/Constant_1_output_0", 1.0, False), ("p2o.helper.constant.3", 1.0, False),
+        ("val_8", 0.5, True), ("n.weight", 1.0, True), ("param_0", 1.0, True), ("onnx::Mul_57", 1.0, True),
+    ],
+)  # fmt: skip
+def test_only_ones_under_a_name_that_an_exporter_counts_are_no_parameter(
+    scale: str, value: float, trained: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    module = load(norm_named(tmp_path / "m.onnx", scale, value))
+    assert (len(list(module.parameters())), module.made_by_exporter) == (
+        1 + trained,
+        () if trained else (scale,),
+    )
+    assert [scale in str(w.message) for w in recwarn] == [True] * (not trained)
+    if not trained:
+        forced = load(tmp_path / "m.onnx", parameters=[scale])
+        assert len(list(forced.parameters())) == 2
+
+
+def test_a_fresh_scale_of_several_norms_is_pointed_out(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"n\.weight is one parameter that 2 operators read.*optimize=False"):
+        load(norm_named(tmp_path / "m.onnx", "n.weight", 1.0, readers=2))
 
 
 # ---------------------------------------------------------------- written back

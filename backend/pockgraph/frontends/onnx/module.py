@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -32,7 +33,7 @@ from .checks import require_supported
 from .folding import evaluate, shape_of
 from .naming import name_tensors
 from .program import Node, Program
-from .reader import read
+from .reader import is_uniform, read
 from .roles import SHAPE_ONLY, Role, find_roles
 from .rules import COUNT, NotRunnable, Rule, find_rule
 
@@ -70,7 +71,27 @@ def load(
     roles = find_roles(program, parameters, constants)
     require_supported(program, roles, path)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return OnnxModule(program, roles, Origin(str(Path(path).resolve()), digest))
+    module = OnnxModule(program, roles, Origin(str(Path(path).resolve()), digest))
+    for sentence in _surprises(module, program, roles):
+        warnings.warn(f"{path}: {sentence}", stacklevel=2)
+    return module
+
+
+def _surprises(module: OnnxModule, program: Program, roles: Mapping[str, Role]) -> Iterator[str]:
+    """What a user who knows the original model would not expect of the module."""
+    if made := module.made_by_exporter:
+        yield (
+            f"{listing(made)} will not be trained: the exporter made what no layer of the original model "
+            "has. parameters=[…] with these names trains them all the same."
+        )
+    for name, role in roles.items():
+        readers = len(program.uses[name])
+        if role.trained and readers > 1 and is_uniform(program.tensors[name]):
+            yield (
+                f"{name} is one parameter that {readers} operators read. If the original has "
+                "several here that were equal when it was exported, as those of fresh norms are, PyTorch's "
+                "exporter made them one: torch.onnx.export(…, optimize=False) keeps them apart."
+            )
 
 
 @dataclass(frozen=True)
@@ -104,6 +125,8 @@ class OnnxModule(nn.Module):
     Attributes:
         origin: the file it was read from.
         tensor_names: FQN of each parameter and buffer -> the tensor's name in the model.
+        made_by_exporter: names in the model of tensors that are held constant since an exporter made them:
+            no layer of the original model has them. `load(…, parameters=[…])` trains them.
     """
 
     def __init__(self, program: Program, roles: Mapping[str, Role], origin: Origin) -> None:
@@ -112,6 +135,7 @@ class OnnxModule(nn.Module):
         self._program = program
         self._fqns = name_tensors(program, roles)
         self.tensor_names = {fqn: name for name, fqn in self._fqns.items()}
+        self.made_by_exporter = tuple(name for name, role in roles.items() if role.made)
         self._known = {name: v for name, v in program.tensors.items() if name not in roles}
         self._folded = _Cache()
         for name, fqn in self._fqns.items():

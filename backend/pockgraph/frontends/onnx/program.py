@@ -58,6 +58,7 @@ class Program:
         inputs: name -> what the caller passes.
         outputs: names of the tensors that are returned.
         tensors: initializers and constants by name.
+        made: those of `tensors` that no layer of the original model holds: PyTorch's exporter wrote them.
     """
 
     opset: int
@@ -65,6 +66,7 @@ class Program:
     inputs: Mapping[str, Input]
     outputs: tuple[str, ...]
     tensors: Mapping[str, np.ndarray]
+    made: frozenset[str] = frozenset()
 
     @cached_property
     def producers(self) -> dict[str, Node]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from ...files import as_path
 from .program import Input, Node, Program
 
 OLDEST_OPSET = 7
+# How PyTorch names what a `Constant` node makes, also after other tools made an initializer of it.
+_OF_CONSTANT = re.compile(r"(^|/)Constant(_\d+)?_output_0$")
 OWN_DOMAINS = ("", "ai.onnx")
 
 
@@ -71,16 +75,39 @@ def read(path: str | os.PathLike[str], outputs: Sequence[str] | None = None) -> 
         names = listing([s.values.name for s in graph.sparse_initializer])
         raise CaptureError(f"{path} has sparse initializers ({names}), which are not supported.")
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    by_torch = model.producer_name == "pytorch"
+    made: set[str] = set()
     nodes: list[Node] = []
     for proto in graph.node:
         if proto.op_type == "Constant" and proto.domain in OWN_DOMAINS:
             tensors[proto.output[0]] = _constant(proto, onnx)
+            made.update(proto.output if by_torch else ())
+        elif by_torch and is_merged(proto, tensors):
+            tensors[proto.output[0]] = tensors[proto.input[0]]
+            made.update(proto.output if proto.input[0] in made else ())
         else:
             nodes.append(_node(proto, opset, onnx))
     inputs = {i.name: _input(i, path, onnx) for i in graph.input if i.name not in tensors}
     wanted = tuple(outputs) if outputs is not None else tuple(o.name for o in graph.output)
     _require_made(wanted, nodes, path)
-    return _needed(Program(opset, tuple(nodes), inputs, wanted, tensors))
+    if by_torch:
+        made.update(name for name in tensors if _OF_CONSTANT.search(name))
+    return _needed(Program(opset, tuple(nodes), inputs, wanted, tensors, frozenset(made)))
+
+
+def is_merged(proto: Any, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether a node only says that PyTorch's exporter found two weights equal, such as two fresh norms'.
+
+    Weights that are one in the original are written so too, but they don't hold one and the same number.
+    """
+    if proto.op_type != "Identity" or proto.domain not in OWN_DOMAINS or proto.input[0] not in tensors:
+        return False
+    return is_uniform(tensors[proto.input[0]])
+
+
+def is_uniform(value: np.ndarray) -> bool:
+    """Whether a tensor holds one and the same number several times."""
+    return value.size > 1 and bool((value == value.flat[0]).all())
 
 
 def _opset(model: Any, path: Any, newest: int) -> int:
@@ -169,7 +196,7 @@ def _needed(program: Program) -> Program:
         kept.append(Node(node.op, node.version, node.name, node.inputs, used, node.attributes))
     tensors = {name: value for name, value in program.tensors.items() if name in read}
     inputs = {name: i for name, i in program.inputs.items() if name in read}
-    return Program(program.opset, tuple(reversed(kept)), inputs, program.outputs, tensors)
+    return replace(program, nodes=tuple(reversed(kept)), inputs=inputs, tensors=tensors)
 
 
 def _sorted(program: Program) -> Iterator[Node]:

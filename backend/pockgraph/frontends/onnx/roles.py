@@ -3,11 +3,14 @@
 A weight at its operator's own place (a convolution's kernel, a norm's scale) is a parameter whatever
 its size. Elsewhere a tensor is one if it has more than one element: single numbers in arithmetic are
 constants of the formula. Masks (with values no weight has), running statistics and operands of
-comparisons are buffers; whatever decides a shape is a constant.
+comparisons are buffers; whatever decides a shape is a constant. So is what an exporter made: PyTorch's
+writes no weight as a `Constant` node, and gives a norm without weights a scale of ones and a bias of zeros
+under a name that it counts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +24,10 @@ from .rules import Rule, find_rule
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 SHAPE_ONLY = ("Shape", "Size")
+NORMS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization")
 LARGEST_WEIGHT = 1e30
+# A scale of ones or a bias of zeros that an exporter made: PyTorch's in this name, Paddle's in the others.
+_COUNTED = re.compile(r"^(val_\d+|(.*\.)?helper\.constant\.\d+|(.*/)?Constant(_\d+)?(_output_0)?)$")
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,14 @@ class Role:
         leaf: the last part of its FQN.
         node: the first operator that reads it.
         flat: it has one dimension of more than one element, and is held as a vector.
+        made: by an exporter, so that it is no parameter of the original model.
     """
 
     trained: bool
     leaf: str
     node: Node
     flat: bool
+    made: bool = False
 
 
 def is_float(value: np.ndarray) -> bool:
@@ -117,8 +125,20 @@ def _role(program: Program, name: str, forced: bool, kept: bool) -> Role | None:
         return Role(False, own_leaf or "value", node, False) if held else None
     own_place = bool(own_leaf) and node.op not in ELEMENTWISE
     if value.size > 1 or own_place or (node.op == "Add" and follows_product(program, node, name)):
+        if name in program.made or _is_neutral(name, value, rules):
+            return Role(False, own_leaf or "value", node, False, made=True)
         return Role(True, leaf, node, flat)
     return None
+
+
+def _is_neutral(name: str, value: np.ndarray, rules: Sequence[tuple[Node, int, Rule | None]]) -> bool:
+    """Whether a tensor is what an exporter gives a norm that has no scale or no bias."""
+    if not _COUNTED.match(name) or any(node.op not in NORMS for node, _, _ in rules):
+        return False
+    leaves = {_leaf(rule, i) for _, i, rule in rules}
+    return (leaves == {"weight"} and bool((value == 1).all())) or (
+        leaves == {"bias"} and bool((value == 0).all())
+    )
 
 
 def _leaf(rule: Rule | None, position: int) -> str:

@@ -61,6 +61,11 @@ def export_onnx(model: OnnxModule, path: str | os.PathLike[str]) -> Path:
 def _replace(proto: Any, values: dict[str, np.ndarray], onnx: Any) -> list[str]:
     """Put `values` into initializers and constants in place; the names that were found."""
     found = []
+    for node in [n for n in proto.graph.node if n.op_type == "Identity" and n.output[0] in values]:
+        (name,) = node.output  # a weight that was equal to another, see `reader.is_merged`
+        tensor = next(t for t in proto.graph.initializer if t.name == node.input[0])
+        proto.graph.initializer.add(name=name, dims=tensor.dims)
+        proto.graph.node.remove(node)
     for tensor in proto.graph.initializer:
         if tensor.name in values:
             found.append(tensor.name)
