@@ -23,7 +23,6 @@ from .info.costs import COSTS
 from .info.format import MetricScale
 from .info.layers import LayerRow, chosen, layer_rows, ratios_of
 from .info.outlook import Outlook, over_budget
-from .info.prediction import predicted_gain
 
 Then = Callable[[Any], None]
 Run = Callable[[Callable[[], Any], Then], None]
@@ -99,7 +98,7 @@ class Facts:
     def outlook(self, choice: Mapping[str, float]) -> Outlook:
         """The predicted figures of a choice of tensors."""
         kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
-        return Outlook(kept, self.profile.figures(kept), predicted_gain(self.contribution, kept))
+        return Outlook(kept, self.profile.figures(kept), self.contribution.predicted_gain(kept))
 
     def row(self, id: str) -> LayerRow:
         return next(r for r in self.rows if r.id == id)

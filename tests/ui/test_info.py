@@ -32,7 +32,6 @@ from pockui.info.layers import (
 from pockui.info.outlook import comparison, over_budget, tiles
 from pockui.info.palette import DARK, LIGHT
 from pockui.info.parity import parity_badge
-from pockui.info.prediction import predicted_gain
 from pockui.info.studies import find_studies, study_argument
 from pockui.info.training import (
     loss_history,
@@ -111,13 +110,13 @@ def _contribution() -> Contribution:
     ],
 )
 def test_gain_is_additive_and_linear_between_measurements(choice: dict[str, float], gain: float) -> None:
-    assert predicted_gain(_contribution(), choice) == pytest.approx(gain)
+    assert _contribution().predicted_gain(choice) == pytest.approx(gain)
 
 
-def test_prediction_agrees_with_the_search(facts) -> None:
+def test_a_searched_plan_predicts_the_gain_that_the_view_shows(facts) -> None:
     for plan in facts.frontier("peak_bytes"):
-        mine = predicted_gain(facts.contribution, facts.profile.choice(plan))
-        assert mine == pytest.approx(plan.predicted["gain"], abs=1e-9)
+        shown = facts.outlook(facts.profile.choice(plan)).gain
+        assert shown == pytest.approx(plan.predicted["gain"], abs=1e-9)
 
 
 # ---------------------------------------------------------------- layers

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 from ..errors import StudyError
@@ -67,6 +68,33 @@ class Contribution:
     bias_order: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
     diverged: tuple[Candidate, ...] = ()
+
+    def predicted_gain(self, ratios: Mapping[str, float]) -> float:
+        """Sum of the gains of what is trained: the search's objective (arXiv 2310.17752, section 3).
+
+        Between measured ratios the gain is linear, from 0 at a frozen tensor on; a ratio above the largest
+        measured one gains what that one does. Biases count as the last k, for the k that are trained
+        without a gap. What was not measured gains nothing.
+
+        Args:
+            ratios: FQN -> trained ratio.
+        """
+        total = sum(_gain_at(gains, ratios[fqn]) for fqn, gains in self.weights.items() if ratios.get(fqn))
+        count = sum(1 for _ in takewhile(ratios.get, self.bias_order))
+        return total + _gain_at(self.biases, count)
+
+
+def _gain_at(gains: Mapping[float, Gain] | Mapping[int, Gain], amount: float) -> float:
+    """The mean gain of a ratio or a count, interpolated between the measured ones."""
+    below, gain_below = 0.0, 0.0
+    for measured, gain in sorted(gains.items()):
+        if measured >= amount:
+            width = measured - below
+            if not width:
+                return gain.mean
+            return gain_below + (amount - below) / width * (gain.mean - gain_below)
+        below, gain_below = measured, gain.mean
+    return gain_below
 
 
 @dataclass(frozen=True)

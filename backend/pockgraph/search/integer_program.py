@@ -1,8 +1,8 @@
-"""The mixed-integer programme behind `search`: `plan_variables.py` within a budget.
+"""The mixed-integer program behind `search`: `plan_variables.py` within a budget.
 
-A schedule has thousands of moments, and few of them can be the peak. The programme starts without
+A schedule has thousands of points, and few of them can be the peak. The program starts without
 memory constraints; whenever its plan's exact peak (`Profile.figures`) is above the budget, the
-constraint of that moment is added and it is solved again. What is returned has been checked exactly.
+constraint of that point is added and it is solved again. What is returned has been checked exactly.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ..errors import BudgetError, PlanError
 from ..plan import Budget, Plan
 from ..profile import Profile
 from ..profile.operator_cost import WORK_KINDS
-from .linear_solver import Linear, Row, minimise
-from .memory_constraints import Moment, Moments
-from .plan_variables import Decisions
+from .linear_solver import Constraint, Linear, minimize
+from .memory_constraints import LinearMemory, SchedulePoint
+from .plan_variables import PlanVariables
 
 MAX_ROUNDS = 60
 
 
-class Programme:
-    """The mixed-integer programme of one (profile, contribution, locks); constraints accumulate."""
+class IntegerProgram:
+    """The mixed-integer program of one (profile, contribution, locks); constraints accumulate."""
 
     def __init__(self, profile: Profile, contribution: Contribution, locked: Mapping[str, float]) -> None:
         self.p, self.c = profile, contribution
-        self.decisions = Decisions(profile, contribution, locked)
-        self.moments = Moments(profile, self.decisions)
-        self._peaks: dict[Moment, Linear] = {}
+        self.variables = PlanVariables(profile, contribution, locked)
+        self.memory = LinearMemory(profile, self.variables)
+        self._peak_bytes: dict[SchedulePoint, Linear] = {}
 
     # ------------------------------------------------------------------ solving
 
@@ -47,46 +47,46 @@ class Programme:
                 "pockgraph.study.time_plans (pockui analyze --time), or leave step_ms out."
             )
         self._refuse_impossible(budget)
-        resident, state = self.moments.resident(), self.moments.state()
-        limits: list[Row] = []
+        resident, state = self.memory.resident_bytes(), self.memory.state_bytes()
+        limits: list[Constraint] = []
         if budget.step_ms is not None:
             limits.append(self._step_ms().at_most(budget.step_ms))
         if budget.extra_bytes is not None:
-            limits.append((self.moments.saved() + state).at_most(budget.extra_bytes))
-        refused: list[Row] = []
+            limits.append((self.memory.saved_bytes() + state).at_most(budget.extra_bytes))
+        refused: list[Constraint] = []
         for _ in range(MAX_ROUNDS):
-            rows = limits + refused
+            constraints = limits + refused
             if budget.peak_bytes is not None:
                 room = budget.peak_bytes - self.p.resident_bytes
-                rows += [(live + resident + state).at_most(room) for live in self._peaks.values()]
-            values = self._optimum(rows, budget)
-            choice = self.decisions.choice(values)
-            figures = self.p.figures(choice)
+                constraints += [(live + resident + state).at_most(room) for live in self._peak_bytes.values()]
+            values = self._optimum(constraints, budget)
+            ratios = self.variables.ratios(values)
+            figures = self.p.figures(ratios)
             over_peak = figures.peak_bytes - (budget.peak_bytes or math.inf)
             over_extra = figures.extra_bytes - (budget.extra_bytes or math.inf)
             if over_peak <= 0 and over_extra <= 0:
-                return self._plan(choice, budget, (time.perf_counter() - start) * 1e3)
-            moment = self.moments.of_peak(choice)
-            if over_peak > 0 and moment not in self._peaks:
-                self._peaks[moment] = self.moments.live(moment)
-            else:  # within the solver's tolerance of a row, or where rows say too little
-                refused.append(self.decisions.all_but(values))
+                return self._plan(ratios, budget, (time.perf_counter() - start) * 1e3)
+            point = self.memory.peak_point(ratios)
+            if over_peak > 0 and point not in self._peak_bytes:
+                self._peak_bytes[point] = self.memory.live_bytes(point)
+            else:  # within the solver's tolerance of a constraint, or where constraints say too little
+                refused.append(self.variables.excluding(values))
         raise BudgetError(
             f"The search did not settle within {MAX_ROUNDS} rounds for {budget}. Allow a little more memory."
         )
 
-    def _optimum(self, rows: Sequence[Row], budget: Budget) -> list[float]:
-        d = self.decisions
+    def _optimum(self, constraints: Sequence[Constraint], budget: Budget) -> list[float]:
+        v = self.variables
         # Of plans with equal gain the one that reaches less deep, and trains less, is better.
-        tie = 1e-7 * max((-c for c in d.cost), default=1.0)
-        values = minimise([c + tie for c in d.cost], d.integer, d.lower, [*d.rows, *rows])
+        tie = 1e-7 * max((-c for c in v.cost), default=1.0)
+        values = minimize([c + tie for c in v.cost], v.integer, v.lower, [*v.constraints, *constraints])
         if values is None:
             raise self._too_small(budget)
         return values
 
-    def _plan(self, choice: Mapping[str, float], budget: Budget, solve_ms: float) -> Plan:
-        plan = self.p.plan(choice, {"made_by": "search", "budget": str(budget)})
-        figures = {**plan.predicted, "gain": self.decisions.gain(choice), "solve_ms": solve_ms}
+    def _plan(self, ratios: Mapping[str, float], budget: Budget, solve_ms: float) -> Plan:
+        plan = self.p.plan(ratios, {"made_by": "search", "budget": str(budget)})
+        figures = {**plan.predicted, "gain": self.c.predicted_gain(ratios), "solve_ms": solve_ms}
         return plan.model_copy(update={"predicted": figures})
 
     # ------------------------------------------------------------------ time
@@ -110,23 +110,23 @@ class Programme:
             work, fixed = grouped.get(key, (0.0, 0.0))
             grouped[key] = work + o.work, fixed + o.fixed_work
         for (kind, serves), (work, fixed) in grouped.items():
-            if serves and serves & (serves - 1) == 0:  # one row alone: what is left of it is a part's
-                for share, literal in self.decisions.ways_of(serves.bit_length() - 1):
+            if serves and serves & (serves - 1) == 0:  # one tensor alone: its trained share counts
+                for share, literal in self.variables.variables_of(serves.bit_length() - 1):
                     amounts[kind].add(literal, fixed + (work - fixed) * share)
             else:
-                amounts[kind].add(self.decisions.reached(serves) if serves else None, work)
+                amounts[kind].add(self.variables.any_trained(serves) if serves else None, work)
         return amounts
 
     # ------------------------------------------------------------------ limits
 
     def smallest(self, by: str) -> float:
         """The least any plan can cost: that of what is fixed, the head alone as a rule."""
-        if not self.decisions.fixed:
+        if not self.variables.fixed:
             raise PlanError(
                 "Every tensor is locked out, the head too: nothing would be trained. Unlock one, or lock it "
                 "above 0."
             )
-        value = getattr(self.p.figures(self.decisions.fixed), by)
+        value = getattr(self.p.figures(self.variables.fixed), by)
         if value is None:
             raise BudgetError(
                 "This profile holds no measured times, so nothing can be said about step_ms. Measure some "
@@ -154,7 +154,7 @@ class Programme:
                 parts.append(
                     f"{by} is {limit / scale:.3f} {unit}, the smallest feasible is {least:.3f} {unit}"
                 )
-        more = len(self.decisions.fixed) > len(self.c.head or self.p.head)
+        more = len(self.variables.fixed) > len(self.c.head or self.p.head)
         what = "what is locked in" if more else "the head alone"
         return BudgetError(
             f"No plan meets the budget: {'; '.join(parts) or 'its limits exclude each other'}. "

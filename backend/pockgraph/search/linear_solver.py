@@ -20,7 +20,7 @@ GAP = 1e-4
 NEVER = -1  # a literal that is always 0
 
 Terms = dict[int, float]
-Row = tuple[Terms, float]  # sum(terms) <= bound
+Constraint = tuple[Terms, float]  # sum(terms) <= bound
 
 
 @dataclass(slots=True)
@@ -43,17 +43,17 @@ class Linear:
             terms[variable] = terms.get(variable, 0.0) + factor
         return Linear(terms, self.constant + other.constant)
 
-    def at_most(self, limit: float) -> Row:
-        """The row that keeps this expression within a limit."""
+    def at_most(self, limit: float) -> Constraint:
+        """The constraint that keeps this expression within a limit."""
         return self.terms, limit - self.constant
 
 
-def minimise(
-    cost: Sequence[float], integer: Sequence[int], lower: Sequence[float], rows: Sequence[Row]
+def minimize(
+    cost: Sequence[float], integer: Sequence[int], lower: Sequence[float], constraints: Sequence[Constraint]
 ) -> list[float] | None:
-    """The variables, from `lower` to 1, of the least cost that all rows allow; None: they allow nothing."""
+    """The variables, from `lower` to 1, of least cost within the constraints; None: they allow nothing."""
     data, columns, starts, upper = [], [], [0], []
-    for terms, bound in rows:
+    for terms, bound in constraints:
         scale = max((abs(v) for v in terms.values()), default=1.0) or 1.0
         for column, value in terms.items():
             columns.append(column)
@@ -61,16 +61,16 @@ def minimise(
         starts.append(len(columns))
         upper.append(bound / scale)
     n = len(cost)
-    matrix = csr_array((data, columns, starts), shape=(len(rows), n))
+    matrix = csr_array((data, columns, starts), shape=(len(constraints), n))
     lowest, most, ones = np.array(lower), np.array(upper), np.ones(n)
     bounds = Bounds(lowest, ones)  # pyright: ignore[reportArgumentType]  (its stubs know scalars only)
-    constraints = LinearConstraint(matrix, ub=most)  # pyright: ignore[reportArgumentType]
+    within = LinearConstraint(matrix, ub=most)  # pyright: ignore[reportArgumentType]
     with _silent_stdout():
         result = milp(
             np.array(cost),
             integrality=np.array(integer),
             bounds=bounds,
-            constraints=constraints,
+            constraints=within,
             options={"mip_rel_gap": GAP},
         )
     return None if result.x is None else result.x.tolist()

@@ -1,8 +1,8 @@
-"""The memory of a step at one moment, as a linear expression of what a plan decides.
+"""The memory of a step at one point of its schedule, as a linear expression of what a plan trains.
 
 Which operators remain, and which activations stay alive, follows from the deepest trained tensors. This
-says for any moment of the schedule how many bytes are alive then, for all plans at once, where
-`profile.py` says it for one plan and all moments.
+says for any point of the schedule how many bytes are alive there, for all plans at once, where
+`profile.py` says it for one plan and all points.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import NamedTuple
 from ..profile import Profile
 from ..profile.operator_cost import Operator
 from .linear_solver import NEVER, Linear
-from .plan_variables import Decisions, bits
+from .plan_variables import PlanVariables, bits
 
 
-class Moment(NamedTuple):
-    """When a step's bytes are counted: while operator `at` runs, or right behind it.
+class SchedulePoint(NamedTuple):
+    """When a step's bytes are counted: while operator `at` runs, or right after it.
 
     Attributes:
-        behind: `""` for the operator itself, `"mask"` or `"select"` while one is made of its result.
+        after: `""` for the operator itself; `"mask"` or `"select"` for the operator after it that makes a
+            mask of its result, or selects channels of it.
     """
 
     at: int
-    behind: str = ""
+    after: str = ""
 
 
 class _Use(NamedTuple):
@@ -32,9 +33,10 @@ class _Use(NamedTuple):
 
     Attributes:
         at: its position.
-        serves: rows whose update needs it; 0 when the loss does.
-        own: the row that would read selected channels instead, or -1; `part_bytes`: of all of them.
-        compares: it would do with a mask.
+        serves: set of the tensors whose update needs it; 0 when the loss does.
+        own: the tensor that, trained in part, makes it read selected channels instead; -1: none does.
+        part_bytes: of all those channels.
+        compares: it only compares the storage, so that a mask would do.
     """
 
     at: int
@@ -44,11 +46,11 @@ class _Use(NamedTuple):
     compares: bool = False
 
 
-class Moments:
-    """Bytes of one profile's moments on one programme's decisions; may add variables to them."""
+class LinearMemory:
+    """Bytes of a profile's steps as linear expressions of plan variables; may add variables that follow."""
 
-    def __init__(self, profile: Profile, decisions: Decisions) -> None:
-        self.p, self.d = profile, decisions
+    def __init__(self, profile: Profile, variables: PlanVariables) -> None:
+        self.p, self.v = profile, variables
         self._uses = self._whole_uses()
         self._clamps = {o.masks: o for o in profile.operators if o.masks >= 0}
         self._inputs = self._selected_inputs()
@@ -62,9 +64,9 @@ class Moments:
             moved = self.p.moves[own].get(n, ()) if own >= 0 else ()
             part_bytes = {operators[m].storage: operators[m].size_bytes for m in moved if m >= 0}
             for s in o.operands:
-                row = own if s in part_bytes else -1
+                reader = own if s in part_bytes else -1
                 serves = 0 if o.needed else o.serves
-                uses[s].append(_Use(n, serves, row, part_bytes.get(s, 0), compares=o.masks == s))
+                uses[s].append(_Use(n, serves, reader, part_bytes.get(s, 0), compares=o.masks == s))
             if o.needed:
                 uses[o.storage].append(_Use(n, 0))
         uses[operators[self.p.loss].storage].append(_Use(len(operators), 0))  # a result stays
@@ -73,41 +75,41 @@ class Moments:
     def _selected_inputs(self) -> list[_Use]:
         """Who reads selected channels of the batch, which stand beside it from the start."""
         return [
-            _Use(n, 1 << row, row, sum(-1 - code for code in codes if code < -1))
-            for row, moved in enumerate(self.p.moves)
+            _Use(n, 1 << i, i, sum(-1 - code for code in codes if code < -1))
+            for i, moved in enumerate(self.p.moves)
             for n, codes in moved.items()
-            if _owner(self.p.operators[n]) == row
+            if _owner(self.p.operators[n]) == i
         ]
 
-    # ------------------------------------------------------------------ moments
+    # ------------------------------------------------------------------ points of the schedule
 
-    def of_peak(self, choice: Mapping[str, float]) -> Moment:
-        """The moment of a plan's exact peak."""
+    def peak_point(self, choice: Mapping[str, float]) -> SchedulePoint:
+        """The point of a plan's exact peak."""
         curve = self.p.live_bytes(choice)
         peak = max(range(len(curve)), key=lambda i: curve[i][2])
         number = {o.name: n for n, o in enumerate(self.p.operators)}
         name = curve[peak][0]
         if name in number:
-            return Moment(number[name])
+            return SchedulePoint(number[name])
         # A joined weight is alive together with all else in the operator that reads it.
         onward = name.startswith("join_")
         steps = curve[peak:] if onward else curve[peak::-1]
         at = next((number[step] for step, *_ in steps if step in number), 0)
-        return Moment(at, "" if onward else "select" if name.startswith("select_") else "mask")
+        return SchedulePoint(at, "" if onward else "select" if name.startswith("select_") else "mask")
 
-    def live(self, moment: Moment) -> Linear:
-        """Bytes alive at a moment, without weights, their trained parts and optimizer state."""
-        t, behind = moment
+    def live_bytes(self, point: SchedulePoint) -> Linear:
+        """Bytes alive at a point, without weights, their trained parts and optimizer state."""
+        t, after = point
 
         def still_to_come(uses: list[_Use]) -> list[_Use]:
-            return [u for u in uses if u.at > t or (u.at == t and not behind)]
+            return [u for u in uses if u.at > t or (u.at == t and not after)]
 
         total = Linear()
-        looked_at = self.p.operators[t].storage if behind else -1
-        if behind:
-            self._add_looked_at(looked_at, moment, total)
+        source = self.p.operators[t].storage if after else -1
+        if after:
+            self._add_source(source, point, total)
         for n, o in enumerate(self.p.operators[: t + 1]):
-            if o.storage != n or o.bytes == 0 or n == looked_at:
+            if o.storage != n or o.bytes == 0 or n == source:
                 continue
             later = still_to_come(self._uses[n])
             if n == t:
@@ -119,7 +121,7 @@ class Moments:
         self._add_joined(t, total)
         return total
 
-    def saved(self) -> Linear:
+    def saved_bytes(self) -> Linear:
         """Bytes of activations that the forward pass hands on to the backward pass."""
         last = max(n for n, o in enumerate(self.p.operators) if o.forward)
         total = Linear()
@@ -130,38 +132,38 @@ class Moments:
         self._add_joined(last, total)
         return total
 
-    def resident(self) -> Linear:
+    def resident_bytes(self) -> Linear:
         """Bytes of trained parts beside their weights, with the indices that place them."""
         total = Linear()
-        for i in self.d.ways:
-            row = self.p.rows[i]
-            for share, literal in self.d.ways_of(i):
+        for i in self.v.variables_by_share:
+            tensor = self.p.rows[i]
+            for share, literal in self.v.variables_of(i):
                 if share < 1:
-                    total.add(literal, row.nbytes * share + 8 * share * (row.channels or 0))
+                    total.add(literal, tensor.nbytes * share + 8 * share * (tensor.channels or 0))
         return total
 
-    def state(self) -> Linear:
+    def state_bytes(self) -> Linear:
         """Bytes of optimizer state."""
         total = Linear(constant=float(self.p.scalar_bytes))
-        for i in self.d.ways:
+        for i in self.v.variables_by_share:
             stays, shrinks = self.p.state_bytes[i]
-            for share, literal in self.d.ways_of(i):
+            for share, literal in self.v.variables_of(i):
                 total.add(literal, stays + shrinks * share)
         return total
 
     # ------------------------------------------------------------------ what is alive
 
-    def _add_looked_at(self, n: int, moment: Moment, total: Linear) -> None:
+    def _add_source(self, n: int, point: SchedulePoint, total: Linear) -> None:
         """Storage `n` while a mask or a selection is made of it, and those of them made before."""
-        # What is looked at is alive. Counting it for plans that make nothing of it is no stricter than
-        # their moment of the operator itself.
-        t, behind = moment
+        # The source is alive. Counting it for plans that make nothing of it is no stricter than their
+        # point of the operator itself.
+        t, after = point
         size = self.p.operators[n].bytes
         total.constant += size
-        masks = sum(2 if behind == "mask" and o.clamps == 2 else 1 for o in self.p.operators if o.masks == n)
+        masks = sum(2 if after == "mask" and o.clamps == 2 else 1 for o in self.p.operators if o.masks == n)
         if masks:
             self._add_masks(size * masks / 4, self._clamps[n].serves, self._read_whole(n), total)
-        if behind == "select":
+        if after == "select":
             self._add_parts([u for u in self._uses[n] if u.at > t], total)
 
     def _add_storage(self, n: int, later: list[_Use], total: Linear) -> None:
@@ -177,7 +179,7 @@ class Moments:
             if compared:  # its mask is there already
                 self._add_masks(o.bytes / 4, compared, self._read_whole(n), total)
         elif own >= 0 and not o.forward:
-            for share, literal in self.d.ways_of(own):
+            for share, literal in self.v.variables_of(own):
                 total.add(literal, o.part(share)[0] if self._shrinks(n, own) else o.bytes)
             return
         else:
@@ -191,7 +193,7 @@ class Moments:
     def _add_parts(self, later: list[_Use], total: Linear) -> None:
         """Selected channels of a storage that are kept instead of all of it."""
         for use in later:
-            for share, literal in self.d.ways_of(use.own):
+            for share, literal in self.v.variables_of(use.own):
                 if share < 1:
                     total.add(literal, use.part_bytes * share)
 
@@ -202,23 +204,26 @@ class Moments:
 
         Whoever reads it whole at any time (`ever`) keeps it until then; otherwise its mask is kept.
         """
-        reached = self.d.reached(compared)
+        trained = self.v.any_trained(compared)
         if ever is None:
-            total.add(reached if later == NEVER else later, size)
+            total.add(trained if later == NEVER else later, size)
         elif ever != NEVER:
-            both = ever if reached is None else self.d.both(reached, ever)
-            kept = both if later == NEVER else ever if later == ever else self.d.either(both, later)
+            both = ever if trained is None else self.v.both_of(trained, ever)
+            kept = both if later == NEVER else ever if later == ever else self.v.either_of(both, later)
             total.add(kept, size)
         self._add_masks(size / 4, compared, ever, total)
 
     def _add_masks(self, size: float, compared: int, ever: int | None, total: Linear) -> None:
-        """Masks kept for the rows of `compared`, where nothing keeps the result itself."""
+        """Masks kept for the tensors of `compared`, where nothing keeps the result itself."""
         if ever is not None:
-            total.add(self.d.reached(compared) if ever == NEVER else self.d.beyond(compared, ever), size)
+            total.add(
+                self.v.any_trained(compared) if ever == NEVER else self.v.any_trained_unless(compared, ever),
+                size,
+            )
 
     def _add_joined(self, t: int, total: Linear) -> None:
         """Weights joined from constant and trained channels: alive while anything will read them."""
-        for i in self.d.ways:
+        for i in self.v.variables_by_share:
             if self.p.first_reader[i] > t:
                 continue
             reads = [(n, o) for n, o in enumerate(self.p.operators[t:], t) if i in o.reads]
@@ -230,28 +235,28 @@ class Moments:
             deeper = 0
             for o in later:
                 deeper |= o.serves & ~(1 << i)
-            for share, literal in self.d.ways_of(i):
+            for share, literal in self.v.variables_of(i):
                 if share < 1:
-                    reached = None if always else self.d.reached(deeper)
-                    joined = literal if reached is None else self.d.both(literal, reached)
+                    trained = None if always else self.v.any_trained(deeper)
+                    joined = literal if trained is None else self.v.both_of(literal, trained)
                     total.add(joined, self.p.rows[i].nbytes)
 
     # ------------------------------------------------------------------ who reads it
 
     def _read_by(self, uses: list[_Use]) -> int | None:
-        """1 when any of these uses reads the whole storage; None when one always does."""
+        """A variable that is 1 when any of these uses reads the whole storage; None: one always does."""
         if not uses:
             return NEVER
-        rows = whole = 0
+        tensors = whole = 0
         for use in uses:
             if use.own >= 0:
                 whole |= use.serves
             else:
-                rows |= use.serves
-        return self.d.any_of(rows, bits(whole))
+                tensors |= use.serves
+        return self.v.any_of(tensors, bits(whole))
 
     def _read_whole(self, n: int) -> int | None:
-        """1 when anything in the backward pass reads storage `n` for more than a comparison."""
+        """A variable that is 1 when a backward operator reads storage `n` for more than a comparison."""
         return self._read_by([u for u in self._uses[n] if u.serves and not u.compares])
 
     def _reuses(self, n: int) -> bool:
@@ -261,11 +266,11 @@ class Moments:
             self.p.operators[s].bytes == o.bytes and max(u.at for u in self._uses[s]) == n for s in o.operands
         )
 
-    def _shrinks(self, n: int, row: int) -> bool:
-        """Does an operator that serves one row alone have the size of its trained part?"""
-        return n > self.p.roots[row] or n in self.p.moves[row]
+    def _shrinks(self, n: int, tensor: int) -> bool:
+        """Does an operator that serves one tensor alone have the size of its trained part?"""
+        return n > self.p.roots[tensor] or n in self.p.moves[tensor]
 
 
 def _owner(o: Operator) -> int:
-    """The one row an operator serves, or -1."""
+    """The one tensor an operator serves, or -1."""
     return o.serves.bit_length() - 1 if o.serves and o.serves & (o.serves - 1) == 0 and not o.needed else -1

@@ -16,7 +16,7 @@ from ..contribution import Contribution
 from ..errors import BudgetError, PlanError, require
 from ..plan import Budget, Plan
 from ..profile import Profile
-from .integer_program import Programme
+from .integer_program import IntegerProgram
 
 __all__ = ["Budget", "frontier", "search"]
 
@@ -43,7 +43,7 @@ def search(
     require(BudgetError, "budget", budget, Budget, "Pass a Budget, such as Budget(peak_bytes=40_000_000).")
     _check_locked(locked)
     with _LOCK:
-        return _programme(profile, contribution, locked or {}).solve(budget)
+        return _program(profile, contribution, locked or {}).solve(budget)
 
 
 def frontier(
@@ -67,13 +67,13 @@ def frontier(
     require(BudgetError, "n", n, int, "Pass the number of plans, such as 20.")
     _check_locked(locked)
     with _LOCK:
-        programme = _programme(profile, contribution, locked or {})
-        least, most = programme.smallest(by), programme.solve(Budget()).predicted[by]
+        program = _program(profile, contribution, locked or {})
+        least, most = program.smallest(by), program.solve(Budget()).predicted[by]
     plans: list[Plan] = []
     for value in np.linspace(least, max(most, least), max(n, 2)):
         limit = math.ceil(value) if by != "step_ms" else float(value) * (1 + 1e-9)
         with _LOCK:
-            plan = programme.solve(Budget(**{by: limit}))  # pyright: ignore[reportArgumentType]
+            plan = program.solve(Budget(**{by: limit}))  # pyright: ignore[reportArgumentType]
         if not plans or plan.predicted["gain"] > plans[-1].predicted["gain"] + 1e-12:
             plans.append(plan)
     return plans
@@ -87,12 +87,15 @@ def _check_locked(locked: Mapping[str, float] | None) -> None:
 
 # The constraints that one query found serve the next: a dragged budget is one solve, not several.
 _LOCK = threading.Lock()
-_last: list[tuple[Profile, Contribution, dict[str, float], Programme]] = []
+_last: list[tuple[Profile, Contribution, dict[str, float], IntegerProgram]] = []
 
 
-def _programme(profile: Profile, contribution: Contribution, locked: Mapping[str, float]) -> Programme:
-    for p, c, fixed, programme in _last:
+def _program(profile: Profile, contribution: Contribution, locked: Mapping[str, float]) -> IntegerProgram:
+    for p, c, fixed, program in _last:
         if p is profile and c is contribution and fixed == dict(locked):
-            return programme
-    _last[:] = [*_last[-3:], (profile, contribution, dict(locked), Programme(profile, contribution, locked))]
+            return program
+    _last[:] = [
+        *_last[-3:],
+        (profile, contribution, dict(locked), IntegerProgram(profile, contribution, locked)),
+    ]
     return _last[-1][3]
