@@ -19,7 +19,7 @@ from zoo import recurrent
 
 import pockgraph as pg
 from pockgraph.errors import ParityError, PlanError
-from pockgraph.passes import run
+from pockgraph.passes import Pipeline, run
 from pockgraph.targets import target_names
 from pockgraph.task.batch import as_named
 
@@ -80,12 +80,12 @@ def mutant(model: str, plan: str, optimizer: str, where: str, seed: int) -> Judg
 def _refused(small: pg.TrainGraph, wrong: Any, where: str) -> bool:
     compiled = iter([wrong])
 
-    def passes(graph: Any) -> Any:
-        return next(compiled, None) or run(graph)
+    def start(pipeline: Pipeline, graph: Any, name: str) -> Any:
+        return next(compiled, None) or run(graph, pipeline.shared, name)
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("pockgraph.artifact.compiler.run", passes if where == "step" else run),
+        mock.patch.object(Pipeline, "start", start if where == "step" else Pipeline.start),
     ):
         try:
             pg.compile(small if where == "step" else wrong, target="torch", out=Path(folder) / "out")

@@ -22,7 +22,7 @@ from pockgraph.optimizer import Optimizer
 from pockgraph.parity import compiled_step as parity
 from pockgraph.parity import rounding
 from pockgraph.parity.eager_reference import autograd
-from pockgraph.passes import run
+from pockgraph.passes import Pipeline, run
 from pockgraph.plan import Plan
 from pockgraph.runtime.manifest import Parity, read_manifest
 from pockgraph.targets import target_names
@@ -87,11 +87,11 @@ def test_the_model_is_left_as_it_was(double: bool) -> None:
 # ---------------------------------------------------------------- what is wrong
 
 
-def replacing(phase: str, old: Any, new: Any) -> Callable[[Graph], Graph]:
-    """A pass that is wrong: it swaps an operator of the training graph."""
+def replacing(phase: str, old: Any, new: Any) -> Callable[..., Graph]:
+    """In place of `Pipeline.start`: it swaps an operator of the training graph."""
 
-    def apply(graph: Graph) -> Graph:
-        graph = run(graph)
+    def apply(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
+        graph = run(graph, pipeline.shared, name)
         found = [n for n in graph.nodes(phase) if n.target is old]
         for node in found:
             node.target = new
@@ -107,9 +107,9 @@ WRONG = {
 }
 
 
-def times_two(graph: Graph) -> Graph:
+def times_two(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
     """Every matrix product of the backward pass, doubled."""
-    graph = run(graph)
+    graph = run(graph, pipeline.shared, name)
     for node in [n for n in graph.nodes("backward") if n.target is aten.mm.default]:
         with graph.fx.inserting_after(node):
             twice = graph.fx.call_function(aten.add.Tensor, (node, node))
@@ -124,7 +124,7 @@ WRONG["the backward pass"] = (times_two, "after one step is off by")
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_artefact_does_not_ship(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong, words = WRONG[what]
-    monkeypatch.setattr("pockgraph.artifact.compiler.run", wrong)
+    monkeypatch.setattr(Pipeline, "start", wrong)
     with pytest.raises(ParityError, match=words) as caught:
         pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
     assert "force=True" in str(caught.value)
@@ -133,7 +133,7 @@ def test_a_wrong_artefact_does_not_ship(what: str, tmp_path: Path, monkeypatch: 
 
 def test_a_refused_artefact_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = pg.compile(make_graph(), make_plan("head"), target="torch", out=tmp_path / "out")
-    monkeypatch.setattr("pockgraph.artifact.compiler.run", WRONG["the update"][0])
+    monkeypatch.setattr(Pipeline, "start", WRONG["the update"][0])
     with pytest.raises(ParityError):
         pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -141,7 +141,7 @@ def test_a_refused_artefact_leaves_the_old_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_force_ships_it_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pockgraph.artifact.compiler.run", WRONG["the update"][0])
+    monkeypatch.setattr(Pipeline, "start", WRONG["the update"][0])
     artifact = pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out", force=True)
     found = record(artifact)
     assert found.forced
@@ -225,11 +225,11 @@ def test_rounding_is_no_deviation(
     assert record(pg.compile(graph, target=target, out=tmp_path / "out")).ok
 
 
-def scaled(fqn: str, factor: float) -> Callable[[Graph], Graph]:
-    """A pass that scales the gradient of one tensor."""
+def scaled(fqn: str, factor: float) -> Callable[..., Graph]:
+    """In place of `Pipeline.start`: it scales the gradient of one tensor."""
 
-    def apply(graph: Graph) -> Graph:
-        graph = run(graph)
+    def apply(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
+        graph = run(graph, pipeline.shared, name)
         scale_gradient(graph, fqn, factor)
         return graph
 
@@ -249,7 +249,7 @@ def scale_gradient(graph: Graph, fqn: str, factor: float) -> None:
 def test_a_gradient_that_is_a_thousandth_too_long_does_not_ship(
     fqn: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pockgraph.artifact.compiler.run", scaled(fqn, 1.001))
+    monkeypatch.setattr(Pipeline, "start", scaled(fqn, 1.001))
     with pytest.raises(ParityError, match=rf"compiled for 'torch'[\s\S]*{fqn}"):
         pg.compile(make_graph(optimizer), make_plan(), target="torch", out=tmp_path / "out")
 
@@ -269,14 +269,14 @@ def test_a_weight_decay_that_is_a_hundredth_off_does_not_ship(
     small = pg.build(make_task(), optimizer).prune(make_plan())
     assert record(pg.compile(small, target="torch", out=tmp_path / "out")).ok
 
-    def more(graph: Graph) -> Graph:
-        graph = run(graph)
+    def more(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
+        graph = run(graph, pipeline.shared, name)
         weight = graph.placeholders["trained:head.weight"]
         for node in [n for n in graph.nodes("update") if n.target is aten.mul.Scalar and n.args[0] is weight]:
             node.args = (weight, node.args[1] * 1.01)
         return graph
 
-    monkeypatch.setattr("pockgraph.artifact.compiler.run", more)
+    monkeypatch.setattr(Pipeline, "start", more)
     with pytest.raises(ParityError, match=r"trained:head\.weight after [\w ]+ is off by"):
         pg.compile(small, target="torch", out=tmp_path / "out")
     found = record(pg.compile(small, target="torch", out=tmp_path / "out", force=True))

@@ -20,7 +20,7 @@ import pockgraph as pg
 from pockgraph import passes
 from pockgraph.ir.graph import Graph, Role, value_bytes
 from pockgraph.ir.operator_sets import VIEWS, is_elementwise
-from pockgraph.passes.optimize.flatten_update import FlatUpdate
+from pockgraph.passes.optimize.flatten_update import FlattenUpdate
 from pockgraph.passes.optimize.fold_constants import FoldConstants
 from pockgraph.passes.optimize.fold_scale import FoldScale
 from pockgraph.train_graph import TrainGraph
@@ -45,7 +45,7 @@ def optimised(name: str, tensors: Sequence[str], optimizer: str = "sgd") -> Trai
 # ---------------------------------------------------------------- laws of every pass
 
 
-@pytest.mark.parametrize("apply", passes.pipeline(), ids=lambda p: p.name)
+@pytest.mark.parametrize("apply", passes.shared(), ids=lambda p: p.name)
 @given(data=st.data())
 def test_a_pass_keeps_the_interface(apply: passes.Pass, data: st.DataObject) -> None:
     graph = built(data.draw(st.sampled_from(sorted(ZOO))), "momentum")
@@ -66,7 +66,7 @@ def test_a_pass_keeps_the_interface(apply: passes.Pass, data: st.DataObject) -> 
 
 
 def test_passes_are_values() -> None:
-    for apply in passes.pipeline():
+    for apply in passes.shared():
         assert dataclasses.is_dataclass(apply)
         assert apply == type(apply)()
         assert len({apply, type(apply)()}) == 1
@@ -214,10 +214,10 @@ def test_updates_of_kernels_on_vectors(optimizer: str) -> None:
     """Bit for bit the same; only what needs the shape, as the factors of Adafactor do, keeps it."""
     graph = built("mobilenet", optimizer)
     small = passes.run(graph.prune(PLANS["full"](graph)))
-    flat = FlatUpdate()(small)
+    flat = FlattenUpdate()(small)
     flat.validate()
     assert (flat.inputs, flat.outputs) == (small.inputs, small.outputs)
-    assert FlatUpdate()(flat).code() == flat.code()
+    assert FlattenUpdate()(flat).code() == flat.code()
 
     def kernels(graph: Graph) -> list[fx.Node]:
         return [n for n in graph.nodes("update") if n.meta["val"].ndim > 2 and is_elementwise(n)]
@@ -241,11 +241,9 @@ def test_debugging_shows_passes_and_graphs(
     monkeypatch.setenv("POCK_DEBUG", "1")
     monkeypatch.setenv("POCK_DUMP", str(tmp_path / "dump"))
     passes.run(built("mlp"))
-    names = [p.name for p in passes.pipeline()]
+    names = [f"graph-{i:02d}-{p.name}" for i, p in enumerate(passes.shared())]
     printed = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in printed] == names
-    assert sorted(f.name for f in (tmp_path / "dump").iterdir()) == [
-        f"{i:02d}-{n}.py" for i, n in enumerate(names)
-    ]
+    assert sorted(f.stem for f in (tmp_path / "dump").iterdir()) == names
     for file in (tmp_path / "dump").iterdir():
         compile(file.read_text(), str(file), "exec")

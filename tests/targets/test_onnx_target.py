@@ -50,7 +50,7 @@ def test_every_model_keeps_to_the_standard(name: str, plan: str, tmp_path: Path)
     """Train and eval pass the full check, with operators of the plain domain and shapes without a gap."""
     graph = built(name).prune(PLANS[plan](built(name)))
     for stem, each in {"train": graph, "eval": graph.evaluation()}.items():
-        TARGET.write(passes.run(each), tmp_path, stem, {})
+        TARGET.write(passes.run(each, TARGET.pipeline({}).all), tmp_path, stem, {})
         path = tmp_path / f"{stem}.onnx"
         onnx.checker.check_model(path, full_check=True)
         model = onnx.load(path)
@@ -199,7 +199,7 @@ def test_updates_of_kernels_are_done_on_vectors() -> None:
 
     args = rand(6, 4, 1, 1), rand(6, 4, 1, 1, seed=1), torch.tensor(0.1)
     graph = graph_of(function, *args)
-    graph = in_phases(graph, **{n.name: "update" for n in graph.nodes()})
+    graph = TARGET.pipeline({}).finish(in_phases(graph, **{n.name: "update" for n in graph.nodes()}), "train")
     inferred = onnx.shape_inference.infer_shapes(lower(graph)).graph
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.value_info}
     arithmetic = [n.output[0] for n in inferred.node if n.op_type in ("Mul", "Add", "Sub")]

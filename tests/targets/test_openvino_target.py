@@ -204,7 +204,7 @@ def test_updates_of_kernels_are_done_on_vectors() -> None:
 
     args = rand(6, 4, 3, 3), rand(6, 4, 3, 3, seed=1), torch.tensor(0.1)
     graph = graph_of(function, *args)
-    graph = in_phases(graph, **{n.name: "update" for n in graph.nodes()})
+    graph = TARGET.pipeline({}).finish(in_phases(graph, **{n.name: "update" for n in graph.nodes()}), "train")
     shapes = {tuple(n.shape) for n in lower(graph).get_ops() if n.get_type_name() in ("Subtract", "Multiply")}
     assert shapes == {(216,)}
     expected = function(*args)

@@ -17,6 +17,7 @@ from pockgraph import passes
 from pockgraph.artifact.compiler import compile as compile_graph
 from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph
+from pockgraph.passes import Pipeline, shared
 from pockgraph.targets import Unsupported, target_names
 from pockgraph.train_graph import TrainGraph
 from pockgraph.train_graph.target_check import check
@@ -39,6 +40,9 @@ class Refusing:
             for n in graph.nodes()
             if n.target in self.ops and self.when(n)
         ]
+
+    def pipeline(self, options: Mapping[str, Any]) -> Pipeline:
+        return Pipeline(shared())
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
         raise AssertionError("nothing is written by a check")

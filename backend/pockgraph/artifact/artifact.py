@@ -181,7 +181,7 @@ def write_artifact(
     `require_replaceable`.
 
     Args:
-        train, evaluation: what `graph`'s plan is lowered from, after all passes.
+        train, evaluation: what `graph`'s plan is lowered from, after the shared passes.
         graph: the pruned training graph: its plan, and the model's values when it was built.
         options: the target's options.
         prove: measures the parity of what was written, or refuses it; None skips that.
@@ -192,13 +192,13 @@ def write_artifact(
         ArtifactError: `out` holds something that may not be replaced, or cannot be written.
         UnsupportedOperators, PockError: from the target.
     """
-    folder = resolved(out)
+    folder, pipeline = resolved(out), target.pipeline(options or {})
     try:
         require_replaceable(folder, graph.plan, target.name, replace)  # again: compiling took its time
         with replacing(folder) as partial, _named(partial, folder):
             partial.mkdir()
-            target.write(train, partial, "train", options or {})
-            target.write(evaluation, partial, "eval", options or {})
+            for step, stem in ((train, "train"), (evaluation, "eval")):
+                target.write(pipeline.finish(step, stem), partial, stem, options or {})
             _write_state(partial / STATE, train, graph)
             (partial / PLAN).write_text(graph.plan.to_json(), encoding="utf-8")
             files = {p.name: _file_spec(p) for p in sorted(partial.iterdir())}

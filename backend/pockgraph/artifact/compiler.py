@@ -8,8 +8,6 @@ from typing import Any
 
 from ..errors import PockError, TaskError, UnsupportedOperators, require
 from ..parity.compiled_step import prove
-from ..passes import run
-from ..passes.guard_indices import guarded
 from ..passes.index_limits import limits_of
 from ..plan import Plan
 from ..runtime.limits import check_limits
@@ -58,7 +56,8 @@ def compile(
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
     require_replaceable(out, small.plan, lowering.name, replace)
-    train, evaluation = (guarded(run(g), lowering.integers_below) for g in (small, small.evaluation()))
+    pipeline = lowering.pipeline(options or {})
+    train, evaluation = pipeline.start(small, "train"), pipeline.start(small.evaluation(), "eval")
     found = check_lowered(small, lowering, train, evaluation)
     if not found.ok:
         raise UnsupportedOperators(str(found))

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from .. import passes
 from ..errors import BatchError
 from ..ir.graph import Graph, Role, output_args
-from ..passes.guard_indices import guarded, guards_of
+from ..passes import run
+from ..passes.guard_indices import GuardIndices, guards_of
+from ..passes.optimize.fold_constants import FoldConstants
+from ..passes.optimize.fold_scale import FoldScale
 from ..passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
 from ..plan import Plan
 from ..prng import step_keys
@@ -31,9 +33,9 @@ _STATE_OF = {
 }  # fmt: skip
 
 
-def _prepared(graph: Graph) -> Graph:
-    """After the passes that every target starts with, and those for eager PyTorch."""
-    return passes.run(graph, (*passes.pipeline(), PointwiseAsMatmul()))
+# Indices are guarded before a graph is cut, so that each part has its own.
+WHOLE = (GuardIndices(),)
+PARTS = (FoldConstants(), FoldScale(), PointwiseAsMatmul())
 
 
 class _Function:
@@ -91,7 +93,7 @@ class _Source:
         values = sorted(
             {v for c in self.cuts[1:] for v in c.values}, key=list(self.forward.graph.fx.nodes).index
         )
-        graph = _prepared(self.forward.trunk(values))
+        graph = run(self.forward.trunk(values), PARTS, "bench-trunk")
         whole = [self.forward.slot_of(v).name for v in values if v.op == "placeholder"]
         return _Function(graph), [s.name for s in graph.outputs], whole
 
@@ -141,7 +143,7 @@ class EagerBench:
 
 
 def _source(graph: Graph, plans: list[tuple[str, ...]], limit: int, batches: Callable[..., Any]) -> _Source:
-    forward = Forward(guarded(graph))
+    forward = Forward(run(graph, WHOLE, f"bench-{graph.outputs[0].name}"))
     return _Source(forward, choose_cuts(forward, plans, limit), batches)
 
 
@@ -153,11 +155,11 @@ class EagerFinetuner:
         self._train, self._validation = bench.train, bench.validation
         self._cut = self._train.cut_for(plan.tensors)
         self._validation_cut = self._validation.cut_for(plan.tensors)
-        step = _prepared(prune(self._train.suffix(self._cut), graph.optimizer, plan))
+        step = run(prune(self._train.suffix(self._cut), graph.optimizer, plan), PARTS, "bench-train")
         self._step = _Function(step)
         suffix = self._validation.suffix(self._validation_cut)
         averaged = graph.optimizer.ema_decay is not None
-        self._evaluate = _Function(_prepared(specialise(suffix, plan, averaged)))
+        self._evaluate = _Function(run(specialise(suffix, plan, averaged), PARTS, "bench-eval"))
         self._initial = {s.name: step.values[s.name] for s in step.state_slots}
         state = {(s.role, s.fqn, s.key): self._step.at[s.name] for s in step.state_slots}
         self._next = [

@@ -11,8 +11,8 @@ so the graph itself must: the trainer undoes a step whose loss is that number (`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -32,35 +32,41 @@ _GROWING = (
 _MARKED = (torch.float32, torch.float64, torch.int32, torch.int64)
 
 
-def guarded(graph: Graph, exact_below: int | None = None) -> Graph:
-    """The graph with every index in bounds whatever the batch holds, if `limits_of` are kept.
+@dataclass(frozen=True)
+class GuardIndices:
+    """Every index in bounds whatever the batch holds, if `limits_of` are kept.
 
-    Args:
-        exact_below: the target computes with integers as if they were smaller than this: those that the graph
-            makes of a batch are checked, too. None: with all of them.
+    Attributes:
+        integers_below: the target computes with integers as if they were smaller than this: those that the
+            graph makes of a batch are checked, too. None: with all of them.
     """
-    entries = entries_of(graph)
-    checked: dict[str, Range] = {}
-    computed: list[Index] = []
-    for index in _by_operand(indices_of(graph)):
-        limit = limit_of(index, entries)
-        if limit is None:
-            computed.append(index)
-        elif limit.places is None:
-            known = Range(min([limit.low, *limit.also]), max([limit.high, *limit.also]))
-            before = checked.get(limit.entry, known)
-            checked[limit.entry] = Range(max(known.low, before.low), min(known.high, before.high))
-    if exact_below is not None:
-        for limit in limits_of(graph, exact_below):
-            if limit.places is None and not limit.also:
-                before = checked.get(limit.entry, Range(limit.low, limit.high))
-                checked[limit.entry] = Range(max(limit.low, before.low), min(limit.high, before.high))
-    elif not computed:
-        return graph
-    ranges = ranges_of(graph, checked)
-    computed = [i for i in computed if not _is_certain(i, graph, ranges)]
-    wide = [] if exact_below is None else _wide(graph, entries, ranges, exact_below)
-    return _with_guards(graph, computed, wide, exact_below or 0) if computed or wide else graph
+
+    name: ClassVar[str] = "guard_indices"
+    integers_below: int | None = None
+
+    def __call__(self, graph: Graph) -> Graph:
+        below, entries = self.integers_below, entries_of(graph)
+        checked: dict[str, Range] = {}
+        computed: list[Index] = []
+        for index in _by_operand(indices_of(graph)):
+            limit = limit_of(index, entries)
+            if limit is None:
+                computed.append(index)
+            elif limit.places is None:
+                known = Range(min([limit.low, *limit.also]), max([limit.high, *limit.also]))
+                before = checked.get(limit.entry, known)
+                checked[limit.entry] = Range(max(known.low, before.low), min(known.high, before.high))
+        if below is not None:
+            for limit in limits_of(graph, below):
+                if limit.places is None and not limit.also:
+                    before = checked.get(limit.entry, Range(limit.low, limit.high))
+                    checked[limit.entry] = Range(max(limit.low, before.low), min(limit.high, before.high))
+        elif not computed:
+            return graph
+        ranges = ranges_of(graph, checked)
+        computed = [i for i in computed if not _is_certain(i, graph, ranges)]
+        wide = [] if below is None else _wide(graph, entries, ranges, below)
+        return _with_guards(graph, computed, wide, below or 0) if computed or wide else graph
 
 
 def _wide(

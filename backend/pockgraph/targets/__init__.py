@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ..errors import PockError, UnsupportedOperators, require, suggest
 from ..ir.graph import Graph
+from ..passes import Pipeline
 
 _MODULES = {
     "openvino": "pockgraph.targets.openvino",
@@ -59,8 +60,16 @@ class Target(Protocol):
         """Every operator of `graph` that the target cannot lower, in schedule order."""
         ...
 
+    def pipeline(self, options: Mapping[str, Any]) -> Pipeline:
+        """The passes that a graph goes through before it is written.
+
+        Raises:
+            PockError: `options` names an option that the target does not have.
+        """
+        ...
+
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
-        """Lower `graph` and write `folder/stem.*`.
+        """Lower `graph`, as it is after the pipeline, and write `folder/stem.*`.
 
         Raises:
             UnsupportedOperators: the graph holds operators that the target lacks.

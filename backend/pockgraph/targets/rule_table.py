@@ -130,5 +130,6 @@ class Context:
     def lower(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
             return self.values[node.args[0]][node.args[1]]  # pyright: ignore
+        assert node.target in self.rules, f"{node.target} has no rule: run the target's pipeline before"
         args = fx.map_arg(tuple(bound_args(node)), self.values.__getitem__)
         return self.rules[node.target](self, node, *args)

@@ -20,8 +20,6 @@ from torch import fx
 from ..errors import listing
 from ..ir.graph import Graph, Role
 from ..ir.reachability import ancestors, dependence
-from ..passes import run
-from ..passes.guard_indices import guarded
 from ..plan import Plan
 from ..targets import Target, Unsupported, get_target, target_names
 
@@ -93,18 +91,19 @@ class Check:
 
 
 def check(graph: TrainGraph, target: Target | str) -> Check:
-    """Ask a target about a training graph and its evaluation, as they are after all passes.
+    """Ask a target about a training graph and its evaluation, as they are after the shared passes.
 
     Raises:
         PockError: there is no such target.
     """
     lowering = get_target(target) if isinstance(target, str) else target
-    train, evaluation = (guarded(run(g), lowering.integers_below) for g in (graph, graph.evaluation()))
+    pipeline = lowering.pipeline({})
+    train, evaluation = pipeline.start(graph, "train"), pipeline.start(graph.evaluation(), "eval")
     return check_lowered(graph, lowering, train, evaluation)
 
 
 def check_lowered(graph: TrainGraph, target: Target | str, train: Graph, evaluation: Graph) -> Check:
-    """`check`, for those who have run the passes: `train` and `evaluation` are what is lowered."""
+    """`check`, for those who have run the passes: `train` and `evaluation` are as in `check`."""
     lowering = get_target(target) if isinstance(target, str) else target
     obstacles = [*_in_training(lowering, train), *_in_evaluation(lowering, evaluation)]
     if not obstacles:
@@ -198,7 +197,7 @@ def _nearest_plan(
     graph: TrainGraph, target: Target, obstacles: Sequence[_Obstacle]
 ) -> tuple[Plan | None, Sequence[_Obstacle]]:
     """The plan without the blocked tensors, checked again until nothing is left; or None, and why."""
-    plan = graph.plan
+    plan, pipeline = graph.plan, target.pipeline({})
     while obstacles:
         hopeless = [o for o in obstacles if not o.blocked]
         blocked = frozenset().union(*(o.blocked for o in obstacles))
@@ -210,8 +209,8 @@ def _nearest_plan(
         )
         small = graph.prune(plan)
         obstacles = [
-            *_in_training(target, guarded(run(small), target.integers_below)),
-            *_in_evaluation(target, guarded(run(small.evaluation()), target.integers_below)),
+            *_in_training(target, pipeline.start(small, "train")),
+            *_in_evaluation(target, pipeline.start(small.evaluation(), "eval")),
         ]
     return plan, ()
 

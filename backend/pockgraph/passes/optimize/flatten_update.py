@@ -20,10 +20,10 @@ from ...ir.operator_sets import is_elementwise
 
 
 @dataclass(frozen=True)
-class FlatUpdate:
+class FlattenUpdate:
     """Where a tensor has more than two dimensions, and every operand has its shape or is a scalar."""
 
-    name: ClassVar[str] = "flat_update"
+    name: ClassVar[str] = "flatten_update"
 
     def __call__(self, graph: Graph) -> Graph:
         new = fx.Graph()

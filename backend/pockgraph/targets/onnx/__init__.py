@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.graph import Graph
-from ...passes import legalized
+from ...passes import Pipeline, shared
+from ...passes.optimize.flatten_update import FlattenUpdate
 from .. import Unsupported, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
     ops_activations,
@@ -45,6 +46,15 @@ class ONNX:
         """Every operator of `graph` that can be neither lowered nor expanded into others that can."""
         return TABLE.unsupported(graph)
 
+    def pipeline(self, options: Mapping[str, Any]) -> Pipeline:
+        """What goes before `write`.
+
+        Raises:
+            PockError: `options` is not empty; this target has none.
+        """
+        check_options(self.name, options, ())
+        return Pipeline(shared(self.integers_below), (TABLE.legalize, FlattenUpdate()))
+
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
         """Write `folder/stem.onnx`, and `folder/stem.onnx.bin` if it has large constants.
 
@@ -55,7 +65,7 @@ class ONNX:
         check_options(self.name, options, ())
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
-        write_model(lower(legalized(graph, TABLE.legalize)), folder, stem)
+        write_model(lower(graph), folder, stem)
 
 
 TARGET = ONNX()

@@ -14,7 +14,6 @@ from torch import fx
 
 from ...errors import PockError
 from ...ir.graph import Graph, Role
-from ...passes.optimize.flatten_update import FlatUpdate
 from . import emit
 from .model import build_model
 from .rules import RULES, Context
@@ -33,7 +32,6 @@ def lower(graph: Graph) -> onnx.ModelProto:
 
 def lower_to_values(graph: Graph) -> tuple[list[Value], dict[str, Value]]:
     """The model's inputs, and its results by name."""
-    graph = FlatUpdate()(graph)
     ctx = Context(graph, RULES)
     inputs: list[Value] = []
     for slot, node in zip(graph.inputs, graph.placeholders.values()):

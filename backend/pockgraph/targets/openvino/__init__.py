@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...ir.graph import Graph
-from ...passes import legalized
+from ...passes import Pipeline, shared
+from ...passes.optimize.flatten_update import FlattenUpdate
 from ...runtime.openvino_xml import check_model
 from ...runtime.precision import PRECISIONS
 from .. import Unsupported, check_choice, check_options, require_supported
@@ -54,6 +55,15 @@ class OpenVINO:
         """Every operator of `graph` that can be neither lowered nor expanded into others that can."""
         return TABLE.unsupported(graph)
 
+    def pipeline(self, options: Mapping[str, Any]) -> Pipeline:
+        """What goes before `write`.
+
+        Raises:
+            PockError: an option, or a precision, that this target does not have.
+        """
+        self._precision(options)
+        return Pipeline(shared(self.integers_below), (TABLE.legalize, FlattenUpdate()))
+
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
         """Write `folder/stem.xml` and `folder/stem.bin`; weights keep their precision.
 
@@ -63,11 +73,10 @@ class OpenVINO:
             OSError: the files cannot be written.
             ArtifactError: they hold what no runtime would load.
         """
-        check_options(self.name, options, ("precision",))
-        precision = check_choice(self.name, options, "precision", PRECISIONS)
+        precision = self._precision(options)
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
-        xml, model = folder / f"{stem}.xml", lower(legalized(graph, TABLE.legalize))
+        xml, model = folder / f"{stem}.xml", lower(graph)
         try:
             ov.serialize(model, str(xml), str(xml.with_suffix(".bin")))
         except RuntimeError as e:  # its streams do not say why
@@ -75,6 +84,10 @@ class OpenVINO:
         if precision != "f32":
             keep_state_exact(xml)
         check_model(xml)
+
+    def _precision(self, options: Mapping[str, Any]) -> str:
+        check_options(self.name, options, ("precision",))
+        return check_choice(self.name, options, "precision", PRECISIONS)
 
 
 TARGET = OpenVINO()

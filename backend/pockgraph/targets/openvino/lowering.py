@@ -15,7 +15,6 @@ from torch import fx
 
 from ...errors import PockError
 from ...ir.graph import Graph, Role, Slot
-from ...passes.optimize.flatten_update import FlatUpdate
 from . import emit
 from .emit import Value, ov
 from .rules import RULES, Context
@@ -33,7 +32,6 @@ def lower(graph: Graph) -> ov.Model:
     the memory of `graph.values`, which must outlive the model; state slots are variables, named like
     their slots. The results are the outputs that are no new value of a state slot.
     """
-    graph = FlatUpdate()(graph)
     ctx = Context(graph, RULES)
     parameters: list[ov.op.Parameter] = []
     public = Names()

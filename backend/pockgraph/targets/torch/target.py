@@ -17,7 +17,7 @@ from torch import fx
 
 from ...ir.graph import Graph
 from ...ir.serialize import graph_to_json, op_name
-from ...passes import legalized
+from ...passes import Pipeline, shared
 from ...passes.legalize import Legalize
 from ...passes.optimize.lower_precision import LowerPrecision
 from .. import Unsupported, check_choice, check_options, require_supported
@@ -56,6 +56,16 @@ class Torch:
                 found.append(Unsupported(str(node.target), *where, reason, node.name))
         return found
 
+    def pipeline(self, options: Mapping[str, Any]) -> Pipeline:
+        """What goes before `write`.
+
+        Raises:
+            PockError: an option, a mode or a precision that this target does not have.
+        """
+        _, dtype = self._chosen(options)
+        lower_precision = () if dtype == torch.float32 else (LowerPrecision(dtype),)
+        return Pipeline(shared(self.integers_below), (LEGALIZE, *lower_precision))
+
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
         """Write `folder/stem.graph.json` and `folder/stem.safetensors`, in mode aot `folder/stem.pt2`.
 
@@ -64,15 +74,10 @@ class Torch:
             PockError: an option, a mode or a precision that this target does not have; mode aot where
                 there is no C++ compiler.
         """
-        check_options(self.name, options, ("mode", "precision"))
-        mode = check_choice(self.name, options, "mode", MODES)
-        dtype = PRECISIONS[check_choice(self.name, options, "precision", tuple(PRECISIONS))]
+        mode, _ = self._chosen(options)
         if mode == "aot":
             require_compiler()
         require_supported(self, graph)
-        graph = legalized(graph, LEGALIZE)
-        if dtype != torch.float32:
-            graph = LowerPrecision(dtype)(graph)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{stem}.graph.json").write_text(graph_to_json(graph), encoding="utf-8")
         constants = _constants(graph, _stored(folder))
@@ -81,6 +86,12 @@ class Torch:
             # Values are arguments, none is built in: the code is the same for all weights.
             inputs = [torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in graph.inputs]
             compile_package(with_own_results(graph), inputs, folder / f"{stem}.pt2")
+
+    def _chosen(self, options: Mapping[str, Any]) -> tuple[str, torch.dtype]:
+        """The mode, and what products are computed in."""
+        check_options(self.name, options, ("mode", "precision"))
+        precision = check_choice(self.name, options, "precision", tuple(PRECISIONS))
+        return check_choice(self.name, options, "mode", MODES), PRECISIONS[precision]
 
 
 def _refusal(node: fx.Node) -> str:
