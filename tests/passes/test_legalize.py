@@ -201,6 +201,15 @@ CASES: dict[str, tuple[Any, ...]] = {
     "replication_cut": (lambda x: F.pad(x, (2, -1), "replicate"), rand(2, 3, 4)),
     "replication_2d": (lambda x: F.pad(x, (2, 1, 0, 5), "replicate"), rand(2, 2, 4, 4)),
     "replication_3d": (lambda x: F.pad(x, (1, 4, 0, 2, 1, 0), "replicate"), rand(1, 2, 3, 3, 3)),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, (2, 3), 2, (1, 0)), rand(1, 2, 5, 6)),
+    "avg_pool2d_ceil": (
+        lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), rand(1, 2, 5, 6)
+    ),
+    "avg_pool2d_divided": (lambda x: F.avg_pool2d(x, 2, divisor_override=3), rand(2, 5, 6)),
+    "max_pool2d": (lambda x: F.max_pool2d(x, (3, 2), (1, 2), (1, 0)), rand(1, 2, 5, 6)),
+    "max_pool2d_ceil": (lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True), rand(2, 5, 6)),
+    "max_pool2d_dilated": (lambda x: F.max_pool2d(x, 2, 1, dilation=2), rand(1, 2, 5, 6)),
+    "max_pool2d_ties": (lambda x: F.max_pool2d(x.round(), 2, 1), rand(1, 1, 4, 4)),
     "avg_pool3d": (lambda x: F.avg_pool3d(x, (2, 3, 2), 2, (1, 1, 0)), rand(1, 2, 4, 5, 6)),
     "avg_pool3d_ceil": (
         lambda x: F.avg_pool3d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), rand(1, 2, 4, 5, 6)

@@ -1,4 +1,4 @@
-"""Pools in three dimensions, and those of windows that differ in size.
+"""Pools: in three dimensions, of windows that differ in size, and gradients that a runtime may lack.
 
 Averages are products with one constant matrix a dimension. A maximum over a box is one over its last
 dimensions, then over its first; where several elements are the largest, the first one in memory counts, as
@@ -8,6 +8,7 @@ in PyTorch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,9 +103,26 @@ def avg_pool3d_backward(
     counts_padding: bool,
     divisor: int | None,
 ) -> Tensor:
-    size, out = x.shape[-3:], dy.shape[-3:]
-    matrices = _average_matrices(size, out, kernel, stride, padding, counts_padding, divisor)
-    return _along_last(dy, [m.T for m in matrices])
+    return _spread(3, dy, x, kernel, stride, padding, counts_padding, divisor)
+
+
+@expands(aten.avg_pool2d_backward.default)
+def avg_pool2d_backward(
+    dy: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    counts_padding: bool,
+    divisor: int | None,
+) -> Tensor:
+    return _spread(2, dy, x, kernel, stride, padding, counts_padding, divisor)
+
+
+def _spread(n: int, dy: Tensor, x: Tensor, *windows: Any) -> Tensor:
+    """Gradients of averages over the last `n` dimensions, given to what they were taken of."""
+    return _along_last(dy, [m.T for m in _average_matrices(x.shape[-n:], dy.shape[-n:], *windows)])
 
 
 def _adaptive_bounds(size: int, out: int) -> tuple[Tensor, Tensor]:
@@ -240,6 +258,20 @@ def max_pool2d_with_indices(
     windows = [torch.arange(out[i])[:, None] * s[i] + torch.arange(k[i]) * d[i] for i in range(2)]
     values, places = _max_and_place(padded, windows)
     return values, _flat(torch.stack([places[i] - p[i] for i in range(2)]), size)
+
+
+@expands(aten.max_pool2d_with_indices_backward.default)
+def max_pool2d_backward(
+    dy: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    return _scattered(dy, x, indices, 2)
 
 
 @expands(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)
