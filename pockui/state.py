@@ -140,7 +140,7 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
 def _facts(where: Path, study: Study, profile: Profile, contribution: Contribution) -> Facts:
     rows = layer_rows(profile, contribution)
     made = Facts(where, study.name, study.reference, profile, contribution, rows, {}, study.progress())
-    full = {row.fqn: 1.0 for row in profile.rows}
+    full = {row.fqn: 1.0 for row in profile.tensors}
     best = profile.choice(search(profile, contribution, Budget()))
     known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
     return replace(made, marks={name: made.outlook(choice) for name, choice in known.items()})

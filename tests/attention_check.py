@@ -39,5 +39,5 @@ def check_heads(name: str, layer: str, output: str, heads: Sequence[int], sharin
     graph = built(name)
     chosen = pg.heads(graph, layer, heads)
     reached = pg.heads(graph, layer, sharing, of=["o"])[f"{output}.weight"]
-    columns = range(graph.row(f"{output}.weight").shape[reached.dim]) if reached.dim is not None else None
+    columns = range(graph.tensor(f"{output}.weight").shape[reached.dim]) if reached.dim is not None else None
     assert changed_inputs(name, output, chosen) == set(reached.channels or columns or ())

@@ -15,7 +15,7 @@ from .gains import interval, seeds_text
 
 if TYPE_CHECKING:
     from pockgraph.profile import Figures, Profile
-    from pockgraph.profile.profile import TensorRow
+    from pockgraph.profile.profile import TensorInfo
 
 INTERVAL_ROOM = 0.4  # how far beyond the bars an axis goes for intervals, as a share of the bars' range
 BIASES = "biases"  # id of the row that stands for "the last k biases"
@@ -82,7 +82,7 @@ def layer_rows(profile: Profile, contribution: Contribution) -> tuple[LayerRow, 
             costs=_beyond(alone, profile.figures(head | {row.fqn: 1.0})),
             depth=row.depth,
         )
-        for row in profile.rows
+        for row in profile.tensors
     ]
     biases = contribution.bias_order
     if biases:
@@ -104,7 +104,7 @@ def layer_rows(profile: Profile, contribution: Contribution) -> tuple[LayerRow, 
     return tuple(rows)
 
 
-def _split(row: TensorRow) -> tuple[str, str]:
+def _split(row: TensorInfo) -> tuple[str, str]:
     """`blocks.3.`, `expand`: the block is what rows share; a weight goes by its layer's name."""
     name = row.fqn.removesuffix(".weight") if row.kind == "weight" else row.fqn
     prefix = f"{row.block}."
@@ -113,7 +113,7 @@ def _split(row: TensorRow) -> tuple[str, str]:
     return prefix, name[len(prefix) :]
 
 
-def _steps(row: TensorRow) -> int:
+def _steps(row: TensorInfo) -> int:
     return 1 if row.channel_dim is None else row.shape[row.channel_dim]
 
 

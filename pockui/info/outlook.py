@@ -57,8 +57,8 @@ def tiles(now: Outlook, full: Outlook, baseline: float, profile: Profile, budget
     metric = fmt.MetricScale(baseline)
     excess = over_budget(now.figures, budget)
     trained = [fqn for fqn, ratio in now.choice.items() if ratio]
-    parameters = sum(math.prod(row.shape) for row in profile.rows)
-    learning = sum(now.choice.get(row.fqn, 0) * math.prod(row.shape) for row in profile.rows)
+    parameters = sum(math.prod(row.shape) for row in profile.tensors)
+    learning = sum(now.choice.get(row.fqn, 0) * math.prod(row.shape) for row in profile.tensors)
     too_good = metric.is_share and baseline + now.gain > 1
     out = [
         Tile(
@@ -90,7 +90,7 @@ def tiles(now: Outlook, full: Outlook, baseline: float, profile: Profile, budget
     out.append(
         Tile(
             "Trained",
-            f"{len(trained)} of {len(profile.rows)}",
+            f"{len(trained)} of {len(profile.tensors)}",
             f"{fmt.percent(learning / parameters)} of weights",
             "Tensors that keep learning. All others stay as they are.",
         )

@@ -50,7 +50,7 @@ def test_flops_of_products_are_torchs_count(name: str) -> None:
 def test_flops_of_a_linear_layer_by_hand() -> None:
     graph = built("mlp")
     n, i, o = 4, 12, 8
-    row = graph.row("layers.0.weight")
+    row = graph.tensor("layers.0.weight")
     assert row.flops == 2 * n * i * o + 2 * i * o  # dW, and an update of two operations an element
     phases = graph.prune(pg.Plan.of(graph, {"layers.4.weight": 1.0})).phase_flops()
     assert phases["backward"] >= 2 * n * 8 * 4

@@ -88,7 +88,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pg.compile(graph, plan, target="openvino", out=folder / "out")
     study = pg.Study(folder / "study.db", task, pg.SGD(lr=0.1))
     study.analyze(steps=2, ratios=(1.0,), lr=0.1, target="torch")
-    assert study.profile.rows
+    assert study.profile.tensors
     arrays = {k: v.numpy() for k, v in space["arrays"]().items()}
     np.savez(folder / "data.npz", **arrays)
     np.savez(folder / "lacks.npz", x=arrays["x"])

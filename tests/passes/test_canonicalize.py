@@ -20,7 +20,7 @@ from pockgraph.cost.memory import timeline
 from pockgraph.ir.graph import Graph
 from pockgraph.ir.operator_sets import storage_of
 from pockgraph.passes.canonicalize import canonicalize, hoist_weight_gradients
-from pockgraph.plan.tensor_info import TensorRow
+from pockgraph.plan.tensor_info import TensorInfo
 from pockgraph.train_graph.prune import prune
 
 aten = torch.ops.aten
@@ -89,7 +89,7 @@ def test_a_bias_gradient_saves_nothing(name: str) -> None:
         assert not list(saved_by(node)), fqn
 
 
-def graph_rows(name: str) -> tuple[TensorRow, ...]:
+def graph_rows(name: str) -> tuple[TensorInfo, ...]:
     return built(name).tensors
 
 

@@ -52,7 +52,7 @@ def test_each_bias_adds_one_tensor_deeper_than_the_last(name: str) -> None:
             assert k > sum(r.kind == "bias" for r in graph.tensors) - 1
             break
         (fqn,) = added
-        assert graph.row(fqn).kind == "bias"
+        assert graph.tensor(fqn).kind == "bias"
         assert depth[fqn] <= deepest
         before, deepest = plan, depth[fqn]
 
@@ -85,7 +85,7 @@ def test_transformers_train_attention_and_the_first_feed_forward_layer(name: str
     trained = set(Plan.preset(graph).tensors)
     inside = {t.removeprefix(prefix + ".") for t in trained if t.startswith(prefix)}
     assert trained - {f"{prefix}.{t}" for t in inside} == {"classifier.weight", "classifier.bias"}
-    weights = {t for t in inside if graph.row(f"{prefix}.{t}").kind == "weight"}
+    weights = {t for t in inside if graph.tensor(f"{prefix}.{t}").kind == "weight"}
     if name == "bert":
         attention = {f"attention.self.{n}.weight" for n in ("query", "key", "value")}
         assert weights == attention | {"attention.output.dense.weight", "intermediate.dense.weight"}

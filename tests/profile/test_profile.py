@@ -126,7 +126,7 @@ def test_plans_of_profile_and_graph_are_the_same() -> None:
 
 def test_an_unknown_tensor_is_named_with_a_suggestion() -> None:
     profile = profile_of(built("mlp"))
-    name = profile.rows[0].fqn
+    name = profile.tensors[0].fqn
     with pytest.raises(PlanError, match=name):
         profile.figures({name + "x": 1.0})
 

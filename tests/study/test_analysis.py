@@ -140,7 +140,7 @@ def test_quick_settings_fit_the_profile(graph) -> None:
     assert quick["batches"] == 200 // BATCH
     assert not quick["tensors"]  # there is no pointwise convolution
     text = transformer()
-    assert all(len(text.row(f).shape) == 2 for f in quick_settings(profile_of(text))["tensors"])
+    assert all(len(text.tensor(f).shape) == 2 for f in quick_settings(profile_of(text))["tensors"])
 
 
 # ---------------------------------------------------------------- data

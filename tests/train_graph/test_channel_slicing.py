@@ -17,14 +17,14 @@ import pockgraph as pg
 from pockgraph.cost.flops import node_flops
 from pockgraph.ir.graph import Role, output_args
 from pockgraph.plan import Trained
-from pockgraph.plan.tensor_info import TensorRow
+from pockgraph.plan.tensor_info import TensorInfo
 from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 
 aten = torch.ops.aten
 
 
-def partial_rows(name: str) -> list[TensorRow]:
+def partial_rows(name: str) -> list[TensorInfo]:
     return [r for r in built(name).tensors if r.channels is not None]
 
 
@@ -152,7 +152,7 @@ def test_only_the_selected_channels_of_an_activation_are_kept(name: str, fqn: st
     ],
 )
 def test_channel_dimensions(name: str, fqn: str, dim: int | None) -> None:
-    assert built(name).row(fqn).channel_dim == dim
+    assert built(name).tensor(fqn).channel_dim == dim
 
 
 def test_a_selection_stays_where_another_gradient_needs_the_whole() -> None:

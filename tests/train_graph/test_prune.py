@@ -136,7 +136,7 @@ def test_exactly_the_planned_channels_move(data: st.DataObject) -> None:
         assert (slot.dim, slot.indices) == (how.dim, how.channels)
         start = graph.initial(fqn)
         if how.dim is None:
-            assert slot.shape == graph.row(fqn).shape
+            assert slot.shape == graph.tensor(fqn).shape
             continue
         assert torch.equal(small.values[f"const:{fqn}:channels"], indices(how.channels))
         start = start.index_select(how.dim, indices(how.channels))

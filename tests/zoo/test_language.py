@@ -79,7 +79,7 @@ def test_shared_embeddings_are_one_tensor() -> None:
     assert graph.unused == ()
     assert graph.aliases == {"lm_head.weight": "model.embed_tokens.weight"}
     assert [s.fqn for s in graph.gradients.inputs].count("model.embed_tokens.weight") == 1
-    assert graph.row("model.embed_tokens.weight").channel_dim is None
+    assert graph.tensor("model.embed_tokens.weight").channel_dim is None
 
 
 @pytest.mark.parametrize("name", ["bert_classifier", "llama"])

@@ -59,7 +59,7 @@ KINDS = [
 def test_exactly_the_planned_channels_move(name: str, fqn: str, dim: int) -> None:
     """To where autograd takes them; nothing else is even there to change."""
     graph = built(name)
-    row = graph.row(fqn)
+    row = graph.tensor(fqn)
     assert row.channel_dim == dim
     assert row.channels is not None
     channels = [*range(row.channels)][1::2]
@@ -75,7 +75,7 @@ def test_exactly_the_planned_channels_move(name: str, fqn: str, dim: int) -> Non
 @pytest.mark.parametrize(("name", "fqn"), [k[:2] for k in KINDS if k[3]])
 def test_saved_activations_scale_with_the_channels(name: str, fqn: str) -> None:
     graph = built(name)
-    count = graph.row(fqn).channels
+    count = graph.tensor(fqn).channels
     assert count is not None
     saved = [
         graph.prune(pg.Plan.of(graph, {fqn: [*range(n)]})).timeline.saved_bytes for n in range(1, count + 1)
@@ -120,7 +120,7 @@ def test_fisher_scores_are_squared_gradients_of_each_channel() -> None:
         for fqn, grad in eager_gradients(task, as_named(batch), torch.float64).items():
             expected[fqn] = expected.get(fqn, torch.zeros(())) + grad.square()
     for fqn, score in scores.items():
-        dim = graph.row(fqn).channel_dim
+        dim = graph.tensor(fqn).channel_dim
         assert dim is not None
         by_channel = expected[fqn].transpose(0, dim).reshape(len(score), -1).sum(1)
         np.testing.assert_allclose(score, by_channel.numpy(), rtol=1e-3, err_msg=fqn)

@@ -128,10 +128,10 @@ def quick_settings(profile: Profile) -> dict[str, Any]:
     weight that matters most (arXiv 2310.17752): its first pointwise convolution, or its first matrix.
     """
     first: dict[str, str] = {}
-    for row in sorted(profile.rows, key=lambda r: r.depth):
-        spatial = row.shape[2:]
-        if row.kind == "weight" and row.channels is not None and all(s == 1 for s in spatial):
-            first.setdefault(row.block, row.fqn)
+    for tensor in sorted(profile.tensors, key=lambda r: r.depth):
+        spatial = tensor.shape[2:]
+        if tensor.kind == "weight" and tensor.channels is not None and all(s == 1 for s in spatial):
+            first.setdefault(tensor.block, tensor.fqn)
     samples = max((spec.shape[0] for spec in profile.batch.values() if spec.shape), default=1)
     rate = float(profile.optimizer["lr"])
     return {

@@ -120,7 +120,7 @@ class Plan(_Strict):
         output channels of a linear layer (see `heads`). All channels of a dimension are the whole tensor.
 
         A ratio picks `max(1, round(ratio * channels))` channels of the tensor's channel dimension
-        (see `TensorRow.channel_dim`): those of the largest L2 norm, the first, random ones, or those of
+        (see `TensorInfo.channel_dim`): those of the largest L2 norm, the first, random ones, or those of
         the highest score where `channels` maps FQN -> a score of each channel, as
         `pockgraph.fisher_scores` gives. A ratio of 0 leaves the tensor frozen.
 
@@ -132,24 +132,24 @@ class Plan(_Strict):
         require_graph(graph)
         require(PlanError, "choice", choice, Mapping, "Pass ratios by name, as in {'conv.weight': 0.5}.")
         require(PlanError, "provenance", provenance or {}, Mapping, "Pass texts by name, or leave it out.")
-        rows = {row.fqn: row for row in graph.tensors}
+        trainable = {tensor.fqn: tensor for tensor in graph.tensors}
         tensors: dict[str, Trained] = {}
         for fqn, what in choice.items():
-            if fqn not in rows:
+            if fqn not in trainable:
                 check_trainable(graph, [fqn])
-                raise PlanError(f"The model has no trainable tensor {fqn!r}.{suggest(fqn, rows)}")
+                raise PlanError(f"The model has no trainable tensor {fqn!r}.{suggest(fqn, trainable)}")
             if isinstance(what, Trained):
-                tensors[fqn] = checked_part(rows[fqn], what)
+                tensors[fqn] = checked_part(trainable[fqn], what)
                 continue
-            picked = resolve_channels(graph, rows[fqn], what, channels, seed)
+            picked = resolve_channels(graph, trainable[fqn], what, channels, seed)
             if picked is None:
                 continue
             whole = len(picked) == 0
-            tensors[fqn] = Trained() if whole else Trained(dim=rows[fqn].channel_dim, channels=picked)
-        order = {fqn: i for i, fqn in enumerate(rows)}
+            tensors[fqn] = Trained() if whole else Trained(dim=trainable[fqn].channel_dim, channels=picked)
+        order = {fqn: i for i, fqn in enumerate(trainable)}
         return cls(
             task=graph.name,
-            model={row.fqn: row.shape for row in graph.tensors},
+            model={tensor.fqn: tensor.shape for tensor in graph.tensors},
             batch={s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in graph.batch_slots},
             optimizer=graph.optimizer.to_dict(),
             batch_norm=graph.plan.batch_norm,
@@ -293,7 +293,7 @@ class Plan(_Strict):
             raise PlanError(f"Cannot read the plan {path}: {reason(e)}. Check the path.") from None
         plan = cls.from_json(text, where=str(path))
         if graph is not None:
-            plan.check_fits({row.fqn: row.shape for row in graph.tensors}, graph.frozen)
+            plan.check_fits({tensor.fqn: tensor.shape for tensor in graph.tensors}, graph.frozen)
         return plan
 
 

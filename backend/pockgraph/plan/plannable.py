@@ -9,7 +9,7 @@ from ..errors import PlanError, listing, require
 
 if TYPE_CHECKING:
     from .plan import Plan
-    from .tensor_info import TensorRow
+    from .tensor_info import TensorInfo
 
 
 class HasRule(Protocol):
@@ -49,7 +49,7 @@ class PlannableGraph(Protocol):
     @property
     def optimizer(self) -> HasRule: ...
     @property
-    def tensors(self) -> tuple[TensorRow, ...]: ...
+    def tensors(self) -> tuple[TensorInfo, ...]: ...
     @property
     def unused(self) -> tuple[str, ...]: ...
     @property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .plannable import PlannableGraph
-    from .tensor_info import TensorRow
+    from .tensor_info import TensorInfo
 
 CONV_BLOCKS_RATIO = 7 / 17
 BIAS_BLOCKS_RATIO = 1 / 2
@@ -30,11 +30,11 @@ def head(graph: PlannableGraph) -> Choice:
     return {r.fqn: 1.0 for r in graph.tensors if r.layer == layer}
 
 
-def biases(graph: PlannableGraph) -> list[TensorRow]:
+def biases(graph: PlannableGraph) -> list[TensorInfo]:
     """Biases outside the head, last first."""
     top = head(graph)
-    rows = [r for r in graph.tensors if r.kind == "bias" and r.fqn not in top]
-    return sorted(rows, key=lambda r: -r.depth)
+    tensors = [r for r in graph.tensors if r.kind == "bias" and r.fqn not in top]
+    return sorted(tensors, key=lambda r: -r.depth)
 
 
 def last_k_biases(graph: PlannableGraph, k: int) -> Choice:
@@ -48,31 +48,31 @@ def preset(graph: PlannableGraph) -> Choice:
     chosen = head(graph)
     if not blocks:
         return chosen
-    if any(r.kind == "weight" and len(r.shape) > 2 for rows in blocks.values() for r in rows):
-        for rows in _last(blocks, CONV_BLOCKS_RATIO):
-            chosen |= {r.fqn: 1.0 for r in rows if r.kind == "bias"}
-            pointwise = [r for r in rows if r.kind == "weight" and math.prod(r.shape[2:]) == 1]
+    if any(r.kind == "weight" and len(r.shape) > 2 for tensors in blocks.values() for r in tensors):
+        for tensors in _last(blocks, CONV_BLOCKS_RATIO):
+            chosen |= {r.fqn: 1.0 for r in tensors if r.kind == "bias"}
+            pointwise = [r for r in tensors if r.kind == "weight" and math.prod(r.shape[2:]) == 1]
             if pointwise:
                 chosen[min(pointwise, key=lambda r: r.depth).fqn] = 1.0
         return chosen
-    for rows in _last(blocks, BIAS_BLOCKS_RATIO):
-        chosen |= {r.fqn: 1.0 for r in rows if r.kind == "bias"}
-    for rows in _last(blocks, WEIGHT_BLOCKS_RATIO):
-        weights = sorted((r for r in rows if r.kind == "weight"), key=lambda r: r.depth)
+    for tensors in _last(blocks, BIAS_BLOCKS_RATIO):
+        chosen |= {r.fqn: 1.0 for r in tensors if r.kind == "bias"}
+    for tensors in _last(blocks, WEIGHT_BLOCKS_RATIO):
+        weights = sorted((r for r in tensors if r.kind == "weight"), key=lambda r: r.depth)
         attention = [r for r in weights if "att" in r.layer[len(r.block) :].lower()]
         rest = [r for r in weights if r not in attention]
         chosen |= {r.fqn: 1.0 for r in [*attention, *rest[:1]]}
     return chosen
 
 
-def _blocks(graph: PlannableGraph) -> dict[str, list[TensorRow]]:
+def _blocks(graph: PlannableGraph) -> dict[str, list[TensorInfo]]:
     """Repeated blocks that hold a weight, in forward order."""
-    blocks: dict[str, list[TensorRow]] = {}
-    for row in sorted(graph.tensors, key=lambda r: r.depth):
-        if row.block != row.layer and any(part.isdigit() for part in row.block.split(".")):
-            blocks.setdefault(row.block, []).append(row)
-    return {name: rows for name, rows in blocks.items() if any(r.kind == "weight" for r in rows)}
+    blocks: dict[str, list[TensorInfo]] = {}
+    for tensor in sorted(graph.tensors, key=lambda r: r.depth):
+        if tensor.block != tensor.layer and any(part.isdigit() for part in tensor.block.split(".")):
+            blocks.setdefault(tensor.block, []).append(tensor)
+    return {name: tensors for name, tensors in blocks.items() if any(r.kind == "weight" for r in tensors)}
 
 
-def _last(blocks: dict[str, list[TensorRow]], ratio: float) -> list[list[TensorRow]]:
+def _last(blocks: dict[str, list[TensorInfo]], ratio: float) -> list[list[TensorInfo]]:
     return list(blocks.values())[-max(1, round(ratio * len(blocks))) :]

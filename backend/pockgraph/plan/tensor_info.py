@@ -1,4 +1,4 @@
-"""TensorRow: one trainable tensor and what it costs. Pure, no torch."""
+"""TensorInfo: one trainable tensor and what it costs. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class TensorRow:
+class TensorInfo:
     """One trainable tensor, and what training it costs on its own.
 
     Attributes:

@@ -18,17 +18,17 @@ class Operator:
         bytes: what it allocates (0 for a view); size_bytes: of its result, views included.
         flops: of computing it.
         operands: storages it reads; `inputs`: the operators it reads, views included.
-        serves: bit set of the tensors (by row) whose update needs it.
+        serves: the tensors whose update needs it: bit i stands for `Profile.tensors[i]`.
         forward: phase; `needed`: the loss needs it, whatever the plan.
         elementwise: it may write over an operand.
         kind: index into `WORK_KINDS`; `work`: its amount, FLOPs or (for `stream`) bytes moved.
         masks: the operator whose result it only compares, for the backward of a clamp; else -1.
         clamps: how many comparisons that takes.
         late: the backward operators that read that result for more than a comparison.
-        reads: rows of the weights it reads.
+        reads: the weights it reads, as positions in `Profile.tensors`.
         fixed_bytes, fixed_flops, fixed_work: of an operator that serves one tensor alone, what does not
             shrink when only some channels of that tensor are trained.
-        joins: the row whose part in the norm of all gradients it adds to a sum. It exists when that row
+        joins: the tensor whose part in the norm of all gradients it adds to a sum. It exists when that tensor
             and an earlier one are trained; otherwise the sum is the one operand that there is. Else -1.
     """
 

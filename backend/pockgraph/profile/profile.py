@@ -1,6 +1,6 @@
 """Profile: what every plan of a task would cost, without making its graph.
 
-A profile is the whole training graph reduced to numbers: a row per operator with its size, its
+A profile is the whole training graph reduced to numbers: a record per operator with its size, its
 operands, its work and the tensors it serves. From that, `figures` replays what `train_graph/prune.py`
 would do for a plan and runs the same liveness over the result: milliseconds instead of a new graph,
 byte for byte the same answer. It imports no torch and travels as JSON, so a study can be planned on a
@@ -20,12 +20,12 @@ from ..errors import PlanError, reason, suggest
 from ..plan import BatchSpec, Plan, Trained
 from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
-from ..plan.tensor_info import TensorRow
+from ..plan.tensor_info import TensorInfo
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
 from .pruning_model import replay
 from .validation import check
 
-__all__ = ["SCALAR_BYTES", "WORK_KINDS", "Figures", "Operator", "Profile", "TensorRow", "TimeModel"]
+__all__ = ["SCALAR_BYTES", "WORK_KINDS", "Figures", "Operator", "Profile", "TensorInfo", "TimeModel"]
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ class Profile:
 
     Attributes:
         task, batch, optimizer, batch_norm, dropout: as in a plan.
-        rows: one per trainable tensor, in forward order.
-        channel_order: per row, channels by falling weight norm (empty: it has none).
+        tensors: the trainable ones, in forward order.
+        channel_order: per tensor, channels by falling weight norm (empty: it has none).
         operators: the whole training graph in schedule order.
-        moves: per row: operator -> the operands its channel selection moves to, see `channel_slicing.py`. An
-            operand of -1 is the weight itself, whose part is at hand; -1 - b is another input of b bytes.
-        other_moves: per row, the same for selections along each of its other dimensions.
-        roots: per row, the operator that makes its gradient.
-        first_reader: per row, the operator of the forward pass that reads the weight first.
+        moves: per tensor: operator -> the operands its channel selection moves to, see `channel_slicing.py`.
+            An operand of -1 is the weight itself, whose part is at hand; -1 - b is another input of b bytes.
+        other_moves: per tensor, the same for selections along each of its other dimensions.
+        roots: per tensor, the operator that makes its gradient.
+        first_reader: per tensor, the operator of the forward pass that reads the weight first.
         resident_bytes: weights, constants and batch; `backward_constants`: (bytes, readers) of those
             that only the backward pass reads.
-        state_bytes: of each row's optimizer state: (what stays, what shrinks with the trained channels).
+        state_bytes: of each tensor's optimizer state: (what stays, what shrinks with the trained channels).
         scalar_bytes: of the optimizer state that all tensors share.
         time: how long work takes, once measured.
     """
@@ -94,7 +94,7 @@ class Profile:
     task: str
     batch: dict[str, BatchSpec]
     optimizer: dict[str, Any]
-    rows: tuple[TensorRow, ...]
+    tensors: tuple[TensorInfo, ...]
     channel_order: tuple[tuple[int, ...], ...]
     operators: tuple[Operator, ...]
     moves: tuple[dict[int, tuple[int, ...]], ...]
@@ -114,20 +114,20 @@ class Profile:
 
     # ------------------------------------------------------------------ plans
 
-    def row(self, fqn: str) -> TensorRow:
-        return self.rows[self.index(fqn)]
+    def tensor(self, fqn: str) -> TensorInfo:
+        return self.tensors[self.index(fqn)]
 
     def index(self, fqn: str) -> int:
-        """The row of a tensor.
+        """The position of a tensor in `tensors`.
 
         Raises:
             PlanError: no such tensor; with suggestions.
         """
-        for i, row in enumerate(self.rows):
-            if row.fqn == fqn:
+        for i, tensor in enumerate(self.tensors):
+            if tensor.fqn == fqn:
                 return i
         raise PlanError(
-            f"The model has no trainable tensor {fqn!r}.{suggest(fqn, [r.fqn for r in self.rows])}"
+            f"The model has no trainable tensor {fqn!r}.{suggest(fqn, [r.fqn for r in self.tensors])}"
         )
 
     def plan(self, choice: Mapping[str, float], provenance: Mapping[str, str] | None = None) -> Plan:
@@ -137,21 +137,21 @@ class Profile:
             PlanError: an unknown tensor, or a part of one that has no channels.
         """
         tensors = {}
-        for i, row in enumerate(self.rows):
-            ratio = choice.get(row.fqn, 0.0)
+        for i, tensor in enumerate(self.tensors):
+            ratio = choice.get(tensor.fqn, 0.0)
             if ratio <= 0:
                 continue
             count = self._count(i, ratio)
             if count is None:
-                tensors[row.fqn] = Trained()
+                tensors[tensor.fqn] = Trained()
             else:
                 channels = tuple(sorted(self.channel_order[i][:count]))
-                tensors[row.fqn] = Trained(dim=row.channel_dim, channels=channels)
+                tensors[tensor.fqn] = Trained(dim=tensor.channel_dim, channels=channels)
         figures = self.figures(choice)
         predicted = {k: float(v) for k, v in asdict(figures).items() if isinstance(v, int | float)}
         return Plan(
             task=self.task,
-            model={r.fqn: r.shape for r in self.rows},
+            model={r.fqn: r.shape for r in self.tensors},
             batch=self.batch,
             optimizer=self.optimizer,
             batch_norm=self.batch_norm,
@@ -168,57 +168,58 @@ class Profile:
             PlanError: another model's plan, or one with channels that a ratio does not mean (along
                 another dimension, as heads are); `figures(plan.choice())` tells what that costs.
         """
-        plan.check_fits({r.fqn: r.shape for r in self.rows})
+        plan.check_fits({r.fqn: r.shape for r in self.tensors})
         for fqn, trained in plan.tensors.items():
-            row = self.row(fqn)
-            if trained.dim not in (None, row.channel_dim):
+            tensor = self.tensor(fqn)
+            dim = tensor.channel_dim
+            if trained.dim not in (None, dim):
                 raise PlanError(
                     f"The plan trains channels of {fqn!r} along dim {trained.dim}; a ratio means channels "
-                    f"along {'no dim' if row.channel_dim is None else f'dim {row.channel_dim}'}, so it is "
+                    f"along {'no dim' if dim is None else f'dim {dim}'}, so it is "
                     "no plan that ratios describe. Compile it as it is, or plan that tensor by a ratio."
                 )
         return {fqn: plan.ratio(fqn) for fqn in plan.tensors}
 
     def part(self, i: int, what: float | Trained) -> tuple[int, int] | None:
         """(dimension, channels) of a part of a tensor; None: the whole tensor."""
-        row = self.rows[i]
+        tensor = self.tensors[i]
         if not isinstance(what, Trained):
             count = self._count(i, what)
-            return None if count is None or row.channel_dim is None else (row.channel_dim, count)
-        what = checked_part(row, what)
+            return None if count is None or tensor.channel_dim is None else (tensor.channel_dim, count)
+        what = checked_part(tensor, what)
         return None if what.dim is None or what.channels is None else (what.dim, len(what.channels))
 
     def share(self, i: int, ratio: float) -> float:
         """The share of a tensor's channels that a ratio means, which are whole."""
         count = self._count(i, ratio)
-        return 1.0 if count is None else count / (self.rows[i].channels or 1)
+        return 1.0 if count is None else count / (self.tensors[i].channels or 1)
 
     def moves_along(self, i: int, dim: int) -> dict[int, tuple[int, ...]]:
-        """Where a selection along `dim` of row i moves, as `moves` has it for its channel dimension.
+        """Where a selection along `dim` of tensor i moves, as `moves` has it for its channel dimension.
 
         Raises:
             PlanError: the profile comes from a version that knew no other dimension.
         """
-        if dim == self.rows[i].channel_dim:
+        if dim == self.tensors[i].channel_dim:
             return self.moves[i]
         if not self.other_moves:
             raise PlanError(
-                f"What channels of {self.rows[i].fqn!r} along dim {dim} cost is not in this profile: an "
+                f"What channels of {self.tensors[i].fqn!r} along dim {dim} cost is not in this profile: an "
                 "earlier version made it. Derive it again from the training graph."
             )
         return self.other_moves[i].get(dim, {})
 
     def _count(self, i: int, ratio: float) -> int | None:
         """Channels trained at a ratio; None: the whole tensor."""
-        row = self.rows[i]
+        tensor = self.tensors[i]
         if ratio > 1:
-            raise PlanError(f"{row.fqn!r}: a ratio lies between 0 and 1, got {ratio}.")
+            raise PlanError(f"{tensor.fqn!r}: a ratio lies between 0 and 1, got {ratio}.")
         if ratio == 1:
             return None
-        if row.channels is None:
-            raise PlanError(f"{row.fqn!r} can only be trained whole or not at all, got the ratio {ratio}.")
-        count = count_of(ratio, row.channels)
-        return None if count == row.channels else count
+        if tensor.channels is None:
+            raise PlanError(f"{tensor.fqn!r} can only be trained whole or not at all, got the ratio {ratio}.")
+        count = count_of(ratio, tensor.channels)
+        return None if count == tensor.channels else count
 
     # ------------------------------------------------------------------ figures
 
@@ -253,7 +254,7 @@ class Profile:
     # ------------------------------------------------------------------ files
 
     def to_json(self) -> str:
-        data = asdict(self)
+        data = {"rows" if key == "tensors" else key: value for key, value in asdict(self).items()}
         data["batch"] = {k: v.model_dump() for k, v in self.batch.items()}
         data["moves"] = [_keys_as(str, m) for m in self.moves]
         data["other_moves"] = [
@@ -289,7 +290,7 @@ class Profile:
             operators.append(Operator(*values))
         data |= _of_today(data, operators)
         data["operators"] = tuple(operators)
-        data["rows"] = tuple(TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in data["rows"])
+        data["tensors"] = tuple(TensorInfo(**{**r, "shape": tuple(r["shape"])}) for r in data.pop("rows"))
         data["batch"] = {k: BatchSpec(**v) for k, v in data["batch"].items()}
         data["moves"] = tuple(_keys_as(int, m) for m in data["moves"])
         data["other_moves"] = tuple(

@@ -17,7 +17,7 @@ from ..ir.reachability import ancestors, dependence
 from ..optimizer import Optimizer
 from ..optimizer.updates import scalar_state, tensor_state
 from ..plan import Trained, presets
-from ..plan.tensor_info import TensorRow
+from ..plan.tensor_info import TensorInfo
 from ..recurrent.operators import BACKWARD
 from ..train_graph import TrainGraph
 from ..train_graph.channel_slicing import Along, moves
@@ -85,15 +85,15 @@ def profile_of(graph: TrainGraph) -> Profile:
     gradient = _gradient_nodes(graph, number)
     first, roots, order = [], [], []
     move_tables, other_tables = [], []
-    for i, row in enumerate(graph.tensors):
+    for i, tensor in enumerate(graph.tensors):
         placeholder = next(p for p, r in weights.items() if r == i)
         users = [u for u in placeholder.users if u in number]
         first.append(min(number[u] for u in users))
-        roots.append(number[gradient[row.fqn]])
-        has_channels = row.channel_dim is not None
-        order.append(_by_norm(graph, row) if has_channels else ())
-        by_dim = {d: _moves(gradient[row.fqn], d, placeholder, number) for d in range(len(row.shape))}
-        move_tables.append(by_dim.pop(row.channel_dim) if row.channel_dim is not None else {})
+        roots.append(number[gradient[tensor.fqn]])
+        has_channels = tensor.channel_dim is not None
+        order.append(_by_norm(graph, tensor) if has_channels else ())
+        by_dim = {d: _moves(gradient[tensor.fqn], d, placeholder, number) for d in range(len(tensor.shape))}
+        move_tables.append(by_dim.pop(tensor.channel_dim) if tensor.channel_dim is not None else {})
         other_tables.append({d: table for d, table in by_dim.items() if table})
 
     late_only = []
@@ -111,7 +111,7 @@ def profile_of(graph: TrainGraph) -> Profile:
         task=graph.name,
         batch=dict(graph.plan.batch),
         optimizer=graph.optimizer.to_dict(),
-        rows=graph.tensors,
+        tensors=graph.tensors,
         channel_order=tuple(order),
         operators=tuple(operators),
         moves=tuple(move_tables),
@@ -120,7 +120,7 @@ def profile_of(graph: TrainGraph) -> Profile:
         roots=tuple(roots),
         resident_bytes=resident,
         backward_constants=tuple(late_only),
-        state_bytes=tuple(_state_bytes(graph.optimizer, row) for row in graph.tensors),
+        state_bytes=tuple(_state_bytes(graph.optimizer, tensor) for tensor in graph.tensors),
         scalar_bytes=SCALAR_BYTES * len(scalar_state(graph.optimizer)),
         batch_norm=graph.plan.batch_norm,
         dropout=graph.plan.dropout,
@@ -131,7 +131,7 @@ def profile_of(graph: TrainGraph) -> Profile:
 
 
 def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
-    """Node -> bit set of the rows whose update needs it."""
+    """Node -> bit set of the tensors whose update needs it."""
     # A tensor's part in the norm of all gradients exists for that tensor, whomever the norm scales.
     names = [s.fqn for s in raw.outputs]
     only = {n: 1 << names.index(n.meta["norm_of"]) for n in raw.nodes("update") if "norm_of" in n.meta}
@@ -152,24 +152,24 @@ def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
     return out
 
 
-def _state_bytes(optimizer: Optimizer, row: TensorRow) -> tuple[int, int]:
+def _state_bytes(optimizer: Optimizer, tensor: TensorInfo) -> tuple[int, int]:
     """Bytes of a tensor's optimizer state: what stays, and what shrinks with its trained channels."""
     amounts = [0, 0]
-    for shape in tensor_state(optimizer, row.shape).values():
-        amounts[_shrinks(shape, row)] += tensor_bytes(shape, torch.float32)
+    for shape in tensor_state(optimizer, tensor.shape).values():
+        amounts[_shrinks(shape, tensor)] += tensor_bytes(shape, torch.float32)
     return amounts[0], amounts[1]
 
 
-def _shrinks(shape: tuple[int, ...], row: TensorRow) -> bool:
+def _shrinks(shape: tuple[int, ...], tensor: TensorInfo) -> bool:
     """Does a value of an update with this shape have the trained channels of its tensor only?"""
-    dim = row.channel_dim
+    dim = tensor.channel_dim
     if dim is None:
-        return shape == row.shape
-    return len(shape) == len(row.shape) and shape[dim] == row.shape[dim]
+        return shape == tensor.shape
+    return len(shape) == len(tensor.shape) and shape[dim] == tensor.shape[dim]
 
 
 def _fixed(
-    node: fx.Node, owns_bytes: int, work: int, serves: int, rows: Sequence[TensorRow]
+    node: fx.Node, owns_bytes: int, work: int, serves: int, tensors: Sequence[TensorInfo]
 ) -> tuple[int, int, int]:
     """Bytes, FLOPs and work of an operator that do not shrink with the trained channels of its tensor."""
     if node.meta["phase"] != "update":
@@ -177,8 +177,8 @@ def _fixed(
     flops = node_flops(node)
     if serves.bit_count() != 1:
         return owns_bytes, flops, work
-    row = rows[serves.bit_length() - 1]
-    fixed = lambda n: not _shrinks(tuple(n.meta["val"].shape), row)  # noqa: E731
+    tensor = tensors[serves.bit_length() - 1]
+    fixed = lambda n: not _shrinks(tuple(n.meta["val"].shape), tensor)  # noqa: E731
     moved = sum(value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
     whole = all(fixed(n) for n in (node, *node.all_input_nodes))
     return owns_bytes if fixed(node) else 0, flops if whole else 0, moved
@@ -246,8 +246,8 @@ def _moves(
     return table
 
 
-def _by_norm(graph: TrainGraph, row: Any) -> tuple[int, ...]:
+def _by_norm(graph: TrainGraph, tensor: Any) -> tuple[int, ...]:
     """Channels by falling L2 norm: the order in which a growing ratio takes them."""
-    weight: torch.Tensor = graph.initial(row.fqn).detach().transpose(0, row.channel_dim)
+    weight: torch.Tensor = graph.initial(tensor.fqn).detach().transpose(0, tensor.channel_dim)
     weight = weight.reshape(len(weight), -1)
     return tuple(torch.argsort(-weight.norm(dim=1), stable=True).tolist())

@@ -54,14 +54,14 @@ class _Replay:
             i = profile.index(fqn)
             self.trained |= 1 << i
             part = profile.part(i, what)
-            row = profile.rows[i]
+            tensor = profile.tensors[i]
             share = 1.0
             if part is not None:
                 dim, count = part
-                share = self.parts[i] = count / row.shape[dim]
+                share = self.parts[i] = count / tensor.shape[dim]
                 self.moves[i] = profile.moves_along(i, dim)
                 # The trained part stands beside the whole weight, with the indices that place it.
-                self.resident += round(row.nbytes * share) + 8 * count
+                self.resident += round(tensor.nbytes * share) + 8 * count
             stays, shrinks = profile.state_bytes[i]
             self.state += stays + round(shrinks * share)
         if self.trained:
@@ -72,7 +72,7 @@ class _Replay:
         self.next_storage = len(profile.operators)
         self.flops = 0
         self.work = [0] * len(WORK_KINDS)
-        self.gradients: dict[int, int] = {}  # row trained in part -> storage of what is selected of it
+        self.gradients: dict[int, int] = {}  # tensor trained in part -> storage of what is selected of it
         self.selected: dict[tuple[int, int], int] = {}
         self.moved: dict[int, tuple[float, tuple[int, ...], tuple[int, ...]]] = {}  # share, parts, wholes
         self.twice: set[int] = set()  # operators that a part is computed of, and the whole
@@ -133,12 +133,12 @@ class _Replay:
         return tuple(operands)
 
     def _part_of(self, o: Operator) -> int:
-        """The row that a backward operator alone serves, if only a part of it is trained; else -1."""
+        """The tensor that a backward operator alone serves, if only a part of it is trained; else -1."""
         i = self._only(o)
         return i if i in self.parts and not (o.forward or o.needed) else -1
 
     def _only(self, o: Operator) -> int:
-        """The one trained row an operator serves, or -1."""
+        """The one trained tensor an operator serves, or -1."""
         served = o.serves & self.trained
         return served.bit_length() - 1 if served and served & (served - 1) == 0 else -1
 
@@ -217,12 +217,14 @@ class _Replay:
                 self.moved[m] = of, tuple(part if s == n else s for s in operands), kept
 
     def _join_parts(self) -> dict[int, int]:
-        """Whole weights made of constant and trained channels: row -> storage."""
+        """Whole weights made of constant and trained channels: tensor -> storage."""
         joined = {}
         for i in self.parts:
-            size = self.p.rows[i].nbytes
+            size = self.p.tensors[i].nbytes
             at = self.p.first_reader[i]
-            joined[i] = self._add(at, -1, i, f"join_{self.p.rows[i].fqn}", size, (), False, True, size // 4)
+            joined[i] = self._add(
+                at, -1, i, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // 4
+            )
         return joined
 
     def _masks(self, exists: list[bool]) -> dict[int, int]:

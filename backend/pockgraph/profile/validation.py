@@ -22,38 +22,38 @@ def check(profile: Profile) -> None:
     Raises:
         PlanError: a number that is none, or names an operator or a tensor that is not there.
     """
-    count, rows = len(profile.operators), len(profile.rows)
+    count, tensors = len(profile.operators), len(profile.tensors)
     for i, o in enumerate(profile.operators):
-        _check_operator(o, i, count, rows)
+        _check_operator(o, i, count, tensors)
     _require(_indices([profile.loss], count), "the loss")
     for name in ("channel_order", "moves", "first_reader", "roots", "state_bytes"):
-        _require(len(getattr(profile, name)) == rows, name)
-    _require(len(profile.other_moves) in (0, rows), "other_moves")
+        _require(len(getattr(profile, name)) == tensors, name)
+    _require(len(profile.other_moves) in (0, tensors), "other_moves")
     _require(_indices((*profile.first_reader, *profile.roots), count), "first_reader or roots")
-    for i, row in enumerate(profile.rows):
-        sizes = (*row.shape, row.flops, row.dx_flops, row.saved_bytes, row.depth)
-        names = (row.fqn, row.kind, row.layer, row.block)
+    for i, tensor in enumerate(profile.tensors):
+        sizes = (*tensor.shape, tensor.flops, tensor.dx_flops, tensor.saved_bytes, tensor.depth)
+        names = (tensor.fqn, tensor.kind, tensor.layer, tensor.block)
         _require(all(isinstance(n, str) for n in names) and _amounts(sizes), f"tensor {i}")
-        dim = row.channel_dim
-        _require(dim is None or _indices([dim], len(row.shape)), f"the channels of {row.fqn!r}")
+        dim = tensor.channel_dim
+        _require(dim is None or _indices([dim], len(tensor.shape)), f"the channels of {tensor.fqn!r}")
         order = profile.channel_order[i]
         _require(
-            _indices(order, row.channels or 0) and len(set(order)) == len(order) in (0, row.channels),
-            f"the channel order of {row.fqn!r}",
+            _indices(order, tensor.channels or 0) and len(set(order)) == len(order) in (0, tensor.channels),
+            f"the channel order of {tensor.fqn!r}",
         )
         for moves in (profile.moves[i], *(profile.other_moves[i].values() if profile.other_moves else ())):
             to = [t for operands in moves.values() for t in operands]
             there = _indices(moves, count) and all(type(t) is int and t < count for t in to)
-            _require(there, f"the moves of {row.fqn!r}")
-    known = {r.fqn for r in profile.rows}
-    _require(len(known) == rows and known.issuperset(profile.head), "the names of tensors")
+            _require(there, f"the moves of {tensor.fqn!r}")
+    known = {r.fqn for r in profile.tensors}
+    _require(len(known) == tensors and known.issuperset(profile.head), "the names of tensors")
     for name, preset in profile.presets.items():
         _require(known.issuperset(preset) and all(_is_share(v) for v in preset.values()), f"preset {name!r}")
     constants = profile.backward_constants
     _require(all(_amounts([n]) and _indices(readers, count) for n, readers in constants), "the constants")
     states = [n for pair in profile.state_bytes for n in pair]
     _require(
-        _amounts((profile.resident_bytes, profile.scalar_bytes, *states)) and len(states) == 2 * rows,
+        _amounts((profile.resident_bytes, profile.scalar_bytes, *states)) and len(states) == 2 * tensors,
         "the bytes of state",
     )
     if profile.time is not None:
@@ -63,14 +63,14 @@ def check(profile: Profile) -> None:
         )  # fmt: skip
 
 
-def _check_operator(o: Operator, i: int, count: int, rows: int) -> None:
+def _check_operator(o: Operator, i: int, count: int, tensors: int) -> None:
     what = f"operator {i}"
     _require(isinstance(o.name, str) and _amounts(getattr(o, a) for a in _AMOUNTS), what)
     _require(all(type(flag) is bool for flag in (o.forward, o.needed, o.elementwise)), what)
     before = _indices((o.storage, *o.operands), i + 1) and _indices(o.inputs, i)  # schedule order: no circles
-    _require(before and _indices(o.late, count) and _indices(o.reads, rows), what)
-    _require(_indices([o.kind], len(WORK_KINDS)) and _amounts([o.serves]) and o.serves < 1 << rows, what)
-    _require(_indices([o.masks + 1], count + 1) and _indices([o.joins + 1], rows + 1), what)
+    _require(before and _indices(o.late, count) and _indices(o.reads, tensors), what)
+    _require(_indices([o.kind], len(WORK_KINDS)) and _amounts([o.serves]) and o.serves < 1 << tensors, what)
+    _require(_indices([o.masks + 1], count + 1) and _indices([o.joins + 1], tensors + 1), what)
 
 
 def _amounts(values: Iterable[Any]) -> bool:

@@ -136,7 +136,7 @@ class LinearMemory:
         """Bytes of trained parts beside their weights, with the indices that place them."""
         total = Linear()
         for i in self.v.variables_by_share:
-            tensor = self.p.rows[i]
+            tensor = self.p.tensors[i]
             for share, literal in self.v.variables_of(i):
                 if share < 1:
                     total.add(literal, tensor.nbytes * share + 8 * share * (tensor.channels or 0))
@@ -239,7 +239,7 @@ class LinearMemory:
                 if share < 1:
                     trained = None if always else self.v.any_trained(deeper)
                     joined = literal if trained is None else self.v.both_of(literal, trained)
-                    total.add(joined, self.p.rows[i].nbytes)
+                    total.add(joined, self.p.tensors[i].nbytes)
 
     # ------------------------------------------------------------------ who reads it
 

@@ -45,7 +45,7 @@ class PlanVariables:
         self._any: dict[tuple[int, tuple[int, ...]], int] = {}
         self._both: dict[tuple[int, int], int] = {}
         self._demands: dict[int, set[int]] = {}  # variable -> those of which any makes it 1
-        index = {tensor.fqn: i for i, tensor in enumerate(profile.rows)}
+        index = {tensor.fqn: i for i, tensor in enumerate(profile.tensors)}
         out = {fqn for fqn, ratio in locked.items() if ratio <= 0}
         self._fix(index)
         self._decide_weights(index, out)

@@ -52,14 +52,14 @@ def fit(profile: Profile, target: str, timed: Sequence[tuple[Choice, float]]) ->
 
 def probe_choices(profile: Profile, count: int = 7) -> list[dict[str, float]]:
     """Plans that differ in every kind of work: head, preset, full, and ranges of layers in between."""
-    weights = [r for r in profile.rows if r.kind == "weight" and r.fqn not in profile.head]
+    weights = [r for r in profile.tensors if r.kind == "weight" and r.fqn not in profile.head]
     head = dict.fromkeys(profile.head, 1.0)
-    full = {r.fqn: 1.0 for r in profile.rows}
+    full = {r.fqn: 1.0 for r in profile.tensors}
     choices = [head, full, dict(profile.presets.get("preset", head))]
     cuts = [weights[len(weights) // 3].depth, weights[2 * len(weights) // 3].depth] if weights else []
     for cut in cuts:
-        choices.append({r.fqn: 1.0 for r in profile.rows if r.depth >= cut} | head)
-        choices.append({r.fqn: 1.0 for r in profile.rows if r.depth >= cut and r.kind != "weight"} | head)
+        choices.append({r.fqn: 1.0 for r in profile.tensors if r.depth >= cut} | head)
+        choices.append({r.fqn: 1.0 for r in profile.tensors if r.depth >= cut and r.kind != "weight"} | head)
     return choices[:count]
 
 

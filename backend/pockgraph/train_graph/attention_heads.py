@@ -100,7 +100,7 @@ def heads(
     for (fqn, dim), channels in chosen.items():
         if fqn in result:
             raise PlanError(f"{fqn!r} is more than one projection of {attention.layer!r}: name its channels.")
-        whole = len(channels) == graph.row(fqn).shape[dim]
+        whole = len(channels) == graph.tensor(fqn).shape[dim]
         result[fqn] = Trained() if whole else Trained(dim=dim, channels=tuple(sorted(channels)))
     return result
 

@@ -13,7 +13,7 @@ from ..passes.dropout_masks import refuse_random, with_masks
 from ..plan import BatchSpec, Plan, Trained
 from ..task import Task
 from .prune import prune
-from .train_graph import TrainGraph, no_parameters, tensor_rows
+from .train_graph import TrainGraph, no_parameters, tensor_infos
 
 
 def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
@@ -42,23 +42,23 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
     gradients = canonicalize(trace.graph)
     gradients = hoist_weight_gradients(with_masks(gradients) if task.dropout else gradients)
     refuse_random(gradients, task.name, "loss")
-    rows = tensor_rows(gradients)
-    if not rows:
+    tensors = tensor_infos(gradients)
+    if not tensors:
         raise no_parameters(task.name)
-    check_groups(optimizer, [r.fqn for r in rows])
+    check_groups(optimizer, [r.fqn for r in tensors])
     metric = canonicalize(trace_metric(task).graph)
     refuse_random(metric, task.name, "metric")
     metric = _sharing_buffers(metric, gradients)
     batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}
     plan = Plan(
-        task=task.name, model={r.fqn: r.shape for r in rows}, batch=batch, optimizer=optimizer.to_dict(),
+        task=task.name, model={r.fqn: r.shape for r in tensors}, batch=batch, optimizer=optimizer.to_dict(),
         batch_norm=task.batch_norm, dropout=task.dropout,
-        tensors={r.fqn: Trained() for r in rows}, provenance={"made_by": "full"},
+        tensors={r.fqn: Trained() for r in tensors}, provenance={"made_by": "full"},
     )  # fmt: skip
     whole = prune(gradients, optimizer, plan)
     graph = TrainGraph(
         fx=whole.fx, inputs=whole.inputs, outputs=whole.outputs, values=whole.values, name=task.name,
-        task=task, gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=rows,
+        task=task, gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=tensors,
         unused=trace.unused, aliases=trace.aliases, frozen=trace.frozen, reference=task.reference,
     )  # fmt: skip
     return graph

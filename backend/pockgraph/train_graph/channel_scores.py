@@ -44,16 +44,16 @@ def fisher_scores(
     require(PlanError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
     require(PlanError, "batches", batches, Iterable, "Pass batches in the task's form, such as task.train.")
     require(PlanError, "tensors", tensors or (), Iterable, "Pass a list of names, or leave it out.")
-    rows = {row.fqn: row for row in graph.tensors if row.channel_dim is not None}
-    wanted = list(rows) if tensors is None else list(tensors)
+    sliceable = {tensor.fqn: tensor for tensor in graph.tensors if tensor.channel_dim is not None}
+    wanted = list(sliceable) if tensors is None else list(tensors)
     for fqn in wanted:
-        if fqn not in rows:
-            raise PlanError(f"There are no channels to score in {fqn!r}.{suggest(fqn, rows)}")
+        if fqn not in sliceable:
+            raise PlanError(f"There are no channels to score in {fqn!r}.{suggest(fqn, sliceable)}")
     backward = _only(graph.gradients, wanted)
     example = {
         s.fqn: torch.empty(s.shape, dtype=getattr(torch, s.dtype), device="meta") for s in graph.batch_slots
     }
-    scores = {fqn: np.zeros(rows[fqn].channels or 0) for fqn in wanted}
+    scores = {fqn: np.zeros(sliceable[fqn].channels or 0) for fqn in wanted}
     named = [graph.task.named(batch) for batch in batches]
     if not named:
         raise PlanError("Fisher information needs batches, but there are none. Pass at least one.")
@@ -62,7 +62,7 @@ def fisher_scores(
         gradients = interpret(backward, batch, step=step)
         for slot in backward.outputs:
             grad = gradients[slot.name]
-            dim = rows[slot.fqn].channel_dim
+            dim = sliceable[slot.fqn].channel_dim
             others = [d for d in range(grad.ndim) if d != dim]
             square = grad.double().square()
             scores[slot.fqn] += (square.sum(others) if others else square).numpy()

@@ -242,17 +242,17 @@ def _why_none(stuck: Sequence[_Obstacle], graph: TrainGraph) -> str:
 
 def _how(plan: Plan, graph: TrainGraph) -> str:
     kept, count = set(plan.tensors), f"{len(plan.tensors)} of its {len(graph.plan.tensors)} tensors"
-    rows = [r for r in graph.tensors if r.fqn in graph.plan.tensors]
-    where = next(i for i, r in enumerate(rows) if r.fqn in kept)
-    if all(r.fqn in kept for r in rows[where:]):
-        first = rows[where]
+    tensors = [r for r in graph.tensors if r.fqn in graph.plan.tensors]
+    where = next(i for i, r in enumerate(tensors) if r.fqn in kept)
+    if all(r.fqn in kept for r in tensors[where:]):
+        first = tensors[where]
         whole = [
             name
             for name, part in ((first.block, "block"), (first.layer, "layer"))
-            if name and all(r.fqn in kept for r in rows if getattr(r, part) == name)
+            if name and all(r.fqn in kept for r in tensors if getattr(r, part) == name)
         ]
         return f"Train from `{(whole or [first.fqn])[0]}` up, {count}, and it compiles."
-    frozen = [r.fqn for r in rows if r.fqn not in kept]
+    frozen = [r.fqn for r in tensors if r.fqn not in kept]
     if len(frozen) <= len(kept):
         return f"Freeze {listing(frozen)} (train {count}), and it compiles."
-    return f"Train {listing([r.fqn for r in rows if r.fqn in kept])} ({count}), and it compiles."
+    return f"Train {listing([r.fqn for r in tensors if r.fqn in kept])} ({count}), and it compiles."

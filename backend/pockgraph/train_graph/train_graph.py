@@ -22,7 +22,7 @@ from ..ir.reachability import dependence
 from ..optimizer import Optimizer, check_groups, optimizer_from_dict
 from ..plan import Plan
 from ..plan.plannable import check_trainable
-from ..plan.tensor_info import TensorRow
+from ..plan.tensor_info import TensorInfo
 from ..recurrent.operators import WEIGHTS
 from .prune import prune, specialise
 
@@ -57,7 +57,7 @@ class TrainGraph(Graph):
     metric: Graph
     optimizer: Optimizer
     plan: Plan
-    tensors: tuple[TensorRow, ...]
+    tensors: tuple[TensorInfo, ...]
     unused: tuple[str, ...] = ()
     aliases: dict[str, str] | None = None
     frozen: tuple[str, ...] = ()
@@ -73,9 +73,9 @@ class TrainGraph(Graph):
             TaskError: a group of the optimizer's matches no tensor.
         """
         require(PlanError, "plan", plan, Plan, "Pass a Plan, such as Plan.preset(graph) or Plan.load(path).")
-        check_groups(self.optimizer, [row.fqn for row in self.tensors])
+        check_groups(self.optimizer, [tensor.fqn for tensor in self.tensors])
         check_trainable(self, list(plan.tensors))
-        plan.check_fits({row.fqn: row.shape for row in self.tensors}, self.frozen)
+        plan.check_fits({tensor.fqn: tensor.shape for tensor in self.tensors}, self.frozen)
         if not plan.tensors:
             raise PlanError(
                 "The plan trains nothing. Name at least one tensor, for example with Plan.head(graph)."
@@ -111,15 +111,15 @@ class TrainGraph(Graph):
 
         return check(self, get_target(target))
 
-    def row(self, fqn: str) -> TensorRow:
+    def tensor(self, fqn: str) -> TensorInfo:
         """What is known of a trainable tensor.
 
         Raises:
             PlanError: there is none of that name (with suggestions).
         """
-        for row in self.tensors:
-            if row.fqn == fqn:
-                return row
+        for tensor in self.tensors:
+            if tensor.fqn == fqn:
+                return tensor
         raise PlanError(
             f"The model has no trainable tensor {fqn!r}.{suggest(fqn, [r.fqn for r in self.tensors])}"
         )
@@ -130,7 +130,7 @@ class TrainGraph(Graph):
         Raises:
             PlanError: there is no trainable tensor of that name (with suggestions).
         """
-        self.row(fqn)
+        self.tensor(fqn)
         return self.gradients.values[f"param:{fqn}"]
 
     @property
@@ -175,7 +175,7 @@ class TrainGraph(Graph):
     @cached_property
     def fingerprint(self) -> str:
         """Identifies the model (names and shapes), the batch and the optimizer's kind: 16 hex digits."""
-        model = {row.fqn: row.shape for row in self.tensors}
+        model = {tensor.fqn: tensor.shape for tensor in self.tensors}
         batch = {s.fqn: (s.shape, s.dtype) for s in self.batch_slots}
         policies = {"batch_norm": self.plan.batch_norm, "dropout": self.plan.dropout}
         changed = [policies] if policies != {"batch_norm": "frozen", "dropout": False} else []
@@ -188,11 +188,11 @@ class TrainGraph(Graph):
                 f"peak {self.peak_bytes / 1e6:.1f} MB, {self.flops / 1e9:.2f} GFLOP)")  # fmt: skip
 
 
-# ---------------------------------------------------------------------- rows
+# ---------------------------------------------------------------------- tensors
 
 
-def tensor_rows(gradients: Graph) -> tuple[TensorRow, ...]:
-    """One row per tensor that has a gradient, in the order of the forward pass."""
+def tensor_infos(gradients: Graph) -> tuple[TensorInfo, ...]:
+    """Every tensor that has a gradient, and its costs, in the order of the forward pass."""
     needs = dependence(gradients)
     order = {node: i for i, node in enumerate(gradients.fx.nodes)}
     placeholders = gradients.placeholders
@@ -210,22 +210,22 @@ def tensor_rows(gradients: Graph) -> tuple[TensorRow, ...]:
         else:
             layer = node.meta["layer"]
             shared_flops[layer] = shared_flops.get(layer, 0) + node_flops(node)
-    rows = []
+    tensors = []
     for i, slot in enumerate(gradients.outputs):
         if slot.role is not Role.GRAD:
             continue
         node = placeholders[f"param:{slot.fqn}"]
         readers = [order[u] for u in node.users if u.op == "call_function" and u.meta["phase"] == "forward"]
         layer = slot.fqn.rpartition(".")[0]
-        rows.append(
-            TensorRow(
+        tensors.append(
+            TensorInfo(
                 fqn=slot.fqn, kind=_kind(slot), shape=slot.shape, layer=layer, block=_block(layer),
                 channel_dim=_channel_dim(node), flops=own_flops.get(1 << i, 0) + 2 * node.meta["val"].numel(),
                 dx_flops=shared_flops.get(layer, 0), saved_bytes=sum(own_saved.get(1 << i, {}).values()),
                 depth=min(readers, default=0),
             )
         )  # fmt: skip
-    return tuple(sorted(rows, key=lambda r: r.depth))
+    return tuple(sorted(tensors, key=lambda r: r.depth))
 
 
 def _kind(slot: Slot) -> str:
