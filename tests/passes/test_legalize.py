@@ -23,8 +23,21 @@ from pockgraph.passes.legalize.table import EXPANSIONS
 aten = torch.ops.aten
 
 
+# Operators without an expansion of ours, because PyTorch's own does as well; and what it is made of.
+OF_PYTORCH = {
+    aten.mse_loss.default: "sub pow mean",
+    aten.mse_loss_backward.default: "sub mul mul",
+    aten.smooth_l1_loss.default: "sub abs lt pow mul div sub where mean",
+    aten.smooth_l1_loss_backward.default: "sub abs mul lt mul div sign mul where",
+    aten.huber_loss.default: "sub abs lt mul mul sub mul where mean",
+    aten.huber_loss_backward.default: "sub lt mul mul gt mul mul mul mul where where",
+    aten.binary_cross_entropy_backward.default: "sub mul rsub mul clamp div div",
+}
+EXPANDED = EXPANSIONS.keys() | OF_PYTORCH.keys()
+
+
 def refusal(node: fx.Node) -> str:
-    return "no such operator" if node.target in EXPANSIONS else ""
+    return "no such operator" if node.target in EXPANDED else ""
 
 
 def rand(*shape: int) -> Tensor:
@@ -64,6 +77,20 @@ def graph_of(function: Callable[..., Any], *args: Tensor) -> Graph:
     return Graph(graph, inputs, outputs, {})
 
 
+def graph_of_call(overload: Any, *args: Any) -> tuple[Graph, list[Tensor]]:
+    """One call of an operator that tracing takes apart, and its tensors."""
+    graph, tensors = fx.Graph(), [a for a in args if isinstance(a, Tensor)]
+    given = iter([graph.placeholder(f"a{i}") for i in range(len(tensors))])
+    node = graph.call_function(overload, tuple(next(given) if isinstance(a, Tensor) else a for a in args))
+    graph.output((node,))
+    inputs = [Slot(Role.BATCH, f"a{i}", tuple(a.shape), dtype_name(a.dtype)) for i, a in enumerate(tensors)]
+    values = [*tensors, overload(*args)]
+    for inner, value in zip(graph.nodes, values):
+        inner.meta = {"val": meta_like(value), "phase": "forward", "layer": "", "source": ""}
+    output = Slot(Role.METRIC, "", tuple(values[-1].shape), dtype_name(values[-1].dtype))
+    return Graph(graph, tuple(inputs), (output,), {}), tensors
+
+
 def run(graph: Graph, *args: Tensor) -> list[Tensor]:
     inputs = dict(zip((s.name for s in graph.inputs if s.role is Role.BATCH), args))
     feeds = [inputs[s.name] if s.name in inputs else graph.values[s.name] for s in graph.inputs]
@@ -72,11 +99,14 @@ def run(graph: Graph, *args: Tensor) -> list[Tensor]:
 
 def assert_expands(function: Callable[..., Any], *args: Tensor, tolerance: float = 2e-6) -> set[Any]:
     """The expanded graph gives the same; which operators were expanded."""
-    graph = graph_of(function, *args)
+    return assert_graph_expands(graph_of(function, *args), *args, tolerance=tolerance)
+
+
+def assert_graph_expands(graph: Graph, *args: Tensor, tolerance: float = 2e-6) -> set[Any]:
     legal = Legalize(refusal)(graph)
     legal.validate()
-    expanded = {n.target for n in graph.nodes()} & EXPANSIONS.keys()
-    assert not {n.target for n in legal.nodes()} & EXPANSIONS.keys()
+    expanded = {n.target for n in graph.nodes()} & EXPANDED
+    assert not {n.target for n in legal.nodes()} & EXPANDED
     for got, wanted in zip(run(legal, *args), run(graph, *args), strict=True):
         assert got.shape == wanted.shape
         assert got.dtype == wanted.dtype
@@ -89,6 +119,13 @@ def assert_expands(function: Callable[..., Any], *args: Tensor, tolerance: float
         error = float((got - wanted).nan_to_num(0, 0, 0).abs().max()) if wanted.numel() else 0.0
         assert error <= tolerance * max(size, 1e-30), f"off by {error} of {size}"
     return expanded
+
+
+def with_ignored(high: int, *shape: int) -> Tensor:
+    """Labels, the first of which stands for none."""
+    labels = ints(high, *shape)
+    labels.view(-1)[0] = -100
+    return labels
 
 
 EDGES = torch.tensor(
@@ -186,6 +223,52 @@ CASES: dict[str, tuple[Any, ...]] = {
     "bilinear": (F.bilinear, rand(4, 3), rand(4, 2), rand(5, 3, 2)),
     "addbmm": (lambda x, a: torch.addbmm(x, a, a, beta=0.3, alpha=2), rand(3, 3), rand(2, 3, 3)),
     "weight_norm": (lambda v, g: torch._weight_norm(v, g, 0), rand(4, 3, 2), rand(4, 1, 1)),
+    **{
+        f"{name}_{reduction}": (lambda *a, f=function, r=reduction: f(*a, reduction=r), *args)
+        for reduction in ("none", "mean", "sum")
+        for name, (function, *args) in {
+            "cross_entropy": (F.cross_entropy, rand(6, 5), with_ignored(5, 6)),
+            "cross_entropy_weighted": (
+                lambda x, y, w, **k: F.cross_entropy(x, y, w.detach().abs(), **k),
+                rand(6, 5), with_ignored(5, 6), rand(5),
+            ),
+            "cross_entropy_2d": (F.cross_entropy, rand(2, 5, 3, 4), with_ignored(5, 2, 3, 4)),
+            "cross_entropy_2d_weighted": (
+                lambda x, y, w, **k: F.cross_entropy(x, y, w.detach().abs(), **k),
+                rand(2, 5, 3, 4), with_ignored(5, 2, 3, 4), rand(5),
+            ),
+            "cross_entropy_1d": (F.cross_entropy, rand(5), torch.tensor(3)),
+            "cross_entropy_1d_weighted": (
+                lambda x, y, w, **k: F.cross_entropy(x, y, w.detach().abs(), **k),
+                rand(5), torch.tensor(3), rand(5),
+            ),
+            "cross_entropy_all_ignored": (F.cross_entropy, rand(3, 4), torch.full((3,), -100)),
+            "nll_infinite_where_ignored": (
+                lambda x, y, **k: F.nll_loss(x, y, **k),
+                torch.tensor([[-math.inf, 0.0], [-1.0, -2.0]]), torch.tensor([-100, 1]),
+            ),
+            "mse": (F.mse_loss, rand(4, 3), 2 * rand(4, 3)),
+            "smooth_l1": (lambda a, b, **k: F.smooth_l1_loss(a, b, beta=0.5, **k), rand(40), 2 * rand(40)),
+            "smooth_l1_equal": (lambda a, **k: F.smooth_l1_loss(a, a.detach(), **k), rand(4)),
+            "huber": (lambda a, b, **k: F.huber_loss(a, b, delta=0.7, **k), rand(40), 2 * rand(40)),
+            "huber_at_its_bound": (
+                lambda a, b, **k: F.huber_loss(a, b.detach(), delta=0.5, **k),
+                torch.tensor([0.5, -0.5, 0.0, 0.75]), torch.zeros(4),
+            ),
+            "bce": (
+                lambda x, t, **k: F.binary_cross_entropy(x, t.detach(), **k),
+                rand(4, 3).sigmoid(), rand(4, 3).flip(0).sigmoid(),
+            ),
+            "bce_certain": (
+                lambda x, t, **k: F.binary_cross_entropy(x, t.detach(), **k),
+                torch.tensor([0.0, 1.0, 0.0, 1.0, 0.3]), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]),
+            ),
+            "bce_weighted": (
+                lambda x, t, w, **k: F.binary_cross_entropy(x, t.detach(), w.detach(), **k),
+                rand(4, 3).sigmoid(), rand(4, 3).flip(0).sigmoid(), rand(3),
+            ),
+        }.items()
+    },
     "multi_margin": (lambda x, y: F.multi_margin_loss(x, y, p=2), rand(4, 5), ints(5, 4)),
     "multi_margin_each": (
         lambda x, y, w: F.multi_margin_loss(x, y, weight=w.detach().abs(), reduction="none"),
@@ -276,6 +359,19 @@ def test_an_expansion_gives_what_its_operator_gives(name: str) -> None:
     assert assert_expands(*CASES[name])
 
 
+@pytest.mark.parametrize("reduction", [0, 1, 2])
+@pytest.mark.parametrize("weight", [None, rand(3)])
+@pytest.mark.parametrize("pos_weight", [None, rand(3).abs()])
+def test_binary_cross_entropy_of_logits(
+    weight: Tensor | None, pos_weight: Tensor | None, reduction: int
+) -> None:
+    logits = torch.tensor([[-200.0, 200.0, -90.0], [30.0, 0.0, -0.3]])
+    targets = torch.tensor([[0.0, 1.0, 1.0], [0.5, 0.0, 0.2]])
+    overload = aten.binary_cross_entropy_with_logits.default
+    graph, tensors = graph_of_call(overload, logits, targets, weight, pos_weight, reduction)
+    assert assert_graph_expands(graph, *tensors) == {overload}
+
+
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "linear"])
 def test_a_resize_too_large_for_a_matrix_takes_what_it_needs(
     mode: str, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +398,19 @@ def test_pytorchs_own_decompositions_serve_where_there_is_no_expansion() -> None
     assert not {n.target for n in legal.nodes()} & set(lacking)
     for got, wanted in zip(run(legal, rand(2, 4)), run(graph, rand(2, 4)), strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("overload", OF_PYTORCH)
+def test_pytorchs_formulas_are_those_that_were_measured(overload: Any) -> None:
+    """They move between its releases: a new one is compared with the old in time before it is taken."""
+    schema = [a.name for a in overload._schema.arguments]
+    given = {"reduction": 1, "beta": 0.5, "delta": 0.5, "weight": None}
+    example = {"grad_output": torch.tensor(1.0), "self": rand(4).sigmoid(), "target": rand(4).cos().abs()}
+    graph, _ = graph_of_call(overload, *(example.get(name, given.get(name)) for name in schema))
+    assert (
+        " ".join(n.target.overloadpacket.__name__ for n in Legalize(refusal)(graph).nodes())
+        == (OF_PYTORCH[overload])
+    )
 
 
 def test_where_an_expansion_needs_what_the_target_lacks_the_reason_names_it() -> None:

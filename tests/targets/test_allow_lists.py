@@ -18,6 +18,9 @@ from pockgraph.runtime import onnx_file, openvino_xml
 from pockgraph.targets.onnx.rules import RULES as ONNX_RULES
 from pockgraph.targets.openvino.rules import RULES as OPENVINO_RULES
 
+# Written by earlier releases, whose artefacts still open.
+RETIRED = {"OneHot"}
+
 ROOT = Path(pockgraph.__file__).parent
 aten = torch.ops.aten
 
@@ -37,16 +40,18 @@ def flat(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def test_openvino_files_may_hold_what_the_lowering_writes_and_nothing_else() -> None:
+def test_openvino_files_may_hold_what_a_lowering_writes_or_wrote_and_nothing_else() -> None:
     text = source("targets/openvino")
     written = set(re.findall(r"\bop\.([a-z]\w*)", text)) - {"util"}
     written |= {f"bitwise_{name}" for name in ("and", "or", "xor", "not")} | {"const"}
-    assert {flat(n) for n in written} == {flat(n) for n in openvino_xml.OPERATORS}
+    assert not written & RETIRED
+    assert {flat(n) for n in written | RETIRED} == {flat(n) for n in openvino_xml.OPERATORS}
 
 
-def test_onnx_files_may_hold_what_the_lowering_writes_and_nothing_else() -> None:
+def test_onnx_files_may_hold_what_a_lowering_writes_or_wrote_and_nothing_else() -> None:
     written = {s for s in re.findall(r'"([A-Z]\w+)"', source("targets/onnx")) if onnx.defs.has(s)}
-    assert written == onnx_file.OPERATORS
+    assert not written & RETIRED
+    assert written | RETIRED == onnx_file.OPERATORS
 
 
 def overloads(name: str) -> list[Any]:

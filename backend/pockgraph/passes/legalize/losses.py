@@ -1,4 +1,4 @@
-"""Margin losses of several classes."""
+"""Losses of class labels and of probabilities. PyTorch's own decompositions serve for the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,89 @@ from .table import expands
 
 aten = torch.ops.aten
 
-MEAN = 1  # of ATen's reductions: none, mean, sum
+NONE, MEAN, SUM = range(3)  # ATen's reductions
+
+
+# ---------------------------------------------------------------- negative log likelihood
+
+
+def _class_axis(x: Tensor) -> int:
+    return 0 if x.ndim == 1 else 1
+
+
+def _counted(target: Tensor, weight: Tensor | None, x: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
+    """Which samples count, their labels and weights; 0 stands for both where one is ignored."""
+    kept = target != ignore_index
+    labels = torch.where(kept, target, 0)
+    if weight is None:
+        return kept, labels, kept.to(x.dtype)
+    weights = weight.index_select(0, labels.reshape(-1)).reshape(labels.shape)
+    return kept, labels, torch.where(kept, weights, 0.0)
+
+
+@expands(aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
+def nll_loss(
+    x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """x [N, C, …] log probabilities, target [N, …] -> loss, total weight (0 where nothing is reduced)."""
+    axis = _class_axis(x)
+    kept, labels, weights = _counted(target, weight, x, ignore_index)
+    losses = -x.gather(axis, labels.unsqueeze(axis)).squeeze(axis)
+    # Selected, not multiplied: the loss of an ignored sample may be infinite.
+    losses = torch.where(kept, losses if weight is None else losses * weights, 0.0)
+    if reduction == NONE:
+        return losses, x.new_zeros(())
+    total_loss, total_weight = losses.sum(), weights.sum()
+    return (total_loss / total_weight if reduction == MEAN else total_loss), total_weight
+
+
+@expands(aten.nll_loss_backward.default, aten.nll_loss2d_backward.default)
+def nll_loss_backward(
+    dy: Tensor,
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    total_weight: Tensor,
+) -> Tensor:
+    axis = _class_axis(x)
+    kept, labels, weights = _counted(target, weight, x, ignore_index)
+    dy = dy / total_weight if reduction == MEAN else dy
+    # Selected, not multiplied: where every sample is ignored dy is 0/0, and the gradient still 0.
+    of_label = torch.where(kept, -(weights * dy), 0.0)
+    hot = labels.unsqueeze(-1) == torch.arange(x.shape[axis])
+    return torch.where(hot, of_label.unsqueeze(-1), 0.0).movedim(-1, axis)
+
+
+# ---------------------------------------------------------------- binary cross entropy
+
+
+def _reduced(losses: Tensor, weight: Tensor | None, reduction: int) -> Tensor:
+    losses = losses if weight is None else losses * weight
+    if reduction == NONE:
+        return losses
+    return losses.mean() if reduction == MEAN else losses.sum()
+
+
+@expands(aten.binary_cross_entropy.default)
+def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int) -> Tensor:
+    """PyTorch's decomposition takes log1p(-x), which runtimes compute in eight steps."""
+    log_x, log_rest = (torch.log(p).clamp_min(-100) for p in (x, 1 - x))  # ATen's clamp
+    return _reduced((target - 1) * log_rest - target * log_x, weight, reduction)
+
+
+@expands(aten.binary_cross_entropy_with_logits.default)
+def binary_cross_entropy_with_logits(
+    x: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: int
+) -> Tensor:
+    log_probability = F.logsigmoid(x)
+    if pos_weight is not None:
+        log_probability = ((pos_weight - 1) * target + 1) * log_probability
+    return _reduced((1 - target) * x - log_probability, weight, reduction)
+
+
+# ---------------------------------------------------------------- margins of several classes
 
 
 def _of_each(dy: Tensor, samples: int, classes: int, reduction: int) -> Tensor:
@@ -53,7 +135,7 @@ def multilabel_margin_loss(x: Tensor, labels: Tensor, reduction: int) -> tuple[T
     scores, listed = x.reshape(-1, x.shape[-1]), labels.reshape(-1, x.shape[-1])
     _, is_target, over, counts = _multilabel(scores, listed)
     loss = torch.where(counts, over, 0.0).sum((1, 2)) / scores.shape[1]
-    total = {0: loss.reshape(x.shape[:-1]), MEAN: loss.mean(), 2: loss.sum()}[reduction]
+    total = {NONE: loss.reshape(x.shape[:-1]), MEAN: loss.mean(), SUM: loss.sum()}[reduction]
     return total, is_target.to(x.dtype).reshape(labels.shape)
 
 

@@ -221,11 +221,6 @@ def scatter_nd(x: Value, index: Value, source: Value) -> Value:
     return make("ScatterND", [x, index, source], x.shape, x.dtype)
 
 
-def one_hot(index: Value, depth: int, off_on: Value, dim: int) -> Value:
-    size = [*index.shape[:dim], depth, *index.shape[dim:]]
-    return make("OneHot", [index, ints(depth), off_on], size, off_on.dtype, axis=dim)
-
-
 # ---------------------------------------------------------------- normalisation
 
 

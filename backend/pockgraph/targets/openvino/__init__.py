@@ -24,7 +24,6 @@ from . import (  # noqa: F401  the rules register themselves on import
     ops_creation,
     ops_elementwise,
     ops_indexing,
-    ops_loss,
     ops_matmul,
     ops_normalisation,
     ops_pooling,
