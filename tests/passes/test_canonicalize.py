@@ -19,7 +19,8 @@ from pockgraph.capture import trace_loss
 from pockgraph.cost.memory import timeline
 from pockgraph.ir.graph import Graph
 from pockgraph.ir.operator_sets import storage_of
-from pockgraph.passes.canonicalize import canonicalize, hoist_weight_gradients
+from pockgraph.passes.canonicalize import Canonicalize
+from pockgraph.passes.optimize.hoist_weight_gradients import HoistWeightGradients
 from pockgraph.plan.tensor_info import TensorInfo
 from pockgraph.train_graph.prune import prune
 
@@ -46,7 +47,7 @@ def test_gradients_stay_autograds(name: str) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_canonical_form_is_canonical(name: str) -> None:
     graph = built(name).gradients
-    again = canonicalize(graph)
+    again = Canonicalize()(graph)
     assert sorted(ops(again)) == sorted(ops(graph))
 
 
@@ -126,7 +127,7 @@ def test_attention_ignores_rows_that_are_masked_out_entirely(mask: str, guarded:
         loss=lambda net, b: net(b["x"], b["keep"]).square().mean(),
         metric=lambda net, b: net(b["x"], b["keep"]).mean((1, 2, 3)),
     )  # fmt: skip
-    graph = canonicalize(trace_loss(task).graph)
+    graph = Canonicalize()(trace_loss(task).graph)
     assert_equal_gradients(graph, task)
     assert guarded == any(n.target is aten.amax.default for n in graph.nodes())
 
@@ -150,7 +151,7 @@ def shaped(function: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, .
         "shaped", Shaped(function, shape), lambda net, b: net(b["x"]).square().sum() / 2,
         lambda net, b: net(b["x"]).sum().expand(shape[0]), batches, batches,
     )  # fmt: skip
-    return task, canonicalize(trace_loss(task).graph)
+    return task, Canonicalize()(trace_loss(task).graph)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +214,9 @@ def test_an_index_over_everything_is_a_view(
 
 @pytest.mark.parametrize("name", ["mobilenet", "transformer", "tied"])
 def test_hoisting_never_raises_the_peak(name: str) -> None:
-    trace, whole = canonicalize(traced(name)), built(name)
+    trace, whole = Canonicalize()(traced(name)), built(name)
     plain = prune(trace, whole.optimizer, whole.plan)
-    hoisted = prune(hoist_weight_gradients(trace), whole.optimizer, whole.plan)
+    hoisted = prune(HoistWeightGradients()(trace), whole.optimizer, whole.plan)
     assert timeline(hoisted).peak_bytes <= timeline(plain).peak_bytes
 
 
@@ -281,4 +282,4 @@ def test_gradients_of_any_convolution(drawn: tuple[nn.Module, tuple[int, ...]]) 
         batches,
     )
     trace = trace_loss(task)
-    assert_equal_gradients(hoist_weight_gradients(canonicalize(trace.graph)), task)
+    assert_equal_gradients(HoistWeightGradients()(Canonicalize()(trace.graph)), task)

@@ -23,7 +23,7 @@ from pockgraph import passes
 from pockgraph.errors import CaptureError, TaskError
 from pockgraph.ir.graph import Graph, Role, Slot, aten
 from pockgraph.parity.seeded_masks import dropped as mask
-from pockgraph.passes.dropout_masks import with_masks
+from pockgraph.passes.dropout_masks import DropoutMasks
 from pockgraph.prng import step_keys
 from pockgraph.profile.profiler import profile_of
 from pockgraph.task.batch import Batch
@@ -87,7 +87,7 @@ def mask_graph(shape: tuple[int, ...], p: float, sites: int = 1) -> Graph:
         results.append(got)
     graph.output(tuple(results))
     outputs = tuple(Slot(Role.GRAD, str(i), shape, "float32") for i in range(sites))
-    return with_masks(Graph(graph, (Slot(Role.BATCH, "x", shape, "float32"),), outputs, {}))
+    return DropoutMasks()(Graph(graph, (Slot(Role.BATCH, "x", shape, "float32"),), outputs, {}))
 
 
 def dropped(graph: Graph, seed: int, step: int) -> Tensor:

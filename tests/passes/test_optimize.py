@@ -20,10 +20,17 @@ import pockgraph as pg
 from pockgraph import passes
 from pockgraph.ir.graph import Graph, Role, value_bytes
 from pockgraph.ir.operator_sets import VIEWS, is_elementwise
+from pockgraph.passes.canonicalize import Canonicalize
+from pockgraph.passes.dropout_masks import DropoutMasks
 from pockgraph.passes.optimize.flatten_update import FlattenUpdate
 from pockgraph.passes.optimize.fold_constants import FoldConstants
 from pockgraph.passes.optimize.fold_scale import FoldScale
+from pockgraph.passes.optimize.hoist_weight_gradients import HoistWeightGradients
+from pockgraph.passes.optimize.keep_masks import KeepMasks
+from pockgraph.passes.optimize.narrow_output_masks import NarrowOutputMasks
+from pockgraph.passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
 from pockgraph.train_graph import TrainGraph
+from pockgraph.train_graph.prune import assemble
 
 aten = torch.ops.aten
 
@@ -65,8 +72,54 @@ def test_a_pass_keeps_the_interface(apply: passes.Pass, data: st.DataObject) -> 
         assert node.meta["phase"] in ("forward", "backward", "update")
 
 
+BUILDING = (Canonicalize(), DropoutMasks(), HoistWeightGradients())
+PRUNING = (NarrowOutputMasks(), KeepMasks())
+ALL = (*BUILDING, *PRUNING, *passes.shared(), FlattenUpdate(), PointwiseAsMatmul())
+
+
+@pytest.mark.parametrize("apply", [*BUILDING, *PRUNING], ids=lambda p: p.name)
+@pytest.mark.parametrize("name", ["mobilenet", "transformer", "batch_resnet"])
+def test_a_pass_of_building_or_pruning_leaves_its_argument_alone(name: str, apply: passes.Pass) -> None:
+    whole = built(name)
+    plan = PLANS["eighth"](whole)
+    graph = whole.gradients if apply in BUILDING else assemble(whole.gradients, whole.optimizer, plan)
+    before = graph.code()
+    after = apply(graph)
+    after.validate()
+    assert graph.code() == before, "it changed its argument"
+    assert after.outputs == graph.outputs
+    assert [s for s in after.inputs if s.is_state] == [s for s in graph.inputs if s.is_state]
+    again = apply(after)
+    assert sorted(str(n.target) for n in again.nodes()) == sorted(str(n.target) for n in after.nodes())
+
+
+@pytest.mark.parametrize("plan", ["biases", "head"])
+def test_a_pruned_graph_asks_backward_operators_for_what_is_used(plan: str) -> None:
+    whole = built("transformer")
+    graph = assemble(whole.gradients, whole.optimizer, PLANS[plan](whole))
+    masked = [n for n in NarrowOutputMasks()(graph).nodes() if "output_mask" in _last_argument(n)]
+    for node in masked:
+        assert [any(u.args[1] == i for u in node.users) for i in range(len(node.args[-1]))] == node.args[-1]
+
+
+def test_a_clamp_that_is_read_late_by_nothing_else_leaves_one_byte_an_element() -> None:
+    whole = built("mobilenet")
+    small = whole.prune(PLANS["biases"](whole))
+    masks = [n for n in small.nodes("backward") if n.target is aten.masked_fill.Scalar]
+    assert masks
+    for node in masks:
+        assert node.args[1].meta["val"].dtype == torch.bool
+        assert node.args[1].meta["phase"] == "forward"
+    assert not [n for n in small.nodes() if n.target is aten.hardtanh_backward.default]
+
+
+def _last_argument(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return schema.arguments[-1].name if schema and schema.arguments else ""
+
+
 def test_passes_are_values() -> None:
-    for apply in passes.shared():
+    for apply in ALL:
         assert dataclasses.is_dataclass(apply)
         assert apply == type(apply)()
         assert len({apply, type(apply)()}) == 1
@@ -240,10 +293,12 @@ def test_debugging_shows_passes_and_graphs(
 ) -> None:
     monkeypatch.setenv("POCK_DEBUG", "1")
     monkeypatch.setenv("POCK_DUMP", str(tmp_path / "dump"))
-    passes.run(built("mlp"))
-    names = [f"graph-{i:02d}-{p.name}" for i, p in enumerate(passes.shared())]
+    passes.run(pg.build(models.zoo("mlp")))
+    names = ["gradients-00-canonicalize", "gradients-01-hoist_weight_gradients", "metric-00-canonicalize",
+             "plan-00-narrow_output_masks", "plan-01-keep_masks",
+             *(f"graph-{i:02d}-{p.name}" for i, p in enumerate(passes.shared()))]  # fmt: skip
     printed = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in printed] == names
-    assert sorted(f.stem for f in (tmp_path / "dump").iterdir()) == names
+    assert sorted(f.stem for f in (tmp_path / "dump").iterdir()) == sorted(names)
     for file in (tmp_path / "dump").iterdir():
         compile(file.read_text(), str(file), "exec")

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -60,24 +61,29 @@ def refuse_random(graph: Graph, name: str, what: str) -> None:
         )
 
 
-def with_masks(graph: Graph) -> Graph:
-    """Replace dropout, in layers and inside attention, and other Bernoulli noise, by seeded masks."""
-    new = fx.Graph()
-    new.output(new.graph_copy(graph.fx, {}))
-    noise = [n for n in new.nodes if n.target is aten.native_dropout.default or n.target in BERNOULLI]
-    if not noise:
-        return graph
-    masks = _Masks(graph, new, noise[0])
-    site = 0
-    for node in noise:
-        if node.target in BERNOULLI:
-            _replace_bernoulli(masks, node, site)
-        else:
-            _replace_dropout(masks, node, site)
-        # What drops everything draws nothing in eager PyTorch, and takes no number here.
-        site += node.target is not aten.native_dropout.default or node.args[1] != 1
-    new.eliminate_dead_code()
-    return rebuilt(graph, new, inputs=tuple(masks.slots), values=masks.values)
+@dataclass(frozen=True)
+class DropoutMasks:
+    """Of dropout, in layers and inside attention, and of other Bernoulli noise."""
+
+    name: ClassVar[str] = "dropout_masks"
+
+    def __call__(self, graph: Graph) -> Graph:
+        new = fx.Graph()
+        new.output(new.graph_copy(graph.fx, {}))
+        noise = [n for n in new.nodes if n.target is aten.native_dropout.default or n.target in BERNOULLI]
+        if not noise:
+            return graph
+        masks = _Masks(graph, new, noise[0])
+        site = 0
+        for node in noise:
+            if node.target in BERNOULLI:
+                _replace_bernoulli(masks, node, site)
+            else:
+                _replace_dropout(masks, node, site)
+            # What drops everything draws nothing in eager PyTorch, and takes no number here.
+            site += node.target is not aten.native_dropout.default or node.args[1] != 1
+        new.eliminate_dead_code()
+        return rebuilt(graph, new, inputs=tuple(masks.slots), values=masks.values)
 
 
 class _Masks:

@@ -8,8 +8,10 @@ from ..capture import trace_loss, trace_metric
 from ..errors import TaskError, require
 from ..ir.graph import Graph, Role
 from ..optimizer import SGD, Optimizer, check_groups
-from ..passes.canonicalize import canonicalize, hoist_weight_gradients
-from ..passes.dropout_masks import refuse_random, with_masks
+from ..passes import run
+from ..passes.canonicalize import Canonicalize
+from ..passes.dropout_masks import DropoutMasks, refuse_random
+from ..passes.optimize.hoist_weight_gradients import HoistWeightGradients
 from ..plan import BatchSpec, Plan, Trained
 from ..task import Task
 from .prune import prune
@@ -39,14 +41,14 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
         "Pass one of pockgraph's, such as pockgraph.SGD(lr=0.1).",
     )
     trace = trace_loss(task)
-    gradients = canonicalize(trace.graph)
-    gradients = hoist_weight_gradients(with_masks(gradients) if task.dropout else gradients)
+    masks = (DropoutMasks(),) if task.dropout else ()
+    gradients = run(trace.graph, (Canonicalize(), *masks, HoistWeightGradients()), "gradients")
     refuse_random(gradients, task.name, "loss")
     tensors = tensor_infos(gradients)
     if not tensors:
         raise no_parameters(task.name)
     check_groups(optimizer, [r.fqn for r in tensors])
-    metric = canonicalize(trace_metric(task).graph)
+    metric = run(trace_metric(task).graph, (Canonicalize(),), "metric")
     refuse_random(metric, task.name, "metric")
     metric = _sharing_buffers(metric, gradients)
     batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}

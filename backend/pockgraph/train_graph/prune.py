@@ -11,22 +11,24 @@ Before → after, for `{"conv.weight": channels [0, 2]}`:
 - updates, and the optimizer's state, exist only for what is trained, each right behind its gradient (behind
   the last one where gradients are clipped together)
 - buffers that the forward pass changes (running statistics) get their new values whatever is trained
-- where a clamped activation is kept only to mask a gradient, one boolean an element is kept instead
+- what is left is made smaller by two passes, `NarrowOutputMasks` and `KeepMasks`
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Container
 from dataclasses import replace
 
 import torch
 from torch import fx
 
-from ..ir.graph import Builder, Graph, Role, Slot, add_placeholder, aten, meta_like, rebuilt
+from ..ir.graph import Builder, Graph, Role, Slot, add_placeholder, aten, rebuilt
 from ..ir.reachability import dependence
 from ..optimizer import Optimizer, State
 from ..optimizer.updates import Updates, scalar_state, tensor_state
+from ..passes import run
+from ..passes.optimize.keep_masks import KeepMasks
+from ..passes.optimize.narrow_output_masks import NarrowOutputMasks
 from ..plan import Plan, Trained
 from ..runtime.manifest import EMA
 from .channel_slicing import Slicer
@@ -129,15 +131,11 @@ def prune(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
         optimizer: whose update is added.
         plan: must fit the model (see `Plan.check_fits`).
     """
-    graph = assemble(gradients, optimizer, plan)
-    _narrow_output_masks(graph.fx)
-    _keep_masks(graph.fx)
-    graph.fx.eliminate_dead_code()
-    return rebuilt(graph, graph.fx)
+    return run(assemble(gradients, optimizer, plan), (NarrowOutputMasks(), KeepMasks()), "plan")
 
 
 def assemble(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
-    """`prune` without its last steps, which depend on what was left out: one graph for all plans."""
+    """`prune` without its passes, which depend on what was left out: one graph for all plans."""
     edit = _Editor(gradients)
     order = {fqn: i for i, fqn in enumerate(s.fqn for s in gradients.outputs)}
     trained = dict(sorted(plan.tensors.items(), key=lambda kv: order[kv[0]]))
@@ -227,60 +225,3 @@ def _add_updates(
         for key, node in new_state.items():
             emit(by_name[f"opt_state:{fqn}:{key}"], Role.NEW_OPT_STATE, node)
     return outputs, results
-
-
-def _narrow_output_masks(graph: fx.Graph) -> None:
-    """Ask multi-output backward operators only for what is still used."""
-    for node in graph.nodes:
-        if node.op != "call_function" or node.target is operator.getitem:
-            continue
-        schema = getattr(node.target, "_schema", None)
-        if schema is None or not schema.arguments or schema.arguments[-1].name != "output_mask":
-            continue
-        mask = [any(u.args[1] == i for u in node.users) for i in range(len(node.args[-1]))]
-        if mask != list(node.args[-1]):
-            node.args = (*node.args[:-1], mask)
-            args = fx.map_arg(node.args, lambda n: n.meta["val"])
-            node.meta["val"] = meta_like(node.target(*args))
-
-
-def _keep_masks(graph: fx.Graph) -> None:
-    """`hardtanh_backward(dy, y)` / `threshold_backward(dy, y)` → `masked_fill(dy, outside, 0)`.
-
-    Only where `y` is kept for nothing else: `outside`, one byte an element, is then computed in the
-    forward pass and `y` is freed there. A y that is saved anyway costs nothing more to compare.
-    """
-    masked = (aten.hardtanh_backward.default, aten.threshold_backward.default)
-    for node in list(graph.nodes):
-        if node.target not in masked:
-            continue
-        dy, y, *bounds = node.args
-        if y.op != "call_function" or y.meta["phase"] != "forward":
-            continue
-        if any(u.target not in masked and _reads_late(u) for u in y.users):
-            continue
-        forward = Builder(graph, "forward", y.meta["layer"], y.meta["source"])
-        with forward.after(y):
-            outside = forward.call(aten.le.Scalar, y, bounds[0])
-        if len(bounds) == 2:
-            with forward.after(outside):
-                above = forward.call(aten.ge.Scalar, y, bounds[1])
-            with forward.after(above):
-                outside = forward.call(aten.logical_or.default, outside, above)
-        backward = Builder(graph, "backward", node.meta["layer"], node.meta["source"])
-        with backward.before(node):
-            new = backward.call(aten.masked_fill.Scalar, dy, outside, 0.0)
-        if "gradient_of" in node.meta:
-            new.meta["gradient_of"] = node.meta["gradient_of"]
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-
-
-def _reads_late(user: fx.Node) -> bool:
-    """Does `user`, or a view it makes, read its operand in the backward pass?"""
-    if user.op != "call_function":
-        return False
-    if user.meta["phase"] != "forward":
-        return True
-    views = (aten.reshape.default, aten.permute.default, aten.expand.default)
-    return user.target in views and any(_reads_late(u) for u in user.users)

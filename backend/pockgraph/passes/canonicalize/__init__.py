@@ -25,8 +25,7 @@ Before → after:
 """
 
 from . import activations, convolution, normalization, views  # noqa: F401 — they add their rules
-from .apply_rules import canonicalize
+from .apply_rules import Canonicalize
 from .constants import FOLD_LIMIT_BYTES, fold_constants
-from .hoist_weight_gradients import hoist_weight_gradients
 
-__all__ = ["FOLD_LIMIT_BYTES", "canonicalize", "fold_constants", "hoist_weight_gradients"]
+__all__ = ["FOLD_LIMIT_BYTES", "Canonicalize", "fold_constants"]

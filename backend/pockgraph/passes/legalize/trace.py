@@ -13,7 +13,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ...ir.graph import Graph, Role, Slot, bound_args, dtype_name, meta_like
-from ..canonicalize import canonicalize
+from ..canonicalize import Canonicalize
 
 
 def read_results(node: fx.Node) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ def traced(function: Callable[..., Any], node: fx.Node) -> Graph:
     for i, result in enumerate(graph.output_node().args[0]):  # pyright: ignore
         val = result.meta["val"]
         outputs.append(Slot(Role.METRIC, str(i), tuple(val.shape), dtype_name(val.dtype)))
-    return canonicalize(Graph(graph, tuple(slots), tuple(outputs), {}))
+    return Canonicalize()(Graph(graph, tuple(slots), tuple(outputs), {}))
 
 
 def _plain(argument: Any) -> Any:
