@@ -23,6 +23,7 @@ from .split_step import Front, SplitStep
 ALLOWED = 2e-6  # of a channel's movement, beyond what storing it rounds
 DECAY = 0.3  # share of a weight that the step takes off
 LARGEST = 1e30  # of a state
+MOST_ELEMENTS = 8192  # of a tensor that are compared
 LONGEST = 10.0  # times the largest element of any gradient: where kinks may carry another one
 # Times that largest element, or its square. Adafactor multiplies two of its states.
 SQUARES = {AdamW: 1e16, Adafactor: 1e12}
@@ -73,14 +74,16 @@ class DecayProbe:
             front: the graph's own run.
             after: state slot name -> value.
         """
+        part = (lambda value: value) if isinstance(graph.optimizer, Adafactor) else _part
         slots = [s for s in graph.state_slots if s.trained]
-        shapes = {name: g.shape for name, g in front.cut.items()}
+        start = {s.name: part(self.start.get(s.name, graph.values[s.name])) for s in graph.state_slots}
+        shapes = {name: part(g).shape for name, g in front.cut.items()}
         size = LONGEST * self.largest
         right, moved = (
             split.update(
                 {n: torch.full(shape, end, dtype=torch.float64) for n, shape in shapes.items()},
                 self.lr,
-                self.start,
+                start,
             )
             for end in (0.0, size)
         )
@@ -91,12 +94,24 @@ class DecayProbe:
             factor = min(size, limit) / min(size, limit / math.sqrt(count))
         found = {}
         for slot in slots:
-            wanted, got, before = right[slot.next_name], after[slot.name], graph.values[slot.name].double()
+            wanted, got, before = right[slot.next_name], part(after[slot.name]), start[slot.name].double()
             of_gradient = factor * (moved[slot.next_name] - wanted).abs()
             room = state_width(wanted, before, of_gradient, 0.0, got.dtype)
             found[slot.name] = deviation(got, wanted, wanted - before, room).beyond
         worst = max(found, key=found.__getitem__)
         return WorstDecay(worst, found[worst])
+
+
+def _part(value: Tensor) -> Tensor:
+    """Some elements of each channel, the same ones of all tensors of a shape.
+
+    AdamW and Lion move each element for itself; the norm that gradients are clipped to is known.
+    """
+    if value.ndim < 2 or value.numel() <= MOST_ELEMENTS:
+        return value
+    rows = value.reshape(value.shape[0], -1)
+    kept = max(1, MOST_ELEMENTS // len(rows))
+    return rows[:, :: -(-rows.shape[1] // kept)]
 
 
 def decay_probe(graph: TrainGraph, front: Front, warm: Mapping[str, Tensor]) -> DecayProbe | None:
