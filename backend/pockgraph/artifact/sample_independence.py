@@ -61,9 +61,10 @@ def _rows_of(graph: Graph, batch: Mapping[str, Tensor], rows: int) -> dict[fx.No
         def run_node(self, n: fx.Node) -> object:
             result = super().run_node(n)
             if n.op == "call_function" and isinstance(result, Tensor) and result.ndim and len(result) == rows:
-                flat = result.reshape(rows, -1).float()
+                real = torch.view_as_real(result.resolve_conj()) if result.is_complex() else result
+                flat = real.reshape(rows, -1).float()
                 numbers = torch.stack([flat.sum(1), torch.linalg.vector_norm(flat, dim=1)], 1)
-                found[n] = _Rows(numbers, not result.is_floating_point() or torch.equal(flat, flat.round()))
+                found[n] = _Rows(numbers, not real.is_floating_point() or torch.equal(flat, flat.round()))
             return result
 
     found: dict[fx.Node, _Rows] = {}

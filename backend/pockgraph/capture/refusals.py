@@ -23,6 +23,7 @@ AS_NUMBER = (
     "it takes a Python number from a tensor, which would be the first batch's in every step. Compute with "
     "the tensor itself, with .detach() where no gradient shall go through it"
 )
+_EXPERTS = re.compile(r"transformers/.*\bexpert|grouped_mm\(")
 _NUMBER = re.compile(r"\.item\(|\b(float|int|bool)\(")
 DATA_ASSIGNED = (
     "it assigns `.data` of a tensor, which autograd does not see. Write the value with "
@@ -68,6 +69,16 @@ NO_SHAPE_RULE = (
     "torch.library.register_fake"
 )
 NO_DERIVATIVE = "PyTorch has no derivative of {name}. Compute it another way, or under torch.no_grad()"
+COMPARED = (
+    "it compares tensors with torch.testing, which reads their values, and a step that is compiled before "
+    "deployment has none yet. Leave such comparisons to tests of the model"
+)
+EXPERTS = (
+    "the tokens of each expert are picked by their values, so that their number depends on the batch. In "
+    "transformers, model.set_experts_implementation('batched_mm') computes a mixture of experts with shapes "
+    "that are fixed; elsewhere compute every expert for every token and weight the results, zero where an "
+    "expert is not chosen"
+)
 OWN_READING = (
     "it reads a tensor's values in Python or numpy, and a training step that is compiled before deployment "
     "has one fixed graph. Compute with torch operators, or pass the value in the batch; "
@@ -127,6 +138,8 @@ INDEX_DTYPE = (
 TRANSLATIONS = (
     (r"gather\(\): Expected dtype int32/int64 for index, but got torch\.(?P<name>\w+)|"
      r"tensors used as indices must be .*?but found (?P<name2>\w+)", INDEX_DTYPE),
+    (r"resulted in the unexpected exception above|Tensor-likes are not", COMPARED),
+    (r"Expected inputs of BF16 type but got mat_a", EXPERTS),
     (r"functorch|escaped from inside a function being vmapped", TRANSFORMED),
     (r"modified by an inplace operation|leaf Variable that requires grad is being used in an in-place",
      OVERWRITTEN),
@@ -164,6 +177,8 @@ def explained(name: str, what: str, error: Exception) -> CaptureError:
                 reason = OWN_READING
             elif reason is DATA_DEPENDENT and _NUMBER.search(where):
                 reason = AS_NUMBER
+            elif reason is DATA_DEPENDENT and _EXPERTS.search(where):
+                reason = EXPERTS
             names = [n for n in found.groupdict().values() if n]
             return not_one_graph(name, what, reason.format(name=names[0] if names else ""), where)
     first = text.splitlines()[0].rstrip(".") if text else kind

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import PockError, TaskError
-from ..ir.graph import Graph, Role, Slot, add_constant, dtype_name
+from ..ir.graph import Graph, Role, Slot, add_constant, aten, dtype_name
 from ..passes.index_limits import unknown_lengths
 from ..task import Task
 from .in_place import plain_strides
@@ -155,8 +155,16 @@ def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str,
     last = [n for n in graph.nodes if n.op == "placeholder"][-1]
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         value = getattr(traced, str(node.target)).detach()
+        is_complex = value.is_complex()
+        if is_complex:  # which no file of a graph holds
+            value = torch.view_as_real(value.resolve_conj())
         placeholder, slot = add_constant(graph, last, node.name, value)
-        node.replace_all_uses_with(placeholder)
+        read = placeholder
+        if is_complex:
+            with graph.inserting_before(node):
+                read = graph.call_function(aten.view_as_complex.default, (placeholder,))
+            read.meta = dict(node.meta)
+        node.replace_all_uses_with(read)
         graph.erase_node(node)
         slots.append(slot)
         values[slot.name] = value

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import TaskError, listing
 from ..ir.graph import aten
+from ..ir.reachability import ancestors
 from ..task import Task
 from ..task.task import BATCH_NORMS
 from . import refusals
@@ -32,6 +33,7 @@ from .refusals import NotOneGraph
 from .standing_in import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
 
 Function = Callable[..., Tensor]
+ASSERTIONS = (aten._assert_async.default, aten._assert_async.msg)
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Captured:
         value: shape and dtype of the loss or metric, the first output.
         trained: parameters whose gradients follow.
         changed: parameters and buffers whose new values follow those -> where (`file:line`).
+        unchecked: where the code asserts what the graph does not.
     """
 
     module: fx.GraphModule
@@ -51,6 +54,7 @@ class Captured:
     value: Tensor
     trained: list[str] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
 
 
 def capture(task: Task, function: Function, what: str) -> Captured:
@@ -71,6 +75,12 @@ def capture(task: Task, function: Function, what: str) -> Captured:
             first = _Run(task, function, what, snapshot)
             captured = first.traced(list(averages))
             _compare(first, snapshot, Snapshot({"model": net, what: function}))
+        if captured.unchecked:
+            warnings.warn(
+                f"Task {task.name!r}: the compiled step does not check torch._assert_async at "
+                f"{listing(captured.unchecked)}: no device has such an operator.",
+                stacklevel=4,
+            )
         return captured
     finally:
         snapshot.restore()
@@ -239,9 +249,12 @@ class _Run:
         with self.mode:
             traced = make_fx(function, _OWN_STATISTICS, _allow_non_fake_inputs=True)(*self.fakes)
         _without_profiling(traced.graph)
+        unchecked = _without_assertions(traced.graph)
         _refuse_dynamic(traced.graph)
         undo_in_place(traced.graph)
-        captured = Captured(traced, self.tensors, value, list(gradients), dict.fromkeys(self.assigned, ""))
+        captured = Captured(
+            traced, self.tensors, value, list(gradients), dict.fromkeys(self.assigned, ""), unchecked
+        )
         if any(map(writes, traced.graph.nodes)):
             self._functional(captured, averages)
         return captured
@@ -348,6 +361,14 @@ def _without_profiling(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
+def _without_assertions(graph: fx.Graph) -> list[str]:
+    """Leave out `torch._assert_async`, which no device runs; where (`file:line`) it stood."""
+    found = [n for n in graph.nodes if n.target in ASSERTIONS]
+    for node in found:
+        graph.erase_node(node)
+    return list(dict.fromkeys(map(_line_of, found)))
+
+
 def _refuse_dynamic(graph: fx.Graph) -> None:
     """Refuse values and shapes that only a run can tell.
 
@@ -365,7 +386,15 @@ def _refuse_dynamic(graph: fx.Graph) -> None:
             if symbolic or sized:
                 number = node.target is aten._local_scalar_dense.default
                 reason = refusals.AS_NUMBER if number else refusals.DATA_DEPENDENT
-                raise NotOneGraph(reason, source_of(node.meta))
+                raise NotOneGraph(reason, _line_of(node))
+
+
+def _line_of(node: fx.Node) -> str:
+    """The user's line of an operator: its own, else of what reads the same, else of what it comes from."""
+    beside = (user for operand in node.all_input_nodes for user in operand.users)
+    above = ancestors(node)
+    before = (n for n in reversed(node.graph.nodes) if n in above)
+    return next(filter(None, (source_of(n.meta) for n in (node, *beside, *before))), "")
 
 
 def _compare(first: _Run, before: Snapshot, between: Snapshot) -> None:

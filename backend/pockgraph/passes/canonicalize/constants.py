@@ -30,8 +30,8 @@ def fold_constants(graph: Graph) -> Graph:
         inside = all(user in known for user in node.users)
         if node.op != "call_function" or inside or not isinstance(value, torch.Tensor):
             continue
-        if tensor_bytes(value.shape, value.dtype) > FOLD_LIMIT_BYTES:
-            continue
+        if tensor_bytes(value.shape, value.dtype) > FOLD_LIMIT_BYTES or value.is_complex():
+            continue  # no file of a graph holds complex numbers
         last, slot = add_constant(graph.fx, last, f"const_{node.name}", value)
         node.replace_all_uses_with(last)
         slots.append(slot)

@@ -145,7 +145,7 @@ class TorchRunner:
             graph = self._read("eval", self._manifest.eval, {**self._values, **more})
             self._eval = self._function("eval", with_own_results(graph), graph)
         with self._computing():
-            return self._eval(batch)[0].cpu().numpy().copy()
+            return _array(self._eval(batch)[0])
 
     def read_state(self) -> dict[str, np.ndarray]:
         return {n: self._values[n].cpu().numpy().copy() for n in self._states}
@@ -234,6 +234,12 @@ def _whole_float32() -> Iterator[None]:
     finally:
         for place, precision in zip(_ROUNDING, before):
             place.fp32_precision = precision
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy; numpy has no bfloat16, which float32 holds exactly."""
+    known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return known.cpu().numpy().copy()
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

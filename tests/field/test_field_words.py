@@ -1,0 +1,105 @@
+"""What users wrote that no device runs, and the words they are told so with; or what runs all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from users import assert_as_eager, batches, mlp, task
+
+import pockgraph as pg
+from pockgraph.errors import CaptureError, UnsupportedOperators
+
+DATA = batches(4, 12)
+
+
+class Net(nn.Module):
+    """`between` stands between two layers: of the module, the batch's values and the hidden ones."""
+
+    def __init__(self, between: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 16), nn.Linear(16, 5)
+        self.learned = nn.Parameter(torch.ones(4, 16, 16) / 8)
+        self.turn = torch.polar(torch.ones(8), torch.arange(8.0))
+        self._between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self._between(self, x, self.first(x)))
+
+
+def put(net: Net, x: Tensor, h: Tensor) -> Tensor:
+    return h.index_put((x[:, :1].expand(4, 16) > 0,), net.learned[0, 0, 0], accumulate=True)
+
+
+def grouped(net: Net, x: Tensor, h: Tensor) -> Tensor:
+    ends = torch.tensor([1, 2, 3, 4], dtype=torch.int32)
+    return F.grouped_mm(h.bfloat16(), net.learned.bfloat16(), offs=ends).float()
+
+
+def compared(net: Net, x: Tensor, h: Tensor) -> Tensor:
+    torch.testing.assert_close(h, h.clone())
+    return h
+
+
+def listed(net: Net, x: Tensor, h: Tensor) -> Tensor:
+    return h * x[0].long().tolist()[0]
+
+
+@pytest.mark.parametrize(
+    ("between", "says"),
+    [(put, "torch.where"), (compared, "torch.testing.*tests of the model"), (listed, "Python number")],
+)
+def test_what_reads_values_is_refused_at_its_line(between: Callable[..., Tensor], says: str) -> None:
+    line = between.__code__.co_firstlineno + 1
+    with pytest.raises(CaptureError, match=rf"test_field_words\.py:{line}: [\s\S]*{says}"):
+        pg.build(task(Net(between), DATA), pg.SGD(lr=0.1))
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "torch"])
+def test_experts_in_groups_are_refused_with_the_form_that_compiles(target: str, tmp_path: Path) -> None:
+    graph = pg.build(task(Net(grouped), DATA), pg.SGD(lr=0.1))
+    with pytest.raises(
+        UnsupportedOperators, match=r"grouped_mm[\s\S]*set_experts_implementation\('batched_mm'\)"
+    ):
+        pg.compile(graph, target=target, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("message", [(), ("too large",)])
+def test_an_assertion_that_no_device_makes_is_named_and_left_out(message: tuple[str, ...]) -> None:
+    def asserted(net: Net, x: Tensor, h: Tensor) -> Tensor:
+        torch._assert_async((x < 100).all(), *message)
+        return h
+
+    line = asserted.__code__.co_firstlineno + 1
+    with pytest.warns(UserWarning, match=rf"does not check torch\._assert_async at .*words\.py:{line}"):
+        assert_as_eager(task(Net(asserted), DATA), "onnx")
+
+
+# ---------------------------------------------------------------- complex constants, on PyTorch's target
+
+
+def turned(net: Net, x: Tensor, h: Tensor) -> Tensor:
+    return torch.view_as_real(torch.view_as_complex(h.view(4, 8, 2)) * net.turn).flatten(1)
+
+
+def turned_in_the_step(net: Net, x: Tensor, h: Tensor) -> Tensor:
+    by = torch.polar(torch.ones(8), torch.arange(8.0))
+    return torch.view_as_real(torch.view_as_complex(h.view(4, 8, 2)) * by).flatten(1)
+
+
+def polar(net: Net, x: Tensor, h: Tensor) -> Tensor:
+    return torch.view_as_real(torch.polar(h[:, :8].abs(), h[:, 8:])).flatten(1)
+
+
+@pytest.mark.parametrize("between", [turned, turned_in_the_step, polar])
+def test_complex_constants_are_no_obstacle_to_pytorch(between: Callable[..., Tensor]) -> None:
+    assert_as_eager(task(Net(between), DATA), "torch")
+
+
+def test_a_metric_in_bfloat16_is_read_where_there_are_such_numbers() -> None:
+    half = task(mlp(), DATA, metric=lambda m, b: m(b["x"]).argmax(1).eq(b["y"]).bfloat16())
+    assert_as_eager(half, "torch")
