@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,26 @@ def test_experts_in_groups_are_refused_with_the_form_that_compiles(target: str, 
         UnsupportedOperators, match=r"grouped_mm[\s\S]*set_experts_implementation\('batched_mm'\)"
     ):
         pg.compile(graph, target=target, out=tmp_path / "out")
+
+
+def test_fake_quantize_modules_are_refused_with_the_form_that_compiles(target: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch announces the end of torch.ao.quantization
+        net = mlp().train()
+        net.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")  # pyright: ignore
+        graph = pg.build(task(torch.ao.quantization.prepare_qat(net), DATA), pg.SGD(lr=0.1))
+    with pytest.raises(UnsupportedOperators, match=r"torch\.fake_quantize_per_tensor_affine\(x, scale"):
+        pg.compile(graph, target=target, out=tmp_path / "out")
+
+
+def test_batches_in_bfloat16_train_a_float32_model(target: str, tmp_path: Path) -> None:
+    half = [{"x": b["x"].bfloat16(), "y": b["y"]} for b in DATA]
+    net = mlp()
+    trainer = pg.compile(
+        pg.build(task(net, half), pg.SGD(lr=0.1)), target=target, out=tmp_path / "o"
+    ).trainer()
+    expected = F.cross_entropy(net(half[0]["x"].float()), half[0]["y"]).item()
+    assert trainer.step(half[0]).loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("message", [(), ("too large",)])

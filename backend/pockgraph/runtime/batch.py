@@ -51,6 +51,8 @@ def by_name(items: Iterable[tuple[Any, Any]], refusal: type[PockError]) -> dict[
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        value = value.float()  # numpy has no such numbers; float32 holds them exactly
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as e:

@@ -18,11 +18,18 @@ from ..ir.graph import Graph, aten, bound_args
 from ..passes.legalize import Legalize
 from . import Unsupported
 
-EXPERTS = (
+_EXPERTS = (
     "its groups of rows have sizes that only the batch tells. For a mixture of experts of transformers, "
     "model.set_experts_implementation('batched_mm') computes the same with shapes that are fixed; elsewhere "
     "compute every expert for every row and weight the results, zero where an expert is not chosen"
 )
+
+_OBSERVER = (
+    "it observes values and quantises them in one. Fix the ranges: instead of a fake-quantize module call "
+    "torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high) with the observer's numbers"
+)
+# Part of an operator's name -> why no target has it, and what to do.
+_REMEDIES = {"grouped_mm": _EXPERTS, "_fused_moving_avg_obs": _OBSERVER}
 
 Check = Callable[..., str]
 R = TypeVar("R", bound=Callable[..., Any])
@@ -90,19 +97,17 @@ class RuleTable:
                 "imaginary part (a Fourier transform of fixed size is a product with two matrices of cosines "
                 "and sines), or take the target 'torch'"
             )
-        if of_experts(node):
-            return EXPERTS
         if node.target not in self.rules:
-            return f"no rule lowers this operator to {self.target}"
+            return in_no_target(node) or f"no rule lowers this operator to {self.target}"
         for dtype in dtypes_of(node):
             if dtype not in self.dtypes:
                 return f"{self.target} has no dtype {dtype}"
         return self.checks[node.target](node, *bound_args(node)) if node.target in self.checks else ""
 
 
-def of_experts(node: fx.Node) -> bool:
-    """Whether a call multiplies groups of rows whose sizes only the batch tells."""
-    return "grouped_mm" in str(node.target)
+def in_no_target(node: fx.Node) -> str:
+    """Why no target has an operator, and what to do; an empty string where nothing is known."""
+    return next((text for part, text in _REMEDIES.items() if part in str(node.target)), "")
 
 
 def dtypes_of(node: fx.Node) -> list[torch.dtype]:

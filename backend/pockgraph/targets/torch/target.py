@@ -21,7 +21,7 @@ from ...passes import Pipeline, shared
 from ...passes.legalize import Legalize
 from ...passes.optimize.lower_precision import LowerPrecision
 from .. import Unsupported, check_choice, check_options, require_supported
-from ..rule_table import EXPERTS, of_experts
+from ..rule_table import in_no_target
 from .aot_package import compile_package, require_compiler
 from .runner import with_own_results
 
@@ -99,8 +99,8 @@ def _refusal(node: fx.Node) -> str:
     """Why a graph file cannot hold a call, or an empty string."""
     if any(isinstance(a, complex) for a in (*node.args, *node.kwargs.values())):
         return "a graph file holds no complex Python numbers; make it a tensor of the model, such as a buffer"
-    if of_experts(node):
-        return EXPERTS
+    if reason := in_no_target(node):
+        return reason
     try:
         op_name(node.target)
     except ValueError as e:
