@@ -241,7 +241,7 @@ def _do(*command: str) -> None:
 
 
 @dataclass(frozen=True)
-class Run:
+class MachineRun:
     """What a machine did: losses before each update, state by slot, metric; seconds of the whole process."""
 
     losses: list[float]
@@ -251,7 +251,7 @@ class Run:
     total_s: float
 
 
-def train(machine: Machine, artifact: Path, data: Path, steps: int) -> Run:
+def train(machine: Machine, artifact: Path, data: Path, steps: int) -> MachineRun:
     """Take steps by the runtime's own command line."""
     saved = data.with_name("checkpoint")
     saved.unlink(missing_ok=True)
@@ -260,7 +260,7 @@ def train(machine: Machine, artifact: Path, data: Path, steps: int) -> Run:
     output, total_s = machine.run("-m", "pockgraph.runtime", str(artifact), *files, *options)
     *reported, done = [json.loads(line) for line in output.splitlines()]
     losses = [e["loss"] for e in reported]
-    return Run(losses, load_file(saved), done["metric"], done["peak_rss_bytes"], total_s)
+    return MachineRun(losses, load_file(saved), done["metric"], done["peak_rss_bytes"], total_s)
 
 
 @dataclass(frozen=True)
@@ -274,8 +274,8 @@ class Row:
     metric_ratio: float
     weights: Deviation
     other_state: Deviation
-    x86: Run
-    arm: Run
+    x86: MachineRun
+    arm: MachineRun
 
     @property
     def right(self) -> bool | None:

@@ -21,7 +21,7 @@ from pockgraph.errors import PockError
 from pockui.info.palette import theme
 from pockui.info.studies import find_studies, served_study, study_argument
 from pockui.jobs import Latest
-from pockui.state import Facts, Run, State, read_facts, run_now
+from pockui.state import Executor, Facts, State, read_facts, run_now
 from pockui.views import parts
 from pockui.views.budgets import Budgets
 from pockui.views.curves import Curves
@@ -48,8 +48,8 @@ def tell(error: Exception) -> None:
         pn.state.notifications.error(what, duration=0 if not known else 9000)
 
 
-def in_thread() -> Run:
-    """A `Run` for this session: computes in a thread, answers on the session's own."""
+def in_thread() -> Executor:
+    """A `Executor` for this session: computes in a thread, answers on the session's own."""
     doc = pn.state.curdoc
     if doc is None or doc.session_context is None:
         return run_now

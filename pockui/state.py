@@ -25,7 +25,7 @@ from .info.layers import LayerRow, chosen, layer_rows, ratios_of
 from .info.outlook import Outlook, over_budget
 
 Then = Callable[[Any], None]
-Run = Callable[[Callable[[], Any], Then], None]
+Executor = Callable[[Callable[[], Any], Then], None]
 UNDO_STEPS = 100
 FRONTIER_PLANS = 20
 SEARCHES_KEPT = 1000
@@ -141,7 +141,7 @@ def _facts(where: Path, study: Study, profile: Profile, contribution: Contributi
     rows = layer_rows(profile, contribution)
     made = Facts(where, study.name, study.reference, profile, contribution, rows, {}, study.progress())
     full = {row.fqn: 1.0 for row in profile.tensors}
-    best = profile.choice(search(profile, contribution, Budget()))
+    best = profile.ratios_of(search(profile, contribution, Budget()))
     known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
     return replace(made, marks={name: made.outlook(choice) for name, choice in known.items()})
 
@@ -176,7 +176,7 @@ class State(param.Parameterized):
     can_redo = param.Boolean(default=False)
     dark = param.Boolean(default=False, doc="Whether the page is dark; charts follow.")
 
-    def __init__(self, run: Run = run_now, **params: Any) -> None:
+    def __init__(self, run: Executor = run_now, **params: Any) -> None:
         """Args:
         run: computes plans: calls its second argument with what its first returns, or with the
             PockError that raises. A server passes one that works in a thread.
@@ -274,7 +274,7 @@ class State(param.Parameterized):
         Raises:
             PlanError: it was made for another model.
         """
-        choice = self.facts.profile.choice(plan)
+        choice = self.facts.profile.ratios_of(plan)
         self._adopt(self.facts.outlook(choice), plan, origin, self.locked)
 
     def take_with_budget(self, plan: Plan, key: str) -> None:
@@ -293,7 +293,7 @@ class State(param.Parameterized):
     def undo(self) -> None:
         """Back to the plan before; after a request that could not be met, to the plan that stands."""
         if self.problem is not None and self._settled is not None:
-            self._show(self._settled, self.facts.outlook(self.facts.profile.choice(self._settled.plan)))
+            self._show(self._settled, self.facts.outlook(self.facts.profile.ratios_of(self._settled.plan)))
         else:
             self._travel(self._past, self._future)
 
@@ -307,7 +307,7 @@ class State(param.Parameterized):
 
         def compute() -> tuple[Outlook, Plan]:
             plan = facts.search(budget, locked)
-            return facts.outlook(facts.profile.choice(plan)), plan
+            return facts.outlook(facts.profile.ratios_of(plan)), plan
 
         def then(answer: Any) -> None:
             if self.facts is not facts:
@@ -354,4 +354,4 @@ class State(param.Parameterized):
             return
         target.append(self._settled)
         snapshot = source.pop()
-        self._show(snapshot, self.facts.outlook(self.facts.profile.choice(snapshot.plan)))
+        self._show(snapshot, self.facts.outlook(self.facts.profile.ratios_of(snapshot.plan)))

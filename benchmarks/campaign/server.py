@@ -121,7 +121,7 @@ async def _drag(
         await session.settled(bar, "value", limit / found.unit.size)
         latencies.append(time.perf_counter() - start)
         plan = facts.search(Budget(peak_bytes=limit), {})
-        expected = facts.outlook(facts.profile.choice(plan)).figures.peak_bytes / found.unit.size
+        expected = facts.outlook(facts.profile.ratios_of(plan)).figures.peak_bytes / found.unit.size
         try:
             await session.settled(bar, "used", expected)
         except (AssertionError, TimeoutError) as e:

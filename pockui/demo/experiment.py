@@ -38,7 +38,7 @@ from ..eager import eager_command
 from ..machine import machine, usable_cores, versions
 from ..project import DEMOS, load_task
 from .results import Method, Report, Row, Trial
-from .training import CompiledLearner, EagerLearner, Outcome, Schoolroom, choose_rate, fresh_head
+from .training import CompiledLearner, EagerLearner, Outcome, TrainingHarness, choose_rate, fresh_head
 
 TUNING_SEED = 1000  # of no final run
 BUDGET_SHARE = 0.5
@@ -106,7 +106,7 @@ def settings_for(which: str, quick: bool, seeds: int | None) -> Settings:
     )
 
 
-class Candidate(NamedTuple):
+class PlannedMethod(NamedTuple):
     """A way of choosing what learns, with the plan it leads to."""
 
     label: str
@@ -157,13 +157,13 @@ class _Experiment:
             analysis = self.settings.analysis or quick_settings(profile)
             self.study.analyze(progress=self._analysis_progress, **analysis)
         with self._stage("Planning"):
-            budget, candidates = self._candidates()
+            budget, planned = self._planned_methods()
         with tempfile.TemporaryDirectory(prefix="pockui-demo-") as scratch:
             folder = Path(scratch)
             with self._stage("Compiling for OpenVINO"):
-                self._compile(candidates, folder)
+                self._compile(planned, folder)
             with self._stage("Training on OpenVINO"):
-                methods, metrics = self._train(candidates, folder)
+                methods, metrics = self._train(planned, folder)
             with self._stage("Training in plain PyTorch"):
                 metrics |= self._train_eager(methods)
             agreement = {
@@ -173,7 +173,7 @@ class _Experiment:
             }
             with self._stage("Measuring time and memory"):
                 rows = self._measure(folder, metrics)
-                self._learn_times(profile, candidates, rows)
+                self._learn_times(profile, planned, rows)
         title, metric = TITLES[self.which]
         return Report(
             task=self.task.name, title=title, metric=metric, command=command,
@@ -211,7 +211,7 @@ class _Experiment:
 
     # ---------------------------------------------------------------- planning
 
-    def _candidates(self) -> tuple[int, dict[str, Candidate]]:
+    def _planned_methods(self) -> tuple[int, dict[str, PlannedMethod]]:
         """The automatic plan's budget in bytes, and what is compared, by key."""
         graph = self.graph
         head, full, preset = pg.Plan.head(graph), pg.Plan.full(graph), pg.Plan.preset(graph)
@@ -221,22 +221,22 @@ class _Experiment:
         auto = self.study.search(pg.Budget(peak_bytes=budget))
         auto.save(self.out / "plan.json")
         found = {
-            "head": Candidate("Head only", "the new classifier", head),
-            "biases": Candidate(
+            "head": PlannedMethod("Head only", "the new classifier", head),
+            "biases": PlannedMethod(
                 f"Last {k} biases",
                 "the head and the last half of all biases",
                 pg.Plan.last_k_biases(graph, k),
             ),
-            "preset": Candidate(
+            "preset": PlannedMethod(
                 "Paper preset", "the scheme PockEngine reports for this kind of network", preset
             ),
-            "auto": Candidate("Automatic", _rule(budget, "modelled peak"), auto),
+            "auto": PlannedMethod("Automatic", _rule(budget, "modelled peak"), auto),
         }
         if self.settings.equal_memory:
             small = self.study.search(pg.Budget(peak_bytes=preset_peak))
             rule = _rule(preset_peak, "modelled peak, the preset's")
-            found["auto_small"] = Candidate("Automatic, preset's memory", rule, small)
-        found["full"] = Candidate("Full fine-tuning", "every tensor", full)
+            found["auto_small"] = PlannedMethod("Automatic, preset's memory", rule, small)
+        found["full"] = PlannedMethod("Full fine-tuning", "every tensor", full)
         for label, _, plan in found.values():
             self.study.save_plan(label, self._with_figures(plan))
         return budget, found
@@ -246,47 +246,47 @@ class _Experiment:
         figures = {"peak_bytes": small.peak_bytes, "extra_bytes": small.extra_bytes, "flops": small.flops}
         return plan.model_copy(update={"predicted": {**figures, **plan.predicted}})
 
-    def _compile(self, candidates: Mapping[str, Candidate], folder: Path) -> None:
-        for done, (key, (label, _, plan)) in enumerate(candidates.items()):
-            self._report(done, len(candidates), label)
+    def _compile(self, planned: Mapping[str, PlannedMethod], folder: Path) -> None:
+        for done, (key, (label, _, plan)) in enumerate(planned.items()):
+            self._report(done, len(planned), label)
             pg.compile(self.graph, plan, target="openvino", out=folder / key)
             plan.save(folder / f"{key}.json")
-        pg.compile(self.graph, candidates["auto"].plan, target="openvino", out=self.out / "artifact")
+        pg.compile(self.graph, planned["auto"].plan, target="openvino", out=self.out / "artifact")
 
     # ---------------------------------------------------------------- training
 
-    def _schoolroom(self, total: int) -> Schoolroom:
+    def _harness(self, total: int) -> TrainingHarness:
         heads = {seed: fresh_head(self.task, seed) for seed in (*self.settings.seeds, TUNING_SEED)}
-        return Schoolroom(self.task, heads, lambda done, note: self._report(done, total, note))
+        return TrainingHarness(self.task, heads, lambda done, note: self._report(done, total, note))
 
     def _train(
-        self, candidates: Mapping[str, Candidate], folder: Path
+        self, planned: Mapping[str, PlannedMethod], folder: Path
     ) -> tuple[dict[str, Method], dict[tuple[str, str], tuple[float | None, ...]]]:
         """Each method with its learning rate chosen, and its metric for each seed."""
         s = self.settings
-        room = self._schoolroom(len(candidates) * (len(s.rates) * s.tuning_steps + len(s.seeds) * s.steps))
+        harness = self._harness(len(planned) * (len(s.rates) * s.tuning_steps + len(s.seeds) * s.steps))
         validation = list(itertools.islice(self.task.validation or (), s.validation_batches))
         test = list(self.task.eval)
         methods: dict[str, Method] = {}
         metrics: dict[tuple[str, str], tuple[float | None, ...]] = {}
-        for key, candidate in candidates.items():
-            learner, label = CompiledLearner(folder / key, self.threads), candidate.label
-            trials = room.tune(learner, TUNING_SEED, s.rates, s.tuning_steps, validation, label)
+        for key, method in planned.items():
+            learner, label = CompiledLearner(folder / key, self.threads), method.label
+            trials = harness.tune(learner, TUNING_SEED, s.rates, s.tuning_steps, validation, label)
             lr = choose_rate(trials)
             outcomes = []
             for seed in s.seeds if lr is not None else ():
-                outcomes.append(room.train(learner, seed, lr, s.steps, test, f"{label}, seed {seed}"))  # pyright: ignore
-                self._keep(candidate, seed, lr, outcomes[-1])
+                outcomes.append(harness.train(learner, seed, lr, s.steps, test, f"{label}, seed {seed}"))  # pyright: ignore
+                self._keep(method, seed, lr, outcomes[-1])
             self.losses[key, "openvino"] = [o.losses for o in outcomes]
             metrics[key, "openvino"] = tuple(o.metric for o in outcomes) or (None,) * len(s.seeds)
-            methods[key] = self._method(key, candidate, trials, lr)
+            methods[key] = self._method(key, method, trials, lr)
         return methods, metrics
 
-    def _keep(self, candidate: Candidate, seed: int, lr: float | None, outcome: Outcome) -> None:
+    def _keep(self, planned: PlannedMethod, seed: int, lr: float | None, outcome: Outcome) -> None:
         """Note a final run in the study."""
         self.study.add_run(
             Run(
-                plan=candidate.plan, name=f"{candidate.label}, seed {seed}", seed=seed, lr=lr,
+                plan=planned.plan, name=f"{planned.label}, seed {seed}", seed=seed, lr=lr,
                 status="failed" if outcome.metric is None else "done",
                 error="training diverged" if outcome.metric is None else "",
                 steps=len(outcome.losses), losses=outcome.losses, metric=outcome.metric,
@@ -298,7 +298,7 @@ class _Experiment:
         """The same runs by PyTorch's autograd and torch.optim, at the same learning rates."""
         s = self.settings
         keys = [k for k in s.eager_trains if methods[k].lr is not None]
-        room = self._schoolroom(len(keys) * len(s.seeds) * s.steps)
+        harness = self._harness(len(keys) * len(s.seeds) * s.steps)
         test = list(self.task.eval)
         metrics: dict[tuple[str, str], tuple[float | None, ...]] = {}
         for key in keys:
@@ -307,19 +307,19 @@ class _Experiment:
             # A task of its own: the weights of the other one are the graph's constants.
             learner = EagerLearner(load_task(DEMOS[self.which]), tuple(method.ratios), self.optimizer)
             outcomes = [
-                room.train(learner, seed, method.lr, s.steps, test, f"{method.label}, seed {seed}")
+                harness.train(learner, seed, method.lr, s.steps, test, f"{method.label}, seed {seed}")
                 for seed in s.seeds
             ]
             self.losses[key, "eager"] = [o.losses for o in outcomes]
             metrics[key, "eager"] = tuple(o.metric for o in outcomes)
         return metrics
 
-    def _method(self, key: str, candidate: Candidate, trials: list[Trial], lr: float | None) -> Method:
-        plan = candidate.plan
+    def _method(self, key: str, planned: PlannedMethod, trials: list[Trial], lr: float | None) -> Method:
+        plan = planned.plan
         small = self.graph.prune(plan)
         ratios = {fqn: plan.ratio(fqn) for fqn in plan.tensors}
         return Method(
-            key=key, label=candidate.label, rule=candidate.rule, ratios=ratios,
+            key=key, label=planned.label, rule=planned.rule, ratios=ratios,
             values=sum(round(math.prod(plan.model[fqn]) * r) for fqn, r in ratios.items()),
             peak_bytes=small.peak_bytes, extra_bytes=small.extra_bytes, flops=small.flops,
             predicted_gain=plan.predicted.get("gain"), lr=lr,
@@ -366,10 +366,10 @@ class _Experiment:
             rows.append(Row(method="full", runtime="compiled", reason=reason))
         return rows
 
-    def _learn_times(self, profile: Profile, candidates: Mapping[str, Candidate], rows: list[Row]) -> None:
+    def _learn_times(self, profile: Profile, planned: Mapping[str, PlannedMethod], rows: list[Row]) -> None:
         """Teach the study how long steps take, so that budgets in ms can be searched."""
         measured = {r.method: r.step_ms for r in rows if r.runtime == "openvino" and r.step_ms is not None}
-        timed = [(profile.choice(candidates[key].plan), ms) for key, ms in measured.items()]
+        timed = [(profile.ratios_of(planned[key].plan), ms) for key, ms in measured.items()]
         if len(timed) > 1:
             self.study.save_profile(profile.with_time(fit(profile, "openvino", timed)))
 

@@ -97,7 +97,7 @@ class Outcome:
 
 
 @dataclass
-class Schoolroom:
+class TrainingHarness:
     """Trains learners under equal conditions.
 
     Attributes:

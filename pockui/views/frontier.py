@@ -17,7 +17,7 @@ from ..info import charts
 from ..info.costs import COSTS
 from ..info.frontier import frontier_info
 from ..info.palette import palette
-from ..state import Run, State, run_now
+from ..state import Executor, State, run_now
 from . import parts
 
 AXES = {"Peak memory": "peak_bytes", "Step time": "step_ms", "Training memory": "extra_bytes"}
@@ -28,7 +28,7 @@ class Frontier(pn.viewable.Viewer):
 
     state = param.ClassSelector(class_=State)
 
-    def __init__(self, state: State, run: Run = run_now) -> None:
+    def __init__(self, state: State, run: Executor = run_now) -> None:
         """Args:
         run: computes the frontier, as `State` takes it.
         """

@@ -16,13 +16,13 @@ import pockgraph as pg
 from pockgraph.errors import ParityError
 from pockgraph.ir.graph import Graph, aten
 from pockgraph.optimizer import Optimizer
-from pockgraph.runtime.manifest import Parity
+from pockgraph.runtime.manifest import ParityRecord
 
 
 def compiled(net: nn.Module, data: list[dict[str, Tensor]], optimizer: Optimizer, target: str, out: Path,
-             **how: str) -> Parity:  # fmt: skip
+             **how: str) -> ParityRecord:  # fmt: skip
     found = pg.compile(pg.build(task(net, data, **how), optimizer), target=target, out=out).manifest.parity
-    assert isinstance(found, Parity)
+    assert isinstance(found, ParityRecord)
     assert found.ok
     assert not found.forced
     return found

@@ -27,7 +27,7 @@ from pockgraph.errors import StudyError, TaskError
 from pockgraph.profile.profiler import profile_of
 from pockgraph.store.lease import Owner
 from pockgraph.store.store import APPLICATION_ID
-from pockgraph.study import Parity, Run
+from pockgraph.study import Run, TargetParity
 from pockgraph.study import study as study_module
 from pockui import project
 from pockui.cli import app
@@ -283,7 +283,7 @@ def test_a_damaged_run_or_parity_record_is_named_and_hides_no_other(json_text: s
     with pg.Study(study_file) as study:
         kept = [study.add_run(Run(study.plan("head"), name=name)) for name in ("a", "b", "c")]
         for target in ("onnx", "openvino"):
-            study.add_parity(Parity(target, "head", True, {"loss": 0.0}))
+            study.add_parity(TargetParity(target, "head", True, {"loss": 0.0}))
         change(study_file, "UPDATE runs SET json = ? WHERE id = ?", json_text, kept[1].id)
         with pytest.warns(UserWarning, match=f"run {kept[1].id} cannot be read"):
             assert [run.name for run in study.runs()] == ["a", "c"]

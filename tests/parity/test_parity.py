@@ -24,15 +24,15 @@ from pockgraph.parity import rounding
 from pockgraph.parity.eager_reference import autograd
 from pockgraph.passes import Pipeline, run
 from pockgraph.plan import Plan
-from pockgraph.runtime.manifest import Parity, read_manifest
+from pockgraph.runtime.manifest import ParityRecord, read_manifest
 from pockgraph.targets import target_names
 
 TARGETS = target_names()
 
 
-def record(artifact: Artifact) -> Parity:
+def record(artifact: Artifact) -> ParityRecord:
     found = artifact.manifest.parity
-    assert isinstance(found, Parity)
+    assert isinstance(found, ParityRecord)
     return found
 
 

@@ -52,7 +52,7 @@ def test_the_profile_predicts_plans_to_the_byte() -> None:
     profile = profile_of(graph)
     for plan_of in PLANS.values():
         plan = plan_of(graph)
-        small, figures = graph.prune(plan), profile.figures(profile.choice(plan))
+        small, figures = graph.prune(plan), profile.figures(profile.ratios_of(plan))
         assert (figures.peak_bytes, figures.extra_bytes, figures.flops) == (
             small.peak_bytes, small.extra_bytes, small.flops
         )  # fmt: skip

@@ -73,10 +73,10 @@ def test_a_ratio_does_not_stand_for_channels_of_another_dimension() -> None:
     graph = built("mlp")
     profile = profile_of(graph)
     inputs = pg.Plan.of(graph, {"layers.2.weight": Trained(dim=1, channels=(0, 1))})
-    assert profile.choice(inputs) == {"layers.2.weight": 0.25}
+    assert profile.ratios_of(inputs) == {"layers.2.weight": 0.25}
     outputs = pg.Plan.of(graph, {"layers.2.weight": Trained(dim=0, channels=(0, 1))})
     with pytest.raises(PlanError, match=r"'layers\.2\.weight' along dim 0"):
-        profile.choice(outputs)
+        profile.ratios_of(outputs)
 
 
 @pytest.mark.parametrize(

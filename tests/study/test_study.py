@@ -25,7 +25,7 @@ from pockgraph.optimizer import SGD
 from pockgraph.plan import Plan
 from pockgraph.store.schema import MIGRATIONS
 from pockgraph.store.store import APPLICATION_ID
-from pockgraph.study import Parity, Run, Study
+from pockgraph.study import Run, Study, TargetParity
 
 HERE = Path(__file__).parent
 
@@ -387,7 +387,7 @@ def test_runs_are_kept_and_updated(study: Study) -> None:
 
 
 def test_parity_records_are_kept(study: Study) -> None:
-    parity = Parity("openvino", "head", True, {"loss": 1e-7})
+    parity = TargetParity("openvino", "head", True, {"loss": 1e-7})
     study.add_parity(parity)
     assert study.parities() == [parity]
 

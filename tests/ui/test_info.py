@@ -115,7 +115,7 @@ def test_gain_is_additive_and_linear_between_measurements(choice: dict[str, floa
 
 def test_a_searched_plan_predicts_the_gain_that_the_view_shows(facts) -> None:
     for plan in facts.frontier("peak_bytes"):
-        shown = facts.outlook(facts.profile.choice(plan)).gain
+        shown = facts.outlook(facts.profile.ratios_of(plan)).gain
         assert shown == pytest.approx(plan.predicted["gain"], abs=1e-9)
 
 

@@ -33,7 +33,7 @@ from ..runtime.manifest import (
     FileSpec,
     GraphSpec,
     Manifest,
-    Parity,
+    ParityRecord,
     SlotSpec,
     file_sha256,
     read_manifest,
@@ -172,7 +172,7 @@ def write_artifact(
     evaluation: Graph,
     graph: TrainGraph,
     options: Mapping[str, Any] | None = None,
-    prove: Callable[[Path, Manifest], Parity] | None = None,
+    check_parity: Callable[[Path, Manifest], ParityRecord] | None = None,
     replace: bool = True,
 ) -> Artifact:
     """Write an artefact: all of it, or nothing.
@@ -184,11 +184,11 @@ def write_artifact(
         train, evaluation: what `graph`'s plan is lowered from, after the shared passes.
         graph: the pruned training graph: its plan, and the model's values when it was built.
         options: the target's options.
-        prove: measures the parity of what was written, or refuses it; None skips that.
+        check_parity: measures the parity of what was written, or refuses it; None skips that.
         replace: whether another artefact may be replaced.
 
     Raises:
-        ParityError: from `prove`.
+        ParityError: from `check_parity`.
         ArtifactError: `out` holds something that may not be replaced, or cannot be written.
         UnsupportedOperators, PockError: from the target.
     """
@@ -230,7 +230,7 @@ def write_artifact(
                 samples_apart=samples_apart(evaluation, graph.task.example),
                 native_code=tuple(name for name in files if name.endswith(NATIVE_SUFFIXES)),
             )
-            parity = "skipped" if prove is None else prove(partial, manifest)
+            parity = "skipped" if check_parity is None else check_parity(partial, manifest)
             manifest = manifest.model_copy(update={"parity": parity})
             (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         return Artifact(folder)

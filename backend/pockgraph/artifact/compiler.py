@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import PockError, TaskError, UnsupportedOperators, require
-from ..parity.compiled_step import prove
+from ..parity.compiled_step import check_parity
 from ..passes.index_limits import limits_of
 from ..plan import Plan
 from ..runtime.limits import check_limits
@@ -63,5 +63,5 @@ def compile(
         raise UnsupportedOperators(str(found))
     example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
     check_limits(example, limits_of(train, lowering.integers_below), small.plan.task)
-    proof = (lambda folder, manifest: prove(folder, manifest, small, force)) if parity else None
-    return write_artifact(out, lowering, train, evaluation, small, dict(options or {}), proof, replace)
+    parity_check = (lambda folder, manifest: check_parity(folder, manifest, small, force)) if parity else None
+    return write_artifact(out, lowering, train, evaluation, small, dict(options or {}), parity_check, replace)

@@ -34,7 +34,7 @@ from ..errors import BatchError, ParityError, reason
 from ..prng import step_keys
 from ..runtime import checkpoint
 from ..runtime.guards import failed
-from ..runtime.manifest import Manifest, Parity
+from ..runtime.manifest import Manifest, ParityRecord
 from ..runtime.runner import open_runner
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
@@ -78,7 +78,7 @@ FLOOR_RATIO = 1e-7  # of float32 gradients, see `spans`
 DRAWS = ((2, 4.0), (3, 16.0))
 
 
-def prove(folder: Path, manifest: Manifest, graph: TrainGraph, force: bool) -> Parity:
+def check_parity(folder: Path, manifest: Manifest, graph: TrainGraph, force: bool) -> ParityRecord:
     """Measure the artefact in `folder`, and refuse it when it deviates.
 
     Args:
@@ -100,7 +100,7 @@ def prove(folder: Path, manifest: Manifest, graph: TrainGraph, force: bool) -> P
     return verdict.parity.model_copy(update={"forced": True})
 
 
-def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> Parity:
+def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> ParityRecord:
     """The deviations, without judging them.
 
     Raises:
@@ -113,12 +113,12 @@ def measure(folder: Path, manifest: Manifest, graph: TrainGraph) -> Parity:
 class _Verdict:
     """The record, and why it does not ship; empty where it does."""
 
-    parity: Parity
+    parity: ParityRecord
     refusal: str
 
 
 @dataclass(frozen=True)
-class _Run:
+class _StepResult:
     """One step of the artefact."""
 
     start: dict[str, Tensor]
@@ -229,7 +229,7 @@ class _Judge:
             loss = self._loss(center, runs)
         return _Found(*loss, {**doubt.states, **states})
 
-    def _states(self, run: _Run, right: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def _states(self, run: _StepResult, right: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Of each state that `right` has: its name, the right next value, and the value before."""
         for name, next_name in self._next_names.items():
             if next_name in right:
@@ -267,7 +267,7 @@ class _Judge:
             worst, step, allowed = decay.slot, decay.deviation, decay_check.ALLOWED
             refusal = self._refusal([str(decay)])
         loss = max(doubt.loss, found.loss)
-        parity = Parity(
+        parity = ParityRecord(
             loss=_finite(check.loss), loss_deviation=_finite(loss),
             gradient_deviation=_finite(doubt.deviation), worst_gradient=doubt.worst,
             step_deviation=_finite(step), worst_step=worst,
@@ -336,7 +336,7 @@ def _keep_worst(states: dict[str, Deviation], name: str, found: Deviation) -> No
 
 def _artefact_steps(
     folder: Path, manifest: Manifest, batch: Batch, steps: Sequence[tuple[float, Mapping[str, Tensor]]]
-) -> list[_Run]:
+) -> list[_StepResult]:
     """Single steps of the artefact by its own runtime.
 
     Args:
@@ -354,7 +354,7 @@ def _artefact_steps(
             runner.write_state({**initial, **begin})
             loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))
             state = {name: torch.from_numpy(a) for name, a in runner.read_state().items()}
-            runs.append(_Run(dict(start), loss, state))
+            runs.append(_StepResult(dict(start), loss, state))
     except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
         raise ParityError(
             f"The compiled step of task {manifest.task!r} cannot be run here, so its agreement with PyTorch "

@@ -1,7 +1,7 @@
 """Profile: what every plan of a task would cost, without making its graph.
 
 A profile is the whole training graph reduced to numbers: a record per operator with its size, its
-operands, its work and the tensors it serves. From that, `figures` replays what `train_graph/prune.py`
+operands, its work and the tensors it serves. From that, `figures` derives what `train_graph/prune.py`
 would do for a plan and runs the same liveness over the result: milliseconds instead of a new graph,
 byte for byte the same answer. It imports no torch and travels as JSON, so a study can be planned on a
 machine that has neither model nor framework.
@@ -22,7 +22,7 @@ from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
 from ..plan.tensor_info import TensorInfo
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
-from .pruning_model import replay
+from .pruning_model import pruned_step
 from .validation import check
 
 __all__ = ["SCALAR_BYTES", "WORK_KINDS", "Figures", "Operator", "Profile", "TensorInfo", "TimeModel"]
@@ -161,7 +161,7 @@ class Profile:
             provenance=dict(provenance or {}),
         )
 
-    def choice(self, plan: Plan) -> dict[str, float]:
+    def ratios_of(self, plan: Plan) -> dict[str, float]:
         """FQN -> ratio of a plan made for this model.
 
         Raises:
@@ -179,6 +179,8 @@ class Profile:
                     "no plan that ratios describe. Compile it as it is, or plan that tensor by a ratio."
                 )
         return {fqn: plan.ratio(fqn) for fqn in plan.tensors}
+
+    choice = ratios_of  # its name in earlier versions
 
     def part(self, i: int, what: float | Trained) -> tuple[int, int] | None:
         """(dimension, channels) of a part of a tensor; None: the whole tensor."""
@@ -229,7 +231,7 @@ class Profile:
         Args:
             choice: FQN -> ratio in (0, 1], or explicit channels; tensors left out (or 0) are frozen.
         """
-        step = replay(self, choice)
+        step = pruned_step(self, choice)
         curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
         peak = max(curve.live_bytes, default=0)
         return Figures(
@@ -243,11 +245,11 @@ class Profile:
 
     def work(self, choice: Mapping[str, float | Trained]) -> tuple[int, ...]:
         """Amount of each of `WORK_KINDS` in a step of this plan: what the time model is linear in."""
-        return tuple(replay(self, choice).work)
+        return tuple(pruned_step(self, choice).work)
 
     def live_bytes(self, choice: Mapping[str, float | Trained]) -> list[tuple[str, bool, int]]:
         """(operator, is forward, bytes alive) over the schedule, weights included."""
-        step = replay(self, choice)
+        step = pruned_step(self, choice)
         curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
         return [(s.name, s.forward, b + step.resident_bytes) for s, b in zip(step.steps, curve.live_bytes)]
 

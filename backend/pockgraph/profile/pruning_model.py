@@ -1,4 +1,4 @@
-"""Pruning replayed on numbers: which operators remain for one plan, at which size, and what is added.
+"""Pruning on numbers: which operators remain for one plan, at which size, and what is added.
 
 What `train_graph/prune.py` makes of a graph, this makes of a profile's operators, to the byte: change
 them together.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .profile import Profile
 
 
-class Replayed(NamedTuple):
+class PrunedStep(NamedTuple):
     """A plan's step.
 
     Attributes:
@@ -33,13 +33,13 @@ class Replayed(NamedTuple):
     state_bytes: int
 
 
-def replay(profile: Profile, choice: Mapping[str, float | Trained]) -> Replayed:
+def pruned_step(profile: Profile, choice: Mapping[str, float | Trained]) -> PrunedStep:
     """What pruning to a plan leaves; `choice` as for `Profile.figures`."""
-    return _Replay(profile, choice).run()
+    return _Pruning(profile, choice).run()
 
 
-class _Replay:
-    """Replays pruning for one plan: which operators remain, at what size, and what is added."""
+class _Pruning:
+    """Prunes to one plan: which operators remain, at what size, and what is added."""
 
     def __init__(self, profile: Profile, choice: Mapping[str, float | Trained]) -> None:
         self.p = profile
@@ -78,7 +78,7 @@ class _Replay:
         self.twice: set[int] = set()  # operators that a part is computed of, and the whole
         self.storage: dict[int, int] = {}
 
-    def run(self) -> Replayed:
+    def run(self) -> PrunedStep:
         operators, trained = self.p.operators, self.trained
         exists = [o.needed or bool(o.serves & trained) for o in operators]
         self._join_norms(exists)
@@ -107,7 +107,7 @@ class _Replay:
             size for size, readers in self.p.backward_constants if any(exists[r] for r in readers)
         )
         self.events.sort(key=lambda e: e[0])
-        return Replayed([s for _, s in self.events], self.flops, self.work, self.resident, self.state)
+        return PrunedStep([s for _, s in self.events], self.flops, self.work, self.resident, self.state)
 
     def _amounts(self, n: int, o: Operator) -> tuple[int, int, int]:
         """(bytes, flops, work) of operator `n`."""

@@ -99,7 +99,7 @@ class FileSpec(_Strict):
     bytes: int = Field(ge=0)
 
 
-class Parity(_Strict):
+class ParityRecord(_Strict):
     """How a compiled step compares with eager PyTorch on one real batch; see `pockgraph.parity`.
 
     Attributes:
@@ -212,7 +212,7 @@ class Manifest(_Strict):
     eval_integers: tuple[str, ...] = ()
     numbered_guards: bool = False
     samples_apart: bool = True
-    parity: Parity | Literal["skipped"] | None = None
+    parity: ParityRecord | Literal["skipped"] | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -268,7 +268,7 @@ class Manifest(_Strict):
     @property
     def parity_json(self) -> dict[str, Any] | str | None:
         """`parity` as JSON."""
-        return self.parity.model_dump(mode="json") if isinstance(self.parity, Parity) else self.parity
+        return self.parity.model_dump(mode="json") if isinstance(self.parity, ParityRecord) else self.parity
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"

@@ -1,6 +1,8 @@
 """A study: everything known about one task, in one file that survives."""
 
-from .records import Parity, Run
+from .records import Run, TargetParity
 from .study import Study
 
-__all__ = ["Parity", "Run", "Study"]
+Parity = TargetParity  # its name in earlier versions
+
+__all__ = ["Parity", "Run", "Study", "TargetParity"]

@@ -53,7 +53,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Parity:
+class TargetParity:
     """How close a target came to PyTorch, for one plan.
 
     Attributes:

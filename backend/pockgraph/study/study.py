@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..search.plan_search import Budget
     from ..task import Task
     from ..train_graph import TrainGraph
-from .records import ERRORS, NAMES, RUN, Facts, Parity, Run, differences, facts, run_values
+from .records import ERRORS, NAMES, RUN, Facts, Run, TargetParity, differences, facts, run_values
 
 T = TypeVar("T")
 
@@ -438,9 +438,9 @@ class Study:
             plan = Plan.from_json(json.dumps(data.pop("plan")), f"the plan of run {row['id']}")
             return RUN.validate_python({**data, "plan": plan, "id": row["id"]})
 
-    def add_parity(self, parity: Parity) -> None:
+    def add_parity(self, parity: TargetParity) -> None:
         """Keep a comparison with PyTorch."""
-        require(StudyError, "parity", parity, Parity, "Pass a pockgraph.study.Parity.")
+        require(StudyError, "parity", parity, TargetParity, "Pass a pockgraph.study.TargetParity.")
         values = (
             parity.target,
             parity.plan,
@@ -453,15 +453,15 @@ class Study:
                 "INSERT INTO parities (target, plan, passed, created, json) VALUES (?, ?, ?, ?, ?)", values
             )
 
-    def parities(self) -> list[Parity]:
+    def parities(self) -> list[TargetParity]:
         """Every comparison with PyTorch, oldest first. One that cannot be read is left out, with a
         `UserWarning`."""
         return self._readable("SELECT * FROM parities ORDER BY id", self._parity_of)
 
-    def _parity_of(self, row: Any) -> Parity:
+    def _parity_of(self, row: Any) -> TargetParity:
         with self._store.decoding(f"parity record {row['id']}"):
             errors = ERRORS.validate_json(row["json"])
-            return Parity(row["target"], row["plan"], bool(row["passed"]), errors, row["created"])
+            return TargetParity(row["target"], row["plan"], bool(row["passed"]), errors, row["created"])
 
     # ------------------------------------------------------------------ the file
 
