@@ -250,7 +250,7 @@ def plain_finetune(graph, plan: Plan, data: Data, seed: int, lr: float) -> tuple
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "unet", "twice", "transformer", "tied"])
-def test_the_cached_trunk_changes_no_bit(name: str) -> None:
+def test_cached_activations_change_no_bit(name: str) -> None:
     task = with_validation(zoo(name))
     graph = transformer() if name == "transformer" else autodiff.build(task, SGD(lr=0.05, momentum=0.9))
     head = presets.head(graph)
@@ -297,7 +297,7 @@ def test_cuts_keep_to_their_limit_and_late_plans_get_late_cuts(graph) -> None:
         forward.suffix(cut).validate()
 
 
-def test_a_trunk_is_not_kept_when_a_seed_draws_other_values_each_time(graph) -> None:
+def test_activations_are_not_kept_when_a_seed_draws_other_values_each_time(graph) -> None:
     base = make_shapes()
     noisy = Batches(base.train.arrays, BATCH, transform=lambda b: {**b, "x": b["x"] + torch.rand(1)})
     data = Data(Task(base.name, base.model, base.loss, base.metric, noisy, base.eval, base.validation), 2)
@@ -306,7 +306,7 @@ def test_a_trunk_is_not_kept_when_a_seed_draws_other_values_each_time(graph) -> 
     assert [c.position for c in bench.train.cuts] == [0]
 
 
-def test_a_cancelled_pass_leaves_a_trunk_that_goes_on(graph) -> None:
+def test_activations_kept_by_a_cancelled_pass_are_used_by_the_next(graph) -> None:
     data = Data(make_shapes(), 4)
     bench = EagerBench(graph, data, [presets.head(graph)], 1, GIGABYTE)
     tuner = bench.prepare(Plan.head(graph))

@@ -8,17 +8,19 @@ repeat is refused by name and line.
 
 - `trace.py`: what goes into a trace and comes out of it
 - `tracer.py`: running the user's code under tracing
-- `standing_in.py`: what stands in the model meanwhile
+- `traced_model.py`: what stands in the model meanwhile: leaves of autograd, and no checkpoints
 - `observer.py`: what runs beside it: whose line and layer an operator is, and which values it is given
+- `function_rewrites.py`, `losses.py`: functions of torch, written so that a static graph can hold them
+- `packed_sequences.py`: packed sequences as padded ones
 - `in_place.py`: operators that write -> functions of values
-- `places.py`: phase, layer and source of each node
-- `outside.py`: what Python keeps from one call to the next: snapshots, and what differs
-- `suitable.py`: models that cannot be trained as they are
+- `node_metadata.py`: phase, layer and source of each node
+- `python_state.py`: what Python keeps from one call to the next: snapshots, and what differs
+- `model_checks.py`, `shared_memory.py`: models that cannot be trained as they are
 - `refusals.py`: what cannot be captured, in words
 """
 
-from .standing_in import leaf_of
 from .trace import Trace, trace_loss, trace_metric
+from .traced_model import leaf_of
 from .tracer import as_captured
 
 __all__ = ["Trace", "as_captured", "leaf_of", "trace_loss", "trace_metric"]

@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..recurrent.layers import CELLS, LAYERS
 from . import refusals
+from .function_rewrites import PLAIN
 from .losses import LOSSES
-from .packed import PackedSequences
-from .plain import PLAIN
+from .packed_sequences import PackedSequences
 from .refusals import ENGINE_ROOT, TORCH_ROOT
 
 REPLACED = {**LAYERS, **CELLS}

@@ -17,10 +17,10 @@ from ..ir.graph import Graph, Role, Slot, add_constant, aten, dtype_name
 from ..passes.index_limits import unknown_lengths
 from ..task import Task
 from .in_place import plain_strides
-from .memory import refuse_shared_memory
-from .places import annotate, claim_gradients
+from .model_checks import check_model
+from .node_metadata import annotate, claim_gradients
 from .refusals import HOLDS_ITSELF, PACKED_COMPUTED, explained, not_one_graph
-from .suitable import check_model
+from .shared_memory import refuse_shared_memory
 from .tracer import Captured, capture
 
 FAKE = "torch._subclasses.fake_tensor"

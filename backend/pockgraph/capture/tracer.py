@@ -26,11 +26,11 @@ from ..task import Task
 from ..task.task import BATCH_NORMS
 from . import refusals
 from .in_place import undo_in_place, writes, written_inputs
+from .node_metadata import source_of
 from .observer import Observer, first_difference
-from .outside import Snapshot
-from .places import source_of
+from .python_state import Snapshot
 from .refusals import NotOneGraph
-from .standing_in import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
+from .traced_model import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
 
 Function = Callable[..., Tensor]
 ASSERTIONS = (aten._assert_async.default, aten._assert_async.msg)

@@ -1,10 +1,10 @@
-"""Cached trunk: the forward pass below every trained tensor, computed once per batch and kept.
+"""Cached activations: the forward pass before every trained tensor, computed once per batch and kept.
 
 Before → after, for a plan that trains `stage3` and the head:
 
     batch ─ stem ─ stage1 ─ stage2 ─ stage3 ─ head ─ loss        one graph, every step
 
-    batch ─ stem ─ stage1 ─ stage2 ─► kept                       the trunk, once per batch
+    batch ─ stem ─ stage1 ─ stage2 ─► kept                       the prefix, once per batch
                                kept ─ stage3 ─ head ─ loss       the suffix, every step
 
 Exact: the suffix runs the same operators on the same values. A few cuts serve all plans: where a plan
@@ -140,7 +140,7 @@ class Forward:
         copied: dict[fx.Node, fx.Node] = {}
         slots = []
         for value in cut.values:
-            copied[value] = new.placeholder(f"trunk_{value.name}")
+            copied[value] = new.placeholder(f"prefix_{value.name}")
             copied[value].meta["val"] = value.meta["val"]
             slots.append(self.slot_of(value))
         inputs = dict(zip(self.graph.placeholders.values(), self.graph.inputs))
@@ -154,7 +154,7 @@ class Forward:
         outputs = tuple(s for s, _ in kept)
         return rebuilt(self.graph, new, inputs=tuple(slots), outputs=outputs)
 
-    def trunk(self, values: Collection[fx.Node]) -> Graph:
+    def prefix(self, values: Collection[fx.Node]) -> Graph:
         """The graph from the batch to `values`, operators of this graph; outputs are named by `slot_of`."""
         wanted = [v for v in values if v.op == "call_function"]
         live, todo = set(), list(wanted)
@@ -181,7 +181,7 @@ class Forward:
         if value.op == "placeholder":
             return next(s for s, n in zip(self.graph.inputs, self.graph.placeholders.values()) if n is value)
         val = value.meta["val"]
-        return Slot(Role.BATCH, f"trunk.{value.name}", tuple(val.shape), dtype_name(val.dtype))
+        return Slot(Role.BATCH, f"prefix.{value.name}", tuple(val.shape), dtype_name(val.dtype))
 
     def _outputs(self, position: int) -> list[tuple[Slot, fx.Node]]:
         return [

@@ -87,7 +87,7 @@ class _Analysis:
         }
         self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
         self._wanted: list[Measurement] = []
-        # The first measurements also fill the cache of the trunk: one forward pass for every batch.
+        # The first measurements also fill the cache of activations: one forward pass for every batch.
         batches = settings.steps * len(settings.seeds) + self.data.validation_count
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
         self._lease: Lease

@@ -1,7 +1,7 @@
 """Fine-tune one plan after another on one task: the bench that contribution is measured on.
 
 Two benches give the same numbers to rounding. `EagerBench` runs the pruned graph in this process, with
-the trunk below the trained tensors cached (`activation_cache.py`); it is ready in a fraction of a second.
+the activations before the trained tensors cached (`activation_cache.py`): ready in a fraction of a second.
 `CompiledBench` compiles every plan for a target, which takes seconds and pays when a plan takes many
 steps.
 """

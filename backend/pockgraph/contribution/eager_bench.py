@@ -1,4 +1,4 @@
-"""Plans trained in this process, what lies below their tensors cached: ready in a fraction of a second."""
+"""Plans trained in this process by PyTorch, with cached activations: ready in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ from ..train_graph.prune import prune, specialise
 from .activation_cache import Cut, Forward, Kept, choose_cuts
 from .data import Data
 
-_STATE_OF = {
-    Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
-}  # fmt: skip
-
-
 # Indices are guarded before a graph is cut, so that each part has its own.
 WHOLE = (GuardIndices(),)
 PARTS = (FoldConstants(), FoldScale(), PointwiseAsMatmul())
@@ -55,7 +50,7 @@ class _Function:
 
 
 class _Source:
-    """The batches of one stage behind each cut; what crosses the cuts is kept."""
+    """Training or validation batches as they are after each cut; the activations there are kept."""
 
     def __init__(
         self, forward: Forward, cuts: tuple[Cut, ...], batches: Callable[..., Iterator[Any]]
@@ -89,16 +84,16 @@ class _Source:
             yield kept[-1]
 
     @cached_property
-    def _trunk(self) -> tuple[_Function, list[str], list[str]]:
+    def _prefix(self) -> tuple[_Function, list[str], list[str]]:
         values = sorted(
             {v for c in self.cuts[1:] for v in c.values}, key=list(self.forward.graph.fx.nodes).index
         )
-        graph = run(self.forward.trunk(values), PARTS, "bench-trunk")
+        graph = run(self.forward.prefix(values), PARTS, "bench-prefix")
         whole = [self.forward.slot_of(v).name for v in values if v.op == "placeholder"]
         return _Function(graph), [s.name for s in graph.outputs], whole
 
     def _keep(self, batch: Kept) -> Kept:
-        function, names, whole = self._trunk
+        function, names, whole = self._prefix
         kept = {n: _own(v) for n, v in zip(names, function(batch))}
         return kept | {n: batch[n] for n in whole}
 
@@ -118,7 +113,7 @@ class EagerBench:
     Args:
         graph: the task's.
         data: its batches.
-        plans: the tensors that each plan to come trains; they decide where the trunk is cut.
+        plans: the tensors that each plan to come trains; they decide where the forward pass is cut.
         seeds: how many seeds will be trained.
         cache_bytes: for kept activations, all batches together; 0 keeps none.
     """
@@ -131,7 +126,7 @@ class EagerBench:
         self._graph = graph
         wanted = [tuple(p) for p in plans]
         count = data.steps * seeds + data.validation_count
-        # A trunk whose values change with the step, or with other steps' batches, cannot be kept.
+        # Activations that change with the step, or with other steps' batches, cannot be kept.
         moving = graph.plan.dropout or graph.plan.batch_norm == "batch"
         limit = cache_bytes // count if data.is_repeatable() and not moving else 0
         with_rows = lambda seed: ((b, len(b)) for b in data.train(seed))  # noqa: E731
@@ -161,11 +156,8 @@ class EagerFinetuner:
         averaged = graph.optimizer.ema_decay is not None
         self._evaluate = _Function(run(specialise(suffix, plan, averaged), PARTS, "bench-eval"))
         self._initial = {s.name: step.values[s.name] for s in step.state_slots}
-        state = {(s.role, s.fqn, s.key): self._step.at[s.name] for s in step.state_slots}
-        self._next = [
-            (i, state[_STATE_OF[s.role], s.fqn, s.key])
-            for i, s in enumerate(step.outputs) if s.role in _STATE_OF
-        ]  # fmt: skip
+        state = {s.next_name: self._step.at[s.name] for s in step.state_slots}
+        self._next = [(i, state[s.name]) for i, s in enumerate(step.outputs) if s.name in state]
         assert len(output_args(step.fx)) == len(step.outputs)
 
     def reset(self, fresh: Mapping[str, torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Slot, Graph, TrainGraph: the one representation every room works on.
+"""Slot, Graph, Builder: the one representation every room works on.
 
 A `Graph` is a functional `torch.fx.Graph` of core ATen operators, and the loops of `recurrent_ops`, with a
 *named* calling convention: each placeholder and each output is described by a `Slot`, so no caller counts
@@ -244,7 +244,7 @@ def add_placeholder(graph: fx.Graph, name: str) -> fx.Node:
 
 
 def add_constant(graph: fx.Graph, after: fx.Node, name: str, value: torch.Tensor) -> tuple[fx.Node, Slot]:
-    """A new CONST input behind the placeholder `after`; its slot's key is the node's unique name."""
+    """A new CONST input after the placeholder `after`; its slot's key is the node's unique name."""
     with graph.inserting_after(after):
         node = add_placeholder(graph, name)
     node.meta["val"] = meta_like(value)
@@ -271,7 +271,7 @@ class Builder:
         return node
 
     def after(self, node: fx.Node) -> Any:
-        """Context manager: insert right behind `node` (behind all placeholders if it is one)."""
+        """Context manager: insert right after `node` (after all placeholders if it is one)."""
         if node.op == "placeholder":
             node = [n for n in self.graph.nodes if n.op == "placeholder"][-1]
         return self.graph.inserting_after(node)

@@ -1,4 +1,4 @@
-"""Which channels the data pulls at: a score for each, from the gradients of a few batches.
+"""Scores of channels by Fisher information: how much the loss of a few batches depends on each.
 
 The score of a channel is the sum of its weights' squared gradients, added up over the batches: the
 diagonal of the empirical Fisher information. TinyTrain (arXiv 2307.09988) chooses what to train on a

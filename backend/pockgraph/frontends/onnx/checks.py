@@ -6,8 +6,8 @@ from collections.abc import Mapping, Set
 
 from ...errors import UnsupportedOperators
 from .program import Node, Program
-from .roles import SHAPE_ONLY, Role
 from .rules import RULES, find_rule
+from .tensor_roles import SHAPE_ONLY, TensorRole
 
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression")
@@ -36,7 +36,7 @@ def known_beforehand(program: Program, held: Set[str]) -> set[str]:
     return known
 
 
-def require_supported(program: Program, roles: Mapping[str, Role], path: object) -> None:
+def require_supported(program: Program, roles: Mapping[str, TensorRole], path: object) -> None:
     """Refuse a model with operators or weights that cannot be trained.
 
     Raises:

@@ -22,7 +22,7 @@ from . import (  # noqa: F401  the rules register themselves
     ops_elementwise,
     ops_indexing,
     ops_matmul,
-    ops_normalisation,
+    ops_normalization,
     ops_pooling,
     ops_recurrent,
     ops_reduction,
@@ -34,8 +34,8 @@ from .folding import evaluate, shape_of
 from .naming import name_tensors
 from .program import Node, Program
 from .reader import is_uniform, read
-from .roles import SHAPE_ONLY, Role, find_roles
 from .rules import COUNT, NotRunnable, Rule, find_rule
+from .tensor_roles import SHAPE_ONLY, TensorRole, find_tensor_roles
 
 # ONNX's number of an element type; 1 is the module's own floating-point type.
 _DTYPES = {
@@ -68,7 +68,7 @@ def load(
         UnsupportedOperators: listing everything in the model that cannot be trained.
     """
     program = read(path, outputs)
-    roles = find_roles(program, parameters, constants)
+    roles = find_tensor_roles(program, parameters, constants)
     require_supported(program, roles, path)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     module = OnnxModule(program, roles, Origin(str(Path(path).resolve()), digest))
@@ -77,7 +77,7 @@ def load(
     return module
 
 
-def _surprises(module: OnnxModule, program: Program, roles: Mapping[str, Role]) -> Iterator[str]:
+def _surprises(module: OnnxModule, program: Program, roles: Mapping[str, TensorRole]) -> Iterator[str]:
     """What a user who knows the original model would not expect of the module."""
     if made := module.made_by_exporter:
         yield (
@@ -129,7 +129,7 @@ class OnnxModule(nn.Module):
             no layer of the original model has them. `load(…, parameters=[…])` trains them.
     """
 
-    def __init__(self, program: Program, roles: Mapping[str, Role], origin: Origin) -> None:
+    def __init__(self, program: Program, roles: Mapping[str, TensorRole], origin: Origin) -> None:
         super().__init__()
         self.origin = origin
         self._program = program

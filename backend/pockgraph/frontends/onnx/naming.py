@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from .program import Node, Program
-from .roles import ELEMENTWISE, Role, follows_product
+from .tensor_roles import ELEMENTWISE, TensorRole, follows_product
 
 # Ends of tensor names that say what the tensor is, and parts that only tell of an exporter's plumbing.
 _LEAF = re.compile(
@@ -72,7 +72,7 @@ def _layer_of_node(node: Node) -> list[str]:
     return [] if all(_ANONYMOUS.match(p) for p in parts) else parts
 
 
-def _home(program: Program, name: str, role: Role) -> Node:
+def _home(program: Program, name: str, role: TensorRole) -> Node:
     """The operator whose layer a tensor belongs to: a bias lives with the product that it is added to."""
     if role.node.op == "Add" and role.leaf == "bias":
         product = follows_product(program, role.node, name)
@@ -81,7 +81,7 @@ def _home(program: Program, name: str, role: Role) -> Node:
     return role.node
 
 
-def name_tensors(program: Program, roles: Mapping[str, Role]) -> dict[str, str]:
+def name_tensors(program: Program, roles: Mapping[str, TensorRole]) -> dict[str, str]:
     """Tensor name -> FQN, all different, and valid as a tree of modules."""
     homes = {name: _home(program, name, role) for name, role in roles.items()}
     groups: dict[int, list[str]] = {}
@@ -123,7 +123,7 @@ def _split_numbers(part: str) -> list[str]:
     return [p for p in _NUMBER.sub(r".\1.", part).split(".") if p]
 
 
-def _distinct(layers: Mapping[str, list[str]], roles: Mapping[str, Role]) -> dict[str, str]:
+def _distinct(layers: Mapping[str, list[str]], roles: Mapping[str, TensorRole]) -> dict[str, str]:
     """FQNs without two alike, without a tensor where a module must be, without names `nn.Module` needs."""
     modules: set[str] = set()
     taken: set[str] = set()

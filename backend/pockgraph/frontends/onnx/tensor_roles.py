@@ -31,7 +31,7 @@ _COUNTED = re.compile(r"^(val_\d+|(.*\.)?helper\.constant\.\d+|(.*/)?Constant(_\
 
 
 @dataclass(frozen=True)
-class Role:
+class TensorRole:
     """A tensor that the module holds.
 
     Attributes:
@@ -66,7 +66,9 @@ def shape_deciding(program: Program) -> set[str]:
     return found - {""}
 
 
-def find_roles(program: Program, parameters: Sequence[str], constants: Sequence[str]) -> dict[str, Role]:
+def find_tensor_roles(
+    program: Program, parameters: Sequence[str], constants: Sequence[str]
+) -> dict[str, TensorRole]:
     """Tensor name -> role, for all that the module holds.
 
     Args:
@@ -104,7 +106,7 @@ def _matching(globs: Sequence[str], names: Sequence[str], what: str) -> set[str]
     return found
 
 
-def _role(program: Program, name: str, forced: bool, kept: bool) -> Role | None:
+def _role(program: Program, name: str, forced: bool, kept: bool) -> TensorRole | None:
     value, uses = program.tensors[name], program.uses.get(name, [])
     if not uses:
         return None
@@ -117,17 +119,17 @@ def _role(program: Program, name: str, forced: bool, kept: bool) -> Role | None:
     if elementwise and leaf == "bias" and value.ndim > 1 and not flat:
         leaf = "weight"
     if forced:
-        return Role(True, leaf, node, flat)
+        return TensorRole(True, leaf, node, flat)
     is_buffer = all(r is not None and r.input_name(i) in r.buffers for _, i, r in rules)
     if is_buffer or kept or not (np.abs(value.astype(np.float64)) < LARGEST_WEIGHT).all():
         # One number alone stays a number, unless it is the statistic of a norm over one channel.
         held = value.size > 1 or (is_buffer and own_leaf)
-        return Role(False, own_leaf or "value", node, False) if held else None
+        return TensorRole(False, own_leaf or "value", node, False) if held else None
     own_place = bool(own_leaf) and node.op not in ELEMENTWISE
     if value.size > 1 or own_place or (node.op == "Add" and follows_product(program, node, name)):
         if name in program.made or _is_neutral(name, value, rules):
-            return Role(False, own_leaf or "value", node, False, made=True)
-        return Role(True, leaf, node, flat)
+            return TensorRole(False, own_leaf or "value", node, False, made=True)
+        return TensorRole(True, leaf, node, flat)
     return None
 
 

@@ -13,7 +13,7 @@ from torch.utils import checkpoint
 
 from ..recurrent.layers import LOOPS
 from . import refusals
-from .outside import line_of
+from .python_state import line_of
 from .refusals import NotOneGraph
 
 
