@@ -128,6 +128,21 @@ def with_ignored(high: int, *shape: int) -> Tensor:
     return labels
 
 
+def weight_gradient(stride: int, padding: int = 1, transposed: bool = False) -> Callable[..., Tensor]:
+    """Of a convolution in two groups."""
+
+    def gradient(x: Tensor, w: Tensor) -> Tensor:
+        each = [[n] * (x.ndim - 2) for n in (stride, padding, 1, 0)]
+        space = (*each[:3], transposed, each[3], 2)
+        y = aten.convolution.default(x.detach(), w.detach(), None, *space)
+        dy = torch.cos(y)
+        return aten.convolution_backward.default(
+            dy, x.detach(), w.detach(), None, *space, [False, True, False]
+        )[1]
+
+    return gradient
+
+
 EDGES = torch.tensor(
     [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1e-20, -1e-20, 3.0, 1e15, math.inf, -math.inf, math.nan]
 )
@@ -284,6 +299,10 @@ CASES: dict[str, tuple[Any, ...]] = {
     "replication_cut": (lambda x: F.pad(x, (2, -1), "replicate"), rand(2, 3, 4)),
     "replication_2d": (lambda x: F.pad(x, (2, 1, 0, 5), "replicate"), rand(2, 2, 4, 4)),
     "replication_3d": (lambda x: F.pad(x, (1, 4, 0, 2, 1, 0), "replicate"), rand(1, 2, 3, 3, 3)),
+    "weight_gradient": (weight_gradient(1), rand(2, 4, 7, 8), rand(6, 2, 3, 2)),
+    "weight_gradient_1d": (weight_gradient(1), rand(2, 4, 7), rand(6, 2, 3)),
+    "weight_gradient_transposed": (weight_gradient(1, transposed=True), rand(2, 4, 5, 4), rand(4, 3, 3, 2)),
+    "weight_gradient_rest": (weight_gradient(3, padding=0), rand(1, 4, 9, 9), rand(2, 2, 2, 2)),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, (2, 3), 2, (1, 0)), rand(1, 2, 5, 6)),
     "avg_pool2d_ceil": (
         lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), rand(1, 2, 5, 6)

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import policies  # noqa: F401  its networks are in the zoo
 import pytest
 import torch
+from exported_steps import call, run_exported
 from models import zoo
-from oracle import Case, TrainingContract, built, next_state, whole
+from oracle import Case, TrainingContract, built
 from torch import Tensor, fx, nn
 from truth import Steps
 
 import pockgraph as pg
 from pockgraph.errors import UnsupportedOperators
-from pockgraph.ir.graph import Graph, Role, aten
+from pockgraph.ir.graph import Graph, aten
 from pockgraph.passes import run
-from pockgraph.prng import step_keys
 from pockgraph.targets.exported_program import arguments, exported_program, outside_core
 from pockgraph.task.batch import Batch
 from pockgraph.train_graph import TrainGraph
-
-Program = Callable[..., Sequence[Tensor]]
-
-
-def call(
-    program: Program, graph: Graph, values: Mapping[str, Tensor], batch: Batch, lr: float, step: int = 0
-) -> Sequence[Tensor]:
-    given = {
-        Role.BATCH: lambda s: batch[s.fqn],
-        Role.LR: lambda s: torch.tensor(lr),
-        Role.SEED: lambda s: torch.from_numpy(step_keys(0, step)),
-    }
-    return program(*(given.get(s.role, lambda s: values[s.name])(s) for s in arguments(graph)))
 
 
 class TestSteps(TrainingContract):
@@ -47,18 +34,7 @@ class TestSteps(TrainingContract):
     test_any_plan_equals_eager_pytorch = None  # the legaliser and the plans have their own
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
-        train, evaluation = run(graph), run(graph.evaluation())
-        program = exported_program(train).module()
-        values, losses = dict(train.values), []
-        for step, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
-            outputs = call(program, train, values, batch, lr, step)
-            losses.append(float(outputs[0]))
-            values |= next_state(train, outputs)
-        evaluate = exported_program(evaluation).module()
-        metric = call(evaluate, evaluation, {**evaluation.values, **values}, batches[0], 0.0)[0]
-        weights = {fqn: whole(graph, fqn, values[f"trained:{fqn}"]) for fqn in graph.plan.tensors}
-        changed = {s.fqn: values[s.name] for s in train.inputs if s.changes}
-        return Steps(losses, weights | changed, metric)
+        return run_exported(graph, batches, lrs, lambda part: exported_program(part).module())
 
 
 @pytest.fixture(scope="module")
