@@ -77,8 +77,8 @@ def outputs_and_states(m: Any, x: Tensor, n: Tensor) -> Tensor:
     [
         (nn.LSTM, 10 * UNITS, {"num_layers": 2}),
         (nn.GRU, 4 * UNITS, {}),
-        (nn.RNN, 4 * UNITS, {}),
-        (nn.LSTM, 4 * 3 + 2 * UNITS, {"proj_size": 3, "bias": False}),
+        pytest.param(nn.RNN, 4 * UNITS, {}, marks=pytest.mark.slow),
+        pytest.param(nn.LSTM, 4 * 3 + 2 * UNITS, {"proj_size": 3, "bias": False}, marks=pytest.mark.slow),
     ],
     ids=["lstm", "gru", "rnn", "lstm_projected"],
 )
