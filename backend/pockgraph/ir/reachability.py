@@ -9,7 +9,7 @@ from torch import fx
 from .graph import Graph, Role
 
 
-def dependence(graph: Graph, only: Mapping[fx.Node, int] | None = None) -> dict[fx.Node, int]:
+def served_outputs(graph: Graph, only: Mapping[fx.Node, int] | None = None) -> dict[fx.Node, int]:
     """Node -> bit set over the graph's outputs (bit i: output i) that need the node.
 
     The loss, the metric and new values of buffers are not counted: every plan has them.

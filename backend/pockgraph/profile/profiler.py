@@ -13,7 +13,7 @@ from ..cost.flops import node_flops
 from ..cost.memory import steps_of
 from ..ir.graph import Graph, Role, aten, output_args, tensor_bytes, value_bytes
 from ..ir.operator_sets import VIEWS, storage_of
-from ..ir.reachability import ancestors, dependence
+from ..ir.reachability import ancestors, served_outputs
 from ..optimizer import Optimizer
 from ..optimizer.updates import scalar_state, tensor_state
 from ..plan import Trained, presets
@@ -135,7 +135,7 @@ def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
     # A tensor's part in the norm of all gradients exists for that tensor, whomever the norm scales.
     names = [s.fqn for s in raw.outputs]
     only = {n: 1 << names.index(n.meta["norm_of"]) for n in raw.nodes("update") if "norm_of" in n.meta}
-    by_output = dependence(raw, only)
+    by_output = served_outputs(raw, only)
     everything = (1 << len(row_of)) - 1
     bits = [1 << row_of[s.fqn] if s.fqn in row_of else everything for s in raw.outputs]
     for i, slot in enumerate(raw.outputs):

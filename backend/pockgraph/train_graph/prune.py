@@ -23,7 +23,7 @@ import torch
 from torch import fx
 
 from ..ir.graph import Builder, Graph, Role, Slot, add_placeholder, aten, rebuilt
-from ..ir.reachability import dependence
+from ..ir.reachability import served_outputs
 from ..optimizer import Optimizer, State
 from ..optimizer.updates import Updates, scalar_state, tensor_state
 from ..passes import run
@@ -162,7 +162,7 @@ def _exclusive(gradients: Graph, edit: _Editor, trained: Container[str]) -> set[
     bits = sum(1 << i for i, s in enumerate(gradients.outputs) if s.fqn in trained and s.role is Role.GRAD)
     return {
         edit.copied[n]
-        for n, need in dependence(gradients).items()
+        for n, need in served_outputs(gradients).items()
         if n in edit.copied and (need & bits).bit_count() == 1
     }
 

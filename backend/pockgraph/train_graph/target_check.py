@@ -19,7 +19,7 @@ from torch import fx
 
 from ..errors import listing
 from ..ir.graph import Graph, Role
-from ..ir.reachability import ancestors, dependence
+from ..ir.reachability import ancestors, served_outputs
 from ..plan import Plan
 from ..targets import Target, Unsupported, get_target, target_names
 
@@ -145,7 +145,7 @@ def _in_training(target: Target, graph: Graph) -> list[_Obstacle]:
     if not found:
         return []
     by_loss = ancestors(graph.results["loss"])
-    needs = dependence(graph)
+    needs = served_outputs(graph)
     slots = graph.outputs
     trained = frozenset(s.fqn for s in graph.inputs if s.trained)
     obstacles = []

@@ -18,7 +18,7 @@ from ..cost.memory import Timeline, timeline
 from ..errors import PlanError, TaskError, require, suggest
 from ..ir.graph import Graph, Role, Slot, aten, value_bytes
 from ..ir.operator_sets import storage_of
-from ..ir.reachability import dependence
+from ..ir.reachability import served_outputs
 from ..optimizer import Optimizer, check_groups, optimizer_from_dict
 from ..plan import Plan
 from ..plan.plannable import check_trainable
@@ -193,7 +193,7 @@ class TrainGraph(Graph):
 
 def tensor_infos(gradients: Graph) -> tuple[TensorInfo, ...]:
     """Every tensor that has a gradient, and its costs, in the order of the forward pass."""
-    needs = dependence(gradients)
+    needs = served_outputs(gradients)
     order = {node: i for i, node in enumerate(gradients.fx.nodes)}
     placeholders = gradients.placeholders
     own_flops: dict[int, int] = {}

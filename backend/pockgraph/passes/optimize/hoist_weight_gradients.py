@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import fx
 
 from ...ir.graph import Graph
-from ...ir.reachability import dependence
+from ...ir.reachability import served_outputs
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class HoistWeightGradients:
         new = fx.Graph()
         new.output(new.graph_copy(graph.fx, {}))
         hoisted = replace(graph, fx=new)
-        needs = dependence(hoisted)
+        needs = served_outputs(hoisted)
         position = {node: i for i, node in enumerate(new.nodes)}
         for node in list(hoisted.nodes("backward")):
             if needs[node].bit_count() != 1 or not node.all_input_nodes:
