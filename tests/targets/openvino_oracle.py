@@ -14,10 +14,8 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pockgraph.ir.graph import Graph, Role, Slot, dtype_name, meta_like
-from pockgraph.passes import legalized
 from pockgraph.runtime.quiet_openvino import core
 from pockgraph.targets.openvino import TARGET, lower
-from pockgraph.targets.openvino.rules import TABLE
 
 aten = torch.ops.aten
 
@@ -58,7 +56,7 @@ def graph_of(function: Callable[..., Any], *args: torch.Tensor) -> Graph:
 
 def run_openvino(graph: Graph, *args: torch.Tensor) -> list[torch.Tensor]:
     assert not TARGET.unsupported(graph)
-    compiled = CORE.compile_model(lower(legalized(graph, TABLE.legalize)), "CPU", CONFIG)
+    compiled = CORE.compile_model(lower(TARGET.pipeline({}).finish(graph, "tested")), "CPU", CONFIG)
     feeds = {f"batch:a{i}": a.contiguous().numpy() for i, a in enumerate(args)}
     feeds = {k: v for k, v in feeds.items() if k in {n for p in compiled.inputs for n in p.get_names()}}
     results = compiled(feeds)

@@ -55,9 +55,7 @@ from test_openvino_ops import (  # noqa: F401
 )
 
 from pockgraph.ir.graph import Graph
-from pockgraph.passes import legalized
 from pockgraph.targets.onnx import RULES, TARGET, lower
-from pockgraph.targets.onnx.rules import TABLE
 from pockgraph.targets.openvino import RULES as OPENVINO_RULES
 
 # Operators that the OpenVINO target lowers and this one does not, yet. Their cases above are skipped.
@@ -69,7 +67,7 @@ def run_onnx(graph: Graph, *args: torch.Tensor) -> list[torch.Tensor]:
     if missing:
         pytest.skip(f"the ONNX target has no rule of {missing}")
     assert not TARGET.unsupported(graph)
-    model = lower(legalized(graph, TABLE.legalize))
+    model = lower(TARGET.pipeline({}).finish(graph, "tested"))
     onnx.checker.check_model(model, full_check=True)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

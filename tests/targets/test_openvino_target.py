@@ -56,7 +56,8 @@ def stateful_graph(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor, b: torch.T
     fx_graph = traced(step, x, t, lr, w, b, m)
     output = fx_graph.output_node()
     output.args = (tuple(output.args[0]),)
-    return Graph(fx_graph, slots, outputs, {"trained:w": w, "param:b": b, "opt_state:w:momentum_buffer": m})
+    graph = Graph(fx_graph, slots, outputs, {"trained:w": w, "param:b": b, "opt_state:w:momentum_buffer": m})
+    return TARGET.pipeline({}).finish(graph, "train")
 
 
 def test_state_is_kept_between_steps(tmp_path: Path) -> None:
