@@ -160,5 +160,5 @@ class Noisy(models.MLP):
 
 @pytest.mark.parametrize(("net", "what"), [(AlwaysDropping, "(native_dropout|bernoulli)"), (Noisy, "randn")])
 def test_other_random_numbers_are_refused_by_name(net: type[nn.Module], what: str) -> None:
-    with pytest.raises(CaptureError, match=rf"draws random numbers: aten.{what}.*test_dropout.py"):
+    with pytest.raises(CaptureError, match=rf"draws random numbers: aten.{what}.*test_dropout_masks.py"):
         pg.build(policies._task("random", net(), models.vectors()))

@@ -167,7 +167,7 @@ def test_a_killed_write_leaves_the_old_artefact(tmp_path: Path) -> None:
     write(tmp_path / "out", "head")
     code = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/runtime"]
 from pockgraph.targets.torch import Torch
 real = Torch.write
 def die(self, graph, folder, stem, options):
@@ -181,7 +181,7 @@ write(Path(sys.argv[2]) / "out")
 write(Path(sys.argv[2]) / "new")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)], check=False
+        [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(tmp_path)], check=False
     )
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "new").exists()
@@ -221,7 +221,7 @@ def test_another_target_slots_in(copied: Callable[..., Path], monkeypatch: pytes
     with pytest.raises(ArtifactError, match="target 'mine', which this version cannot run"):
         Trainer.load(folder)
     monkeypatch.setattr("pockgraph.runtime.runner._MODULES", {})
-    register_target("mine", "pockgraph.runtime.torch")
+    register_target("mine", "pockgraph.targets.torch.runner")
     assert Trainer.load(folder, threads=1).step(batches(1)[0]).step == 1
 
 

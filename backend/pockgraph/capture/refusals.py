@@ -24,7 +24,7 @@ AS_NUMBER = (
     "the tensor itself, with .detach() where no gradient shall go through it"
 )
 _EXPERTS = re.compile(r"transformers/.*\bexpert|grouped_mm\(")
-_NUMBER = re.compile(r"\.item\(|\b(float|int|bool)\(")
+_NUMBER = re.compile(r"\.item\(|\b(float|int)\(")
 DATA_ASSIGNED = (
     "it assigns `.data` of a tensor, which autograd does not see. Write the value with "
     "`with torch.no_grad(): tensor.copy_(value)`"
