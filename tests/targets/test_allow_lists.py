@@ -26,8 +26,8 @@ aten = torch.ops.aten
 
 # What capture takes out of a graph before anything is compiled.
 GONE_AFTER_CAPTURE = {
-    aten._linalg_check_errors, aten._local_scalar_dense, aten.as_strided, aten.as_strided_scatter,
-    aten.bernoulli, aten.mkldnn_rnn_layer, aten.mkldnn_rnn_layer_backward,
+    aten._assert_async, aten._linalg_check_errors, aten._local_scalar_dense, aten.as_strided,
+    aten.as_strided_scatter, aten.bernoulli, aten.mkldnn_rnn_layer, aten.mkldnn_rnn_layer_backward,
     aten.native_dropout, aten.native_dropout_backward, aten.svd,
 }  # fmt: skip
 
