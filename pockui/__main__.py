@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .error_messages import explain
+from .foreign_exceptions import explain
 
 
 def main() -> None:

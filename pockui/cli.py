@@ -23,7 +23,7 @@ from pockgraph.standard_streams import UNREAD, drop_output, settle_streams
 
 from .commands import checking, comparison, device, doctor, operators, projects, studies
 from .commands.output import FAILED, INTERRUPTED, fail, say
-from .error_messages import explain
+from .foreign_exceptions import explain
 
 # Nothing here may report its use to anybody, and no library may look for models elsewhere.
 QUIET = {

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pockgraph.error_messages import users_frame
 from pockgraph.errors import TaskError, suggest
+from pockgraph.foreign_exceptions import users_frame
 
 if TYPE_CHECKING:
     from pockgraph.task import Task

@@ -29,7 +29,7 @@ from typing import Any
 from pockgraph.errors import PockError
 from pockgraph.files import sweep
 
-from .error_messages import explain
+from .foreign_exceptions import explain
 
 EVENT_SECONDS = 0.1  # a page cannot show more often, and a fast step would flood it
 

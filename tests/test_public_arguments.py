@@ -179,5 +179,5 @@ def test_the_part_of_a_plan_that_is_wrong_is_named() -> None:
 
 
 def test_fewer_than_no_biases_are_none() -> None:
-    with pytest.raises(PockError, match=r"k=-1 is no number of layers\. Pass 0 or more"):
+    with pytest.raises(PockError, match=r"k=-1 is no number of biases\. Pass 0 or more"):
         pg.Plan.last_k_biases(built("mlp"), -1)

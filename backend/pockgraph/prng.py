@@ -1,7 +1,7 @@
 """The random numbers of a training step: words of a hash, the same on every machine and target.
 
 A word is a float32 that holds a multiple of 2^-11, so that graphs can compute with it exactly; what they
-do with it is in `dropout.py`. Imports no torch: a device makes the keys of each step itself.
+do with it is in `passes/dropout_masks.py`. Imports no torch: a device makes the keys of each step itself.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from pockgraph.runtime import Trainer
 from pockgraph.study import Run
 from pockui.demo import report
 from pockui.demo.results import Report
-from pockui.error_messages import explain
+from pockui.foreign_exceptions import explain
 
 DISK_BYTES = 64 << 20
 BALLAST = "ballast"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli  # pyright: ignore
 
-from pockui.error_messages import explain
+from pockui.foreign_exceptions import explain
 
 BAD_REFERENCES = {
     "my_project": "module:task",

@@ -20,7 +20,7 @@ from users import CLASSES, MOMENTUM, assert_as_eager, batches, task
 
 import pockgraph as pg
 from pockgraph.errors import BatchError, NonFiniteLoss, TaskError
-from pockgraph.runtime.guards import failed
+from pockgraph.runtime.result_marks import failed
 from pockgraph.train_graph import TrainGraph
 
 ROWS = 10

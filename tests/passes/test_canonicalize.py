@@ -16,7 +16,7 @@ from torch import fx, nn
 
 import pockgraph as pg
 from pockgraph.capture import trace_loss
-from pockgraph.cost.memory import timeline
+from pockgraph.cost.graph_memory import timeline
 from pockgraph.ir.graph import Graph
 from pockgraph.ir.operator_sets import storage_of
 from pockgraph.passes.canonicalize import Canonicalize

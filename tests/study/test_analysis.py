@@ -28,7 +28,7 @@ from pockgraph.contribution.candidates import (
 from pockgraph.contribution.compiled_bench import CompiledBench
 from pockgraph.contribution.data import Data, fresh_values, with_validation
 from pockgraph.contribution.eager_bench import EagerBench
-from pockgraph.contribution.table import HEAD
+from pockgraph.contribution.gains import HEAD
 from pockgraph.errors import NonFiniteLoss, StudyError, TaskError
 from pockgraph.ir.graph import Role, aten
 from pockgraph.optimizer import SGD

@@ -15,15 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..cost.flops import node_flops
-from ..cost.memory import timeline
+from ..cost.graph_memory import timeline
 from ..errors import ArtifactError, PockError, listing, reason, require
 from ..files import replacing, resolved, sweep
 from ..ir.graph import Graph, Role, Slot
 from ..optimizer import optimizer_from_dict
+from ..passes.batch_limits import limits_of
 from ..passes.guard_indices import guards_of
-from ..passes.index_limits import limits_of
 from ..runtime import checkpoint
-from ..runtime.guards import INEXACT, OUT_OF_BOUNDS
 from ..runtime.manifest import (
     LAST_CHECKPOINT,
     MANIFEST,
@@ -40,11 +39,12 @@ from ..runtime.manifest import (
     read_plan,
     verify_files,
 )
+from ..runtime.result_marks import INEXACT, OUT_OF_BOUNDS
 from ..runtime.trainer import Trainer, last_checkpoint, last_trainer
 from ..task.batch import nonfinite_entries
 from ..version import __version__
 from . import identity
-from .finite_state import telling_state
+from .finiteness import telling_state
 from .sample_independence import samples_apart
 
 if TYPE_CHECKING:

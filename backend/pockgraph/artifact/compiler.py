@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import PockError, TaskError, UnsupportedOperators, require
 from ..parity.compiled_step import check_parity
-from ..passes.index_limits import limits_of
+from ..passes.batch_limits import limits_of
 from ..plan import Plan
-from ..runtime.limits import check_limits
+from ..runtime.batch_limits import check_limits
 from ..targets import get_target
 from ..train_graph import TrainGraph
 from ..train_graph.target_check import check_lowered

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from ..errors import PockError, TaskError
 from ..ir.graph import Graph, Role, Slot, add_constant, aten, dtype_name
-from ..passes.index_limits import unknown_lengths
+from ..passes.batch_limits import unknown_lengths
 from ..task import Task
 from .in_place import plain_strides
 from .model_checks import check_model

@@ -3,6 +3,6 @@
 Only `table` and `candidates` import no torch.
 """
 
-from .table import Candidate, Contribution, Gain, Measurement, Progress, tabulate
+from .gains import Candidate, Contribution, Gain, Measurement, Progress, tabulate
 
 __all__ = ["Candidate", "Contribution", "Gain", "Measurement", "Progress", "tabulate"]

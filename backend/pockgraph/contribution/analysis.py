@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing
 from ..parity.gradients import check_gradients
-from ..passes.index_limits import limits_of
+from ..passes.batch_limits import limits_of
 from ..plan import Plan
 from ..store.lease import Lease, LeaseLost, lease
 from ..store.store import Store
@@ -33,7 +33,7 @@ from .candidates import Settings, bias_order_of, candidates, choice_of, head_of
 from .compiled_bench import CompiledBench
 from .data import Data, fresh_values, with_validation
 from .eager_bench import EagerBench
-from .table import HEAD, Candidate, Measurement, Progress
+from .gains import HEAD, Candidate, Measurement, Progress
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0

@@ -13,7 +13,7 @@ from ..errors import StudyError, listing, suggest
 from ..globs import matches
 from ..plan import presets
 from ..plan.channels import count_of
-from .table import Candidate
+from .gains import Candidate
 
 if TYPE_CHECKING:
     from ..profile import Profile

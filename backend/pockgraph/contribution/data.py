@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import BatchError, TaskError
 from ..runtime.batch import check_finite
-from ..runtime.limits import Limit, check_limits
+from ..runtime.batch_limits import Limit, check_limits
 from ..task import Batches, Task
 from ..task.batch import Batch, check_batch, nonfinite_entries
 from ..task.data_sources import count_of, hold_back, is_stream, numbered

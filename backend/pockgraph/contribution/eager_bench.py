@@ -20,8 +20,8 @@ from ..passes.optimize.fold_scale import FoldScale
 from ..passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
 from ..plan import Plan
 from ..prng import step_keys
-from ..runtime.guards import OUT_OF_BOUNDS, failed
 from ..runtime.manifest import EMA
+from ..runtime.result_marks import OUT_OF_BOUNDS, failed
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from ..train_graph.prune import prune, specialise

@@ -1,9 +1,9 @@
 """Slot, Graph, Builder: the one representation every room works on.
 
-A `Graph` is a functional `torch.fx.Graph` of core ATen operators, and the loops of `recurrent_ops`, with a
-*named* calling convention: each placeholder and each output is described by a `Slot`, so no caller counts
-positions. There are no attributes and no side effects: parameters, buffers and constants are
-inputs too, and their initial values travel in `Graph.values`.
+A `Graph` is a functional `torch.fx.Graph` of core ATen operators, and the loops of
+`recurrent/operators.py`, with a *named* calling convention: each placeholder and each output is
+described by a `Slot`, so no caller counts positions. There are no attributes and no side effects:
+parameters, buffers and constants are inputs too, and their initial values travel in `Graph.values`.
 
 Node metadata that every pass keeps:
 

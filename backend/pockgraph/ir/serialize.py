@@ -1,9 +1,9 @@
 """Graphs as JSON and back: slots, nodes, and their metadata. Values travel beside it, in safetensors.
 
-Reading runs no code of the file's author: an operator is a name on the list in `validation.py`, looked up
-under `torch.ops.aten`, one of `recurrent_ops`, or `operator.getitem`; names of nodes are plain identifiers,
-and arguments are data. The shapes and dtypes in the file are those that the operators compute. Everything
-else is refused.
+Reading runs no code of the file's author: an operator is a name on the list in `validation.py`, looked
+up under `torch.ops.aten`, one of `recurrent/operators.py`, or `operator.getitem`; names of nodes are
+plain identifiers, and arguments are data. The shapes and dtypes in the file are those that the
+operators compute. Everything else is refused.
 
 An argument is JSON itself where JSON has it (null, booleans, integers, finite floats, strings,
 lists), or an object with one tag: `{"node": "add_3"}`, `{"tuple": […]}`, `{"float": "inf"}`,

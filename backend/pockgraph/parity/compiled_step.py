@@ -15,7 +15,7 @@ were made anyway first, and from what the update makes of their difference (`rou
 
 The optimizer's states are in the middle of training, see `SplitStep.warm_states`, and the learning rate is
 large, so that what the update does is not lost in a weight's last bits. Where weights decay apart from the
-gradient, one more step shows that alone (`decay_check.py`).
+gradient, one more step shows that alone (`decay.py`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from torch import Tensor
 from ..errors import BatchError, ParityError, reason
 from ..prng import step_keys
 from ..runtime import checkpoint
-from ..runtime.guards import failed
 from ..runtime.manifest import Manifest, ParityRecord
+from ..runtime.result_marks import failed
 from ..runtime.runner import open_runner
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
@@ -66,7 +66,7 @@ class Precision:
     step: float
 
 
-PRECISIONS = {
+TOLERANCES = {
     "f32": Precision(eps=None, gradient=1e-4, loss=1e-5, step=1e-4),
     "f16": Precision(eps=2.0**-11, gradient=1e-2, loss=5e-3, step=1e-1),
     "bf16": Precision(eps=2.0**-8, gradient=5e-2, loss=2e-2, step=5e-1),
@@ -153,7 +153,7 @@ class _Judge:
         doubt = check.run()
         self._split, plain = check.split, check.plain
         starts = self._split.warm_states(plain.gradients)
-        probe = decay_probe(graph, plain, starts[0]) if self._precision is PRECISIONS["f32"] else None
+        probe = decay_probe(graph, plain, starts[0]) if self._precision is TOLERANCES["f32"] else None
         steps = [(LR, start) for start in starts] + ([(probe.lr, probe.start)] if probe else [])
         self._runs = _artefact_steps(self._folder, self._manifest, example, steps)
         decay = None
@@ -321,12 +321,12 @@ def _most_rounding(center: Front, runs: Sequence[Front]) -> float:
 
 def _precision(manifest: Manifest) -> Precision:
     precision = str(manifest.options.get("precision", "f32"))
-    if precision not in PRECISIONS:
+    if precision not in TOLERANCES:
         raise ParityError(
             f"No tolerance is stated for the precision {precision!r}, so agreement with PyTorch cannot be "
             "judged. Compile in f32, or pass parity=False (--no-parity) to write it without a record."
         )
-    return PRECISIONS[precision]
+    return TOLERANCES[precision]
 
 
 def _keep_worst(states: dict[str, Deviation], name: str, found: Deviation) -> None:

@@ -1,8 +1,8 @@
 """Eager PyTorch with the dropout masks that a seed gives a compiled step, so that both can be compared.
 
-Computed in integers, where the graph computes in floating point (see `dropout.py`). A mask's number is that
-of the random state that eager PyTorch would draw it from: code that goes back to a state, as activation
-checkpointing does, gets the same mask again.
+Computed in integers, where the graph computes in floating point (see `passes/dropout_masks.py`). A
+mask's number is that of the random state that eager PyTorch would draw it from: code that goes back to
+a state, as activation checkpointing does, gets the same mask again.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     w = table[i % 7 + j]      →      bad = (k < -9) | (k > 8);  w = table[k where not bad, else 0]
     loss                      →      loss where not any bad, else a number that says so
 
-What a batch entry may hold is checked before a step (`index_limits.py`). Of other indices, those that
-interval arithmetic keeps in bounds are left alone (`ranges.py`); for the rest no runtime says what happens,
-so the graph itself must: the trainer undoes a step whose loss is that number (`runtime/guards.py`).
+What a batch entry may hold is checked before a step (`batch_limits.py`). Of other indices, those that
+interval arithmetic keeps in bounds are left alone (`ir/integer_ranges.py`); for the rest no runtime
+says what happens, so the graph itself must: the trainer undoes a step whose loss is that number
+(`runtime/result_marks.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import fx
 
 from ..ir.graph import Builder, Graph, Role, Slot, aten, dtype_name, output_args, rebuilt
 from ..ir.integer_ranges import Range, ranges_of
-from ..runtime.guards import INEXACT, OUT_OF_BOUNDS
-from .index_limits import Index, entries_of, indices_of, is_wide, limit_of, limits_of
+from ..runtime.result_marks import INEXACT, OUT_OF_BOUNDS
+from .batch_limits import Index, entries_of, indices_of, is_wide, limit_of, limits_of
 
 # Operators on integers whose results may be larger than their operands; those that add up.
 _SUMS = (aten.sum, aten.cumsum)
@@ -28,7 +29,7 @@ _SHIFTS = (aten.__lshift__, aten.bitwise_left_shift)
 _GROWING = (
     *_SUMS, *_SHIFTS, aten.add, aten.sub, aten.rsub, aten.mul, aten.pow, aten.square, aten.prod, aten.cumprod
 )  # fmt: skip
-# Dtypes that hold the numbers of `runtime/guards.py`; a result of another is cast, which keeps its value.
+# Dtypes that hold the numbers of `runtime/result_marks.py`; a result of another is cast and keeps its value.
 _MARKED = (torch.float32, torch.float64, torch.int32, torch.int64)
 
 

@@ -172,14 +172,14 @@ class Plan(_Strict):
 
     @classmethod
     def last_k_biases(cls, graph: PlannableGraph, k: int) -> Plan:
-        """The head, and the biases (of norms, too) of the last `k` layers that have one.
+        """The head, and the last `k` biases below it (those of norms, too).
 
         Raises:
-            PlanError: `k` is no number of layers.
+            PlanError: `k` is no number of biases.
         """
         require_graph(graph)
         if not isinstance(k, int) or k < 0:
-            raise PlanError(f"k={k!r} is no number of layers. Pass 0 or more.")
+            raise PlanError(f"k={k!r} is no number of biases. Pass 0 or more.")
         return cls.of(graph, presets.last_k_biases(graph, k), provenance={"made_by": f"last_k_biases({k})"})
 
     @classmethod

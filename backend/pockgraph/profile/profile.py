@@ -22,7 +22,7 @@ from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
 from ..plan.tensor_info import TensorInfo
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
-from .pruning_model import pruned_step
+from .plan_cost import pruned_step
 from .validation import check
 
 __all__ = ["SCALAR_BYTES", "WORK_KINDS", "Figures", "Operator", "Profile", "TensorInfo", "TimeModel"]

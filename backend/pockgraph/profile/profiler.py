@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..cost.flops import node_flops
-from ..cost.memory import steps_of
+from ..cost.graph_memory import steps_of
 from ..ir.graph import Graph, Role, aten, output_args, tensor_bytes, value_bytes
 from ..ir.operator_sets import VIEWS, storage_of
 from ..ir.reachability import ancestors, served_outputs

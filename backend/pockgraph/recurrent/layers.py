@@ -2,11 +2,11 @@
 
 PyTorch runs `nn.LSTM`, `nn.GRU` and `nn.RNN` as one operator whose kernel, and the backward of it, is
 the device's own. Here each direction of a layer becomes a matrix product for the inputs of all steps, and a
-loop of `recurrent_ops` over what depends on the step before. The backward pass is a loop that gives the
+loop of `operators.py` over what depends on the step before. The backward pass is a loop that gives the
 gradients of all gates; those of weights, biases and inputs are ordinary operators behind it.
 
 Packed sequences are padded ones whose steps behind a sample's length leave its state as it is (`valid`, see
-`recurrent_ops`), in the forward direction after its last step, in the reverse one before its first.
+`operators.py`), in the forward direction after its last step, in the reverse one before its first.
 
 Formulas and the order of gates are PyTorch's. T steps, N samples, D inputs, H hidden units, G gates,
 P outputs (H, or an LSTM's projection).

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import BatchError, NonFiniteBatch, PockError, listing, reason, suggest
 from ..plan import BatchSpec
-from .health import is_finite
+from .finite_check import is_finite
 from .manifest import describe
 
 

@@ -24,11 +24,11 @@ from typing import Any, BinaryIO, get_args
 
 import numpy as np
 
-from ..error_messages import explain
 from ..errors import BatchError, NonFiniteLoss, PockError, reason
 from ..files import open_regular, sweep
+from ..foreign_exceptions import explain
 from ..standard_streams import drop_output, settle_streams
-from .health import OnNonfinite
+from .finite_check import OnNonfinite
 from .manifest import Manifest, describe
 from .signals import StopRequest, stop_on_signal
 from .trainer import Trainer

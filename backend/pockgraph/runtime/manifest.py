@@ -21,7 +21,7 @@ from ..files import open_regular, parse_json, read_text, sweep
 from ..plan import BatchSpec, Plan
 from ..plan.plan import MAX_BYTES, BatchNorm
 from ..strict_model import Strict
-from .limits import Limit
+from .batch_limits import Limit
 
 SCHEMA = "pockui.artifact/1"
 MANIFEST = "manifest.json"
@@ -178,7 +178,7 @@ class Manifest(_Strict):
         train_guards, eval_guards: the indices that a step, or an evaluation, computes and checks itself, in
             words.
         train_integers, eval_integers: the integers that they compute, and check that the target is exact.
-        numbered_guards: whether a failed check gives the numbers of `runtime/guards.py` as the loss or the
+        numbered_guards: whether a failed check gives the numbers of `result_marks.py` as the loss or the
             metric; False, as older versions wrote: -inf and NaN.
         samples_apart: whether the metric looks at each sample alone, so that short batches can be padded.
         parity: how the step compares with eager PyTorch; `"skipped"` when that was not to be measured,

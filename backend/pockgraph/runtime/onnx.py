@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..errors import ArtifactError, listing, reason
-from .health import nonfinite
+from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
 from .onnx_file import check_model
 

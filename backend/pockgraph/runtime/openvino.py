@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ArtifactError, listing, reason, suggest
 from .checkpoint import initial_state
-from .health import nonfinite
+from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
 from .openvino_xml import check_model
 from .precision import requested_precision, require_exact_state

@@ -20,11 +20,11 @@ from ..plan import Plan
 from ..prng import step_keys
 from . import checkpoint
 from .batch import check_finite, fit_batch, pad_batch
-from .guards import failed
-from .health import OnNonfinite, checked_policy, is_finite
-from .limits import check_limits
+from .batch_limits import check_limits
+from .finite_check import OnNonfinite, checked_policy, is_finite
 from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
+from .result_marks import failed
 from .results import Evaluation, StepResult
 from .runner import Runner, explained, open_runner
 

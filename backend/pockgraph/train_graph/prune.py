@@ -27,8 +27,8 @@ from ..ir.reachability import served_outputs
 from ..optimizer import Optimizer, State
 from ..optimizer.updates import Updates, scalar_state, tensor_state
 from ..passes import run
-from ..passes.optimize.keep_masks import KeepMasks
-from ..passes.optimize.narrow_output_masks import NarrowOutputMasks
+from ..passes.optimize.drop_unused_gradients import NarrowOutputMasks
+from ..passes.optimize.keep_clamp_masks import KeepMasks
 from ..plan import Plan, Trained
 from ..runtime.manifest import EMA
 from .channel_slicing import Slicer
@@ -124,7 +124,7 @@ def _train(edit: _Editor, fqn: str, trained: Trained) -> tuple[fx.Node, fx.Node,
 def prune(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
     """The training graph of `plan`: loss, and the next value of all that is trained.
 
-    `profile/pruning_model.py` predicts what this makes without making it: a change here is a change there.
+    `profile/plan_cost.py` predicts what this makes without making it: a change here is a change there.
 
     Args:
         gradients: loss and one GRAD output per trainable tensor, canonical.

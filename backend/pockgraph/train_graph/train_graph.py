@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from ..cost.flops import node_flops
-from ..cost.memory import Timeline, timeline
+from ..cost.graph_memory import Timeline, timeline
 from ..errors import PlanError, TaskError, require, suggest
 from ..ir.graph import Graph, Role, Slot, aten, value_bytes
 from ..ir.operator_sets import storage_of

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import rnn as rnn_utils
 
 from ...recurrent.layers import gru_reset_first
-from ...recurrent.operators import ops as recurrent_ops
+from ...recurrent.operators import ops as loops
 from .rules import op
 
 Lengths = np.ndarray | Tensor | None
@@ -119,7 +119,7 @@ class _Call:
         """A GRU with the reset gate applied before the product."""
         valid = None
         if self.lengths is not None:
-            lengths = recurrent_ops.lengths.default(self.lengths, self.steps, False, False)
+            lengths = loops.lengths.default(self.lengths, self.steps, False, False)
             valid = (torch.arange(self.steps).unsqueeze(1) < lengths).unsqueeze(2)
         each = len(weights) // self.directions
         sides, last = [], []

@@ -1,9 +1,10 @@
 """LSTMs in PyTorch on the CPU: oneDNN's kernels in the place of loops, where they compute the same.
 
-A graph holds an LSTM's direction as a loop and ordinary operators around it (`recurrent_ops`). PyTorch's own
-kernels, `aten.mkldnn_rnn_layer` and its backward, take the layer's inputs and give its outputs, and all
-gradients at once. Each loop is replaced whose surroundings are operator for operator those that
-`recurrent.LSTM` makes: nothing is assumed of a graph from a file, and what differs stays the loop that it is.
+A graph holds an LSTM's direction as a loop and ordinary operators around it (`recurrent/operators.py`).
+PyTorch's own kernels, `aten.mkldnn_rnn_layer` and its backward, take the layer's inputs and give its
+outputs, and all gradients at once. Each loop is replaced whose surroundings are operator for operator
+those that `recurrent.LSTM` makes: nothing is assumed of a graph from a file, and what differs stays the
+loop that it is.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class _Pruning:
         return storage
 
     def _select(self, n: int, i: int, share: float) -> int:
-        """`slicing.Slicer.select`: the storage that holds the selected channels of operator `n`."""
+        """`channel_slicing.Slicer.select`: the storage that holds the selected channels of operator `n`."""
         if (n, i) in self.selected:
             return self.selected[n, i]
         o = self.p.operators[n]

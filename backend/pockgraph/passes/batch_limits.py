@@ -3,7 +3,7 @@
 No runtime says anything about an index out of bounds: one wraps around, one reads other memory. So what the
 operators that take indices allow is derived from the graph, back through views, slices, casts and integer
 arithmetic with constants, to the batch entry that the index comes from. The same holds for integers that a
-target computes with in floating-point numbers. Devices check it, see `runtime/limits.py`.
+target computes with in floating-point numbers. Devices check it, see `runtime/batch_limits.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import fx
 
 from ..ir.graph import Graph, Role, aten, bound_args
 from ..recurrent.operators import ops
-from ..runtime.limits import Limit
+from ..runtime.batch_limits import Limit
 
 _SAME = (aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default)
 _MOVES = (
@@ -91,7 +91,7 @@ class Index(NamedTuple):
 
 
 def limits_of(graph: Graph, exact_below: int | None = None) -> tuple[Limit, ...]:
-    """What each batch entry that is used as an index may hold; `index_guards.py` sees to other indices.
+    """What each batch entry that is used as an index may hold; `guard_indices.py` sees to other indices.
 
     Args:
         exact_below: the target computes with integers as if they were smaller than this, and holds them in
