@@ -217,11 +217,11 @@ def test_a_wrong_manifest_is_refused(copied: Callable[..., Path], change: Callab
 def test_another_target_slots_in(copied: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copied("torch")
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"target": "torch"', '"target": "mine"'))
-    with pytest.raises(ArtifactError, match="target 'mine', which this version cannot run"):
+    path.write_text(path.read_text().replace('"target": "torch"', '"target": "another"'))
+    with pytest.raises(ArtifactError, match="target 'another', which this version cannot run"):
         Trainer.load(folder)
     monkeypatch.setattr("pockgraph.runtime.runner._MODULES", {})
-    register_target("mine", "pockgraph.targets.torch.runner")
+    register_target("another", "pockgraph.targets.torch.runner")
     assert Trainer.load(folder, threads=1).step(batches(1)[0]).step == 1
 
 
