@@ -13,10 +13,9 @@ import param
 
 from pockgraph.contribution import Contribution
 from pockgraph.errors import PlanError, PockError, StudyError
-from pockgraph.plan import Plan
+from pockgraph.plan import Budget, Plan
 from pockgraph.profile import Profile
 from pockgraph.search import frontier, search
-from pockgraph.search.plan_search import Budget
 from pockgraph.study import Study
 
 from .info.costs import COSTS

@@ -43,10 +43,12 @@ class Export(pn.viewable.Viewer):
         self._upload.param.watch(lambda _: self._import(), "value")
         show = parts.WhenShown(self._show)
         self.set_shown = show.set_shown
-        state.param.watch(show, ["plan", "locked", "budget"])
+        state.param.watch(show, ["plan", "locked", "budget", "problem"])
         self._show()
 
     def _file(self) -> io.BytesIO:
+        if self.state.plan is None:
+            raise PlanError("There is no plan yet. Download it when its figures are there.")
         return io.BytesIO(self.state.plan.to_json().encode())
 
     def _import(self) -> None:
@@ -72,7 +74,9 @@ class Export(pn.viewable.Viewer):
     def _show(self) -> None:
         s = self.state
         with pn.io.hold():
-            self._download.disabled = s.plan is None
+            # A button that changes while the browser draws it for the first time may miss that: it is
+            # enabled from the start, and changes only where a request could not be met.
+            self._download.disabled = s.plan is None and s.problem is not None
             if s.plan is None:
                 return
             file = f"{file_name(s.facts.name)}.plan.json"

@@ -271,6 +271,7 @@ def test_it_is_usable_when_narrow_and_dark(chromium, server: Server) -> None:
 
 def test_a_plan_is_downloaded_and_a_broken_one_refused(watched: Watched, tmp_path: Path) -> None:
     state, page = watched.open(), watched.page
+    _wait(lambda: state.plan is not None)
     page.get_by_role("tab", name="Export").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download plan").click()
