@@ -54,20 +54,23 @@ class GuardIndices:
             if limit is None:
                 computed.append(index)
             elif limit.places is None:
-                known = Range(min([limit.low, *limit.also]), max([limit.high, *limit.also]))
-                before = checked.get(limit.entry, known)
-                checked[limit.entry] = Range(max(known.low, before.low), min(known.high, before.high))
+                _narrow(checked, limit.entry, min([limit.low, *limit.also]), max([limit.high, *limit.also]))
         if below is not None:
             for limit in limits_of(graph, below):
                 if limit.places is None and not limit.also:
-                    before = checked.get(limit.entry, Range(limit.low, limit.high))
-                    checked[limit.entry] = Range(max(limit.low, before.low), min(limit.high, before.high))
+                    _narrow(checked, limit.entry, limit.low, limit.high)
         elif not computed:
             return graph
         ranges = ranges_of(graph, checked)
         computed = [i for i in computed if not _is_certain(i, graph, ranges)]
         wide = [] if below is None else _wide(graph, entries, ranges, below)
         return _with_guards(graph, computed, wide, below or 0) if computed or wide else graph
+
+
+def _narrow(checked: dict[str, Range], entry: str, low: int, high: int) -> None:
+    """What is checked of an entry before a step holds together with `low` to `high`."""
+    before = checked.get(entry, Range(low, high))
+    checked[entry] = Range(max(low, before.low), min(high, before.high))
 
 
 def _wide(

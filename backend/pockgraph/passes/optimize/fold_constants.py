@@ -45,12 +45,13 @@ class FoldConstants:
             # No file of a graph holds complex numbers.
             if not isinstance(value, torch.Tensor) or value.is_complex():
                 continue
-            if value_bytes(value) > max(bytes_in, 4096):
+            bytes_out = value_bytes(value)
+            if bytes_out > max(bytes_in, 4096):
                 continue
             args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
             with torch.no_grad():
                 known[node] = node.target(*args, **kwargs)
-            source_bytes[node] = value_bytes(node.meta["val"])
+            source_bytes[node] = bytes_out
         last = placeholders[-1]
         same: dict[object, fx.Node] = {}  # forward and backward fold the same scale: one constant
         for node, value in known.items():
