@@ -32,6 +32,12 @@ OF_PYTORCH = {
     aten.huber_loss.default: "sub abs lt mul mul sub mul where mean",
     aten.huber_loss_backward.default: "sub lt mul mul gt mul mul mul mul where where",
     aten.binary_cross_entropy_backward.default: "sub mul rsub mul clamp div div",
+    aten.sigmoid_backward.default: "rsub mul mul",
+    aten.tanh_backward.default: "mul rsub mul",
+    aten.silu_backward.default: "sigmoid mul rsub mul add mul",
+    aten.hardswish_backward.default: "le lt div add mul where where",
+    aten.leaky_relu_backward.default: "gt mul where",
+    aten.softplus_backward.default: "mul exp mul gt mul add div where",
 }
 EXPANDED = EXPANSIONS.keys() | OF_PYTORCH.keys()
 
@@ -179,6 +185,25 @@ CASES: dict[str, tuple[Any, ...]] = {
     "fmin_nan": (lambda a, b: torch.fmin(a.detach(), b.detach()), EDGES, EDGES.flip(0)),
     "exp2": (torch.exp2, rand(30)),
     "ldexp": (lambda x, i: aten.ldexp.Tensor(x.detach(), i), rand(6), ints(4, 6)),
+    **{
+        f"{name}_{size}": (function, size * rand(40))
+        for size in (1, 30)
+        for name, function in {
+            "sigmoid": torch.sigmoid,
+            "tanh": torch.tanh,
+            "gelu": F.gelu,
+            "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+            "silu": F.silu,
+            "hardswish": F.hardswish,
+            "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
+            "elu": lambda x: F.elu(x, 0.7),
+            "celu": lambda x: F.celu(x, 1.3),
+            "selu": F.selu,
+            "elu_of_result": lambda x: aten.elu_backward(x.detach(), 0.7, 1.1, 1.2, True, x.detach()),
+            "softplus": lambda x: F.softplus(x, 1.5, 5),
+            "log_sigmoid": F.logsigmoid,
+        }.items()
+    },
     "hardshrink": (F.hardshrink, rand(30)),
     "softshrink": (F.softshrink, rand(30)),
     "erfc": (torch.erfc, 3 * rand(60)),
@@ -430,8 +455,15 @@ def test_pytorchs_own_decompositions_serve_where_there_is_no_expansion() -> None
 def test_pytorchs_formulas_are_those_that_were_measured(overload: Any) -> None:
     """They move between its releases: a new one is compared with the old in time before it is taken."""
     schema = [a.name for a in overload._schema.arguments]
-    given = {"reduction": 1, "beta": 0.5, "delta": 0.5, "weight": None}
-    example = {"grad_output": torch.tensor(1.0), "self": rand(4).sigmoid(), "target": rand(4).cos().abs()}
+    given = {
+        "reduction": 1, "beta": 0.5, "delta": 0.5, "weight": None,
+        "negative_slope": 0.1, "self_is_result": False, "threshold": 20,
+    }  # fmt: skip
+    scalar = any(name == "reduction" for name in schema)
+    example = {
+        "grad_output": torch.tensor(1.0) if scalar else rand(4), "self": rand(4).sigmoid(),
+        "output": rand(4).sigmoid(), "target": rand(4).cos().abs(),
+    }  # fmt: skip
     graph, _ = graph_of_call(overload, *(example.get(name, given.get(name)) for name in schema))
     assert (
         " ".join(n.target.overloadpacket.__name__ for n in Legalize(refusal)(graph).nodes())

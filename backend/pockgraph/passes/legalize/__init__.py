@@ -20,6 +20,7 @@ from torch import fx
 from ...ir.graph import Graph, Role, add_constant, bound_args, output_args, rebuilt
 from ..canonicalize import fold_constants
 from . import (  # noqa: F401  the expansions register themselves on import
+    activations,
     convolution,
     elementwise,
     indexing,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -47,45 +46,9 @@ def threshold(ctx: Context, node: fx.Node, x: Value, threshold: Number, value: N
     return emit.select(op.greater(x, emit.like(threshold, x)).output(0), x, emit.like(value, x))
 
 
-@rule(aten.sigmoid_backward.default)
-def sigmoid_backward(ctx: Context, node: fx.Node, dy: Value, y: Value) -> Value:
-    return emit.mul(dy, emit.mul(y, emit.sub(emit.like(1, y), y)))
-
-
-@rule(aten.tanh_backward.default)
-def tanh_backward(ctx: Context, node: fx.Node, dy: Value, y: Value) -> Value:
-    return emit.mul(dy, emit.sub(emit.like(1, y), emit.mul(y, y)))
-
-
 @rule(aten.gelu.default)
 def gelu(ctx: Context, node: fx.Node, x: Value, approximate: str) -> Value:
     return op.gelu(x, "tanh" if approximate == "tanh" else "erf").output(0)
-
-
-@rule(aten.gelu_backward.default)
-def gelu_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, approximate: str) -> Value:
-    one = emit.like(1, x)
-    square = emit.mul(x, x)
-    if approximate == "tanh":
-        # y = x/2 (1 + tanh u), u = a (x + b x³); y' = (1 + tanh u)/2 + x/2 (1 - tanh² u) u'
-        a, b = math.sqrt(2 / math.pi), 0.044715
-        u = emit.mul(x, emit.add(emit.like(a, x), emit.scale(square, a * b)))
-        t = op.tanh(u).output(0)
-        slope = emit.add(emit.like(a, x), emit.scale(square, 3 * a * b))
-        left = emit.scale(emit.add(one, t), 0.5)
-        right = emit.mul(emit.mul(emit.scale(x, 0.5), emit.sub(one, emit.mul(t, t))), slope)
-        return emit.mul(dy, emit.add(left, right))
-    # y = x Φ(x); y' = Φ(x) + x φ(x)
-    cdf = emit.scale(emit.add(one, op.erf(emit.scale(x, math.sqrt(0.5))).output(0)), 0.5)
-    pdf = emit.scale(op.exp(emit.scale(square, -0.5)).output(0), 1 / math.sqrt(2 * math.pi))
-    return emit.mul(dy, emit.add(cdf, emit.mul(x, pdf)))
-
-
-@rule(aten.silu_backward.default)
-def silu_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
-    one = emit.like(1, x)
-    s = op.sigmoid(x).output(0)
-    return emit.mul(dy, emit.mul(s, emit.add(one, emit.mul(x, emit.sub(one, s)))))
 
 
 @rule(aten.mish_backward.default)
@@ -94,15 +57,6 @@ def mish_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
     s = op.sigmoid(x).output(0)
     slope = emit.mul(emit.mul(x, s), emit.sub(emit.like(1, x), emit.mul(t, t)))
     return emit.mul(dy, emit.add(t, slope))
-
-
-@rule(aten.hardswish_backward.default)
-def hardswish_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Value:
-    slope = emit.add(emit.scale(x, 1 / 3), emit.like(0.5, x))
-    above = op.greater_equal(x, emit.like(3, x)).output(0)
-    below = op.less_equal(x, emit.like(-3, x)).output(0)
-    slope = emit.select(above, emit.like(1, x), emit.select(below, emit.like(0, x), slope))
-    return emit.mul(dy, slope)
 
 
 @rule(aten.hardsigmoid_backward.default)
@@ -114,13 +68,6 @@ def hardsigmoid_backward(ctx: Context, node: fx.Node, dy: Value, x: Value) -> Va
 @rule(aten.leaky_relu.default)
 def leaky_relu(ctx: Context, node: fx.Node, x: Value, slope: Number) -> Value:
     return op.prelu(x, emit.const([slope], emit.dtype(x))).output(0)
-
-
-@rule(aten.leaky_relu_backward.default)
-def leaky_relu_backward(
-    ctx: Context, node: fx.Node, dy: Value, x: Value, slope: Number, self_is_result: bool
-) -> Value:
-    return emit.select(op.greater(x, emit.like(0, x)).output(0), dy, emit.scale(dy, slope))
 
 
 @rule(aten.elu.default)
@@ -135,26 +82,6 @@ def celu(ctx: Context, node: fx.Node, x: Value, alpha: Number) -> Value:
     return elu(ctx, node, x, alpha, 1, 1 / alpha)
 
 
-@rule(aten.elu_backward.default)
-def elu_backward(
-    ctx: Context,
-    node: fx.Node,
-    dy: Value,
-    alpha: Number,
-    scale: Number,
-    input_scale: Number,
-    is_result: bool,
-    x: Value,
-) -> Value:
-    positive = op.greater(x, emit.like(0, x)).output(0)
-    if is_result:
-        slope = emit.scale(emit.add(x, emit.like(alpha * scale, x)), input_scale)
-    else:
-        below = op.minimum(emit.scale(x, input_scale), emit.like(0, x))
-        slope = emit.scale(op.exp(below).output(0), input_scale * alpha * scale)
-    return emit.mul(dy, emit.select(positive, emit.like(scale, x), slope))
-
-
 @rule(aten.softplus.default)
 def softplus(ctx: Context, node: fx.Node, x: Value, beta: Number, threshold: Number) -> Value:
     scaled = emit.scale(x, beta)
@@ -162,24 +89,10 @@ def softplus(ctx: Context, node: fx.Node, x: Value, beta: Number, threshold: Num
     return emit.select(op.greater(scaled, emit.like(threshold, x)).output(0), x, soft)
 
 
-@rule(aten.softplus_backward.default)
-def softplus_backward(
-    ctx: Context, node: fx.Node, dy: Value, x: Value, beta: Number, threshold: Number
-) -> Value:
-    scaled = emit.scale(x, beta)
-    soft = emit.mul(dy, op.sigmoid(scaled).output(0))
-    return emit.select(op.greater(scaled, emit.like(threshold, x)).output(0), dy, soft)
-
-
 @rule(aten.log_sigmoid_forward.default)
 def log_sigmoid_forward(ctx: Context, node: fx.Node, x: Value) -> tuple[Value, None]:
     """The second output is a buffer that only ATen's own backward reads."""
     return op.negative(op.softplus(op.negative(x))).output(0), None
-
-
-@rule(aten.log_sigmoid_backward.default)
-def log_sigmoid_backward(ctx: Context, node: fx.Node, dy: Value, x: Value, buffer: None) -> Value:
-    return emit.mul(dy, op.sigmoid(op.negative(x)).output(0))
 
 
 @check(aten.hardtanh.default, aten.gelu.default, aten.leaky_relu.default)
