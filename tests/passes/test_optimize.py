@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import ZOO
 from oracle import OPTIMIZERS, PLANS, assert_equal_gradients, assert_equal_steps, built, choices, run_steps
+from test_legalize import graph_of
 from torch import fx, nn
 from truth import Truth
 
 import pockgraph as pg
 from pockgraph import passes
-from pockgraph.ir.graph import Graph, Role, value_bytes
+from pockgraph.ir.graph import Graph, Role, Slot, value_bytes
 from pockgraph.ir.operator_sets import VIEWS, is_elementwise
 from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.passes.dropout_masks import DropoutMasks
 from pockgraph.passes.optimize.drop_unused_gradients import NarrowOutputMasks
 from pockgraph.passes.optimize.flatten_update import FlattenUpdate
-from pockgraph.passes.optimize.fold_constants import FoldConstants
+from pockgraph.passes.optimize.fold_constants import FOLD_LIMIT_BYTES, FoldConstants
 from pockgraph.passes.optimize.fold_scale import FoldScale
 from pockgraph.passes.optimize.hoist_weight_gradients import HoistWeightGradients
 from pockgraph.passes.optimize.keep_clamp_masks import KeepMasks
@@ -167,6 +168,29 @@ def test_equal_constants_are_stored_once() -> None:
     after = passes.run(built("mobilenet"))
     values = [v.numpy().tobytes() for n, v in after.values.items() if n.startswith("const:folded")]
     assert len(values) == len(set(values))
+
+
+@pytest.mark.parametrize(("size", "stored"), [(512, True), (513, False)])
+def test_a_mask_that_the_code_makes_is_stored_up_to_the_limit(size: int, stored: bool) -> None:
+    """At capture, where all that it is made of is a size."""
+    graph = graph_of(lambda x: x + torch.ones(size, size).tril(), torch.ones(1))
+    assert (4 * size * size <= FOLD_LIMIT_BYTES) == stored
+    after = FoldConstants(weights=False)(graph)
+    assert any(v.shape == (size, size) for v in after.values.values()) == stored
+    assert any(n.target is aten.tril.default for n in after.nodes()) != stored
+
+
+@pytest.mark.parametrize(("rows", "stored"), [(1, False), (64, True)])
+def test_after_pruning_no_constant_is_larger_than_what_it_is_made_from(rows: int, stored: bool) -> None:
+    """As the two vectors of words are that a dropout mask is made from: their sum would be stored instead."""
+    a, b = torch.rand(rows, 64), torch.rand(64, 1 if rows == 1 else 64)
+    graph = graph_of(lambda a, b, x: x * (a + b), a, b, torch.ones(64, 64))
+    slots = [Slot(Role.CONST, "", tuple(v.shape), "float32", key=k) for k, v in (("a", a), ("b", b))]
+    values = {"const:a": a, "const:b": b}
+    graph = dataclasses.replace(graph, inputs=(*slots, graph.inputs[2]), values=values)
+    after = FoldConstants()(graph)
+    assert sum(v.nbytes for v in after.values.values()) <= a.nbytes + b.nbytes
+    assert any(n.target is aten.add.Tensor for n in after.nodes()) != stored
 
 
 # ---------------------------------------------------------------- batch norm

@@ -26,6 +26,5 @@ Before → after:
 
 from . import activations, convolution, normalization, views  # noqa: F401 — they add their rules
 from .apply_rules import Canonicalize
-from .constants import FOLD_LIMIT_BYTES, fold_constants
 
-__all__ = ["FOLD_LIMIT_BYTES", "Canonicalize", "fold_constants"]
+__all__ = ["Canonicalize"]

@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import fx
 
 from ...ir.graph import Builder, Graph, aten, rebuilt
+from ..optimize.fold_constants import FoldConstants
 from .attention import plain_softmax
-from .constants import fold_constants
 from .indexing import plain_index
 from .rule_table import RULES
 
@@ -46,4 +46,4 @@ class Canonicalize:
         for check in new.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
             new.erase_node(check)  # a singular matrix makes a result that is not finite, which is seen
         new.eliminate_dead_code()
-        return plain_softmax(plain_index(fold_constants(rebuilt(graph, new))))
+        return plain_softmax(plain_index(FoldConstants(weights=False)(rebuilt(graph, new))))

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from ...ir.graph import Graph, Role, add_constant, bound_args, output_args, rebuilt
-from ..canonicalize import fold_constants
+from ..optimize.fold_constants import FoldConstants
 from . import (  # noqa: F401  the expansions register themselves on import
     activations,
     convolution,
@@ -120,7 +120,7 @@ class Legalize:
                 reason = expansion.reason or refused
                 return Expansion(None, f"it stands for {inner.target}, among others: {reason}")
             copy.expand(inner, expansion.graph)
-        return Expansion(copy.finished())
+        return Expansion(FoldConstants(weights=False)(copy.finished()))
 
 
 class _Inlining:
@@ -155,9 +155,7 @@ class _Inlining:
 
     def finished(self) -> Graph:
         self.graph.fx.eliminate_dead_code()
-        return fold_constants(
-            rebuilt(self.graph, self.graph.fx, inputs=tuple(self._slots), values=self._values)
-        )
+        return rebuilt(self.graph, self.graph.fx, inputs=tuple(self._slots), values=self._values)
 
     def _constant(self, value: torch.Tensor) -> fx.Node:
         content = (value.dtype, value.shape, value.numpy().tobytes())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..canonicalize import FOLD_LIMIT_BYTES
+from ..optimize.fold_constants import FOLD_LIMIT_BYTES
 from .table import Inexpansible, expands
 
 aten = torch.ops.aten
