@@ -33,6 +33,10 @@ def test_one_layer_of_another_type_is_named() -> None:
     refused(net, r"'2\.weight' \(bfloat16\).*model\.float\(\)")
 
 
+def test_a_whole_model_of_another_type_is_told_in_a_sentence() -> None:
+    refused(mlp().double(), r"'0\.weight' \(float64\), .* and 1 more are not float32.*model\.float\(\)")
+
+
 def test_a_half_precision_buffer_is_named() -> None:
     net = mlp()
     net.register_buffer("scale", torch.ones(5).half())

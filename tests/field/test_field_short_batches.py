@@ -58,5 +58,5 @@ def test_a_short_batch_of_samples_that_stand_alone(metric: Any, target: str, tmp
 )
 def test_a_short_batch_of_samples_that_hang_together_is_refused(net: Any, metric: Any, tmp_path: Any) -> None:
     torch.manual_seed(0)
-    with pytest.raises(BatchError, match=r"3 rows instead of 8.*drop_last=True"):
+    with pytest.raises(BatchError, match=r"3 samples instead of 8.*drop_last=True"):
         evaluate(net(), metric, "torch", tmp_path)

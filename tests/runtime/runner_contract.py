@@ -193,11 +193,11 @@ class RunnerContract:
         with pytest.raises(BatchError, match=r"pass \[batch\]"):
             trainer.evaluate(batches(1)[0])
         x, y = samples()["x"].numpy(), samples()["y"].numpy()
-        with pytest.raises(BatchError, match="20 rows"):
+        with pytest.raises(BatchError, match="20 samples"):
             trainer.evaluate([{"x": x, "y": y}])
-        with pytest.raises(BatchError, match="0 rows"):
+        with pytest.raises(BatchError, match="0 samples"):
             trainer.evaluate([{"x": x[:0], "y": y[:0]}])
-        with pytest.raises(BatchError, match="differ in their number of rows"):
+        with pytest.raises(BatchError, match="differ in their number of samples"):
             trainer.evaluate([{"x": x[:3], "y": y[:4]}])
 
     # ------------------------------------------------------------ state

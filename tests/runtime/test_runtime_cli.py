@@ -80,8 +80,14 @@ def test_its_json_is_complete(folder: str, data: Path, capsys: pytest.CaptureFix
     ("content", "words"),
     [
         ({"x": np.zeros((9, 3, 6, 6), np.float32)}, "lacks 'y'"),
-        ({"x": np.zeros((9, 3, 6, 6), np.float32), "y": np.zeros(8, np.int64)}, "one common number of rows"),
-        ({"x": np.zeros((0, 3, 6, 6), np.float32), "y": np.zeros(0, np.int64)}, "one common number of rows"),
+        (
+            {"x": np.zeros((9, 3, 6, 6), np.float32), "y": np.zeros(8, np.int64)},
+            "common number of samples",
+        ),
+        (
+            {"x": np.zeros((0, 3, 6, 6), np.float32), "y": np.zeros(0, np.int64)},
+            "common number of samples",
+        ),
         ({"x": np.zeros((9, 3, 6, 5), np.float32), "y": np.zeros(9, np.int64)}, "'x' has shape"),
         ({"x": np.array([None] * 9), "y": np.zeros(9, np.int64)}, "as an npz file"),
         (b"not a zip", "as an npz file"),

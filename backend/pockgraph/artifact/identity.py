@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from ..ir.graph import Graph, Role, Slot, output_args
+from ..ir.reachability import ancestors
 
 if TYPE_CHECKING:
     from ..train_graph import TrainGraph
@@ -54,7 +55,7 @@ def computation(graph: TrainGraph) -> str:
     """
     whole = graph.gradients
     loss = next(n for s, n in zip(whole.outputs, output_args(whole.fx)) if s.role is Role.LOSS)
-    needed = _needed(loss)
+    needed = ancestors(loss)
     slots = dict(zip(whole.placeholders.values(), whole.inputs))
     number: dict[fx.Node, int] = {}
     digest = hashlib.sha256()
@@ -64,16 +65,6 @@ def computation(graph: TrainGraph) -> str:
             said = _input(whole, slots[node]) if node in slots else _call(node, number)
             digest.update(f"{said};".encode())
     return digest.hexdigest()
-
-
-def _needed(result: fx.Node) -> set[fx.Node]:
-    found, pending = set(), [result]
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending += node.all_input_nodes
-    return found
 
 
 def _input(graph: Graph, slot: Slot) -> str:
@@ -105,7 +96,7 @@ def _call(node: fx.Node, number: dict[fx.Node, int]) -> str:
 
 
 def _may_count(value: float) -> bool:
-    """Whether a factor may be a number of rows, or one over it."""
+    """Whether a factor may be a number of samples, or one over it."""
     return value != 0 and any(1 <= v < 1e12 and abs(v - round(v)) <= 1e-6 * v for v in (value, 1 / value))
 
 

@@ -20,36 +20,39 @@ def check_model(task: Task) -> None:
         TaskError: naming the first of them and what to do.
     """
 
-    def refuse(found: list[str], reason: str) -> None:
+    def refuse(found: list[str], verb: str, reason: str) -> None:
         if found:
-            raise TaskError(f"Task {task.name!r}: {listing(found, 3)} {reason}.")
+            verb = verb if len(found) == 1 else _PLURAL[verb]
+            raise TaskError(f"Task {task.name!r}: {listing(found, 3)} {verb} {reason}.")
 
     net = task.model
     scripted = [
         repr(n) or "the model" for n, m in net.named_modules() if isinstance(m, torch.jit.ScriptModule)
     ]
-    refuse(scripted[:1], "is TorchScript, which hides its code. Use the Python module that it was made from")
+    refuse(
+        scripted[:1], "is", "TorchScript, which hides its code. Use the Python module that it was made from"
+    )
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     quantised = [repr(n) for n, m in net.named_modules() if "quantized" in type(m).__module__.split(".")]
     quantised += [repr(n) for n, t in tensors.items() if not is_lazy(t) and t.is_quantized]
-    refuse(
-        quantised, "is quantised, and integers have no gradient. Train the float model, and quantise after"
-    )
+    remedy = "Train the float model, and quantise after"
+    refuse(quantised, "is", f"quantised, and integers have no gradient. {remedy}")
     lazy = [repr(n) for n, t in tensors.items() if is_lazy(t)]
-    refuse(lazy, "has no shape yet. Run the model once on a batch first")
+    refuse(lazy, "has", "no shape yet. Run the model once on a batch first")
     empty = [repr(n) for n, t in tensors.items() if t.device.type == "meta"]
-    refuse(empty, "is on the meta device and holds no values. Load the weights first")
+    refuse(empty, "is", "on the meta device, without values. Load the weights first")
     away = [f"{n!r} ({t.device})" for n, t in tensors.items() if t.device.type != "cpu"]
-    refuse(away, "is not on the CPU, where a step is made and compared with PyTorch. Use model.cpu()")
+    refuse(away, "is", "not on the CPU, where a step is made and compared with PyTorch. Use model.cpu()")
     foreign = [f"{n!r} ({type(t).__name__})" for n, t in tensors.items() if type(t) not in _PLAIN]
-    refuse(foreign, "is a tensor of a special kind, which hides its values. Use plain tensors")
+    refuse(foreign, "is", "of a special kind, which hides values. Use plain tensors")
     floats = [
         f"{n!r} ({dtype_name(t.dtype)})" for n, t in tensors.items() if t.dtype in HALVES or t.is_complex()
     ]
     remedy = "use model.float(), and the option `precision` for cheaper activations"
     if any(t.is_complex() for t in tensors.values()):
         remedy = "keep the real and the imaginary part as two tensors"
-    refuse(floats, f"is not float32, in which a step keeps weights and state; {remedy}")
+    refuse(floats, "is", f"not float32, in which a step keeps weights and state; {remedy}")
 
 
+_PLURAL = {"is": "are", "has": "have"}
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)

@@ -104,7 +104,7 @@ class _Analysis:
             self._measure_all([m for m in self._wanted if m.purpose == "tuning"])
             lr = self._learning_rate()
             self._measure_all([m for m in self._wanted if m.purpose == "contribution"], lr)
-        failed = self._rows("status = 'failed' AND purpose = 'contribution'")
+        failed = self._read("status = 'failed' AND purpose = 'contribution'")
         if failed:
             names = listing([m.candidate.label for m in failed])
             raise StudyError(
@@ -140,7 +140,7 @@ class _Analysis:
         picked = {order[key]: r for r in rows if (key := tuple(r[n] for n in KEY)) in order}
         self._wanted = [Measurement.of_row(picked[i]) for i in sorted(picked)]
 
-    def _rows(self, where: str) -> list[Measurement]:
+    def _read(self, where: str) -> list[Measurement]:
         rows = self.store.read(f"SELECT * FROM measurements WHERE analysis = ? AND {where}", self.id)
         return [Measurement.of_row(r) for r in rows]
 
@@ -180,7 +180,7 @@ class _Analysis:
             if (
                 candidate == HEAD
                 and lr is not None
-                and self._rows("kind = 'head' AND status = 'diverged' AND purpose = 'contribution'")
+                and self._read("kind = 'head' AND status = 'diverged' AND purpose = 'contribution'")
             ):
                 raise StudyError(
                     f"Training the head alone diverged at lr {lr:g}, so there is nothing to compare with. "

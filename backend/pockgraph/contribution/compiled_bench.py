@@ -51,8 +51,8 @@ class CompiledFinetuner:
             yield self._trainer.step(batch, lr).loss
 
     def evaluate(self) -> Iterator[np.ndarray]:
-        for batch, rows in self._data.validation():
-            yield self._trainer.evaluate([batch]).values[:rows]
+        for batch, samples in self._data.validation():
+            yield self._trainer.evaluate([batch]).values[:samples]
 
     def close(self) -> None:
         self._folder.cleanup()

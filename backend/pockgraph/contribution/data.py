@@ -82,7 +82,7 @@ class Data:
         self._limit = limit
         self._train_limits, self._metric_limits = train_limits, metric_limits
         self._example = task.example
-        self._rows = next(len(v) for v in self._example.values() if v.ndim)
+        self.batch_size = next(len(v) for v in self._example.values() if v.ndim)
 
     def train(self, seed: int) -> Iterator[Batch]:
         """The training batches that `seed` draws."""
@@ -91,13 +91,13 @@ class Data:
             yield batch
 
     def validation(self) -> Iterator[tuple[Batch, int]]:
-        """Validation batches, and how many of their rows are real: a ragged one is padded."""
+        """Validation batches, and how many of their samples are real: a ragged one is padded."""
         what = f"Task {self.task.name!r}: `validation`"
         for number, raw in numbered(what, itertools.islice(self.task.validation or (), self._limit)):
-            batch, rows = _padded(self.task.named(raw), self._rows)
+            batch, samples = _padded(self.task.named(raw), self.batch_size)
             check_batch(batch, self._example, f"batch {number} of `validation`")
             self._check_values(batch, self._metric_limits, f"batch {number} of `validation`")
-            yield batch, rows
+            yield batch, samples
 
     def _check_values(self, batch: Batch, limits: Sequence[Limit], what: str) -> None:
         arrays = {k: v.numpy(force=True) for k, v in batch.items()}
@@ -111,7 +111,6 @@ class Data:
     @cached_property
     def validation_count(self) -> int:
         """How many validation batches there are."""
-        data = self.task.validation
         data = self.task.validation or ()
         count = count_of(data, MAX_COUNTED + 1 if self._limit is None and is_stream(data) else self._limit)
         if self._limit is None and is_stream(data) and count > MAX_COUNTED:
@@ -129,15 +128,16 @@ class Data:
         return all(torch.equal(first[k], again[k]) for k in first)
 
 
-def _padded(batch: Batch, rows: int) -> tuple[Batch, int]:
-    """A batch of fewer rows, filled up by repeating its last one."""
-    count = min((len(v) for v in batch.values() if v.ndim), default=rows)
-    if count >= rows or not count:
-        return batch, rows
-    filled = {
-        k: torch.cat([v, v[-1:].expand(rows - count, *v.shape[1:])]) if v.ndim and len(v) == count else v
-        for k, v in batch.items()
-    }
+def _padded(batch: Batch, batch_size: int) -> tuple[Batch, int]:
+    """A batch of fewer samples, filled up by repeating its last one; and how many it had."""
+    count = min((len(v) for v in batch.values() if v.ndim), default=batch_size)
+    if count >= batch_size or not count:
+        return batch, batch_size
+    filled = dict(batch)
+    for name, value in batch.items():
+        if value.ndim and len(value) == count:
+            last = value[-1:].expand(batch_size - count, *value.shape[1:])
+            filled[name] = torch.cat([value, last])
     return filled, count
 
 

@@ -71,16 +71,16 @@ class _Source:
         return self._suffixes[cut.position]
 
     def batches(self, cut: Cut, *key: Any) -> Iterator[tuple[Kept, int]]:
-        """(inputs of the cut's suffix, real rows) for each batch that `key` draws."""
+        """(inputs of the cut's suffix, real samples) for each batch that `key` draws."""
         if not cut.position:
-            for batch, rows in self._batches(*key):
-                yield _slot_names(batch), rows
+            for batch, samples in self._batches(*key):
+                yield _slot_names(batch), samples
             return
         kept = self._kept.setdefault(key, [])
         yield from kept
         # A run that was cancelled has kept the first batches only.
-        for batch, rows in itertools.islice(self._batches(*key), len(kept), None):
-            kept.append((self._keep(_slot_names(batch)), rows))
+        for batch, samples in itertools.islice(self._batches(*key), len(kept), None):
+            kept.append((self._keep(_slot_names(batch)), samples))
             yield kept[-1]
 
     @cached_property
@@ -129,8 +129,8 @@ class EagerBench:
         # Activations that change with the step, or with other steps' batches, cannot be kept.
         moving = graph.plan.dropout or graph.plan.batch_norm == "batch"
         limit = cache_bytes // count if data.is_repeatable() and not moving else 0
-        with_rows = lambda seed: ((b, len(b)) for b in data.train(seed))  # noqa: E731
-        self.train = _source(graph.gradients, wanted, limit, with_rows)
+        whole = lambda seed: ((b, data.batch_size) for b in data.train(seed))  # noqa: E731
+        self.train = _source(graph.gradients, wanted, limit, whole)
         self.validation = _source(graph.metric, wanted, limit, data.validation)
 
     def prepare(self, plan: Plan) -> EagerFinetuner:
@@ -188,12 +188,12 @@ class EagerFinetuner:
             if name in self._evaluate.at:
                 self._evaluate.args[self._evaluate.at[name]] = self._step.args[self._step.at[name]]
         batches = self._batches(self._validation, self._validation_cut)
-        for number, (batch, rows) in enumerate(batches, 1):
+        for number, (batch, samples) in enumerate(batches, 1):
             with torch.inference_mode():
                 metric = self._evaluate(batch)[0].numpy()
             if wrong := failed(metric, self._validation.guards, (), True):
                 raise BatchError(f"In batch {number} of `validation` {wrong}")
-            yield metric[:rows]
+            yield metric[:samples]
 
     def _batches(self, source: _Source, cut: Cut, *key: Any) -> Iterator[tuple[Kept, int]]:
         batches = source.batches(cut, *key)

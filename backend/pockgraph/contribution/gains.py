@@ -182,14 +182,14 @@ def tabulate(
     measurements: Iterable[Measurement], head: Sequence[str], bias_order: Sequence[str]
 ) -> Contribution | None:
     """The contribution table of some measurements; None while the head alone was not measured."""
-    rows = [m for m in measurements if m.purpose == "contribution"]
-    heads = [m for m in rows if m.candidate == HEAD and not _diverged(m)]
+    taken = [m for m in measurements if m.purpose == "contribution"]
+    heads = [m for m in taken if m.candidate == HEAD and not _diverged(m)]
     alone = {m.seed: m.metric for m in heads if m.metric is not None}
     if not alone:
         return None
     gains: dict[Candidate, list[float]] = {}
-    diverged = dict.fromkeys(m.candidate for m in rows if _diverged(m))
-    for m in rows:
+    diverged = dict.fromkeys(m.candidate for m in taken if _diverged(m))
+    for m in taken:
         if m.metric is not None and m.seed in alone and m.candidate not in (HEAD, *diverged):
             gains.setdefault(m.candidate, []).append(m.metric - alone[m.seed])
     weights: dict[str, dict[float, Gain]] = {}

@@ -18,7 +18,6 @@ Where gradients are clipped by their global norm, pruning marks a tensor's part 
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,30 +26,14 @@ import torch
 from torch import fx
 
 from ..errors import PockError, suggest
+from .slot_names import Role as Role
+from .slot_names import SlotNames
 
 aten = torch.ops.aten
 
 
-class Role(enum.StrEnum):
-    """What a graph input or output is."""
-
-    BATCH = "batch"
-    PARAM = "param"
-    BUFFER = "buffer"
-    CONST = "const"
-    OPT_STATE = "opt_state"
-    LR = "lr"
-    SEED = "seed"
-    LOSS = "loss"
-    METRIC = "metric"
-    GRAD = "grad"
-    NEW_PARAM = "new_param"
-    NEW_BUFFER = "new_buffer"
-    NEW_OPT_STATE = "new_opt_state"
-
-
 @dataclass(frozen=True)
-class Slot:
+class Slot(SlotNames):
     """One graph input or output.
 
     Attributes:
@@ -75,26 +58,8 @@ class Slot:
     indices: tuple[int, ...] | None = None
 
     @property
-    def name(self) -> str:
-        """Unique in a graph: `param:conv.weight`, `opt_state:conv.weight:momentum_buffer`, `lr`."""
-        if self.role in (Role.LR, Role.SEED, Role.LOSS, Role.METRIC):
-            return self.role.value
-        role = "trained" if self.role is Role.PARAM and self.trained else self.role.value
-        return ":".join(filter(None, (role, self.fqn, self.key)))
-
-    @property
     def nbytes(self) -> int:
         return tensor_bytes(self.shape, getattr(torch, self.dtype))
-
-    @property
-    def is_state(self) -> bool:
-        """Held by the target between steps."""
-        return self.trained or self.changes or self.role is Role.OPT_STATE
-
-    @property
-    def next_name(self) -> str:
-        """State only: the name of the output that holds the slot's next value."""
-        return ":".join(filter(None, (f"new_{self.role.value}", self.fqn, self.key)))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

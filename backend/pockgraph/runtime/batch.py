@@ -135,34 +135,34 @@ def check_finite(
 def pad_batch(
     specs: Mapping[str, BatchSpec], batch: Any, samples: int, task: str
 ) -> tuple[dict[str, np.ndarray], int]:
-    """A batch of up to `samples` rows as a full one: its last row is repeated.
+    """A batch of up to `samples` samples as a full one: its last sample is repeated.
 
     Returns:
-        The batch, and how many of its rows are real.
+        The batch, and how many of its samples are real.
 
     Raises:
-        BatchError: as `fit_batch`, or the entries have different, no, or too many rows.
+        BatchError: as `fit_batch`, or the entries have different, no, or too many samples.
     """
     arrays = named_arrays(batch)
-    rows = {
-        k: a.shape[0] for k, a in arrays.items() if k in specs and _has_rows(specs[k], samples) and a.ndim
+    counts = {
+        k: a.shape[0] for k, a in arrays.items() if k in specs and _has_samples(specs[k], samples) and a.ndim
     }
-    short = {n for n in rows.values() if n != samples}
+    short = {n for n in counts.values() if n != samples}
     if not short:
         return fit_batch(specs, arrays, task), samples
-    if len(set(rows.values())) > 1:
-        raise BatchError(_message(specs, [f"the entries differ in their number of rows: {rows}"], task))
+    if len(set(counts.values())) > 1:
+        raise BatchError(_message(specs, [f"the entries differ in their number of samples: {counts}"], task))
     count = short.pop()
     if not 0 < count < samples:
-        wrong = f"it has {count} rows, and a batch holds 1 to {samples}"
+        wrong = f"it has {count} samples, and a batch holds 1 to {samples}"
         raise BatchError(_message(specs, [wrong], task))
-    for name in rows:
+    for name in counts:
         last = np.broadcast_to(arrays[name][-1:], (samples - count, *arrays[name].shape[1:]))
         arrays[name] = np.concatenate([arrays[name], last])
     return fit_batch(specs, arrays, task), count
 
 
-def _has_rows(spec: BatchSpec, samples: int) -> bool:
+def _has_samples(spec: BatchSpec, samples: int) -> bool:
     return bool(spec.shape) and spec.shape[0] == samples
 
 

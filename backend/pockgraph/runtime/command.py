@@ -205,11 +205,11 @@ def _train(
 class Data:
     """Arrays `[N, ...]` by batch entry, read in fixed batches, from the start again at the end.
 
-    An entry that has no rows (its first dimension is not the batch's) goes whole into every batch.
+    An entry that has no samples (its first dimension is not the batch's) goes whole into every batch.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray], rows: int) -> None:
-        self.arrays, self.whole, self.rows = arrays, whole, rows
+    def __init__(self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray], batch_size: int) -> None:
+        self.arrays, self.whole, self.batch_size = arrays, whole, batch_size
         self.samples = len(next(iter(arrays.values())))
 
     @classmethod
@@ -235,26 +235,28 @@ class Data:
             raise BatchError(
                 f"Cannot read {path} as an npz file: {_unreadable(e)}. Write it with numpy.savez."
             ) from None
-        rows = manifest.eval.outputs[0].shape[0]
-        whole = {n: arrays.pop(n) for n, spec in manifest.batch.items() if spec.shape[:1] != (rows,)}
+        batch_size = manifest.eval.outputs[0].shape[0]
+        whole = {n: arrays.pop(n) for n, spec in manifest.batch.items() if spec.shape[:1] != (batch_size,)}
         lengths = {n: len(a) if a.ndim else 0 for n, a in arrays.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise BatchError(f"The arrays of {path} need one common number of rows, not {lengths}. {holds}")
-        return cls(arrays, whole, rows)
+            raise BatchError(
+                f"The arrays of {path} need one common number of samples, not {lengths}. {holds}"
+            )
+        return cls(arrays, whole, batch_size)
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        start = number * self.rows % self.samples
-        if start + self.rows <= self.samples:
-            return self._cut(slice(start, start + self.rows))
-        return self._cut(np.arange(start, start + self.rows) % self.samples)
+        start = number * self.batch_size % self.samples
+        if start + self.batch_size <= self.samples:
+            return self._cut(slice(start, start + self.batch_size))
+        return self._cut(np.arange(start, start + self.batch_size) % self.samples)
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """All rows once; the last batch may be smaller."""
-        for start in range(0, self.samples, self.rows):
-            yield self._cut(slice(start, start + self.rows))
+        """All samples once; the last batch may be smaller."""
+        for start in range(0, self.samples, self.batch_size):
+            yield self._cut(slice(start, start + self.batch_size))
 
-    def _cut(self, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
-        return {n: a[rows] for n, a in self.arrays.items()} | self.whole
+    def _cut(self, samples: slice | np.ndarray) -> dict[str, np.ndarray]:
+        return {n: a[samples] for n, a in self.arrays.items()} | self.whole
 
 
 def _archive(opened: BinaryIO) -> Any:

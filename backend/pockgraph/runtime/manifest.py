@@ -1,6 +1,6 @@
 """The artefact's manifest: what is in the folder, and what a step takes and gives.
 
-Imports no torch: `SlotSpec` is `graph.Slot` as a device sees it.
+Imports no torch: `SlotSpec` is `ir.graph.Slot` as a device sees it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from ..errors import ArtifactError, PlanError, listing, reason, violations
 from ..files import open_regular, parse_json, read_text, sweep
+from ..ir.slot_names import Role, SlotNames
 from ..plan import BatchSpec, Plan
 from ..plan.plan import MAX_BYTES, BatchNorm
 from ..strict_model import Strict
@@ -38,8 +39,8 @@ class _Strict(Strict):
     refusal = ArtifactError
 
 
-class SlotSpec(_Strict):
-    """One input or output of a graph; the fields are those of `graph.Slot`."""
+class SlotSpec(SlotNames, _Strict):
+    """One input or output of a graph; the fields are those of `ir.graph.Slot`."""
 
     role: str
     fqn: str
@@ -58,24 +59,6 @@ class SlotSpec(_Strict):
             raise ValueError(f"{list(shape)} is larger than any tensor")
         return shape
 
-    @property
-    def name(self) -> str:
-        """The same name as `graph.Slot.name`."""
-        if self.role in ("lr", "seed", "loss", "metric"):
-            return self.role
-        role = "trained" if self.role == "param" and self.trained else self.role
-        return ":".join(filter(None, (role, self.fqn, self.key)))
-
-    @property
-    def is_state(self) -> bool:
-        """Held by the target between steps."""
-        return self.trained or self.changes or self.role == "opt_state"
-
-    @property
-    def next_name(self) -> str:
-        """State only: the name of the output that holds the slot's next value."""
-        return ":".join(filter(None, (f"new_{self.role}", self.fqn, self.key)))
-
 
 class GraphSpec(_Strict):
     """The calling convention of one graph."""
@@ -85,7 +68,7 @@ class GraphSpec(_Strict):
 
     @property
     def batch(self) -> tuple[SlotSpec, ...]:
-        return tuple(s for s in self.inputs if s.role == "batch")
+        return tuple(s for s in self.inputs if s.role == Role.BATCH)
 
     @property
     def state(self) -> tuple[SlotSpec, ...]:
@@ -263,7 +246,7 @@ class Manifest(_Strict):
     @property
     def averaged(self) -> bool:
         """Whether training keeps an average of the weights, which evaluation reads."""
-        return any(s.role == "opt_state" and s.key == EMA for s in self.train.inputs)
+        return any(s.role == Role.OPT_STATE and s.key == EMA for s in self.train.inputs)
 
     @property
     def parity_json(self) -> dict[str, Any] | str | None:

@@ -16,12 +16,13 @@ import numpy as np
 import onnxruntime as ort
 
 from ..errors import ArtifactError, listing, reason
+from ..ir.slot_names import Role
 from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
 from .onnx_file import check_model
 
 _SUFFIX = "ExecutionProvider"
-_FED = ("batch", "lr", "seed")
+_FED = (Role.BATCH, Role.LR, Role.SEED)
 
 
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> ONNXRunner:
@@ -76,7 +77,7 @@ class ONNXRunner:
             {n: state[n].array.reshape(-1) for n in manifest.judged_state} for state in self._states
         ]
         self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in _FED}
-        self._loss = _Tensor(next(s for s in spec.outputs if s.role == "loss"))
+        self._loss = _Tensor(next(s for s in spec.outputs if s.role == Role.LOSS))
         self._steps = tuple(
             _Step(
                 session,
@@ -114,7 +115,7 @@ class ONNXRunner:
     def _evaluations(self) -> Iterable[_Step]:
         spec, session = self._eval_spec, self._open("eval")
         _check(self._folder / "eval.onnx", session, spec)
-        self._metric = _Tensor(next(s for s in spec.outputs if s.role == "metric"))
+        self._metric = _Tensor(next(s for s in spec.outputs if s.role == Role.METRIC))
         for s in spec.batch:
             self._feeds.setdefault(s.name, _Tensor(s))
         for state in self._states:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, listing, reason, suggest
+from ..ir.slot_names import Role
 from .checkpoint import initial_state
 from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
@@ -251,7 +252,7 @@ class _Request:
         wanted = [
             s.name
             for s in (*spec.inputs, *spec.outputs)
-            if s.role in ("batch", "lr", "seed", "loss", "metric")
+            if s.role in (Role.BATCH, Role.LR, Role.SEED, Role.LOSS, Role.METRIC)
         ]
         missing = [n for n in wanted if n not in self._tensors]
         if missing:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import ArtifactError, BatchError, NonFiniteBatch, NonFiniteLoss, listing, require, suggest
 from ..files import read_text, resolved, write_atomically
+from ..ir.slot_names import Role
 from ..plan import Plan
 from ..prng import step_keys
 from . import checkpoint
@@ -62,7 +63,7 @@ class Trainer(Owned):
         self.on_nonfinite: OnNonfinite = "error"
         self.skipped = 0
         self._runner = runner
-        self._draws = any(s.role == "seed" for s in manifest.train.inputs)
+        self._draws = any(s.role == Role.SEED for s in manifest.train.inputs)
         self._state_slots = {s.name: s for s in manifest.train.state}
         self._changed = False
         self._last_loss: float | None = None
@@ -229,8 +230,8 @@ class Trainer(Owned):
         """The metric over an iterable of batches, with the current weights, or with their average where the
         optimizer keeps one (`ema_decay`).
 
-        A batch of fewer rows than the compiled one (the ragged last) is padded and its values are cut, unless
-        the metric makes a sample's value of others of its batch.
+        A batch of fewer samples than the compiled one (the ragged last) is padded and its values are cut,
+        unless the metric makes a sample's value of others of its batch.
 
         Raises:
             BatchError: there is no batch, or one does not fit; or an index that is computed is out of bounds.
@@ -239,16 +240,16 @@ class Trainer(Owned):
             raise BatchError("evaluate() takes an iterable of batches, and this is one batch: pass [batch].")
         require(BatchError, "batches", batches, Iterable, "Pass a list of batches.")
         self._require_whole("Nothing was evaluated")
-        rows = self.manifest.eval.outputs[0].shape[0]
+        samples = self.manifest.eval.outputs[0].shape[0]
         values = []
         for batch in batches:
-            arrays, count = pad_batch(self.manifest.batch, batch, rows, self.manifest.task)
-            if count < rows and not self.manifest.samples_apart:
+            arrays, count = pad_batch(self.manifest.batch, batch, samples, self.manifest.task)
+            if count < samples and not self.manifest.samples_apart:
                 raise BatchError(
-                    f"This batch has {count} rows instead of {rows}, and the metric of task "
+                    f"This batch has {count} samples instead of {samples}, and the metric of task "
                     f"{self.manifest.task!r} makes a sample's value of others in its batch (statistics or "
                     "comparisons within the batch), so that it cannot be filled up. Evaluate batches of "
-                    f"{rows} rows, and leave the last one out (drop_last=True)."
+                    f"{samples} samples, and leave the last one out (drop_last=True)."
                 )
             check_limits(arrays, self.manifest.eval_limits, self.manifest.task)
             check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)

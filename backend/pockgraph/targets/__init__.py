@@ -7,10 +7,12 @@ loads. Targets are imported when they are asked for, so that one can be missing 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import fx
 
 from ..errors import PockError, UnsupportedOperators, require, suggest
 from ..ir.graph import Graph
@@ -44,6 +46,17 @@ class Unsupported:
     def __str__(self) -> str:
         where = ", ".join(filter(None, (self.layer and f"layer {self.layer!r}", self.source)))
         return f"{self.op}{f' ({where})' if where else ''}: {self.reason}"
+
+
+def unsupported_calls(graph: Graph, refusal: Callable[[fx.Node], str]) -> list[Unsupported]:
+    """Every call of `graph` that `refusal` gives a reason against, in schedule order."""
+    found = []
+    for node in graph.nodes():
+        reason = refusal(node)
+        if reason:
+            where = node.meta.get("layer", ""), node.meta.get("source", "")
+            found.append(Unsupported(str(node.target), *where, reason, node.name))
+    return found
 
 
 class Target(Protocol):
@@ -101,16 +114,29 @@ def require_supported(target: Target, graph: Graph) -> None:
     Raises:
         UnsupportedOperators: listing every one of them.
     """
-    missing = dict.fromkeys(target.unsupported(graph))
+    others = ", ".join(repr(n) for n in _MODULES if n != target.name)
+    refuse_unsupported(
+        target.unsupported(graph),
+        f"Target {target.name!r} cannot lower",
+        f"rewrite those lines of the model, or compile for another target ({others})",
+    )
+
+
+def refuse_unsupported(found: Iterable[Unsupported], what: str, remedy: str) -> None:
+    """Refuse calls, if there are any.
+
+    Args:
+        what: who lacks them, as the beginning of a sentence.
+        remedy: what helps besides training fewer layers.
+
+    Raises:
+        UnsupportedOperators: listing every one of them.
+    """
+    missing = dict.fromkeys(found)
     if missing:
-        others = ", ".join(repr(n) for n in _MODULES if n != target.name)
         operators = f"{len(missing)} operator{'s' * (len(missing) > 1)}"
         lines = "\n".join(f"  - {u}" for u in missing)
-        raise UnsupportedOperators(
-            f"Target {target.name!r} cannot lower {operators}:\n{lines}\n"
-            "Train fewer layers, rewrite those lines of the model, or compile for another target "
-            f"({others})."
-        )
+        raise UnsupportedOperators(f"{what} {operators}:\n{lines}\nTrain fewer layers, {remedy}.")
 
 
 def check_options(target: str, options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -15,10 +15,10 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from ..errors import UnsupportedOperators
 from ..ir.graph import Graph, Role, Slot, add_placeholder, aten, output_args
 from ..passes import run
 from ..passes.legalize import Legalize
+from . import refuse_unsupported, unsupported_calls
 
 
 def outside_core(node: fx.Node) -> str:
@@ -49,13 +49,11 @@ def exported_program(graph: Graph, refusal: Callable[[fx.Node], str] = outside_c
         UnsupportedOperators: listing the calls that stand for no others.
     """
     legalize = Legalize(refusal)
-    missing = dict.fromkeys(f"{n.target}: {why}" for n in graph.nodes() if (why := legalize.why_not(n)))
-    if missing:
-        raise UnsupportedOperators(
-            "An exported program cannot hold these operators:\n"
-            + "\n".join(f"  - {line}" for line in missing)
-            + "\nTrain fewer layers, or rewrite those lines of the model."
-        )
+    refuse_unsupported(
+        unsupported_calls(graph, legalize.why_not),
+        "An exported program cannot hold",
+        "or rewrite those lines of the model",
+    )
     graph = run(graph, (legalize,))
     taken = arguments(graph)
     module, code = torch.nn.Module(), fx.Graph()

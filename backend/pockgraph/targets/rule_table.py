@@ -16,7 +16,7 @@ from torch import fx
 
 from ..ir.graph import Graph, aten, bound_args
 from ..passes.legalize import Legalize
-from . import Unsupported
+from . import Unsupported, unsupported_calls
 
 _EXPERTS = (
     "its groups of rows have sizes that only the batch tells. For a mixture of experts of transformers, "
@@ -79,13 +79,7 @@ class RuleTable:
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every call in `graph` that can be neither lowered nor expanded into calls that can."""
-        found = []
-        for node in graph.nodes():
-            reason = self.legalize.why_not(node)
-            if reason:
-                where = node.meta.get("layer", ""), node.meta.get("source", "")
-                found.append(Unsupported(str(node.target), *where, reason, node.name))
-        return found
+        return unsupported_calls(graph, self.legalize.why_not)
 
     def refusal(self, node: fx.Node) -> str:
         """Why a call cannot be lowered, or an empty string."""

@@ -80,7 +80,7 @@ def check_batch(batch: Batch, example: Batch, what: str = "a batch") -> None:
         if k in batch and (batch[k].shape != v.shape or batch[k].dtype != v.dtype)
     ]
     if wrong:
-        rows = [{len(v) for v in b.values() if v.ndim} for b in (batch, example)]
-        short = max(rows[0], default=0) < max(rows[1], default=0)
+        most = [max((len(v) for v in b.values() if v.ndim), default=0) for b in (batch, example)]
+        short = most[0] < most[1]
         remedy = "Drop it (drop_last=True in a DataLoader) or pad it" if short else "Drop or pad the odd one"
         raise TaskError(f"Batches must all have one shape: in {what}, {listing(wrong)}. {remedy}.")

@@ -78,9 +78,9 @@ class Batches:
         """The same samples in the order that `seed` draws."""
         return replace(self, shuffle=True, seed=seed)
 
-    def only(self, rows: np.ndarray) -> Batches:
+    def only(self, samples: np.ndarray) -> Batches:
         """Only the samples of these numbers, in this order."""
-        return replace(self, rows=rows if self.rows is None else self.rows[rows])
+        return replace(self, rows=samples if self.rows is None else self.rows[samples])
 
     def limit(self, batches: int) -> Batches:
         """Only the first `batches` batches."""

@@ -97,15 +97,13 @@ class Task:
         if not isinstance(self.model, torch.nn.Module):
             raise TaskError(
                 f"Task {self.name!r}: the model is a {type(self.model).__name__}, not a torch.nn.Module. "
-                "Pass "
-                "the network itself."
+                "Pass the network itself."
             )
         for what in ("loss", "metric"):
             if not callable(getattr(self, what)):
                 raise TaskError(
                     f"Task {self.name!r}: `{what}` is a {type(getattr(self, what)).__name__}, which cannot "
-                    "be "
-                    f"called. Pass a function {what}(model, batch)."
+                    f"be called. Pass a function {what}(model, batch)."
                 )
         if isinstance(self.fresh, str):
             raise TaskError(f"Task {self.name!r}: fresh={self.fresh!r} must be a tuple: ({self.fresh!r},).")
@@ -141,7 +139,7 @@ class Task:
         if "" in named:
             raise TaskError(f"{what}: a batch entry has an empty name. Give it a key, as in {{'x': x}}.")
         if any(v.ndim and not len(v) for v in named.values()):
-            raise TaskError(f"{what}: its first batch has no rows. Leave empty batches out.")
+            raise TaskError(f"{what}: its first batch has no samples. Leave empty batches out.")
         if name == "train" and is_stream(data):
             self.__dict__["_first"] = first  # reading it again may start workers, or a download
 

@@ -7,7 +7,6 @@ for it, and whoever runs the model sets it (`query_state`) before the first step
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,9 +19,6 @@ from .emit import Value, ov
 from .rules import RULES, Context
 
 Variable = ov.op.util.Variable
-_STATE_OF: Mapping[Role, Role] = {
-    Role.NEW_PARAM: Role.PARAM, Role.NEW_BUFFER: Role.BUFFER, Role.NEW_OPT_STATE: Role.OPT_STATE
-}  # fmt: skip
 
 
 def lower(graph: Graph) -> ov.Model:
@@ -35,13 +31,13 @@ def lower(graph: Graph) -> ov.Model:
     ctx = Context(graph, RULES)
     parameters: list[ov.op.Parameter] = []
     public = Names()
-    reads: dict[tuple[Role, str, str], tuple[Any, Variable]] = {}
+    reads: dict[str, tuple[Any, Variable]] = {}  # by the name of the output that is the next value
     for slot, node in zip(graph.inputs, graph.placeholders.values()):
         if slot.is_state:
             variable = _variable(slot)
             read = ov.op.read_value(variable)
             read.set_friendly_name(slot.name)
-            reads[slot.role, slot.fqn, slot.key] = read, variable
+            reads[slot.next_name] = read, variable
             ctx.values[node] = emit.convert(read.output(0), getattr(torch, slot.dtype))
         elif slot.role in (Role.BATCH, Role.LR, Role.SEED):
             parameters.append(_parameter(slot))
@@ -64,7 +60,7 @@ def lower(graph: Graph) -> ov.Model:
     results, sinks = [], []
     for slot, node in zip(graph.outputs, graph.results.values()):
         value = ctx.values[node]
-        state = reads.pop((_STATE_OF.get(slot.role, slot.role), slot.fqn, slot.key), None)
+        state = reads.pop(slot.name, None)
         if state is None:
             results.append(ov.op.Result(value))
             results[-1].set_friendly_name(slot.name)

@@ -20,7 +20,7 @@ from ...ir.serialize import graph_to_json, op_name
 from ...passes import Pipeline, shared
 from ...passes.legalize import Legalize
 from ...passes.optimize.lower_precision import LowerPrecision
-from .. import Unsupported, check_choice, check_options, require_supported
+from .. import Unsupported, check_choice, check_options, require_supported, unsupported_calls
 from ..rule_table import in_no_target
 from .aot_package import compile_package, require_compiler
 from .runner import with_own_results
@@ -49,13 +49,7 @@ class Torch:
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every operator of `graph` that no graph file may hold, and that stands for no others."""
-        found = []
-        for node in graph.nodes():
-            reason = LEGALIZE.why_not(node)
-            if reason:
-                where = node.meta.get("layer", ""), node.meta.get("source", "")
-                found.append(Unsupported(str(node.target), *where, reason, node.name))
-        return found
+        return unsupported_calls(graph, LEGALIZE.why_not)
 
     def pipeline(self, options: Mapping[str, Any]) -> Pipeline:
         """What goes before `write`.
