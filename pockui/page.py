@@ -26,7 +26,7 @@ from pockui.views import parts
 from pockui.views.budgets import Budgets
 from pockui.views.curves import Curves
 from pockui.views.export import Export
-from pockui.views.figures import FiguresStrip
+from pockui.views.figure_tiles import FigureTiles
 from pockui.views.frontier import Frontier
 from pockui.views.layers import Layers
 from pockui.views.start import opening, start
@@ -239,7 +239,7 @@ def _main(state: State) -> pn.viewable.Viewable:
     parts.draw_when_shown(tabs, (curves, train, export))
     aside = pmui.Column(Budgets(state), Frontier(state, in_thread()), sx={"gap": 2}, **fill)
     return pmui.Column(
-        FiguresStrip(state),
+        FigureTiles(state),
         pmui.Grid(
             pmui.Grid(aside, size={"xs": 12, "md": 5, "lg": 4, "xl": 3}),
             pmui.Grid(tabs, size={"xs": 12, "md": 7, "lg": 8, "xl": 9}),

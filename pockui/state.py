@@ -21,7 +21,7 @@ from pockgraph.study import Study
 from .info.costs import COSTS
 from .info.format import MetricScale
 from .info.layers import LayerRow, chosen, layer_rows, ratios_of
-from .info.outlook import Outlook, over_budget
+from .info.predictions import Prediction, over_budget
 
 Then = Callable[[Any], None]
 Executor = Callable[[Callable[[], Any], Then], None]
@@ -48,7 +48,7 @@ class Facts:
         name: the task's.
         reference: `module:task` that makes the task again, or empty.
         rows: one per tensor, and one for the last biases.
-        marks: well-known plans, cheapest first: the head alone, the paper's preset, the best
+        known_plans: by name, cheapest first: the head alone, the paper's preset, the best
             without a limit, everything.
         progress: measurements that are finished, and planned in all.
     """
@@ -59,7 +59,7 @@ class Facts:
     profile: Profile
     contribution: Contribution
     rows: tuple[LayerRow, ...]
-    marks: Mapping[str, Outlook]
+    known_plans: Mapping[str, Prediction]
     progress: tuple[int, int] = (0, 0)
     _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
     _searched: dict[Any, Plan] = field(default_factory=dict)
@@ -94,10 +94,10 @@ class Facts:
     def metric(self) -> MetricScale:
         return MetricScale(self.contribution.baseline.mean)
 
-    def outlook(self, choice: Mapping[str, float]) -> Outlook:
+    def predict(self, choice: Mapping[str, float]) -> Prediction:
         """The predicted figures of a choice of tensors."""
         kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
-        return Outlook(kept, self.profile.figures(kept), self.contribution.predicted_gain(kept))
+        return Prediction(kept, self.profile.figures(kept), self.contribution.predicted_gain(kept))
 
     def row(self, id: str) -> LayerRow:
         return next(r for r in self.rows if r.id == id)
@@ -142,7 +142,7 @@ def _facts(where: Path, study: Study, profile: Profile, contribution: Contributi
     full = {row.fqn: 1.0 for row in profile.tensors}
     best = profile.ratios_of(search(profile, contribution, Budget()))
     known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
-    return replace(made, marks={name: made.outlook(choice) for name, choice in known.items()})
+    return replace(made, known_plans={name: made.predict(choice) for name, choice in known.items()})
 
 
 class _Snapshot(NamedTuple):
@@ -163,7 +163,7 @@ class State(param.Parameterized):
     facts = param.Parameter(doc="Facts; a PockError that says why there are none; None: no study was named.")
     budget = param.Parameter(default=Budget(), doc="What the plan may need.")
     locked = param.Dict(default={}, doc="FQN -> share that a search keeps.")
-    outlook = param.Parameter(doc="Outlook of the current choice, or None. Follows a drag.")
+    prediction = param.Parameter(doc="Prediction of the current choice, or None. Follows a drag.")
     plan = param.Parameter(doc="The Plan of the last finished edit, or None. Lags behind a drag.")
     problem = param.Parameter(doc="The PockError that kept the last request from being met, or None.")
     origin = param.String(
@@ -192,15 +192,15 @@ class State(param.Parameterized):
         try:
             self.show(read_facts(path))
         except PockError as e:
-            self.param.update(facts=e, plan=None, outlook=None)
+            self.param.update(facts=e, plan=None, prediction=None)
 
     def show(self, facts: Facts) -> None:
         """Start over with these facts."""
         self._past, self._future = [], []
-        low, high = (facts.marks[n].figures.peak_bytes for n in ("Head", "Best"))
+        low, high = (facts.known_plans[n].figures.peak_bytes for n in ("Head", "Best"))
         best = max(facts.rows, key=lambda r: r.best)
         self.param.update(
-            facts=facts, budget=Budget(peak_bytes=(low + high) // 2), locked={}, plan=None, outlook=None,
+            facts=facts, budget=Budget(peak_bytes=(low + high) // 2), locked={}, plan=None, prediction=None,
             problem=None, origin="search", selected=best.id, can_undo=False, can_redo=False,
         )  # fmt: skip
         self._search(final=True)
@@ -212,7 +212,7 @@ class State(param.Parameterized):
     @property
     def ratios(self) -> dict[str, float]:
         """Row id -> trained share."""
-        return ratios_of(self.outlook.choice, self.facts.contribution) if self.outlook else {}
+        return ratios_of(self.prediction.choice, self.facts.contribution) if self.prediction else {}
 
     @property
     def locked_rows(self) -> list[str]:
@@ -226,7 +226,7 @@ class State(param.Parameterized):
     @property
     def excess(self) -> dict[str, float]:
         """Key of a cost -> by how much the current choice exceeds the budget."""
-        return over_budget(self.outlook.figures, self.budget) if self.outlook else {}
+        return over_budget(self.prediction.figures, self.budget) if self.prediction else {}
 
     # ------------------------------------------------------------------ edits
 
@@ -245,21 +245,21 @@ class State(param.Parameterized):
 
     def set_ratio(self, id: str, ratio: float, final: bool = True) -> None:
         """Set the trained share of a row by hand and lock it; everything else stays as it is."""
-        if self.outlook is None:
+        if self.prediction is None:
             return
         change = chosen(id, ratio, self.facts.contribution)
-        choice = {**self.outlook.choice, **change}
-        outlook = self.facts.outlook(choice)
+        choice = {**self.prediction.choice, **change}
+        prediction = self.facts.predict(choice)
         if not final:
-            self.outlook = outlook
+            self.prediction = prediction
             return
-        self._adopt(outlook, self._plan_of(outlook, "edited"), "edited", {**self.locked, **change})
+        self._adopt(prediction, self._plan_of(prediction, "edited"), "edited", {**self.locked, **change})
 
     def set_lock(self, id: str, on: bool) -> None:
         """Keep the present share of a row in searches, or let it go."""
         ids = list(chosen(id, 0, self.facts.contribution))
         if on:
-            choice = self.outlook.choice if self.outlook else {}
+            choice = self.prediction.choice if self.prediction else {}
             self.locked = {**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in ids}}
         else:
             self.locked = {fqn: ratio for fqn, ratio in self.locked.items() if fqn not in ids}
@@ -274,7 +274,7 @@ class State(param.Parameterized):
             PlanError: it was made for another model.
         """
         choice = self.facts.profile.ratios_of(plan)
-        self._adopt(self.facts.outlook(choice), plan, origin, self.locked)
+        self._adopt(self.facts.predict(choice), plan, origin, self.locked)
 
     def take_with_budget(self, plan: Plan, key: str) -> None:
         """Take a plan of the frontier, and make what it needs of `key` the budget."""
@@ -292,7 +292,7 @@ class State(param.Parameterized):
     def undo(self) -> None:
         """Back to the plan before; after a request that could not be met, to the plan that stands."""
         if self.problem is not None and self._settled is not None:
-            self._show(self._settled, self.facts.outlook(self.facts.profile.ratios_of(self._settled.plan)))
+            self._show(self._settled, self.facts.predict(self.facts.profile.ratios_of(self._settled.plan)))
         else:
             self._travel(self._past, self._future)
 
@@ -304,9 +304,9 @@ class State(param.Parameterized):
     def _search(self, final: bool) -> None:
         facts, budget, locked = self.facts, self.budget, self.locked
 
-        def compute() -> tuple[Outlook, Plan]:
+        def compute() -> tuple[Prediction, Plan]:
             plan = facts.search(budget, locked)
-            return facts.outlook(facts.profile.ratios_of(plan)), plan
+            return facts.predict(facts.profile.ratios_of(plan)), plan
 
         def then(answer: Any) -> None:
             if self.facts is not facts:
@@ -314,38 +314,38 @@ class State(param.Parameterized):
             if isinstance(answer, PockError):
                 self.param.update(problem=answer, can_undo=self.plan is not None)
             elif final:
-                outlook, plan = answer
-                self._adopt(outlook, plan, "search", self.locked)
+                prediction, plan = answer
+                self._adopt(prediction, plan, "search", self.locked)
             else:
-                self.param.update(outlook=answer[0], problem=None, origin="search")
+                self.param.update(prediction=answer[0], problem=None, origin="search")
 
         self._run(compute, then)
 
-    def _plan_of(self, outlook: Outlook, made_by: str) -> Plan | PlanError:
-        if not outlook.choice:
+    def _plan_of(self, prediction: Prediction, made_by: str) -> Plan | PlanError:
+        if not prediction.choice:
             return PlanError("Nothing is trained. Raise the share of at least one tensor.")
-        plan = self.facts.profile.plan(outlook.choice, {"made_by": made_by})
-        return plan.model_copy(update={"predicted": {**plan.predicted, "gain": outlook.gain}})
+        plan = self.facts.profile.plan(prediction.choice, {"made_by": made_by})
+        return plan.model_copy(update={"predicted": {**plan.predicted, "gain": prediction.gain}})
 
     def _adopt(
-        self, outlook: Outlook, plan: Plan | PlanError, origin: str, locked: Mapping[str, float]
+        self, prediction: Prediction, plan: Plan | PlanError, origin: str, locked: Mapping[str, float]
     ) -> None:
         """A finished edit."""
         if isinstance(plan, PlanError):
-            self.param.update(outlook=outlook, locked=dict(locked), problem=plan)
+            self.param.update(prediction=prediction, locked=dict(locked), problem=plan)
             return
         if self.plan is not None and self._settled is not None:
             self._past = [*self._past, self._settled][-UNDO_STEPS:]
             self._future = []
-        self._show(_Snapshot(self.budget, dict(locked), plan, origin), outlook)
+        self._show(_Snapshot(self.budget, dict(locked), plan, origin), prediction)
 
     _settled: _Snapshot | None = None
 
-    def _show(self, snapshot: _Snapshot, outlook: Outlook) -> None:
+    def _show(self, snapshot: _Snapshot, prediction: Prediction) -> None:
         self._settled = snapshot
         self.param.update(
             budget=snapshot.budget, locked=dict(snapshot.locked), plan=snapshot.plan, origin=snapshot.origin,
-            outlook=outlook, problem=None, can_undo=bool(self._past), can_redo=bool(self._future),
+            prediction=prediction, problem=None, can_undo=bool(self._past), can_redo=bool(self._future),
         )  # fmt: skip
 
     def _travel(self, source: list[_Snapshot], target: list[_Snapshot]) -> None:
@@ -353,4 +353,4 @@ class State(param.Parameterized):
             return
         target.append(self._settled)
         snapshot = source.pop()
-        self._show(snapshot, self.facts.outlook(self.facts.profile.ratios_of(snapshot.plan)))
+        self._show(snapshot, self.facts.predict(self.facts.profile.ratios_of(snapshot.plan)))

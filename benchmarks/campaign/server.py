@@ -106,7 +106,7 @@ async def _drag(
 ) -> list[float]:
     """Latencies of one session's edits; what it sees is held against the search's answer for its budget."""
     draw = random.Random(index)
-    found = budget_range("peak_bytes", facts.marks)
+    found = budget_range("peak_bytes", facts.known_plans)
     assert found is not None
     bar = session.models("BudgetBar", label=BUDGET)[0]["id"]
     rows = session.models("LayerBars")[0]["id"]
@@ -121,7 +121,7 @@ async def _drag(
         await session.settled(bar, "value", limit / found.unit.size)
         latencies.append(time.perf_counter() - start)
         plan = facts.search(Budget(peak_bytes=limit), {})
-        expected = facts.outlook(facts.profile.ratios_of(plan)).figures.peak_bytes / found.unit.size
+        expected = facts.predict(facts.profile.ratios_of(plan)).figures.peak_bytes / found.unit.size
         try:
             await session.settled(bar, "used", expected)
         except (AssertionError, TimeoutError) as e:

@@ -197,16 +197,17 @@ def compile_(
     parity: Annotated[
         bool, typer.Option("--parity/--no-parity", help="Compare one step with PyTorch before shipping.")
     ] = True,
+    replace: Annotated[bool, typer.Option("--replace", help="Write it over another artefact.")] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Write it even if it deviates from PyTorch, and over another artefact."),
+        typer.Option("--force", help="Write it even if it deviates from PyTorch; --replace, too."),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a plan's training step into a folder.
 
     An artefact that is there is replaced by one of the same task, plan, optimizer and target; another one
-    only with --force, and anything else never.
+    only with --replace, and anything else never.
 
     A plan file brings its own optimizer; --optimizer and its options are for the named plans.
     """
@@ -221,7 +222,7 @@ def compile_(
     options = dict(map(_option, option or []))
     artifact = pg.compile(
         graph, chosen, target=target, out=out_folder, options=options, parity=parity, force=force,
-        replace=force,
+        replace=replace or force,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     figures = artifact.manifest.predicted

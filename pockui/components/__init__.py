@@ -1,4 +1,4 @@
-"""The draggable parts: one `.js` file each, free of dependencies, for the web app and for Jupyter."""
+"""The draggable parts: one `.js` file each, free of dependencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ends and marks of the budget sliders."""
+"""The ends of the budget sliders, and their marks: what well-known plans need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .costs import COSTS, Unit
 
 if TYPE_CHECKING:
-    from .outlook import Outlook
+    from .predictions import Prediction
 
 MARK_HELP = {
     "Head": "Only the last layer learns.",
@@ -35,9 +35,9 @@ class BudgetRange(NamedTuple):
     marks: tuple[Mapping[str, Any], ...]
 
 
-def budget_range(key: str, marks: Mapping[str, Outlook]) -> BudgetRange | None:
+def budget_range(key: str, known_plans: Mapping[str, Prediction]) -> BudgetRange | None:
     """The slider for a cost; None while the cost is unknown."""
-    needs = {name: getattr(o.figures, key) for name, o in marks.items()}
+    needs = {name: getattr(p.figures, key) for name, p in known_plans.items()}
     if any(v is None for v in needs.values()):
         return None
     unit = COSTS[key].axis(needs["Head"])

@@ -62,9 +62,9 @@ def gain_curve(row: LayerRow, now: float, metric: fmt.MetricScale) -> GainCurve:
     """
     points = [GainPoint(0.0, 0.0, 0.0, "frozen: no gain")]
     for ratio, gain in sorted(row.gains.items()):
-        sure = interval(gain)
-        half = metric.factor * (sure.high - gain.mean) if sure else 0.0
-        spread = f" ± {half:.2f}" if sure else ""
+        known = interval(gain)
+        half = metric.factor * (known.high - gain.mean) if known else 0.0
+        spread = f" ± {half:.2f}" if known else ""
         where = f"{round(ratio * row.steps)} biases" if row.kind == BIASES else fmt.percent(ratio)
         text = f"{where}: {metric.gain(gain.mean)}{spread}<br>{seeds_text(gain)}"
         points.append(GainPoint(100 * ratio, metric.factor * gain.mean, half, text))

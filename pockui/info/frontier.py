@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pockgraph.plan import Plan
     from pockgraph.search.plan_search import Budget
 
-    from .outlook import Outlook
+    from .predictions import Prediction
 
 
 FAR = 2.5  # full training this many times further out than all else would squeeze the rest, and is left out
@@ -63,8 +63,8 @@ class FrontierInfo(NamedTuple):
 
 def frontier_info(
     plans: Sequence[Plan],
-    marks: Mapping[str, Outlook],
-    now: Outlook | None,
+    known_plans: Mapping[str, Prediction],
+    now: Prediction | None,
     budget: Budget,
     cost: Cost,
     metric: fmt.MetricScale,
@@ -73,10 +73,10 @@ def frontier_info(
 
     Args:
         plans: with `predicted["gain"]` and a figure under `cost.key`.
-        marks: name -> outlook.
+        known_plans: name -> prediction.
         cost: the horizontal axis.
     """
-    needs = {name: getattr(o.figures, cost.key) for name, o in marks.items()}
+    needs = {name: getattr(p.figures, cost.key) for name, p in known_plans.items()}
     unit = cost.axis(max((v for v in needs.values() if v is not None), default=0))
     points = []
     for i, plan in enumerate(plans):
@@ -87,15 +87,12 @@ def frontier_info(
         points.append(FrontierPoint(value / unit.size, metric.factor * gain, text, i))
     points.sort(key=lambda p: p.x)
     named = []
-    for name, outlook in marks.items():
+    for name, prediction in known_plans.items():
         value = needs[name]
         if value is not None:
-            text = f"{name}: {metric.gain(outlook.gain)} at {cost.text(value)}"
-            named.append(
-                Mark(
-                    name, value / unit.size, metric.factor * outlook.gain, text, SIDES.get(name, "top right")
-                )
-            )
+            text = f"{name}: {metric.gain(prediction.gain)} at {cost.text(value)}"
+            side = SIDES.get(name, "top right")
+            named.append(Mark(name, value / unit.size, metric.factor * prediction.gain, text, side))
     current = None
     if now is not None and getattr(now.figures, cost.key) is not None:
         value = getattr(now.figures, cost.key)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 INTERVAL_ROOM = 0.4  # how far beyond the bars an axis goes for intervals, as a share of the bars' range
 BIASES = "biases"  # id of the row that stands for "the last k biases"
-Order = Literal["network", "gain", "cost", "worth"]
+Order = Literal["network", "gain", "cost", "gain_per_cost"]
 ORDERS: dict[str, Order] = {
     "Network order": "network",
     "Largest gain": "gain",
     "Largest cost": "cost",
-    "Gain per cost": "worth",
+    "Gain per cost": "gain_per_cost",
 }
 
 
@@ -155,7 +155,7 @@ def select_rows(
 
     Args:
         text: keep rows whose id contains it, upper and lower case alike.
-        order: "worth" is gain per cost, tensors that were not measured last.
+        order: by gain per cost, tensors that were not measured come last.
         cost: key of `COSTS`, for the orders that need one.
         all_tensors: also what was not measured, and biases one by one.
         trained: ids to show although they were not measured.
@@ -170,7 +170,7 @@ def select_rows(
         "network": lambda r: r.depth,
         "gain": lambda r: -r.best,
         "cost": lambda r: -(r.costs[cost] or 0),
-        "worth": lambda r: -r.best / max(r.costs[cost] or 0, 1e-9) if r.gains else math.inf,
+        "gain_per_cost": lambda r: -r.best / max(r.costs[cost] or 0, 1e-9) if r.gains else math.inf,
     }
     return tuple(sorted(kept, key=keys[order]))
 
@@ -198,8 +198,7 @@ def component_rows(rows: Sequence[LayerRow], cost: Cost, metric: fmt.MetricScale
 
 
 def _point(ratio: float, gain: Gain) -> list[float | None]:
-    sure = interval(gain)
-    return [ratio, gain.mean, *(sure or (None, None))]
+    return [ratio, gain.mean, *(interval(gain) or (None, None))]
 
 
 def _tip(row: LayerRow, metric: fmt.MetricScale) -> list[list[str]]:
@@ -210,8 +209,8 @@ def _tip(row: LayerRow, metric: fmt.MetricScale) -> list[list[str]]:
         channels = f", {row.steps} channels" if row.steps > 1 else ", on or off"
         lines.append(["What", f"{row.kind} {'×'.join(map(str, row.shape))}{channels}"])
     for ratio, gain in sorted(row.gains.items(), reverse=True):
-        sure = interval(gain)
-        spread = f" ± {metric.factor * (sure.high - gain.mean):.2f}" if sure else ""
+        known = interval(gain)
+        spread = f" ± {metric.factor * (known.high - gain.mean):.2f}" if known else ""
         where = f"{round(ratio * row.steps)} biases" if row.kind == BIASES else fmt.percent(ratio)
         lines.append([f"Gain at {where}", metric.gain(gain.mean) + spread])
     if row.gains:
@@ -231,10 +230,11 @@ def component_scale(rows: Sequence[LayerRow], cost: Cost, metric: fmt.MetricScal
     """
     means = [0.0, *(gain.mean for row in rows for gain in row.gains.values())]
     room = (max(means) - min(means)) or 1.0
-    sure = [interval(gain) for row in rows for gain in row.gains.values()]
+    found = [interval(gain) for row in rows for gain in row.gains.values()]
+    intervals = [i for i in found if i is not None]
     # Two seeds can have enormous intervals; they are cut rather than bars made invisible.
-    low = max(min([*means, *(i.low for i in sure if i)]), min(means) - INTERVAL_ROOM * room)
-    high = min(max([*means, *(i.high for i in sure if i)]), max(means) + INTERVAL_ROOM * room)
+    low = max(min([*means, *(i.low for i in intervals)]), min(means) - INTERVAL_ROOM * room)
+    high = min(max([*means, *(i.high for i in intervals)]), max(means) + INTERVAL_ROOM * room)
     unit = f", {metric.unit}" if metric.unit else ""
     return {
         "gain_low": low,
@@ -249,7 +249,8 @@ def component_scale(rows: Sequence[LayerRow], cost: Cost, metric: fmt.MetricScal
     }
 
 
-TABLE_COLUMNS = ("Tensor", "Kind", "Shape", "Trained", "Gain, whole", "Peak memory", "Compute", "Step time")
+TABLE_COSTS = ("peak_bytes", "flops", "step_ms")
+TABLE_COLUMNS = ("Tensor", "Kind", "Shape", "Trained", "Gain, whole", *(COSTS[k].title for k in TABLE_COSTS))
 
 
 def table(
@@ -263,7 +264,7 @@ def table(
             "×".join(map(str, row.shape)),
             "head" if row.fixed else _share(row, ratios.get(row.id, 0.0)),
             metric.gain(row.gains[max(row.gains)].mean) if row.gains else fmt.UNKNOWN,
-            *(COSTS[k].text(None if row.fixed else row.costs[k]) for k in ("peak_bytes", "flops", "step_ms")),
+            *(COSTS[k].text(None if row.fixed else row.costs[k]) for k in TABLE_COSTS),
         )
         for row in rows
     ]

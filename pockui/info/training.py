@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import format as fmt
+from .figure_tiles import Tile
 from .names import file_name
-from .outlook import Tile
 
 if TYPE_CHECKING:
     from pockgraph.plan import Plan

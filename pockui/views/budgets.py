@@ -13,7 +13,7 @@ from ..components import answer
 from ..components.budget_bar import BudgetBar
 from ..info.budgets import BudgetRange, budget_range, to_limit
 from ..info.costs import COSTS
-from ..info.outlook import COMPARED, comparison
+from ..info.predictions import COMPARED, comparison
 from ..state import State
 from .parts import card, heading, table, text
 
@@ -48,7 +48,7 @@ class Budgets(pn.viewable.Viewer):
             sx={"gap": 1, "flexWrap": "wrap"},
         )
         state.param.watch(self._show_ranges, "facts")
-        state.param.watch(self._show, ["outlook", "budget", "problem", "origin", "locked"])
+        state.param.watch(self._show, ["prediction", "budget", "problem", "origin", "locked"])
         self._show_ranges()
 
     def _bar(self, key: str) -> BudgetBar:
@@ -72,7 +72,7 @@ class Budgets(pn.viewable.Viewer):
         if not self.state.ready:
             return
         for key, bar in self._bars.items():
-            found = budget_range(key, self.state.facts.marks)
+            found = budget_range(key, self.state.facts.known_plans)
             bar.visible = found is not None
             if found is None:
                 continue
@@ -85,11 +85,11 @@ class Budgets(pn.viewable.Viewer):
 
     def _show(self, *_: object) -> None:
         s = self.state
-        if not s.ready or s.outlook is None:
+        if not s.ready or s.prediction is None:
             return
         with pn.io.hold():
             for key, found in self._ranges.items():
-                limit, used = getattr(s.budget, key), getattr(s.outlook.figures, key)
+                limit, used = getattr(s.budget, key), getattr(s.prediction.figures, key)
                 self._bars[key].param.update(
                     value=None if limit is None else limit / found.unit.size,
                     used=None if used is None else used / found.unit.size,
@@ -98,7 +98,7 @@ class Budgets(pn.viewable.Viewer):
             self._again.visible = s.origin != "search" or bool(s.locked)
             self._unlock.visible = bool(s.locked)
             self._actions.visible = self._again.visible or self._unlock.visible
-            plans = {"This plan": s.outlook, **s.facts.marks}
+            plans = {"This plan": s.prediction, **s.facts.known_plans}
             lines = comparison(plans, s.facts.contribution.baseline.mean)
             columns, lines = _without_unknown(COMPARED, lines)
             self._compare.object = table(columns, lines, mark=0)

@@ -28,13 +28,13 @@ class Curves(pn.viewable.Viewer):
         self._cost = parts.chart("Cost of the plan against the selected tensor's trained share")
         draw = parts.WhenShown(self._show)
         self.set_shown = draw.set_shown
-        state.param.watch(parts.Trailing(draw), ["outlook", "budget", "cost", "dark"])
+        state.param.watch(parts.Trailing(draw), ["prediction", "budget", "cost", "dark"])
         state.param.watch(draw, ["selected", "facts"])
         self._show()
 
     def _show(self) -> None:
         s = self.state
-        if not s.ready or s.outlook is None or not s.selected:
+        if not s.ready or s.prediction is None or not s.selected:
             return
         facts, row, colours = s.facts, s.facts.row(s.selected), palette(s.dark)
         now = 1.0 if row.fixed else s.ratios.get(row.id, 0.0)
@@ -48,7 +48,8 @@ class Curves(pn.viewable.Viewer):
             self._gain.visible = bool(row.gains)
             if row.gains:
                 self._gain.figure = charts.gain_chart(gain_curve(row, now, facts.metric), colours)
-            curve = cost_curve(facts.profile, facts.contribution, s.outlook.choice, row, now, cost, s.budget)
+            choice = s.prediction.choice
+            curve = cost_curve(facts.profile, facts.contribution, choice, row, now, cost, s.budget)
             self._cost.figure = charts.cost_chart(curve, colours)
 
     def __panel__(self) -> pn.viewable.Viewable:

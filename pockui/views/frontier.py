@@ -20,7 +20,7 @@ from ..info.palette import palette
 from ..state import Executor, State, run_now
 from . import parts
 
-AXES = {"Peak memory": "peak_bytes", "Step time": "step_ms", "Training memory": "extra_bytes"}
+AXES = {COSTS[key].title: key for key in ("peak_bytes", "step_ms", "extra_bytes")}  # label -> cost
 
 
 class Frontier(pn.viewable.Viewer):
@@ -36,8 +36,8 @@ class Frontier(pn.viewable.Viewer):
         self._run = run
         self._plans: dict[str, list[Plan]] = {}
         self._axis = pmui.RadioButtonGroup(
-            options=["Peak memory"],
-            value="Peak memory",
+            options=[next(iter(AXES))],
+            value=next(iter(AXES)),
             size="small",
             margin=0,
             sx={"& button": {"whiteSpace": "nowrap", "px": 1.25, "py": 0.25}},
@@ -46,7 +46,7 @@ class Frontier(pn.viewable.Viewer):
         answer(self._chart, lambda edit: self._clicked(edit["index"]))
         self._note = parts.text()
         redraw = parts.Trailing(self._show)
-        state.param.watch(redraw, ["outlook", "budget", "dark"])
+        state.param.watch(redraw, ["prediction", "budget", "dark"])
         state.param.watch(self._start, "facts")
         self._axis.param.watch(lambda _: self._ask(), "value")
         self._start()
@@ -84,7 +84,7 @@ class Frontier(pn.viewable.Viewer):
             return
         key = AXES[self._axis.value]
         plans = self._plans.get(key, [])
-        info = frontier_info(plans, s.facts.marks, s.outlook, s.budget, COSTS[key], s.facts.metric)
+        info = frontier_info(plans, s.facts.known_plans, s.prediction, s.budget, COSTS[key], s.facts.metric)
         with pn.io.hold():
             self._chart.figure = charts.frontier_chart(info, palette(s.dark))
             if plans:

@@ -51,7 +51,7 @@ class Layers(pn.viewable.Viewer):
             widget.param.watch(self._show_rows, "value_input" if widget is self._filter else "value")
         self._as_table.param.watch(self._switch, "value")
         state.param.watch(self._show_rows, ["facts", "cost", "plan"])
-        state.param.watch(self._show_choice, "outlook")
+        state.param.watch(self._show_choice, "prediction")
         state.param.watch(self._show_locks, "locked")
         state.param.watch(lambda e: setattr(self._bars, "selected", e.new), "selected")
         self._show_rows()
@@ -106,7 +106,7 @@ class Layers(pn.viewable.Viewer):
             self._show_locks()
 
     def _show_choice(self, *_: object) -> None:
-        if self.state.outlook is not None:
+        if self.state.prediction is not None:
             self._bars.ratios = self.state.ratios
             self._redraw_table()
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import Cli  # pyright: ignore
+from projects import Cli  # pyright: ignore
 
 from pockgraph.targets import target_names
 from pockui.commands import doctor

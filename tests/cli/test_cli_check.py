@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Cli  # pyright: ignore
+from projects import Cli  # pyright: ignore
 
 from pockgraph.ir.graph import aten
 from pockgraph.passes import legalize

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Cli  # pyright: ignore
+from projects import Cli  # pyright: ignore
 
 from pockui.foreign_exceptions import explain
 

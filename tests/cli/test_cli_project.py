@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli  # pyright: ignore
+from projects import Cli  # pyright: ignore
 
 from pockgraph.plan import Plan
 from pockgraph.runtime.manifest import file_sha256
@@ -67,7 +67,7 @@ def test_plans_by_name_and_training_on_a_file(project: Path, cli: Cli) -> None:
     assert "Not compared with PyTorch" in cli("show", "new").out
 
 
-def test_another_artefact_is_replaced_by_force_only(project: Path, cli: Cli) -> None:
+def test_another_artefact_is_replaced_on_request_only(project: Path, cli: Cli) -> None:
     compile_head = ("compile", "my_project:ready", "--target", "torch", "--out", "out", "--no-parity")
     assert cli(*compile_head, "--plan", "head").code == 0
     before = {p.name: p.read_bytes() for p in Path("out").iterdir()}
@@ -80,11 +80,13 @@ def test_another_artefact_is_replaced_by_force_only(project: Path, cli: Cli) -> 
         refused = cli(*compile_head, *options)
         assert refused.code == 2
         assert difference in refused.err
-        assert "--force" in refused.err
+        assert "--replace" in refused.err
         assert {p.name: p.read_bytes() for p in Path("out").iterdir()} == before
     assert cli(*compile_head, "--plan", "head").code == 0
-    assert cli(*compile_head, "--plan", "biases:1", "--force").code == 0
+    assert cli(*compile_head, "--plan", "biases:1", "--replace").code == 0
     assert cli("show", "out", "--json").json["tensors"].keys() > {"conv2.bias"}
+    assert cli(*compile_head, "--plan", "head", "--force").code == 0
+    assert cli("show", "out", "--json").json["tensors"].keys() == {"head.weight", "head.bias"}
 
 
 def test_native_code_needs_a_flag(project: Path, cli: Cli) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from conftest import Cli  # pyright: ignore
+from projects import Cli  # pyright: ignore
 from safetensors.numpy import load_file
 
 import pockgraph

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Cli  # pyright: ignore
+from projects import Cli  # pyright: ignore
 
 from pockgraph.measure import (
     MeasureError,

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import Cli  # pyright: ignore
+from projects import Cli  # pyright: ignore
 
 from pockgraph.errors import PockError
 from pockui.demo import charts

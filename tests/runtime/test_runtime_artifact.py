@@ -105,7 +105,7 @@ def test_another_artefact_is_kept_where_the_caller_asks_for_that(tmp_path: Path)
 
     recompile("sparse")
     before = (out / "manifest.json").read_bytes()
-    with pytest.raises(ArtifactError, match=r"another artefact: it trains .*replace=True \(--force\)"):
+    with pytest.raises(ArtifactError, match=r"another artefact: it trains .*replace=True \(--replace\)"):
         recompile("head")
     with pytest.raises(ArtifactError, match="its target is torch, not onnx"):
         recompile("sparse", target="onnx")

@@ -177,7 +177,7 @@ def test_budget_and_shares_are_dragged_typed_and_undone(watched: Watched) -> Non
     limit = state.budget.peak_bytes
     watched.drag(page.get_by_role("slider", name="Peak memory"), 40)
     _wait(lambda: state.budget.peak_bytes > limit and state.can_undo)
-    assert state.outlook.figures.peak_bytes <= state.budget.peak_bytes
+    assert state.prediction.figures.peak_bytes <= state.budget.peak_bytes
     page.get_by_role("button", name="Head", exact=True).first.click()
     _wait(lambda: set(state.plan.tensors) == {"head.weight", "head.bias"})
     page.get_by_text("2 of 10").wait_for()

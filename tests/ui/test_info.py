@@ -18,6 +18,7 @@ from pockui.info import charts, curves
 from pockui.info import format as fmt
 from pockui.info.budgets import budget_range, to_limit
 from pockui.info.costs import COSTS
+from pockui.info.figure_tiles import figure_tiles
 from pockui.info.frontier import frontier_info
 from pockui.info.gains import interval
 from pockui.info.layers import (
@@ -29,9 +30,9 @@ from pockui.info.layers import (
     select_rows,
     table,
 )
-from pockui.info.outlook import comparison, over_budget, tiles
 from pockui.info.palette import DARK, LIGHT
 from pockui.info.parity import parity_badge
+from pockui.info.predictions import comparison, over_budget
 from pockui.info.studies import find_studies, study_argument
 from pockui.info.training import (
     loss_history,
@@ -77,9 +78,9 @@ def test_a_metric_between_0_and_1_is_written_in_points() -> None:
 
 def test_interval_is_students_and_unknown_for_one_seed() -> None:
     assert interval(Gain(1.0, math.nan, 1)) is None
-    sure = interval(Gain(1.0, 0.5, 4))
-    assert sure is not None
-    assert sure.high - 1.0 == pytest.approx(3.182 * 0.5 / 2)
+    known = interval(Gain(1.0, 0.5, 4))
+    assert known is not None
+    assert known.high - 1.0 == pytest.approx(3.182 * 0.5 / 2, rel=1e-3)
 
 
 # ---------------------------------------------------------------- prediction
@@ -115,7 +116,7 @@ def test_gain_is_additive_and_linear_between_measurements(choice: dict[str, floa
 
 def test_a_searched_plan_predicts_the_gain_that_the_view_shows(facts) -> None:
     for plan in facts.frontier("peak_bytes"):
-        shown = facts.outlook(facts.profile.ratios_of(plan)).gain
+        shown = facts.predict(facts.profile.ratios_of(plan)).gain
         assert shown == pytest.approx(plan.predicted["gain"], abs=1e-9)
 
 
@@ -155,8 +156,8 @@ def test_rows_are_filtered_and_ordered(facts) -> None:
     assert costs == sorted(costs, reverse=True)
     trained = [r.id for r in select_rows(facts.rows, trained={"stem.bias"})]
     assert "stem.bias" in trained
-    worth = [r.id for r in select_rows(facts.rows, order="worth")]
-    assert worth[-1].startswith("head")  # what was not measured stands last
+    ordered = [r.id for r in select_rows(facts.rows, order="gain_per_cost")]
+    assert ordered[-1].startswith("head")  # what was not measured stands last
 
 
 def test_component_gets_plain_values_that_json_can_carry(facts) -> None:
@@ -189,8 +190,9 @@ def test_table_has_a_line_per_row(facts) -> None:
 
 
 def test_tiles_compare_with_full_and_mark_what_breaks_the_budget(facts) -> None:
-    full = facts.marks["Full"]
-    shown = tiles(full, full, facts.contribution.baseline.mean, facts.profile, Budget(peak_bytes=100_000))
+    full = facts.known_plans["Full"]
+    budget = Budget(peak_bytes=100_000)
+    shown = figure_tiles(full, full, facts.contribution.baseline.mean, facts.profile, budget)
     by_label = {t.label: t for t in shown}
     assert by_label["Peak memory"].alarm
     assert by_label["Peak memory"].note.endswith("over budget")
@@ -201,31 +203,31 @@ def test_tiles_compare_with_full_and_mark_what_breaks_the_budget(facts) -> None:
 
 
 def test_no_excess_within_the_budget(facts) -> None:
-    head = facts.marks["Head"].figures
+    head = facts.known_plans["Head"].figures
     assert over_budget(head, Budget(peak_bytes=head.peak_bytes)) == {}
     assert over_budget(head, Budget(peak_bytes=head.peak_bytes - 1)) == {"peak_bytes": 1}
 
 
 def test_comparison_lists_all_plans(facts) -> None:
-    lines = comparison(facts.marks, facts.contribution.baseline.mean)
+    lines = comparison(facts.known_plans, facts.contribution.baseline.mean)
     assert [line[0] for line in lines] == ["Head", "Preset", "Best", "Full"]
     assert "FLOP" not in lines[0][3]
 
 
 def test_a_mark_on_the_slider_is_a_budget_that_its_plan_meets(facts) -> None:
-    found = budget_range("peak_bytes", facts.marks)
+    found = budget_range("peak_bytes", facts.known_plans)
     assert found is not None
     assert found.unit.name == "kB"
     for mark in found.marks:
         limit = to_limit("peak_bytes", mark["value"], found.unit)
-        assert limit == facts.marks[mark["name"]].figures.peak_bytes
+        assert limit == facts.known_plans[mark["name"]].figures.peak_bytes
     assert to_limit("peak_bytes", None, found.unit) is None
-    assert budget_range("step_ms", facts.marks) is None
+    assert budget_range("step_ms", facts.known_plans) is None
 
 
 def test_cost_curve_is_the_plans_cost_at_each_share(facts, state) -> None:
     row = facts.row("blocks.1.0.weight")
-    choice = state.outlook.choice
+    choice = state.prediction.choice
     curve = curves.cost_curve(
         facts.profile, facts.contribution, choice, row, 0.5, COSTS["peak_bytes"], Budget(peak_bytes=150_000)
     )
@@ -240,26 +242,28 @@ def test_cost_curve_is_the_plans_cost_at_each_share(facts, state) -> None:
 
 def test_frontier_names_marks_and_the_infeasible_region(facts, state) -> None:
     plans = facts.frontier("peak_bytes")
-    info = frontier_info(plans, facts.marks, state.outlook, state.budget, COSTS["peak_bytes"], facts.metric)
+    info = frontier_info(
+        plans, facts.known_plans, state.prediction, state.budget, COSTS["peak_bytes"], facts.metric
+    )
     assert [m.name for m in info.marks] == ["Head", "Preset", "Best", "Full"]
     xs = [p.x for p in info.points]
     assert xs == sorted(xs)
-    assert info.infeasible_below == pytest.approx(facts.marks["Head"].figures.peak_bytes / 1e3)
+    assert info.infeasible_below == pytest.approx(facts.known_plans["Head"].figures.peak_bytes / 1e3)
     assert info.limit == pytest.approx(state.budget.peak_bytes / 1e3)
     assert {p.place for p in info.points} == set(range(len(plans)))
 
 
 def test_far_away_full_training_is_left_out_of_the_chart(facts) -> None:
-    full = facts.marks["Full"]
+    full = facts.known_plans["Full"]
     far = full._replace(figures=replace(full.figures, peak_bytes=10**9))
-    marks = {**facts.marks, "Full": far}
+    marks = {**facts.known_plans, "Full": far}
     info = frontier_info([], marks, None, Budget(), COSTS["peak_bytes"], facts.metric)
     assert "Full" not in [m.name for m in info.marks]
     assert info.x_range[1] < 1000
 
 
 def test_names_at_an_edge_of_the_chart_stand_on_its_inner_side(facts) -> None:
-    head, preset = facts.marks["Head"], facts.marks["Preset"]
+    head, preset = facts.known_plans["Head"], facts.known_plans["Preset"]
     right = preset._replace(figures=replace(preset.figures, peak_bytes=2 * head.figures.peak_bytes))
     for marks in ({"Head": head, "Preset": right}, {"Best": head, "Preset": right}):
         info = frontier_info([], marks, None, Budget(), COSTS["peak_bytes"], facts.metric)
@@ -269,18 +273,19 @@ def test_names_at_an_edge_of_the_chart_stand_on_its_inner_side(facts) -> None:
 @pytest.mark.parametrize("colours", [LIGHT, DARK])
 def test_charts_set_all_that_a_theme_could_change(facts, state, colours) -> None:
     row = facts.row("blocks.1.0.weight")
-    budget, now, cost = Budget(peak_bytes=40_000), facts.marks["Preset"], COSTS["peak_bytes"]
+    budget, now, cost = Budget(peak_bytes=40_000), facts.known_plans["Preset"], COSTS["peak_bytes"]
     figures = [
         charts.gain_chart(curves.gain_curve(row, 0.5, facts.metric), colours),
         charts.cost_chart(
             curves.cost_curve(facts.profile, facts.contribution, now.choice, row, 0.5, cost, budget), colours
         ),
         charts.frontier_chart(
-            frontier_info(facts.frontier("peak_bytes"), facts.marks, now, budget, cost, facts.metric), colours
+            frontier_info(facts.frontier("peak_bytes"), facts.known_plans, now, budget, cost, facts.metric),
+            colours,
         ),
         charts.loss_chart([1, 2], [2.0, 1.0], 10, colours),
         charts.frontier_chart(
-            frontier_info([], facts.marks, None, Budget(), COSTS["peak_bytes"], facts.metric), colours
+            frontier_info([], facts.known_plans, None, Budget(), COSTS["peak_bytes"], facts.metric), colours
         ),
     ]
     for figure in figures:

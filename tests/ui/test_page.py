@@ -49,7 +49,7 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
         state.set_budget(peak_bytes=budget)
 
     written.clear()
-    move(state.facts.marks["Best"].figures.peak_bytes)
+    move(state.facts.known_plans["Best"].figures.peak_bytes)
     assert written == []
     assert bars.ratios == state.ratios
 
@@ -62,8 +62,8 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
     )
     written.clear()
     ratios, figures = bars.ratios, [c.figure for c in charts]
-    move(state.facts.marks["Full"].figures.peak_bytes * 2)
-    move(state.facts.marks["Head"].figures.peak_bytes)
+    move(state.facts.known_plans["Full"].figures.peak_bytes * 2)
+    move(state.facts.known_plans["Head"].figures.peak_bytes)
     assert bars.ratios == state.ratios != ratios, "bars cost little, and are right before they are seen"
     assert [c.figure for c in charts] == figures
     assert set(written) == {"planning_code"}

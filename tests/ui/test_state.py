@@ -17,11 +17,11 @@ WEIGHT = "blocks.1.0.weight"
 
 
 def test_it_opens_half_way_between_the_head_and_the_best(state, facts) -> None:
-    low, high = (facts.marks[n].figures.peak_bytes for n in ("Head", "Best"))
+    low, high = (facts.known_plans[n].figures.peak_bytes for n in ("Head", "Best"))
     assert state.budget.peak_bytes == (low + high) // 2
     assert state.plan is not None
-    assert state.outlook.figures.peak_bytes <= state.budget.peak_bytes
-    assert state.plan.predicted["peak_bytes"] == state.outlook.figures.peak_bytes
+    assert state.prediction.figures.peak_bytes <= state.budget.peak_bytes
+    assert state.plan.predicted["peak_bytes"] == state.prediction.figures.peak_bytes
     assert not state.can_undo
 
 
@@ -36,7 +36,7 @@ def test_a_missing_study_is_a_value_to_show(tmp_path) -> None:
 def test_moving_the_budget_changes_the_plan(state, facts) -> None:
     state.set_budget(peak_bytes=None)
     everything = state.plan
-    state.set_budget(peak_bytes=facts.marks["Head"].figures.peak_bytes)
+    state.set_budget(peak_bytes=facts.known_plans["Head"].figures.peak_bytes)
     assert set(state.plan.tensors) == set(facts.contribution.head)
     assert len(everything.tensors) > len(state.plan.tensors)
 
@@ -54,11 +54,11 @@ def test_an_unmet_budget_keeps_the_plan_and_says_why(state) -> None:
 
 
 def test_a_drag_moves_the_figures_and_only_its_end_the_plan(state) -> None:
-    plan, outlook = state.plan, state.outlook
+    plan, prediction = state.plan, state.prediction
     state.set_ratio(WEIGHT, 0.75, final=False)
     assert state.plan is plan
-    assert state.outlook.choice[WEIGHT] == 0.75
-    assert state.outlook.figures != outlook.figures
+    assert state.prediction.choice[WEIGHT] == 0.75
+    assert state.prediction.figures != prediction.figures
     state.set_ratio(WEIGHT, 0.75)
     assert state.plan.ratio(WEIGHT) == 0.75
     assert state.origin == "edited"
@@ -66,10 +66,10 @@ def test_a_drag_moves_the_figures_and_only_its_end_the_plan(state) -> None:
 
 
 def test_others_keep_their_share_while_one_is_edited(state) -> None:
-    before = dict(state.outlook.choice)
+    before = dict(state.prediction.choice)
     state.set_ratio(WEIGHT, 0.0)
-    assert WEIGHT not in state.outlook.choice
-    assert {k: v for k, v in before.items() if k != WEIGHT} == state.outlook.choice
+    assert WEIGHT not in state.prediction.choice
+    assert {k: v for k, v in before.items() if k != WEIGHT} == state.prediction.choice
 
 
 def test_a_search_works_around_what_is_locked(state) -> None:
@@ -121,7 +121,7 @@ def test_one_undo_per_finished_edit(state) -> None:
 
 
 def test_nothing_trained_is_a_problem_and_no_plan(state) -> None:
-    for fqn in list(state.outlook.choice):
+    for fqn in list(state.prediction.choice):
         state.set_ratio(fqn, 0.0)
     assert isinstance(state.problem, PlanError)
     assert state.plan.tensors

@@ -296,8 +296,8 @@ def _require_same(folder: Path, manifest: Manifest, plan: Plan, target: str) -> 
             return
         said = f"another artefact: {listing(differs, 3)}"
     raise ArtifactError(
-        f"{folder} holds {said}. Nothing was written. Choose another folder; replace=True (--force) puts the "
-        "new artefact in its place."
+        f"{folder} holds {said}. Nothing was written. Choose another folder; replace=True (--replace) puts "
+        "the new artefact in its place."
     )
 
 

@@ -1,11 +1,11 @@
-"""The strip of figures on top: what the current choice promises. It follows every drag."""
+"""The tiles on top of the page: a figure of the current plan each. They follow every drag."""
 
 from __future__ import annotations
 
 import panel as pn
 import param
 
-from ..info.outlook import tiles
+from ..info.figure_tiles import figure_tiles
 from ..state import State
 from .parts import TILES, text, tile_html
 
@@ -19,7 +19,7 @@ STICKY = {
 }
 
 
-class FiguresStrip(pn.viewable.Viewer):
+class FigureTiles(pn.viewable.Viewer):
     """One tile per figure."""
 
     state = param.ClassSelector(class_=State)
@@ -27,16 +27,16 @@ class FiguresStrip(pn.viewable.Viewer):
     def __init__(self, state: State) -> None:
         super().__init__(state=state)
         self._view = text(stylesheets=[TILES], styles=STICKY)
-        state.param.watch(self._show, ["outlook", "budget"])
+        state.param.watch(self._show, ["prediction", "budget"])
         self._show()
 
     def _show(self, *_: object) -> None:
         s = self.state
-        if s.outlook is None or not s.ready:
+        if s.prediction is None or not s.ready:
             return
         facts = s.facts
-        shown = tiles(
-            s.outlook, facts.marks["Full"], facts.contribution.baseline.mean, facts.profile, s.budget
+        shown = figure_tiles(
+            s.prediction, facts.known_plans["Full"], facts.contribution.baseline.mean, facts.profile, s.budget
         )
         self._view.object = f'<div class="tiles">{"".join(tile_html(*tile) for tile in shown)}</div>'
 

@@ -1,31 +1,17 @@
-"""What the current plan promises, beside what well-known plans do."""
+"""The tiles on top of the page: a figure of the current plan each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import format as fmt
 from .costs import COSTS
+from .predictions import Prediction, over_budget
 
 if TYPE_CHECKING:
-    from pockgraph.profile import Figures, Profile
+    from pockgraph.profile import Profile
     from pockgraph.search.plan_search import Budget
-
-
-class Outlook(NamedTuple):
-    """A choice of tensors with its predicted figures.
-
-    Attributes:
-        choice: FQN -> trained share.
-        figures: modelled costs.
-        gain: predicted gain of the metric beside the head alone.
-    """
-
-    choice: Mapping[str, float]
-    figures: Figures
-    gain: float
 
 
 class Tile(NamedTuple):
@@ -38,17 +24,9 @@ class Tile(NamedTuple):
     alarm: bool = False
 
 
-def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
-    """Key of `COSTS` -> by how much the figures exceed the budget."""
-    excess = {}
-    for key in ("peak_bytes", "extra_bytes", "step_ms"):
-        limit, need = getattr(budget, key), getattr(figures, key)
-        if limit is not None and need is not None and need > limit * (1 + 1e-9):
-            excess[key] = need - limit
-    return excess
-
-
-def tiles(now: Outlook, full: Outlook, baseline: float, profile: Profile, budget: Budget) -> tuple[Tile, ...]:
+def figure_tiles(
+    now: Prediction, full: Prediction, baseline: float, profile: Profile, budget: Budget
+) -> tuple[Tile, ...]:
     """The plan's figures, each beside what training everything needs.
 
     Args:
@@ -96,21 +74,3 @@ def tiles(now: Outlook, full: Outlook, baseline: float, profile: Profile, budget
         )
     )
     return tuple(out)
-
-
-COMPARED = ("Plan", "Gain", "Peak", "Compute", "Step")
-
-
-def comparison(plans: Mapping[str, Outlook], baseline: float) -> list[tuple[str, ...]]:
-    """A line of text per plan, in the order of `COMPARED`."""
-    metric = fmt.MetricScale(baseline)
-    return [
-        (
-            name,
-            metric.gain(o.gain).removesuffix(f" {metric.unit}"),
-            fmt.size(o.figures.peak_bytes),
-            fmt.flops(o.figures.flops).removesuffix("FLOP"),
-            fmt.milliseconds(o.figures.step_ms),
-        )
-        for name, o in plans.items()
-    ]

@@ -1,0 +1,54 @@
+"""What a choice of tensors is predicted to need and to gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import format as fmt
+
+if TYPE_CHECKING:
+    from pockgraph.profile import Figures
+    from pockgraph.search.plan_search import Budget
+
+
+class Prediction(NamedTuple):
+    """A choice of tensors with its predicted figures.
+
+    Attributes:
+        choice: FQN -> trained share.
+        figures: modelled costs.
+        gain: predicted gain of the metric beside the head alone.
+    """
+
+    choice: Mapping[str, float]
+    figures: Figures
+    gain: float
+
+
+def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
+    """Key of `COSTS` -> by how much the figures exceed the budget."""
+    excess = {}
+    for key in ("peak_bytes", "extra_bytes", "step_ms"):
+        limit, need = getattr(budget, key), getattr(figures, key)
+        if limit is not None and need is not None and need > limit * (1 + 1e-9):
+            excess[key] = need - limit
+    return excess
+
+
+COMPARED = ("Plan", "Gain", "Peak", "Compute", "Step")
+
+
+def comparison(plans: Mapping[str, Prediction], baseline: float) -> list[tuple[str, ...]]:
+    """A line of text per plan, in the order of `COMPARED`."""
+    metric = fmt.MetricScale(baseline)
+    return [
+        (
+            name,
+            metric.gain(p.gain).removesuffix(f" {metric.unit}"),
+            fmt.size(p.figures.peak_bytes),
+            fmt.flops(p.figures.flops).removesuffix("FLOP"),
+            fmt.milliseconds(p.figures.step_ms),
+        )
+        for name, p in plans.items()
+    ]
