@@ -79,6 +79,61 @@ def test_fake_quantize_modules_are_refused_with_the_form_that_compiles(target: s
         pg.compile(graph, target=target, out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("where", ["a layer", "every layer"])
+def test_fake_quantize_modules_that_observe_are_named_when_it_is_built(where: str) -> None:
+    net = mlp().train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if where == "a layer":
+            net.insert(1, torch.ao.quantization.default_fake_quant())  # pyright: ignore
+        else:
+            activation = torch.ao.quantization.default_fake_quant
+            net.qconfig = torch.ao.quantization.QConfig(  # pyright: ignore
+                activation=activation, weight=torch.ao.quantization.default_weight_fake_quant
+            )
+            net = torch.ao.quantization.prepare_qat(net)
+    name = "'1'" if where == "a layer" else r"'0\.weight_fake_quant'"
+    says = rf"users\.py:\d+: [\s\S]*layer {name} \(FakeQuantize\)[\s\S]*fake_quantize_per_tensor_affine"
+    with pytest.raises(CaptureError, match=says):
+        pg.build(task(net, DATA), pg.SGD(lr=0.1))
+
+
+def under_autocast(m: nn.Module, b: dict[str, Tensor]) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return F.cross_entropy(m(b["x"]), b["y"])
+
+
+def test_autocast_in_the_loss_is_as_in_eager_or_refused_in_a_paragraph(target: str, tmp_path: Path) -> None:
+    made = task(mlp(), DATA, under_autocast)
+    graph = pg.build(made, pg.SGD(lr=0.1))
+    found = graph.check(target)
+    if target == "torch":
+        trainer = pg.compile(graph, target=target, out=tmp_path / "out").trainer()
+        assert trainer.step(DATA[0]).loss == pytest.approx(
+            under_autocast(made.model, DATA[0]).item(), rel=1e-6
+        )
+        return
+    line = under_autocast.__code__.co_firstlineno + 2
+    text = str(found)
+    assert f"test_field_words.py:{line}" in text
+    assert "leave out torch.autocast" in text
+    assert text.count("\n") == 2, text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_product_of_two_dtypes_is_refused_as_in_eager(dtype: torch.dtype) -> None:
+    def cast(net: Net, x: Tensor, h: Tensor) -> Tensor:
+        return h.to(dtype)
+
+    line, name = Net.forward.__code__.co_firstlineno + 1, str(dtype).removeprefix("torch.")
+    with pytest.raises(RuntimeError, match="same dtype"):
+        Net(cast)(DATA[0]["x"])
+    with pytest.raises(
+        CaptureError, match=rf"words\.py:{line}: it multiplies float32 and {name} tensors[^.]*\. Cast"
+    ):
+        pg.build(task(Net(cast), DATA), pg.SGD(lr=0.1))
+
+
 def test_batches_in_bfloat16_train_a_float32_model(target: str, tmp_path: Path) -> None:
     half = [{"x": b["x"].bfloat16(), "y": b["y"]} for b in DATA]
     net = mlp()

@@ -13,6 +13,7 @@ repeat is refused by name and line.
 - `function_rewrites.py`, `losses.py`: functions of torch, written so that a static graph can hold them
 - `packed_sequences.py`: packed sequences as padded ones
 - `in_place.py`: operators that write -> functions of values
+- `complex_numbers.py`: complex Python numbers as constants
 - `node_metadata.py`: phase, layer and source of each node
 - `python_state.py`: what Python keeps from one call to the next: snapshots, and what differs
 - `model_checks.py`, `shared_memory.py`: models that cannot be trained as they are

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch.fx.traceback as fx_traceback
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
@@ -133,6 +134,8 @@ def _refuse_call(name: str, func: Any, args: Any, source: str) -> None:
 
 def _recorded(value: Any) -> Any:
     """A value as far as it can be compared with that of another run."""
+    if isinstance(value, Tensor) and is_functorch_wrapped_tensor(value):  # within vmap, grad or jvp
+        return (tuple(value.shape), _recorded(get_unwrapped(value)))
     if isinstance(value, FakeTensor):
         return (tuple(value.shape), value.dtype)
     if isinstance(value, Tensor | np.ndarray):

@@ -13,6 +13,7 @@ from ..task import Task
 
 TORCH_ROOT = str(Path(torch.__file__).parent)
 ENGINE_ROOT = str(Path(__file__).parent.parent)
+QUANTISATION = f"{TORCH_ROOT}/ao/quantization"
 
 DATA_DEPENDENT = (
     "its control flow or a shape depends on the values of a tensor, and a training step that is compiled "
@@ -79,6 +80,16 @@ EXPERTS = (
     "that are fixed; elsewhere compute every expert for every token and weight the results, zero where an "
     "expert is not chosen"
 )
+QUANTISED = (
+    "{layer} observes values and decides by them how it quantises, and a step that is compiled before "
+    "deployment has fixed ranges. Train the model without it and quantise what was learned, or put "
+    "torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high) in its place with the numbers of "
+    "its calculate_qparams()"
+)
+MIXED = (
+    "it multiplies {dtypes} tensors, which PyTorch refuses as well. Cast one of them, or keep both layers "
+    "within torch.autocast"
+)
 OWN_READING = (
     "it reads a tensor's values in Python or numpy, and a training step that is compiled before deployment "
     "has one fixed graph. Compute with torch operators, or pass the value in the batch; "
@@ -127,6 +138,10 @@ OVERWRITTEN = (
 HIGHER_ORDER = (
     "it uses torch's {name}, whose branches are no part of one graph. Use torch.where or plain operators"
 )
+NOT_RECORDED = (
+    "it asks for a gradient where none is recorded, as a metric is computed under torch.no_grad(). Put those "
+    "lines within `with torch.enable_grad():`"
+)
 TRANSFORMED = (
     "it uses a transform of torch.func, such as vmap, that cannot be written down operator by operator. "
     "Write the computation over the batch dimension instead"
@@ -138,6 +153,7 @@ INDEX_DTYPE = (
 TRANSLATIONS = (
     (r"gather\(\): Expected dtype int32/int64 for index, but got torch\.(?P<name>\w+)|"
      r"tensors used as indices must be .*?but found (?P<name2>\w+)", INDEX_DTYPE),
+    (r"does not require grad and does not have a grad_fn", NOT_RECORDED),
     (r"resulted in the unexpected exception above|Tensor-likes are not", COMPARED),
     (r"Expected inputs of BF16 type but got mat_a", EXPERTS),
     (r"functorch|escaped from inside a function being vmapped", TRANSFORMED),
@@ -164,11 +180,15 @@ class NotOneGraph(Exception):
         self.reason, self.source = reason, source
 
 
-def explained(name: str, what: str, error: Exception) -> CaptureError:
-    """Whatever the user's code or tracing raises as one readable error of the task `name`."""
+def explained(task: Task, what: str, error: Exception) -> CaptureError:
+    """Whatever the user's code or tracing raises as one readable error."""
+    name = task.name
     if isinstance(error, NotOneGraph):
         return not_one_graph(name, what, error.reason, error.source or _users_line(error))
     where = _users_line(error)
+    quantised = _quantised(error, task)
+    if quantised:
+        return not_one_graph(name, what, QUANTISED.format(layer=quantised), where)
     kind, text = type(error).__name__, str(error).strip()
     for pattern, reason in TRANSLATIONS:
         found = re.search(pattern, f"{kind}: {text}", re.DOTALL)
@@ -216,4 +236,15 @@ def _users_line(error: Exception) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((TORCH_ROOT, ENGINE_ROOT, "<")):
             return f"{frame.filename}:{frame.lineno}: `{frame.line}`"
+    return ""
+
+
+def _quantised(error: Exception, task: Task) -> str:
+    """The layer of torch.ao.quantization, with its class, whose code raised an error; or empty."""
+    paths = {id(m): name for name, m in task.model.named_modules()}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        layer = frame.f_locals.get("self")
+        if frame.f_code.co_filename.startswith(QUANTISATION) and id(layer) in paths:
+            return f"the layer {paths[id(layer)]!r} ({type(layer).__name__})"
     return ""

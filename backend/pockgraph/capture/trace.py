@@ -13,9 +13,10 @@ import torch
 from torch import fx, nn
 
 from ..errors import PockError, TaskError
-from ..ir.graph import Graph, Role, Slot, add_constant, aten, dtype_name
+from ..ir.graph import Graph, Role, Slot, add_constant, dtype_name
 from ..passes.batch_limits import unknown_lengths
 from ..task import Task
+from .complex_numbers import complex_constant, lift_complex_numbers
 from .in_place import plain_strides
 from .model_checks import check_model
 from .node_metadata import annotate, claim_gradients
@@ -86,7 +87,7 @@ def _explained(task: Task, what: str) -> Iterator[None]:
     except PockError:
         raise
     except Exception as e:
-        raise explained(task.name, what, e) from e
+        raise explained(task, what, e) from e
     finally:
         log.setLevel(level)
 
@@ -152,23 +153,18 @@ def _refuse_aliases(task: Task, traced: fx.GraphModule, learning: Mapping[str, t
 def _lift_constants(traced: fx.GraphModule, slots: list[Slot], values: dict[str, torch.Tensor]) -> None:
     """Turn tensors that tracing stored as attributes into CONST inputs."""
     graph = traced.graph
-    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         value = getattr(traced, str(node.target)).detach()
-        is_complex = value.is_complex()
-        if is_complex:  # which no file of a graph holds
-            value = torch.view_as_real(value.resolve_conj())
-        placeholder, slot = add_constant(graph, last, node.name, value)
-        read = placeholder
-        if is_complex:
-            with graph.inserting_before(node):
-                read = graph.call_function(aten.view_as_complex.default, (placeholder,))
-            read.meta = dict(node.meta)
+        if value.is_complex():
+            read, slot, value = complex_constant(graph, node, node.name, value, node.meta["val"])
+        else:
+            last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+            read, slot = add_constant(graph, last, node.name, value)
         node.replace_all_uses_with(read)
         graph.erase_node(node)
         slots.append(slot)
         values[slot.name] = value
-        last = placeholder
+    lift_complex_numbers(graph, slots, values)
 
 
 def _defined_at(function: Any) -> str:

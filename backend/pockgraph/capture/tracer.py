@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import TaskError, listing
-from ..ir.graph import aten
+from ..ir.graph import aten, dtype_name
 from ..ir.reachability import ancestors
 from ..task import Task
 from ..task.task import BATCH_NORMS
@@ -34,6 +34,11 @@ from .traced_model import Tables, assigned_in, ends_of, leaf_of, plain_checkpoin
 
 Function = Callable[..., Tensor]
 ASSERTIONS = (aten._assert_async.default, aten._assert_async.msg)
+# They take operands of one dtype, though tensors without data do not say so.
+PRODUCTS = (
+    aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.mv.default,
+    aten.addmv.default, aten.dot.default, aten.convolution.default,
+)  # fmt: skip
 
 
 @dataclass
@@ -370,7 +375,7 @@ def _without_assertions(graph: fx.Graph) -> list[str]:
 
 
 def _refuse_dynamic(graph: fx.Graph) -> None:
-    """Refuse values and shapes that only a run can tell.
+    """Refuse values and shapes that only a run can tell, and products that none computes.
 
     Raises:
         NotOneGraph: naming the user's line.
@@ -379,6 +384,13 @@ def _refuse_dynamic(graph: fx.Graph) -> None:
         if isinstance(node.target, HigherOrderOperator):
             name = node.target.name()
             raise NotOneGraph(refusals.HIGHER_ORDER.format(name=name), source_of(node.meta))
+        dtypes = (
+            {dtype_name(n.meta["val"].dtype): None for n in node.all_input_nodes}
+            if node.target in PRODUCTS
+            else ()
+        )
+        if len(dtypes) > 1:
+            raise NotOneGraph(refusals.MIXED.format(dtypes=" and ".join(dtypes)), _line_of(node))
         value = node.meta.get("val")
         for v in value if isinstance(value, tuple | list) else (value,):
             symbolic = isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool)

@@ -79,24 +79,35 @@ class RuleTable:
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every call in `graph` that can be neither lowered nor expanded into calls that can."""
-        return unsupported_calls(graph, self.legalize.why_not)
+        return unsupported_calls(graph, lambda node: self._in_any_form(node) or self.legalize.why_not(node))
 
     def refusal(self, node: fx.Node) -> str:
         """Why a call cannot be lowered, or an empty string."""
         if node.target is operator.getitem:
             return ""
-        if any(d.is_complex for n in (node, *node.all_input_nodes) for d in dtypes_of(n)):
-            return (
-                f"{self.target} has no complex numbers; compute with two real tensors, the real and the "
-                "imaginary part (a Fourier transform of fixed size is a product with two matrices of cosines "
-                "and sines), or take the target 'torch'"
-            )
+        if reason := self._in_any_form(node):
+            return reason
         if node.target not in self.rules:
-            return in_no_target(node) or f"no rule lowers this operator to {self.target}"
-        for dtype in dtypes_of(node):
-            if dtype not in self.dtypes:
-                return f"{self.target} has no dtype {dtype}"
+            return f"no rule lowers this operator to {self.target}"
         return self.checks[node.target](node, *bound_args(node)) if node.target in self.checks else ""
+
+    def _in_any_form(self, node: fx.Node) -> str:
+        """Why neither a call nor what it stands for can be lowered, or an empty string."""
+        if reason := in_no_target(node):
+            return reason
+        for dtype in (d for n in (node, *node.all_input_nodes) for d in dtypes_of(n)):
+            if dtype.is_complex:
+                return (
+                    f"{self.target} has no complex numbers; compute with two real tensors, the real and the "
+                    "imaginary part (a Fourier transform of fixed size is a product with two matrices of "
+                    "cosines and sines), or take the target 'torch'"
+                )
+            if dtype not in self.dtypes:
+                return (
+                    f"{self.target} has no dtype {dtype}; leave out torch.autocast or the cast there, so "
+                    "that it computes in float32, or take the target 'torch'"
+                )
+        return ""
 
 
 def in_no_target(node: fx.Node) -> str:

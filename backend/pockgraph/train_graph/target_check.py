@@ -26,6 +26,8 @@ from ..targets import Target, Unsupported, get_target, target_names
 if TYPE_CHECKING:
     from .train_graph import TrainGraph
 
+MANY = 4  # operators with one reason, up to which each has a line of its own
+
 
 @dataclass(frozen=True)
 class Problem(Unsupported):
@@ -80,7 +82,7 @@ class Check:
                 f"Target {self.target!r} lowers everything that this plan needs ({trained} tensors trained)."
             )
         count = len(self.problems)
-        lines = "\n".join(f"  - {p}" for p in self.problems)
+        lines = "\n".join(f"  - {line}" for line in _lines(self.problems))
         head = f"Target {self.target!r} cannot lower {count} operator{'s' * (count > 1)}:"
         text = f"{head}\n{lines}\n{self.advice}"
         if self.other_targets:
@@ -88,6 +90,26 @@ class Check:
         return text
 
     __repr__ = __str__
+
+
+def _lines(problems: Sequence[Problem]) -> list[str]:
+    """What stands in the way, in schedule order; many operators with one reason take one line."""
+    by_reason: dict[str, list[Problem]] = {}
+    for p in problems:
+        by_reason.setdefault(p.reason, []).append(p)
+    lines = []
+    for reason, alike in by_reason.items():
+        ops = list(dict.fromkeys(p.op for p in alike))
+        if len(alike) <= MANY:
+            lines += map(str, alike)
+            continue
+        layers = list(dict.fromkeys(repr(p.layer) for p in alike if p.layer))
+        sources = list(dict.fromkeys(p.source for p in alike if p.source))
+        named = f"layer{'s' * (len(layers) > 1)} {listing(layers)}" if layers else ""
+        where = filter(None, (named, listing(sources)))
+        needed = listing(list(dict.fromkeys(p.needed_by for p in alike)))
+        lines.append(f"{listing(ops)} ({', '.join(where)}): {reason} (needed by the {needed})")
+    return lines
 
 
 def check(graph: TrainGraph, target: Target | str) -> Check:

@@ -323,20 +323,8 @@ def right_shift(x: Any, by: Any) -> Tensor:
 
 
 @expands(aten._conj.default)
-def conj(x: Tensor | complex) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise Inexpansible("")
+def conj(x: Tensor) -> Tensor:
     return torch.conj_physical(x)
-
-
-@expands(aten.mul.Scalar)
-def times_complex(x: Tensor, by: complex) -> Tensor:
-    """With a complex number, which no graph file holds."""
-    if not isinstance(by, complex):
-        raise Inexpansible("")
-    real, imaginary = torch.view_as_real(x).unbind(-1) if x.is_complex() else (x, torch.zeros_like(x))
-    turned = (real * by.real - imaginary * by.imag, real * by.imag + imaginary * by.real)
-    return torch.view_as_complex(torch.stack(turned, -1))
 
 
 @expands(aten.as_strided.default)
