@@ -43,9 +43,6 @@ EXPANDED = EXPANSIONS.keys() | OF_PYTORCH.keys()
 
 
 def is_expanded(node: fx.Node) -> bool:
-    """Only products with complex numbers are: every target has the others."""
-    if node.target is aten.mul.Scalar and not isinstance(node.args[1], complex):
-        return False
     return node.target in EXPANDED
 
 

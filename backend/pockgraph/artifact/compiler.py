@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import PockError, TaskError, UnsupportedOperators, require
+import torch
+
+from ..errors import PockError, TaskError, UnsupportedOperators, reason, require
 from ..parity.compiled_step import check_parity
 from ..passes.batch_limits import limits_of
 from ..plan import Plan
@@ -43,6 +45,7 @@ def compile(
             refuses to replace another.
 
     Raises:
+        TaskError: a matrix of the first batch has no decomposition.
         PlanError: the plan is another model's.
         BatchError: the task's first batch holds an index (a label, a token id) that the model has no row for,
             or an integer that the target cannot compute with, or one is made of it.
@@ -64,4 +67,10 @@ def compile(
     example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
     check_limits(example, limits_of(train, lowering.integers_below), small.plan.task)
     parity_check = (lambda folder, manifest: check_parity(folder, manifest, small, force)) if parity else None
-    return write_artifact(out, lowering, train, evaluation, small, dict(options or {}), parity_check, replace)
+    try:
+        return write_artifact(
+            out, lowering, train, evaluation, small, dict(options or {}), parity_check, replace
+        )
+    except torch.linalg.LinAlgError as e:
+        said = f"its first batch cannot be trained on, as in eager PyTorch: {reason(e)}"
+        raise TaskError(f"Task {small.plan.task!r}: {said}.") from e

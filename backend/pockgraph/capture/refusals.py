@@ -86,6 +86,10 @@ QUANTISED = (
     "torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high) in its place with the numbers of "
     "its calculate_qparams()"
 )
+LEAST_SQUARES = (
+    "torch.linalg.lstsq finds the rank of a matrix, which is no fixed shape. Take torch.linalg.pinv(a) @ b, "
+    "or torch.linalg.solve(a.mT @ a, a.mT @ b) for columns that are independent"
+)
 MIXED = (
     "it multiplies {dtypes} tensors, which PyTorch refuses as well. Cast one of them, or keep both layers "
     "within torch.autocast"
@@ -195,6 +199,8 @@ def explained(task: Task, what: str, error: Exception) -> CaptureError:
         if found:
             if reason is DATA_DEPENDENT and ".tolist(" in where:
                 reason = OWN_READING
+            elif reason is DATA_DEPENDENT and "lstsq(" in where:
+                reason = LEAST_SQUARES
             elif reason is DATA_DEPENDENT and _NUMBER.search(where):
                 reason = AS_NUMBER
             elif reason is DATA_DEPENDENT and _EXPERTS.search(where):

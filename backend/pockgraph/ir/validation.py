@@ -38,6 +38,7 @@ _NAMES = (
     "avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward baddbmm binary_cross_entropy "
     "binary_cross_entropy_backward binary_cross_entropy_with_logits bitwise_and bitwise_left_shift "
     "bitwise_not bitwise_or bitwise_right_shift bitwise_xor bmm bucketize cat ceil celu channel_shuffle "
+    "cholesky_inverse cholesky_solve "
     "clamp clamp_max clamp_min clone col2im complex constant_pad_nd contiguous convolution "
     "convolution_backward copy copysign cos cosh count_nonzero cummax cummin cumprod cumsum deg2rad "
     "detach detach_copy diag_embed diagonal diagonal_backward diagonal_copy diagonal_scatter digamma dist "
@@ -49,10 +50,11 @@ _NAMES = (
     "huber_loss_backward hypot i0 igamma igammac im2col index index_add index_copy index_fill index_put "
     "index_reduce index_select isfinite isin isinf isnan isneginf isposinf kthvalue lcm ldexp le "
     "leaky_relu leaky_relu_backward lerp lgamma lift_fresh lift_fresh_copy linalg_cholesky_ex "
-    "linalg_cross linalg_inv_ex linalg_lu linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp linalg_qr "
+    "linalg_cross linalg_eig linalg_householder_product linalg_inv_ex linalg_lu linalg_lu_factor_ex "
+    "linalg_lu_solve linalg_matrix_exp linalg_pinv linalg_qr "
     "linalg_solve_triangular linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid_backward "
     "log_sigmoid_forward logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor "
-    "logit logit_backward logspace logsumexp lt masked_fill masked_scatter matmul max "
+    "logit logit_backward logspace logsumexp lt lu_unpack masked_fill masked_scatter matmul max "
     "max_pool2d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices "
     "max_pool3d_with_indices_backward maximum mean median min minimum mish mish_backward mm mode mse_loss "
     "mse_loss_backward mul multi_margin_loss multilabel_margin_loss_forward mv mvlgamma nan_to_num nansum "
@@ -162,10 +164,15 @@ def _form(value: Any) -> list[tuple[tuple[int, ...], torch.dtype]]:
 def _check_arguments(node: fx.Node) -> None:
     target: Any = node.target
     name = target.overloadpacket.__name__
-    if name not in _PLACES and name not in _STATISTICS:
+    if name not in _PLACES and name not in _STATISTICS and name != "lu_unpack":
         return
     given: dict[str, Any] = {a.name: v for a, v in zip(target._schema.arguments, node.args)}
     given.update(node.kwargs)
+    if name == "lu_unpack":
+        *batch, rows, columns = _shape(given["LU_data"])
+        if _shape(given["LU_pivots"]) != (*batch, min(rows, columns)):
+            raise ValueError(f"node {node.name} ({node.target}) has pivots of another matrix")
+        return
     if name in _PLACES:
         finder = _finder(given[_PLACES[name]])
         places = 2 if "2d" in name else 3

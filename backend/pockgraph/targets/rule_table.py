@@ -7,6 +7,7 @@ cannot take is refused by a `check`, before anything is lowered.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -28,6 +29,12 @@ _OBSERVER = (
     "it observes values and quantises them in one. Fix the ranges: instead of a fake-quantize module call "
     "torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high) with the observer's numbers"
 )
+_NO_DECOMPOSITIONS = (
+    "{target} decomposes no matrices and solves no systems; write small ones out in sums and products, or as "
+    "a fixed number of steps of an iteration (for an inverse, x = 2 * x - x @ a @ x), or take the target "
+    "'torch'"
+)
+_DECOMPOSITION = re.compile(r"aten\.(_?linalg_|_?cholesky|lu_|triangular_solve|ormqr|geqrf)")
 # Part of an operator's name -> why no target has it, and what to do.
 _REMEDIES = {"grouped_mm": _EXPERTS, "_fused_moving_avg_obs": _OBSERVER}
 
@@ -88,6 +95,8 @@ class RuleTable:
         if reason := self._in_any_form(node):
             return reason
         if node.target not in self.rules:
+            if _DECOMPOSITION.match(str(node.target)):
+                return _NO_DECOMPOSITIONS.format(target=self.target)
             return f"no rule lowers this operator to {self.target}"
         return self.checks[node.target](node, *bound_args(node)) if node.target in self.checks else ""
 

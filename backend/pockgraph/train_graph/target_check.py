@@ -26,7 +26,7 @@ from ..targets import Target, Unsupported, get_target, target_names
 if TYPE_CHECKING:
     from .train_graph import TrainGraph
 
-MANY = 4  # operators with one reason, up to which each has a line of its own
+MANY = 4  # operators with one reason, on several lines, up to which each is told by itself
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def _lines(problems: Sequence[Problem]) -> list[str]:
         by_reason.setdefault(p.reason, []).append(p)
     lines = []
     for reason, alike in by_reason.items():
-        ops = list(dict.fromkeys(p.op for p in alike))
-        if len(alike) <= MANY:
+        sources = list(dict.fromkeys(p.source for p in alike if p.source))
+        if len(alike) <= (MANY if len(sources) > 1 else 1):
             lines += map(str, alike)
             continue
+        ops = list(dict.fromkeys(p.op for p in alike))
         layers = list(dict.fromkeys(repr(p.layer) for p in alike if p.layer))
-        sources = list(dict.fromkeys(p.source for p in alike if p.source))
         named = f"layer{'s' * (len(layers) > 1)} {listing(layers)}" if layers else ""
         where = filter(None, (named, listing(sources)))
         needed = listing(list(dict.fromkeys(p.needed_by for p in alike)))

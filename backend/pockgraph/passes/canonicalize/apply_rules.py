@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,6 +45,29 @@ class Canonicalize:
             else:
                 node.replace_all_uses_with(replacement)
         for check in new.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
-            new.erase_node(check)  # a singular matrix makes a result that is not finite, which is seen
+            _not_a_number_where_it_failed(new, check)
         new.eliminate_dead_code()
         return plain_softmax(plain_index(FoldConstants(weights=False)(rebuilt(graph, new))))
+
+
+def _not_a_number_where_it_failed(graph: fx.Graph, check: fx.Node) -> None:
+    """An error that eager PyTorch raises for a matrix → NaN in what was computed of it, which a step refuses.
+
+    LAPACK leaves finite numbers behind where a matrix is not positive definite, or singular.
+    """
+    info: fx.Node = check.args[0]  # pyright: ignore
+    factored: fx.Node = info.args[0]  # pyright: ignore
+    builder = Builder(graph, *(factored.meta[k] for k in ("phase", "layer", "source")))
+    failed = info.meta["val"].shape
+    factored.append(info)  # before the other parts
+    for part in list(factored.users):
+        val = part.meta["val"]
+        if part is info or not (val.is_floating_point() or val.is_complex()):
+            continue
+        with builder.before(part.next):
+            sound = builder.call(aten.eq.Scalar, info, 0)
+            shape = [*failed, *[1] * (val.ndim - len(failed))]
+            nan = builder.call(aten.full.default, [], math.nan, dtype=val.dtype)
+            kept = builder.call(aten.where.self, builder.call(aten.reshape.default, sound, shape), part, nan)
+        part.replace_all_uses_with(kept, lambda user, kept=kept: user is not kept)
+    graph.erase_node(check)

@@ -7,6 +7,7 @@ can be undone. Evaluation reads the same tensors.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from torch import fx
 from torch.fx.node import map_aggregate
 
-from ...errors import ArtifactError, listing, reason
+from ...errors import ArtifactError, BatchError, listing, reason
 from ...files import read_text
 from ...ir.graph import Graph, Role, aten, output_args
 from ...ir.serialize import graph_from_json
@@ -86,6 +87,11 @@ def _require_same_torch(folder: Path, manifest: Manifest, device: torch.device) 
         )
 
 
+def _has_no_factors(error: RuntimeError) -> bool:
+    """Did a decomposition find a matrix, such as one with NaN, for which PyTorch raises?"""
+    return isinstance(error, torch.linalg.LinAlgError) or "should not contain infs or NaNs" in str(error)
+
+
 class TorchRunner:
     """A `Runner` in PyTorch."""
 
@@ -119,9 +125,15 @@ class TorchRunner:
         before = {name: self._values[name] for name in self._next.values()}
         if self._updates_in_place:
             before = {name: value.clone() for name, value in before.items()}
-        with self._computing():
-            results = dict(zip(self._results, self._step(batch)))
-            loss = float(results["loss"])
+        try:
+            with self._computing():
+                results = dict(zip(self._results, self._step(batch)))
+                loss = float(results["loss"])
+        except RuntimeError as e:
+            if not _has_no_factors(e):
+                raise
+            self._before = before
+            return math.nan
         self._values.update(
             {name: results[new].contiguous() for new, name in self._next.items() if new in results}
         )
@@ -144,8 +156,13 @@ class TorchRunner:
             more = self._load("eval.safetensors")
             graph = self._read("eval", self._manifest.eval, {**self._values, **more})
             self._eval = self._function("eval", with_own_results(graph), graph)
-        with self._computing():
-            return _array(self._eval(batch)[0])
+        try:
+            with self._computing():
+                return _array(self._eval(batch)[0])
+        except RuntimeError as e:
+            if not _has_no_factors(e):
+                raise
+            raise BatchError(f"This batch cannot be evaluated, as in eager PyTorch: {reason(e)}.") from e
 
     def read_state(self) -> dict[str, np.ndarray]:
         return {n: self._values[n].cpu().numpy().copy() for n in self._states}
