@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from pockgraph.errors import ArtifactError
 from pockgraph.ir import serialize
-from pockgraph.ir.graph import Builder, Graph, Role, Slot, aten
+from pockgraph.ir.graph import Builder, Graph, Role, Slot, add_placeholder, aten
 from pockgraph.ir.serialize import graph_from_json, graph_to_json, op_name
 from pockgraph.optimizer import AdamW
 from pockgraph.plan import Plan
@@ -225,3 +225,27 @@ def test_what_cannot_be_written() -> None:
     graph.fx.find_nodes(op="call_function", target=aten.add.Tensor)[0].kwargs = {"alpha": 1j}
     with pytest.raises(ValueError, match="complex"):
         graph_to_json(graph)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_pivots_that_are_not_one_row_a_matrix_are_refused(count: int) -> None:
+    """PyTorch reads pivots for each matrix, whether there are as many or not."""
+    new = fx.Graph()
+    slots = (
+        Slot(Role.CONST, "", (3, 4, 4), "float32", key="lu"),
+        Slot(Role.CONST, "", (count, 4), "int32", key="pivots"),
+    )
+    lu, pivots = (add_placeholder(new, s.key) for s in slots)
+    lu.meta["val"] = torch.empty(3, 4, 4, device="meta")
+    pivots.meta["val"] = torch.empty(count, 4, dtype=torch.int32, device="meta")
+    unpacked = Builder(new, "forward").call(aten.lu_unpack.default, lu, pivots)
+    new.output((Builder(new, "forward").call(operator.getitem, unpacked, 2),))
+    matrices, places = torch.eye(4).repeat(3, 1, 1), torch.ones(count, 4, dtype=torch.int32)
+    values = {slots[0].name: matrices, slots[1].name: places}
+    graph = Graph(new, slots, (Slot(Role.METRIC, "", (3, 4, 4), "float32"),), values)
+    text = graph_to_json(graph)
+    if count == 3:
+        assert_same(graph, graph_from_json(text, values))
+    else:
+        with pytest.raises(ArtifactError, match="pivots of another matrix"):
+            graph_from_json(text, values)

@@ -71,6 +71,6 @@ def compile(
         return write_artifact(
             out, lowering, train, evaluation, small, dict(options or {}), parity_check, replace
         )
-    except torch.linalg.LinAlgError as e:
+    except torch.linalg.LinAlgError as e:  # pyright: ignore[reportPrivateImportUsage]
         said = f"its first batch cannot be trained on, as in eager PyTorch: {reason(e)}"
         raise TaskError(f"Task {small.plan.task!r}: {said}.") from e
