@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import expansion_snapshot
 import pytest
 import torch
 import torch.nn.functional as F
+from expansion_snapshot import formula
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -23,23 +25,15 @@ from pockgraph.passes.legalize.table import EXPANSIONS
 aten = torch.ops.aten
 
 
-# Operators without an expansion of ours, because PyTorch's own does as well; and what it is made of.
+# Operators without an expansion of ours, because PyTorch's own does as well.
 OF_PYTORCH = {
-    aten.mse_loss.default: "sub pow mean",
-    aten.mse_loss_backward.default: "sub mul mul",
-    aten.smooth_l1_loss.default: "sub abs lt pow mul div sub where mean",
-    aten.smooth_l1_loss_backward.default: "sub abs mul lt mul div sign mul where",
-    aten.huber_loss.default: "sub abs lt mul mul sub mul where mean",
-    aten.huber_loss_backward.default: "sub lt mul mul gt mul mul mul mul where where",
-    aten.binary_cross_entropy_backward.default: "sub mul rsub mul clamp div div",
-    aten.sigmoid_backward.default: "rsub mul mul",
-    aten.tanh_backward.default: "mul rsub mul",
-    aten.silu_backward.default: "sigmoid mul rsub mul add mul",
-    aten.hardswish_backward.default: "le lt div add mul where where",
-    aten.leaky_relu_backward.default: "gt mul where",
-    aten.softplus_backward.default: "mul exp mul gt mul add div where",
-}
-EXPANDED = EXPANSIONS.keys() | OF_PYTORCH.keys()
+    aten.mse_loss.default, aten.mse_loss_backward.default, aten.smooth_l1_loss.default,
+    aten.smooth_l1_loss_backward.default, aten.huber_loss.default, aten.huber_loss_backward.default,
+    aten.binary_cross_entropy_backward.default, aten.sigmoid_backward.default, aten.tanh_backward.default,
+    aten.silu_backward.default, aten.hardswish_backward.default, aten.leaky_relu_backward.default,
+    aten.softplus_backward.default,
+}  # fmt: skip
+EXPANDED = EXPANSIONS.keys() | OF_PYTORCH
 
 
 def is_expanded(node: fx.Node) -> bool:
@@ -48,6 +42,9 @@ def is_expanded(node: fx.Node) -> bool:
 
 def refusal(node: fx.Node) -> str:
     return "no such operator" if is_expanded(node) else ""
+
+
+LEGALIZE = Legalize(refusal)
 
 
 def rand(*shape: int) -> Tensor:
@@ -113,7 +110,7 @@ def assert_expands(function: Callable[..., Any], *args: Tensor, tolerance: float
 
 
 def assert_graph_expands(graph: Graph, *args: Tensor, tolerance: float = 2e-6) -> set[Any]:
-    legal = Legalize(refusal)(graph)
+    legal = LEGALIZE(graph)
     legal.validate()
     expanded = {n.target for n in graph.nodes() if is_expanded(n)}
     assert not [n for n in legal.nodes() if is_expanded(n)]
@@ -231,6 +228,9 @@ CASES: dict[str, tuple[Any, ...]] = {
         rand(3, 4), ints(4, 3, 5), rand(3, 5),
     ),
     "bag_sum": (lambda w, i, o: F.embedding_bag(i, w, o, mode="sum"), rand(6, 3), ints(6, 5), BAGS),
+    "bag_alone": (
+        lambda w, i, o: F.embedding_bag(i, w.detach(), o, mode="sum"), rand(6, 3), ints(6, 5), BAGS
+    ),
     "bag_mean": (lambda w, i, o: F.embedding_bag(i, w, o), rand(6, 3), ints(6, 5), BAGS),
     "bag_weighted": (
         lambda w, p, i, o: F.embedding_bag(i, w, o, mode="sum", per_sample_weights=p),
@@ -396,15 +396,97 @@ CASES: dict[str, tuple[Any, ...]] = {
         rand(2, 2, 4, 5), grid,
     ),
     "grid_3d": (lambda x, g: F.grid_sample(x, g, align_corners=False), rand(2, 2, 3, 4, 3), grid3),
+    "round_decimals": (lambda x: torch.round(x.detach(), decimals=2), rand(9)),
+    "round_tens": (lambda x: torch.round(100 * x.detach(), decimals=-1), rand(9)),
+    "fake_quantize": (lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 3, 0, 20), rand(30)),
+    "fake_quantize_by_tensors": (
+        lambda x, s, z: torch.fake_quantize_per_tensor_affine(x, s.detach(), z, 0, 20),
+        rand(30), torch.tensor(0.1), torch.tensor(3, dtype=torch.int32),
+    ),
+    "fake_quantize_channels": (
+        lambda x, s, z: torch.fake_quantize_per_channel_affine(x, s.detach(), z, 1, 0, 20),
+        rand(5, 3), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0, 3, 9], dtype=torch.int32),
+    ),
+    "shift": (lambda i: (i << 3, i >> 2, i << 40), ints(90, 7)),
+    "shift_by": (lambda i, j: (i << j, i >> j), ints(90, 7), ints(40, 7)),
+    "bitwise_shift": (
+        lambda i, j: (
+            torch.bitwise_left_shift(i, j), torch.bitwise_right_shift(i, j),
+            torch.bitwise_left_shift(i, 2), torch.bitwise_right_shift(i, 2),
+            torch.bitwise_left_shift(5, j), torch.bitwise_right_shift(500, j),
+        ),
+        ints(90, 7), ints(9, 7),
+    ),
+    "index_fill": (
+        lambda x, i, v: x.detach().index_fill(0, i, v.detach()), rand(4, 3), ints(4, 2),
+        torch.tensor(2.0),
+    ),
+    "put": (lambda x, i, s: x.put(i, s), rand(3, 4), torch.tensor([0, 5, -1]), rand(3)),
+    "put_added": (lambda x, i, s: x.put(i, s, accumulate=True), rand(3, 4), ints(12, 5), rand(5)),
+    "sort_stable": (lambda x: torch.sort(x, stable=True), rand(9)),
+    "conjugate": (lambda x: torch.view_as_real(torch.view_as_complex(x.detach()).conj() + 0), rand(3, 2)),
     "grid_3d_nearest": (
         lambda x, g: F.grid_sample(x, g, "nearest", "reflection", True), rand(2, 2, 3, 4, 3), grid3
     ),
 }  # fmt: skip
 
 
+def example_of(overload: Any) -> list[Any]:
+    """Arguments of a loss, or of an activation's gradient."""
+    schema = [a.name for a in overload._schema.arguments]
+    scalar = "reduction" in schema
+    given = {
+        "reduction": 1, "beta": 0.5, "delta": 0.5, "negative_slope": 0.1, "self_is_result": False,
+        "threshold": 20, "grad_output": torch.tensor(1.0) if scalar else rand(4), "self": rand(4).sigmoid(),
+        "output": rand(4).sigmoid(), "target": rand(4).cos().abs(),
+    }  # fmt: skip
+    return [given.get(name) for name in schema]
+
+
+CALLS: dict[str, tuple[Any, ...]] = {
+    "renormalized_embedding": (aten.embedding_renorm.default, rand(6, 3), ints(6, 4), 0.5, 2.0),
+    "zero_tensor": (aten._efficientzerotensor.default, [3]),
+    "bce_with_logits": (
+        aten.binary_cross_entropy_with_logits.default,
+        rand(4, 3),
+        rand(4, 3).sigmoid(),
+        None,
+        rand(3).abs(),
+        1,
+    ),
+    "strides": (aten.as_strided.default, rand(4, 4), [2, 2], [4, 1]),
+    **{str(overload): (overload, *example_of(overload)) for overload in OF_PYTORCH},
+}
+
+
+def formulas_of(name: str) -> dict[str, str]:
+    """What the expansions of a case consist of."""
+    graph = graph_of(*CASES[name]) if name in CASES else graph_of_call(*CALLS[name])[0]
+    nodes = [n for n in graph.nodes() if is_expanded(n)]
+    return {f"{name}: {n.target}": formula(LEGALIZE.expansion(n)) for n in nodes}
+
+
+def formulas_of_all_cases() -> dict[str, str]:
+    return {key: text for name in (*CASES, *CALLS) for key, text in formulas_of(name).items()}
+
+
+SNAPSHOT = expansion_snapshot.read()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_an_expansion_gives_what_its_operator_gives(name: str) -> None:
     assert assert_expands(*CASES[name])
+
+
+@pytest.mark.parametrize("name", [*CASES, *CALLS])
+def test_formulas_are_those_that_were_measured(name: str) -> None:
+    """`expansion_snapshot` says how they are renewed."""
+    assert formulas_of(name) == {key: text for key, text in SNAPSHOT.items() if key.startswith(f"{name}: ")}
+
+
+def test_every_expansion_has_its_formula_in_the_snapshot() -> None:
+    assert {key.split(": ")[1] for key in SNAPSHOT} == {str(overload) for overload in EXPANDED}
+    assert {key.split(": ")[0] for key in SNAPSHOT} == {*CASES, *CALLS}
 
 
 @pytest.mark.parametrize("reduction", [0, 1, 2])
@@ -446,26 +528,6 @@ def test_pytorchs_own_decompositions_serve_where_there_is_no_expansion() -> None
     assert not {n.target for n in legal.nodes()} & set(lacking)
     for got, wanted in zip(run(legal, rand(2, 4)), run(graph, rand(2, 4)), strict=True):
         torch.testing.assert_close(got, wanted)
-
-
-@pytest.mark.parametrize("overload", OF_PYTORCH)
-def test_pytorchs_formulas_are_those_that_were_measured(overload: Any) -> None:
-    """They move between its releases: a new one is compared with the old in time before it is taken."""
-    schema = [a.name for a in overload._schema.arguments]
-    given = {
-        "reduction": 1, "beta": 0.5, "delta": 0.5, "weight": None,
-        "negative_slope": 0.1, "self_is_result": False, "threshold": 20,
-    }  # fmt: skip
-    scalar = any(name == "reduction" for name in schema)
-    example = {
-        "grad_output": torch.tensor(1.0) if scalar else rand(4), "self": rand(4).sigmoid(),
-        "output": rand(4).sigmoid(), "target": rand(4).cos().abs(),
-    }  # fmt: skip
-    graph, _ = graph_of_call(overload, *(example.get(name, given.get(name)) for name in schema))
-    assert (
-        " ".join(n.target.overloadpacket.__name__ for n in Legalize(refusal)(graph).nodes())
-        == (OF_PYTORCH[overload])
-    )
 
 
 def test_where_an_expansion_needs_what_the_target_lacks_the_reason_names_it() -> None:

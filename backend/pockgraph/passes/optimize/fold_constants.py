@@ -44,6 +44,8 @@ class FoldConstants:
         new.output(new.graph_copy(graph.fx, {}))
         slots, values = list(graph.inputs), dict(graph.values)
         placeholders = [n for n in new.nodes if n.op == "placeholder"]
+        if not placeholders:  # as what stands for an operator without operands: it is folded where it is used
+            return graph
         roles = CONSTANT if self.weights else (Role.CONST,)
         known: dict[fx.Node, Any] = {
             n: values[s.name] for s, n in zip(slots, placeholders) if s.role in roles and not s.is_state
