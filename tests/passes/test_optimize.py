@@ -23,12 +23,12 @@ from pockgraph.ir.graph import Graph, Role, Slot, value_bytes
 from pockgraph.ir.operator_sets import VIEWS, is_elementwise
 from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.passes.dropout_masks import DropoutMasks
-from pockgraph.passes.optimize.drop_unused_gradients import NarrowOutputMasks
 from pockgraph.passes.optimize.flatten_update import FlattenUpdate
 from pockgraph.passes.optimize.fold_constants import FOLD_LIMIT_BYTES, FoldConstants
 from pockgraph.passes.optimize.fold_scale import FoldScale
 from pockgraph.passes.optimize.hoist_weight_gradients import HoistWeightGradients
-from pockgraph.passes.optimize.keep_clamp_masks import KeepMasks
+from pockgraph.passes.optimize.keep_masks import KeepMasks
+from pockgraph.passes.optimize.narrow_output_masks import NarrowOutputMasks
 from pockgraph.passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
 from pockgraph.train_graph import TrainGraph
 from pockgraph.train_graph.prune import assemble

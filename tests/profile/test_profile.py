@@ -7,12 +7,15 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from models import ZOO
-from oracle import built
+import torch
+import torch.nn.functional as F
+from models import ZOO, task_of, vectors
+from oracle import OPTIMIZERS, built
+from torch import nn
 
 import pockgraph as pg
 from pockgraph.contribution import Contribution, Gain
@@ -95,6 +98,41 @@ def test_figures_hold_for_every_kind_of_state_and_schedule(model: str, optimizer
         assert figures.saved_bytes == small.timeline.saved_bytes, choice
         assert figures.extra_bytes == small.extra_bytes, choice
         assert figures.flops == small.flops, choice
+
+
+PIECES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "slice": lambda y: y[:, :4],
+    "chunk": lambda y: y.chunk(2, 1)[0],
+    "select": lambda y: y.reshape(-1, 2, 4)[:, 0],
+    "unbind": lambda y: y.reshape(-1, 2, 4).unbind(1)[1],
+}
+
+
+class ReadsAPiece(nn.Module):
+    """A clamped activation of which the next layer reads a piece."""
+
+    def __init__(self, piece: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.piece = nn.Linear(12, 8), nn.Linear(4, 8), nn.Linear(8, 4), PIECES[piece]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(self.b(self.piece(F.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_an_activation_is_kept_for_whoever_reads_a_piece_of_it(piece: str) -> None:
+    """It is compared itself then, in the graph and in the figures; else a mask of it is."""
+    graph = pg.build(
+        task_of(piece, ReadsAPiece(piece), vectors(), lambda net, b: net(b["x"])), OPTIMIZERS["sgd"]
+    )
+    profile = profile_of(graph)
+    for reader, keeps in (("b.weight", True), ("b.bias", False)):
+        choice = {"a.bias": 1.0, reader: 1.0}
+        small, figures = graph.prune(profile.plan(choice)), profile.figures(choice)
+        assert any(n.target is torch.ops.aten.threshold_backward.default for n in small.nodes()) == keeps
+        assert figures.peak_bytes == small.peak_bytes
+        assert figures.saved_bytes == small.timeline.saved_bytes
+        assert figures.flops == small.flops
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "everything"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import fx
 
 from .graph import Graph, Role
+from .operator_sets import is_view
 
 
 def served_outputs(graph: Graph, only: Mapping[fx.Node, int] | None = None) -> dict[fx.Node, int]:
@@ -39,4 +40,17 @@ def ancestors(*nodes: fx.Node) -> set[fx.Node]:
         if node not in found:
             found.add(node)
             pending += node.all_input_nodes
+    return found
+
+
+def late_readers(value: fx.Node) -> set[fx.Node]:
+    """The operators after the forward pass that read one of its values, or a view of it."""
+    found: set[fx.Node] = set()
+    for user in value.users:
+        if user.op != "call_function":
+            continue
+        if user.meta["phase"] != "forward":
+            found.add(user)
+        elif is_view(user):
+            found |= late_readers(user)
     return found

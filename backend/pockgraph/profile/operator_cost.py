@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..cost.masks import MASK_BYTES
+
 WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise", "stream")
 SCALAR_BYTES = 4
 
@@ -23,8 +25,9 @@ class Operator:
         elementwise: it may write over an operand.
         kind: index into `WORK_KINDS`; `work`: its amount, FLOPs or (for `stream`) bytes moved.
         masks: the operator whose result it only compares, for the backward of a clamp; else -1.
-        clamps: how many comparisons that takes.
-        late: the backward operators that read that result for more than a comparison.
+        clamps: with how many bounds, see `cost/masks.py`.
+        late: the backward operators that read that result for more than a comparison; without them a mask is
+            kept instead.
         reads: the weights it reads, as positions in `Profile.tensors`.
         fixed_bytes, fixed_flops, fixed_work: of an operator that serves one tensor alone, what does not
             shrink when only some channels of that tensor are trained.
@@ -53,6 +56,11 @@ class Operator:
     fixed_flops: int = 0
     fixed_work: int = 0
     joins: int = -1
+
+    @property
+    def mask_bytes(self) -> int:
+        """Of a mask of its result."""
+        return self.bytes // SCALAR_BYTES * MASK_BYTES
 
     def part(self, share: float) -> tuple[int, int, int]:
         """(bytes, flops, work) when a share of its tensor's channels is trained."""

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cost.liveness import Step
+from ..cost.masks import MASK_STEPS
 from ..plan import Trained
-from .operator_cost import WORK_KINDS, Operator
+from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -179,14 +180,16 @@ class _Pruning:
             # Later selections stand nearer to what they select from.
             at = len(self.events)
             storage = self._add(n, 1, 1000 - at, f"select_{o.name}", size, (self._resolved(o.storage),),
-                                False, o.forward, size // 4)  # fmt: skip
+                                False, o.forward, size // SCALAR_BYTES)  # fmt: skip
         else:
             operands = tuple(self._select(m, i, share) for m in onward if m >= 0)
             for code in onward:
                 if code < -1:
                     size = round((-1 - code) * share)
                     at = 1000 - len(self.events)
-                    operands += (self._add(-1, 1, at, "select_input", size, (), False, True, size // 4),)
+                    operands += (
+                        self._add(-1, 1, at, "select_input", size, (), False, True, size // SCALAR_BYTES),
+                    )
             kept = tuple(self._resolved(self.p.operators[m].storage) for m in o.inputs if m not in onward)
             self.moved[n] = share, operands, kept
             # A view of an input stands alone in the whole graph; here it may look at a selected part.
@@ -223,7 +226,7 @@ class _Pruning:
             size = self.p.tensors[i].nbytes
             at = self.p.first_reader[i]
             joined[i] = self._add(
-                at, -1, i, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // 4
+                at, -1, i, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // SCALAR_BYTES
             )
         return joined
 
@@ -237,14 +240,12 @@ class _Pruning:
             y = operators[o.masks]
             if any(exists[r] and not self._reads_part(r, o.masks) for r in o.late):
                 continue
-            count = y.bytes // 4
-            outside = self._add(o.masks, 1, 0, f"below_{y.name}", count, (y.storage,), True, True, count)
-            if o.clamps == 2:
-                above = self._add(o.masks, 1, 1, f"above_{y.name}", count, (y.storage,), True, True, count)
-                outside = self._add(
-                    o.masks, 1, 2, f"outside_{y.name}", count, (outside, above), True, True, count
-                )
-            out[n] = outside
+            made: list[int] = []
+            for order, step in enumerate(MASK_STEPS[o.clamps]):
+                reads = tuple(made[k] for k in step.reads) or (y.storage,)
+                made.append(self._add(o.masks, 1, order, f"{step.name}_{y.name}", y.mask_bytes, reads,
+                                      True, True, y.bytes // SCALAR_BYTES))  # fmt: skip
+            out[n] = made[-1]
         return out
 
     def _reads_part(self, reader: int, y: int) -> bool:

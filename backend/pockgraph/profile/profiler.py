@@ -16,6 +16,7 @@ from ..ir.operator_sets import VIEWS, storage_of
 from ..ir.reachability import ancestors, served_outputs
 from ..optimizer import Optimizer
 from ..optimizer.updates import scalar_state, tensor_state
+from ..passes.optimize.keep_masks import BOUNDS, compared, keeping
 from ..plan import Trained, presets
 from ..plan.tensor_info import TensorInfo
 from ..recurrent.operators import BACKWARD
@@ -27,7 +28,6 @@ from .profile import SCALAR_BYTES, WORK_KINDS, Operator, Profile
 MATRIX = (aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default,
           aten.bmm.default, *BACKWARD)  # fmt: skip
 GROUPS_ARGUMENT: dict[Any, int] = {aten.convolution.default: 8, aten.convolution_backward.default: 9}
-CLAMPS: dict[Any, int] = {aten.hardtanh_backward.default: 2, aten.threshold_backward.default: 1}
 
 
 def profile_of(graph: TrainGraph) -> Profile:
@@ -46,9 +46,7 @@ def profile_of(graph: TrainGraph) -> Profile:
 
     operators = []
     for i, (node, step) in enumerate(zip(nodes, steps)):
-        clamp = CLAMPS.get(node.target, 0)
-        y: Any = node.args[1] if clamp else None
-        masked = clamp and y in number and y.meta["phase"] == "forward"
+        y = compared(node)
         reads = {weights[s] for a in node.all_input_nodes if (s := storage_of(a)) in weights}
         kind, work = _work(node, serves[node])
         fixed_bytes, fixed_flops, fixed_work = _fixed(
@@ -70,9 +68,9 @@ def profile_of(graph: TrainGraph) -> Profile:
                 elementwise=step.elementwise,
                 kind=kind,
                 work=work,
-                masks=number[y] if masked else -1,
-                clamps=clamp if masked else 0,
-                late=tuple(sorted(_late(y, number))) if masked else (),
+                masks=-1 if y is None else number[y],
+                clamps=0 if y is None else BOUNDS[node.target],
+                late=() if y is None else tuple(sorted(number[n] for n in keeping(y))),
                 reads=() if node.meta["phase"] == "update" else tuple(sorted(reads)),
                 fixed_bytes=fixed_bytes,
                 fixed_flops=fixed_flops,
@@ -182,19 +180,6 @@ def _fixed(
     moved = sum(value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
     whole = all(fixed(n) for n in (node, *node.all_input_nodes))
     return owns_bytes if fixed(node) else 0, flops if whole else 0, moved
-
-
-def _late(y: fx.Node, number: dict[fx.Node, int]) -> set[int]:
-    """Operators that read `y`, or a view of it, in the backward pass for more than a comparison."""
-    out = set()
-    for user in y.users:
-        if user not in number or user.target in CLAMPS:
-            continue
-        if user.meta["phase"] != "forward":
-            out.add(number[user])
-        elif user.target in VIEWS:
-            out |= _late(user, number)
-    return out
 
 
 def _work(node: fx.Node, serves: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..cost.masks import masks_alive
 from ..profile import Profile
 from ..profile.operator_cost import Operator
 from .linear_solver import NEVER, Linear
@@ -158,11 +159,12 @@ class LinearMemory:
         # The source is alive. Counting it for plans that make nothing of it is no stricter than their
         # point of the operator itself.
         t, after = point
-        size = self.p.operators[n].bytes
-        total.constant += size
-        masks = sum(2 if after == "mask" and o.clamps == 2 else 1 for o in self.p.operators if o.masks == n)
-        if masks:
-            self._add_masks(size * masks / 4, self._clamps[n].serves, self._read_whole(n), total)
+        o = self.p.operators[n]
+        total.constant += o.bytes
+        bounds = [o.clamps for o in self.p.operators if o.masks == n]
+        if bounds:
+            masks = sum(masks_alive(b) if after == "mask" else 1 for b in bounds)
+            self._add_masks(o.mask_bytes * masks, self._clamps[n].serves, self._read_whole(n), total)
         if after == "select":
             self._add_parts([u for u in self._uses[n] if u.at > t], total)
 
@@ -177,7 +179,7 @@ class LinearMemory:
         if any(use.serves == 0 for use in later):
             total.constant += o.bytes
             if compared:  # its mask is there already
-                self._add_masks(o.bytes / 4, compared, self._read_whole(n), total)
+                self._add_masks(o.mask_bytes, compared, self._read_whole(n), total)
         elif own >= 0 and not o.forward:
             for share, literal in self.v.variables_of(own):
                 total.add(literal, o.part(share)[0] if self._shrinks(n, own) else o.bytes)
@@ -185,7 +187,7 @@ class LinearMemory:
         else:
             kept = self._read_by(reading)
             if compared:
-                self._add_clamped(o.bytes, compared, kept, self._read_whole(n), total)
+                self._add_clamped(o, compared, kept, self._read_whole(n), total)
             else:
                 total.add(kept, o.bytes)
         self._add_parts(later, total)
@@ -198,7 +200,7 @@ class LinearMemory:
                     total.add(literal, use.part_bytes * share)
 
     def _add_clamped(
-        self, size: int, compared: int, later: int | None, ever: int | None, total: Linear
+        self, o: Operator, compared: int, later: int | None, ever: int | None, total: Linear
     ) -> None:
         """A clamped result that a backward operator still compares.
 
@@ -206,14 +208,14 @@ class LinearMemory:
         """
         trained = self.v.any_trained(compared)
         if ever is None:
-            total.add(trained if later == NEVER else later, size)
+            total.add(trained if later == NEVER else later, o.bytes)
         elif ever != NEVER:
             both = ever if trained is None else self.v.both_of(trained, ever)
             kept = both if later == NEVER else ever if later == ever else self.v.either_of(both, later)
-            total.add(kept, size)
-        self._add_masks(size / 4, compared, ever, total)
+            total.add(kept, o.bytes)
+        self._add_masks(o.mask_bytes, compared, ever, total)
 
-    def _add_masks(self, size: float, compared: int, ever: int | None, total: Linear) -> None:
+    def _add_masks(self, size: int, compared: int, ever: int | None, total: Linear) -> None:
         """Masks kept for the tensors of `compared`, where nothing keeps the result itself."""
         if ever is not None:
             total.add(

@@ -27,8 +27,8 @@ from ..ir.reachability import served_outputs
 from ..optimizer import Optimizer, State
 from ..optimizer.updates import Updates, scalar_state, tensor_state
 from ..passes import run
-from ..passes.optimize.drop_unused_gradients import NarrowOutputMasks
-from ..passes.optimize.keep_clamp_masks import KeepMasks
+from ..passes.optimize.keep_masks import KeepMasks
+from ..passes.optimize.narrow_output_masks import NarrowOutputMasks
 from ..plan import Plan, Trained
 from ..runtime.manifest import EMA
 from .channel_slicing import Slicer
