@@ -8,6 +8,7 @@ from ..cost.masks import MASK_BYTES
 
 WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise", "stream")
 SCALAR_BYTES = 4
+EVERY = -1  # the set of all tensors
 
 
 @dataclass(slots=True)
@@ -56,6 +57,11 @@ class Operator:
     fixed_flops: int = 0
     fixed_work: int = 0
     joins: int = -1
+
+    def sole(self, trained: int = EVERY) -> int:
+        """The one of these tensors that it serves; -1 where it serves none, several, or the loss."""
+        served = self.serves & trained
+        return served.bit_length() - 1 if served and not (served & (served - 1) or self.needed) else -1
 
     @property
     def mask_bytes(self) -> int:

@@ -13,6 +13,7 @@ from ..cost.liveness import Step
 from ..cost.masks import MASK_STEPS
 from ..plan import Trained
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
+from .pruning_rules import amounts, part_bytes, selection, state_bytes
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -62,9 +63,8 @@ class _Pruning:
                 share = self.parts[i] = count / tensor.shape[dim]
                 self.moves[i] = profile.moves_along(i, dim)
                 # The trained part stands beside the whole weight, with the indices that place it.
-                self.resident += round(tensor.nbytes * share) + 8 * count
-            stays, shrinks = profile.state_bytes[i]
-            self.state += stays + round(shrinks * share)
+                self.resident += part_bytes(profile, i, share, count)
+            self.state += state_bytes(profile, i, share)
         if self.trained:
             self.state += profile.scalar_bytes
         self.resident += self.state
@@ -81,7 +81,7 @@ class _Pruning:
 
     def run(self) -> PrunedStep:
         operators, trained = self.p.operators, self.trained
-        exists = [o.needed or bool(o.serves & trained) for o in operators]
+        exists = [o.needed or bool(o.serves & trained) for o in operators]  # `when_there`, of this plan
         self._join_norms(exists)
         for i, share in sorted(self.parts.items()):
             self.gradients[i] = self._select(self.p.roots[i], i, share)
@@ -91,8 +91,9 @@ class _Pruning:
         for n, o in enumerate(operators):
             if not exists[n]:
                 continue
-            size, flops, work = self._amounts(n, o)
-            operands = self._operands(n, o)
+            i = self._part_of(o)
+            size, flops, work = self._amounts(n, o, i)
+            operands = self._operands(n, o, i)
             if n in masks:
                 operands = tuple(masks[n] if s == operators[o.masks].storage else s for s in operands)
             operands += tuple(joined[r] for r in o.reads if r in joined and n not in self.moved)
@@ -110,24 +111,21 @@ class _Pruning:
         self.events.sort(key=lambda e: e[0])
         return PrunedStep([s for _, s in self.events], self.flops, self.work, self.resident, self.state)
 
-    def _amounts(self, n: int, o: Operator) -> tuple[int, int, int]:
-        """(bytes, flops, work) of operator `n`."""
+    def _amounts(self, n: int, o: Operator, i: int = -1) -> tuple[int, int, int]:
+        """(bytes, flops, work) of operator `n`; `i` as `_part_of` gives it."""
         if n in self.moved:
             share, *_ = self.moved[n]
             return round(o.bytes * share), round(o.flops * share), round(o.work * share)
-        i = self._part_of(o)
         if i < 0 or n in self.twice:
             return o.bytes, o.flops, o.work
-        # Operators behind a sliced gradient (its update) have the part's size.
-        return o.part(self.parts[i] if n > self.p.roots[i] or n in self.moves[i] else 1.0)
+        return amounts(self.p, n, i, self.parts[i], self.moves[i])
 
-    def _operands(self, n: int, o: Operator) -> tuple[int, ...]:
-        """The storages that operator `n` reads."""
+    def _operands(self, n: int, o: Operator, i: int = -1) -> tuple[int, ...]:
+        """The storages that operator `n` reads; `i` as `_part_of` gives it."""
         if n in self.moved:
             _, parts, wholes = self.moved[n]
             return (*parts, *wholes)
-        operands = [self._resolved(s) for s in o.operands]
-        i = self._part_of(o)
+        operands = [self._resolved(s) for s in o.operands] if self.storage else o.operands
         if i >= 0 and n > self.p.roots[i]:  # an update reads the selected gradient
             whole = self.p.operators[self.p.roots[i]].storage
             operands = [self.gradients[i] if s == whole else r for s, r in zip(o.operands, operands)]
@@ -135,13 +133,8 @@ class _Pruning:
 
     def _part_of(self, o: Operator) -> int:
         """The tensor that a backward operator alone serves, if only a part of it is trained; else -1."""
-        i = self._only(o)
-        return i if i in self.parts and not (o.forward or o.needed) else -1
-
-    def _only(self, o: Operator) -> int:
-        """The one trained tensor an operator serves, or -1."""
-        served = o.serves & self.trained
-        return served.bit_length() - 1 if served and served & (served - 1) == 0 else -1
+        i = -1 if o.forward or not self.parts else o.sole(self.trained)
+        return i if i in self.parts else -1
 
     def _resolved(self, storage: int) -> int:
         return self.storage.get(storage, storage)
@@ -175,22 +168,21 @@ class _Pruning:
             return self.selected[n, i]
         o = self.p.operators[n]
         onward = self.moves[i].get(n)
-        if onward is None or self._only(o) != i:
+        if onward is None or o.sole(self.trained) != i:
             size = round(o.size_bytes * share)
             # Later selections stand nearer to what they select from.
             at = len(self.events)
             storage = self._add(n, 1, 1000 - at, f"select_{o.name}", size, (self._resolved(o.storage),),
                                 False, o.forward, size // SCALAR_BYTES)  # fmt: skip
         else:
-            operands = tuple(self._select(m, i, share) for m in onward if m >= 0)
-            for code in onward:
-                if code < -1:
-                    size = round((-1 - code) * share)
-                    at = 1000 - len(self.events)
-                    operands += (
-                        self._add(-1, 1, at, "select_input", size, (), False, True, size // SCALAR_BYTES),
-                    )
-            kept = tuple(self._resolved(self.p.operators[m].storage) for m in o.inputs if m not in onward)
+            reads = selection(o, onward)
+            operands = tuple(self._select(m, i, share) for m in reads.selected)
+            for nbytes in reads.input_bytes:
+                size, at = round(nbytes * share), 1000 - len(self.events)
+                operands += (
+                    self._add(-1, 1, at, "select_input", size, (), False, True, size // SCALAR_BYTES),
+                )
+            kept = tuple(self._resolved(self.p.operators[m].storage) for m in reads.whole)
             self.moved[n] = share, operands, kept
             # A view of an input stands alone in the whole graph; here it may look at a selected part.
             view = o.storage != n or not (o.bytes or o.inputs)

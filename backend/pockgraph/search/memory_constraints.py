@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..cost.masks import masks_alive
-from ..profile import Profile
+from ..profile import Profile, pruning_rules
 from ..profile.operator_cost import Operator
+from ..profile.pruning_rules import Reader, When, amounts, any_of, when_there
 from .linear_solver import NEVER, Linear
 from .plan_variables import PlanVariables, bits
 
@@ -29,58 +30,15 @@ class SchedulePoint(NamedTuple):
     after: str = ""
 
 
-class _Use(NamedTuple):
-    """An operator that reads a storage.
-
-    Attributes:
-        at: its position.
-        serves: set of the tensors whose update needs it; 0 when the loss does.
-        own: the tensor that, trained in part, makes it read selected channels instead; -1: none does.
-        part_bytes: of all those channels.
-        compares: it only compares the storage, so that a mask would do.
-    """
-
-    at: int
-    serves: int
-    own: int = -1
-    part_bytes: int = 0
-    compares: bool = False
-
-
 class LinearMemory:
     """Bytes of a profile's steps as linear expressions of plan variables; may add variables that follow."""
 
     def __init__(self, profile: Profile, variables: PlanVariables) -> None:
         self.p, self.v = profile, variables
-        self._uses = self._whole_uses()
+        self._readers = pruning_rules.readers(profile)
+        self._input_readers = pruning_rules.input_readers(profile)
+        self._weight_readers = pruning_rules.weight_readers(profile)
         self._clamps = {o.masks: o for o in profile.operators if o.masks >= 0}
-        self._inputs = self._selected_inputs()
-
-    def _whole_uses(self) -> list[list[_Use]]:
-        """Per storage, who reads it, in schedule order."""
-        operators = self.p.operators
-        uses: list[list[_Use]] = [[] for _ in operators]
-        for n, o in enumerate(operators):
-            own = _owner(o)
-            moved = self.p.moves[own].get(n, ()) if own >= 0 else ()
-            part_bytes = {operators[m].storage: operators[m].size_bytes for m in moved if m >= 0}
-            for s in o.operands:
-                reader = own if s in part_bytes else -1
-                serves = 0 if o.needed else o.serves
-                uses[s].append(_Use(n, serves, reader, part_bytes.get(s, 0), compares=o.masks == s))
-            if o.needed:
-                uses[o.storage].append(_Use(n, 0))
-        uses[operators[self.p.loss].storage].append(_Use(len(operators), 0))  # a result stays
-        return uses
-
-    def _selected_inputs(self) -> list[_Use]:
-        """Who reads selected channels of the batch, which stand beside it from the start."""
-        return [
-            _Use(n, 1 << i, i, sum(-1 - code for code in codes if code < -1))
-            for i, moved in enumerate(self.p.moves)
-            for n, codes in moved.items()
-            if _owner(self.p.operators[n]) == i
-        ]
 
     # ------------------------------------------------------------------ points of the schedule
 
@@ -102,8 +60,8 @@ class LinearMemory:
         """Bytes alive at a point, without weights, their trained parts and optimizer state."""
         t, after = point
 
-        def still_to_come(uses: list[_Use]) -> list[_Use]:
-            return [u for u in uses if u.at > t or (u.at == t and not after)]
+        def still_to_come(readers: list[Reader]) -> list[Reader]:
+            return [r for r in readers if r.at > t or (r.at == t and not after)]
 
         total = Linear()
         source = self.p.operators[t].storage if after else -1
@@ -112,13 +70,13 @@ class LinearMemory:
         for n, o in enumerate(self.p.operators[: t + 1]):
             if o.storage != n or o.bytes == 0 or n == source:
                 continue
-            later = still_to_come(self._uses[n])
+            later = still_to_come(self._readers[n])
             if n == t:
                 if o.elementwise and self._reuses(n):
                     continue
-                later = later or [_Use(t, 0 if o.needed else o.serves)]
+                later = later or [Reader(t, when_there(o))]
             self._add_storage(n, later, total)
-        self._add_parts(still_to_come(self._inputs), total)
+        self._add_parts(still_to_come(self._input_readers), total)
         self._add_joined(t, total)
         return total
 
@@ -128,8 +86,8 @@ class LinearMemory:
         total = Linear()
         for n, o in enumerate(self.p.operators[: last + 1]):
             if o.storage == n and o.bytes:
-                self._add_storage(n, [u for u in self._uses[n] if u.at > last], total)
-        self._add_parts([u for u in self._inputs if u.at > last], total)
+                self._add_storage(n, [r for r in self._readers[n] if r.at > last], total)
+        self._add_parts([r for r in self._input_readers if r.at > last], total)
         self._add_joined(last, total)
         return total
 
@@ -137,19 +95,18 @@ class LinearMemory:
         """Bytes of trained parts beside their weights, with the indices that place them."""
         total = Linear()
         for i in self.v.variables_by_share:
-            tensor = self.p.tensors[i]
+            channels = self.p.tensors[i].channels or 0
             for share, literal in self.v.variables_of(i):
                 if share < 1:
-                    total.add(literal, tensor.nbytes * share + 8 * share * (tensor.channels or 0))
+                    total.add(literal, pruning_rules.part_bytes(self.p, i, share, round(share * channels)))
         return total
 
     def state_bytes(self) -> Linear:
         """Bytes of optimizer state."""
         total = Linear(constant=float(self.p.scalar_bytes))
         for i in self.v.variables_by_share:
-            stays, shrinks = self.p.state_bytes[i]
             for share, literal in self.v.variables_of(i):
-                total.add(literal, stays + shrinks * share)
+                total.add(literal, pruning_rules.state_bytes(self.p, i, share))
         return total
 
     # ------------------------------------------------------------------ what is alive
@@ -164,115 +121,97 @@ class LinearMemory:
         bounds = [o.clamps for o in self.p.operators if o.masks == n]
         if bounds:
             masks = sum(masks_alive(b) if after == "mask" else 1 for b in bounds)
-            self._add_masks(o.mask_bytes * masks, self._clamps[n].serves, self._read_whole(n), total)
+            self._add_masks(o.mask_bytes * masks, self._compared(n), self._kept(n), total)
         if after == "select":
-            self._add_parts([u for u in self._uses[n] if u.at > t], total)
+            self._add_parts([r for r in self._readers[n] if r.at > t], total)
 
-    def _add_storage(self, n: int, later: list[_Use], total: Linear) -> None:
+    def _add_storage(self, n: int, later: list[Reader], total: Linear) -> None:
         """Storage `n`, or what is kept instead of it, while any of `later` is still to come."""
         if not later:
             return
         o = self.p.operators[n]
-        own = _owner(o)
-        reading = [u for u in later if not u.compares]
-        compared = self._clamps[n].serves if len(reading) < len(later) else 0
-        if any(use.serves == 0 for use in later):
-            total.constant += o.bytes
-            if compared:  # its mask is there already
-                self._add_masks(o.mask_bytes, compared, self._read_whole(n), total)
-        elif own >= 0 and not o.forward:
+        own = -1 if o.forward else o.sole()
+        if own >= 0:
             for share, literal in self.v.variables_of(own):
-                total.add(literal, o.part(share)[0] if self._shrinks(n, own) else o.bytes)
+                total.add(literal, amounts(self.p, n, own, share, self.p.moves[own])[0])
             return
+        read = self._literal(any_of(r.when for r in later if not r.compares))
+        if not any(r.compares for r in later):
+            total.add(read, o.bytes)
         else:
-            kept = self._read_by(reading)
-            if compared:
-                self._add_clamped(o, compared, kept, self._read_whole(n), total)
+            if read is None:
+                total.constant += o.bytes
             else:
-                total.add(kept, o.bytes)
+                self._add_clamped(o, self._compared(n), read, self._kept(n), total)
+            self._add_masks(o.mask_bytes, self._compared(n), self._kept(n), total)
         self._add_parts(later, total)
 
-    def _add_parts(self, later: list[_Use], total: Linear) -> None:
+    def _add_parts(self, later: list[Reader], total: Linear) -> None:
         """Selected channels of a storage that are kept instead of all of it."""
-        for use in later:
-            for share, literal in self.v.variables_of(use.own):
+        for reader in later:
+            for share, literal in self.v.variables_of(reader.of):
                 if share < 1:
-                    total.add(literal, use.part_bytes * share)
+                    total.add(literal, reader.part_bytes * share)
 
-    def _add_clamped(
-        self, o: Operator, compared: int, later: int | None, ever: int | None, total: Linear
-    ) -> None:
+    def _add_clamped(self, o: Operator, compared: int, later: int, kept: int | None, total: Linear) -> None:
         """A clamped result that a backward operator still compares.
 
-        Whoever reads it whole at any time (`ever`) keeps it until then; otherwise its mask is kept.
+        Where it is kept for others at any time (`kept`) it stays until then; otherwise its mask does.
         """
         trained = self.v.any_trained(compared)
-        if ever is None:
+        if kept is None:
             total.add(trained if later == NEVER else later, o.bytes)
-        elif ever != NEVER:
-            both = ever if trained is None else self.v.both_of(trained, ever)
-            kept = both if later == NEVER else ever if later == ever else self.v.either_of(both, later)
-            total.add(kept, o.bytes)
-        self._add_masks(o.mask_bytes, compared, ever, total)
+        elif kept != NEVER:
+            both = kept if trained is None else self.v.both_of(trained, kept)
+            stays = both if later == NEVER else kept if later == kept else self.v.either_of(both, later)
+            total.add(stays, o.bytes)
 
-    def _add_masks(self, size: int, compared: int, ever: int | None, total: Linear) -> None:
-        """Masks kept for the tensors of `compared`, where nothing keeps the result itself."""
-        if ever is not None:
+    def _add_masks(self, size: int, compared: int, kept: int | None, total: Linear) -> None:
+        """Masks for the tensors of `compared`, where nothing keeps the result itself."""
+        if kept is not None:
             total.add(
-                self.v.any_trained(compared) if ever == NEVER else self.v.any_trained_unless(compared, ever),
+                self.v.any_trained(compared) if kept == NEVER else self.v.any_trained_unless(compared, kept),
                 size,
             )
 
     def _add_joined(self, t: int, total: Linear) -> None:
         """Weights joined from constant and trained channels: alive while anything will read them."""
         for i in self.v.variables_by_share:
-            if self.p.first_reader[i] > t:
+            later = [r for r in self._weight_readers[i] if r.at >= t]
+            if self.p.first_reader[i] > t or not later:
                 continue
-            reads = [(n, o) for n, o in enumerate(self.p.operators[t:], t) if i in o.reads]
-            later = [o for n, o in reads if _owner(o) != i or n not in self.p.moves[i]]
-            if not later:
-                continue
-            # A weight that is used twice is read whole on the way to its own gradient.
-            always = any(o.needed or (o.serves >> i & 1 and n not in self.p.moves[i]) for n, o in reads)
-            deeper = 0
-            for o in later:
-                deeper |= o.serves & ~(1 << i)
+            when = any_of(r.when for r in later)
             for share, literal in self.v.variables_of(i):
                 if share < 1:
-                    trained = None if always else self.v.any_trained(deeper)
-                    joined = literal if trained is None else self.v.both_of(literal, trained)
-                    total.add(joined, self.p.tensors[i].nbytes)
+                    read = self._literal(when)
+                    total.add(self._both(literal, read), self.p.tensors[i].nbytes)
 
-    # ------------------------------------------------------------------ who reads it
+    # ------------------------------------------------------------------ conditions as variables
 
-    def _read_by(self, uses: list[_Use]) -> int | None:
-        """A variable that is 1 when any of these uses reads the whole storage; None: one always does."""
-        if not uses:
+    def _literal(self, when: When) -> int | None:
+        """A variable that is 1 for the plans of a condition; None: for all."""
+        if when.always:
+            return None
+        return self.v.any_of(when.trained, bits(when.whole)) if when.trained or when.whole else NEVER
+
+    def _both(self, a: int | None, b: int | None) -> int | None:
+        """A variable that is 1 when `a` and `b` both are."""
+        if NEVER in (a, b):
             return NEVER
-        tensors = whole = 0
-        for use in uses:
-            if use.own >= 0:
-                whole |= use.serves
-            else:
-                tensors |= use.serves
-        return self.v.any_of(tensors, bits(whole))
+        return b if a is None else a if b is None else self.v.both_of(a, b)
 
-    def _read_whole(self, n: int) -> int | None:
-        """A variable that is 1 when a backward operator reads storage `n` for more than a comparison."""
-        return self._read_by([u for u in self._uses[n] if u.serves and not u.compares])
+    def _compared(self, n: int) -> int:
+        """The tensors whose gradients need the comparison of storage `n` with bounds."""
+        return self._clamps[n].serves
+
+    def _kept(self, n: int) -> int | None:
+        """A variable that is 1 when storage `n` itself is kept though it is compared; None: it always is."""
+        return self._literal(pruning_rules.kept_for(self._clamps[n], self._readers[n]))
 
     def _reuses(self, n: int) -> bool:
         """Could operator `n` write over an operand that it is the last to read?"""
         o = self.p.operators[n]
         return any(
-            self.p.operators[s].bytes == o.bytes and max(u.at for u in self._uses[s]) == n for s in o.operands
+            self.p.operators[s].bytes == o.bytes and max(r.at for r in self._readers[s]) == n
+            for s in o.operands
         )
-
-    def _shrinks(self, n: int, tensor: int) -> bool:
-        """Does an operator that serves one tensor alone have the size of its trained part?"""
-        return n > self.p.roots[tensor] or n in self.p.moves[tensor]
-
-
-def _owner(o: Operator) -> int:
-    """The one tensor an operator serves, or -1."""
-    return o.serves.bit_length() - 1 if o.serves and o.serves & (o.serves - 1) == 0 and not o.needed else -1
