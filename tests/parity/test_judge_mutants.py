@@ -35,7 +35,7 @@ def test_wrong_updates_in_the_graph_are_refused(optimizer: str) -> None:
     graph = built("mlp", optimizer)
     right = graph.prune(PLANS["half"](graph))
     split = SplitStep(right, right.task.example, 0)
-    gradients = split.front().gradients
+    gradients = split.run_gradients().gradients
     assert not check_update(right, split, gradients).refusal
     missed = []
     for seed in range(6):

@@ -23,6 +23,7 @@ from ..optimizer import optimizer_from_dict
 from ..passes.batch_limits import limits_of
 from ..passes.guard_indices import guards_of
 from ..runtime import checkpoint
+from ..runtime.last_used import last_checkpoint, last_trainer
 from ..runtime.manifest import (
     LAST_CHECKPOINT,
     MANIFEST,
@@ -40,7 +41,8 @@ from ..runtime.manifest import (
     verify_files,
 )
 from ..runtime.result_marks import INEXACT, OUT_OF_BOUNDS
-from ..runtime.trainer import Trainer, last_checkpoint, last_trainer
+from ..runtime.trained_parts import whole_tensors
+from ..runtime.trainer import Trainer
 from ..task.batch import nonfinite_entries
 from ..version import __version__
 from . import identity
@@ -156,7 +158,7 @@ class Artifact:
         if isinstance(state, Mapping):
             return state
         loaded = checkpoint.load_checkpoint(Path(state), self.manifest)
-        return checkpoint.whole_tensors(self.path, self.manifest, loaded.state, self.manifest.averaged)
+        return whole_tensors(self.path, self.manifest, loaded.state, self.manifest.averaged)
 
     def __repr__(self) -> str:
         m = self.manifest

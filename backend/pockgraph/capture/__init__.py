@@ -14,6 +14,7 @@ repeat is refused by name and line.
 - `packed_sequences.py`: packed sequences as padded ones
 - `in_place.py`: operators that write -> functions of values
 - `complex_numbers.py`: complex Python numbers as constants
+- `static_graph.py`: what a trace holds that no static graph can
 - `node_metadata.py`: phase, layer and source of each node
 - `python_state.py`: what Python keeps from one call to the next: snapshots, and what differs
 - `model_checks.py`, `shared_memory.py`: models that cannot be trained as they are

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.fx.traceback as fx_traceback
 from torch import Tensor, fx, nn
-from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
 from torch.distributions import Distribution
@@ -20,8 +19,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import TaskError, listing
-from ..ir.graph import aten, dtype_name
-from ..ir.reachability import ancestors
+from ..ir.graph import aten
 from ..task import Task
 from ..task.task import BATCH_NORMS
 from . import refusals
@@ -30,15 +28,10 @@ from .node_metadata import source_of
 from .observer import Observer, first_difference
 from .python_state import Snapshot
 from .refusals import NotOneGraph
+from .static_graph import drop_assertions, drop_profiling, refuse_dynamic
 from .traced_model import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
 
 Function = Callable[..., Tensor]
-ASSERTIONS = (aten._assert_async.default, aten._assert_async.msg)
-# They take operands of one dtype, though tensors without data do not say so.
-PRODUCTS = (
-    aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.mv.default,
-    aten.addmv.default, aten.dot.default, aten.convolution.default,
-)  # fmt: skip
 
 
 @dataclass
@@ -253,9 +246,9 @@ class _Run:
 
         with self.mode:
             traced = make_fx(function, _OWN_STATISTICS, _allow_non_fake_inputs=True)(*self.fakes)
-        _without_profiling(traced.graph)
-        unchecked = _without_assertions(traced.graph)
-        _refuse_dynamic(traced.graph)
+        drop_profiling(traced.graph)
+        unchecked = drop_assertions(traced.graph)
+        refuse_dynamic(traced.graph)
         undo_in_place(traced.graph)
         captured = Captured(
             traced, self.tensors, value, list(gradients), dict.fromkeys(self.assigned, ""), unchecked
@@ -356,57 +349,7 @@ def _averaged(new: dict[str, Tensor], old: Mapping[str, Tensor], norms: Sequence
                 new[key] = old[key] * (1 - share) + new[key] * share
 
 
-# ---------------------------------------------------------------- what is no graph
-
-
-def _without_profiling(graph: fx.Graph) -> None:
-    """Leave out the marks of `torch.profiler.record_function`, which compute nothing."""
-    for node in reversed(graph.nodes):  # an end before its beginning, which it refers to
-        if getattr(node.target, "namespace", "") == "profiler":
-            graph.erase_node(node)
-
-
-def _without_assertions(graph: fx.Graph) -> list[str]:
-    """Leave out `torch._assert_async`, which no device runs; where (`file:line`) it stood."""
-    found = [n for n in graph.nodes if n.target in ASSERTIONS]
-    for node in found:
-        graph.erase_node(node)
-    return list(dict.fromkeys(map(_line_of, found)))
-
-
-def _refuse_dynamic(graph: fx.Graph) -> None:
-    """Refuse values and shapes that only a run can tell, and products that none computes.
-
-    Raises:
-        NotOneGraph: naming the user's line.
-    """
-    for node in graph.nodes:
-        if isinstance(node.target, HigherOrderOperator):
-            name = node.target.name()
-            raise NotOneGraph(refusals.HIGHER_ORDER.format(name=name), source_of(node.meta))
-        dtypes = (
-            {dtype_name(n.meta["val"].dtype): None for n in node.all_input_nodes}
-            if node.target in PRODUCTS
-            else ()
-        )
-        if len(dtypes) > 1:
-            raise NotOneGraph(refusals.MIXED.format(dtypes=" and ".join(dtypes)), _line_of(node))
-        value = node.meta.get("val")
-        for v in value if isinstance(value, tuple | list) else (value,):
-            symbolic = isinstance(v, torch.SymInt | torch.SymFloat | torch.SymBool)
-            sized = isinstance(v, Tensor) and any(isinstance(s, torch.SymInt) for s in v.shape)
-            if symbolic or sized:
-                number = node.target is aten._local_scalar_dense.default
-                reason = refusals.AS_NUMBER if number else refusals.DATA_DEPENDENT
-                raise NotOneGraph(reason, _line_of(node))
-
-
-def _line_of(node: fx.Node) -> str:
-    """The user's line of an operator: its own, else of what reads the same, else of what it comes from."""
-    beside = (user for operand in node.all_input_nodes for user in operand.users)
-    above = ancestors(node)
-    before = (n for n in reversed(node.graph.nodes) if n in above)
-    return next(filter(None, (source_of(n.meta) for n in (node, *beside, *before))), "")
+# ---------------------------------------------------------------- twice the same
 
 
 def _compare(first: _Run, before: Snapshot, between: Snapshot) -> None:

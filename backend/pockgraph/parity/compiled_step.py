@@ -40,9 +40,9 @@ from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from . import decay as decay_check
 from .decay import WorstDecay, decay_probe
-from .gradients import Doubt, GradientCheck
+from .gradients import GradientCheck, GradientComparison
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
-from .split_step import Front
+from .split_step import GradientRun
 from .updates import ALLOWED
 
 DEVICE = "CPU"
@@ -127,7 +127,7 @@ class _StepResult:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _StepComparison:
     """What comparing the step gave: deviation of the loss, and by state."""
 
     loss: float
@@ -165,7 +165,7 @@ class _Judge:
             found, rounding = self._settled(found, check)
         return self._record(check, doubt, found, rounding, decay)
 
-    def _settled(self, doubt: _Found, check: GradientCheck) -> tuple[_Found, float]:
+    def _settled(self, doubt: _StepComparison, check: GradientCheck) -> tuple[_StepComparison, float]:
         """Doubts as they are left by what is known about rounding, and its size, see `_most_rounding`."""
         center, runs = check.plain, []
         for center, more in self._evidence(check):
@@ -175,26 +175,26 @@ class _Judge:
                 break
         return doubt, _most_rounding(center, runs)
 
-    def _evidence(self, check: GradientCheck) -> Iterator[tuple[Front, list[Front]]]:
+    def _evidence(self, check: GradientCheck) -> Iterator[tuple[GradientRun, list[GradientRun]]]:
         """The graph's run that counts, and more runs that differ from it in rounding; the cheapest first."""
         if check.referee == "float32":
             yield check.plain, []
         center = check.exact or check.plain
         yield center, [check.plain, *check.of_module()]
         for count, bits in DRAWS:
-            yield center, check.nudged(count, self._precision.eps, bits)
+            yield center, check.perturbed(count, self._precision.eps, bits)
 
-    def _ships(self, found: _Found) -> bool:
+    def _ships(self, found: _StepComparison) -> bool:
         return found.loss <= found.allowed_loss and not self._doubtful(found)
 
-    def _doubtful(self, found: _Found) -> frozenset[str]:
+    def _doubtful(self, found: _StepComparison) -> frozenset[str]:
         return frozenset(name for name, d in found.states.items() if not d.beyond <= self._precision.step)
 
-    def _compared(self, center: Front) -> _Found:
+    def _compared(self, center: GradientRun) -> _StepComparison:
         """The artefact's steps against the graph's, where a state's last bits are all that may differ."""
         states: dict[str, Deviation] = {}
         for run in self._runs:
-            right = self._split.update(center.cut, LR, run.start) | center.buffers
+            right = self._split.update(center.update_inputs, LR, run.start) | center.buffers
             for name, after, before in self._states(run, right):
                 got, moved = run.state[name], after - before if after.is_floating_point() else after
                 found = deviation(got, after, moved)
@@ -202,9 +202,11 @@ class _Judge:
                     room = state_width(after, before, None, ARITHMETIC, got.dtype)
                     found = deviation(got, after, moved, room)
                 _keep_worst(states, name, found)
-        return _Found(*self._loss(center, []), states)
+        return _StepComparison(*self._loss(center, []), states)
 
-    def _within(self, doubt: _Found, center: Front, runs: Sequence[Front]) -> _Found:
+    def _within(
+        self, doubt: _StepComparison, center: GradientRun, runs: Sequence[GradientRun]
+    ) -> _StepComparison:
         """The states that are in doubt, against the band that rounding leaves.
 
         Args:
@@ -212,11 +214,15 @@ class _Judge:
         """
         floor = FLOOR_RATIO * typical(center.gradients)
         only = frozenset(self._next_names[name] for name in self._doubtful(doubt))
-        cut = {name: center.cut[name] for name in self._split.read_by(only)}
-        span = spans(cut, [r.cut for r in runs], self._precision.gradient, floor)
+        update_inputs = {name: center.update_inputs[name] for name in self._split.read_by(only)}
+        span = spans(update_inputs, [r.update_inputs for r in runs], self._precision.gradient, floor)
         states: dict[str, Deviation] = {}
         for run in self._runs:
-            right, width = bands(cut, span, lambda cut, run=run: self._split.update(cut, LR, run.start, only))
+            right, width = bands(
+                update_inputs,
+                span,
+                lambda update_inputs, run=run: self._split.update(update_inputs, LR, run.start, only),
+            )
             for name in only & center.buffers.keys():
                 right[name] = center.buffers[name]
                 width[name] = spread(right[name], [r.buffers[name] for r in runs])
@@ -227,7 +233,7 @@ class _Judge:
         loss = doubt.loss, doubt.allowed_loss
         if not doubt.loss <= doubt.allowed_loss:
             loss = self._loss(center, runs)
-        return _Found(*loss, {**doubt.states, **states})
+        return _StepComparison(*loss, {**doubt.states, **states})
 
     def _states(self, run: _StepResult, right: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Of each state that `right` has: its name, the right next value, and the value before."""
@@ -239,7 +245,7 @@ class _Judge:
     def _next_names(self) -> dict[str, str]:
         return {s.name: s.next_name for s in self._manifest.train.state}
 
-    def _loss(self, center: Front, runs: Sequence[Front]) -> tuple[float, float]:
+    def _loss(self, center: GradientRun, runs: Sequence[GradientRun]) -> tuple[float, float]:
         """How far the artefact's is off, and how far it may be."""
         size = max(abs(center.loss), 1e-2) if math.isfinite(center.loss) else 1.0
         off = max(_finite_or_inf(abs(run.loss - center.loss)) for run in self._runs)
@@ -249,8 +255,8 @@ class _Judge:
     def _record(
         self,
         check: GradientCheck,
-        doubt: Doubt,
-        found: _Found,
+        doubt: GradientComparison,
+        found: _StepComparison,
         rounding: float | None,
         decay: WorstDecay | None,
     ) -> _Verdict:
@@ -283,7 +289,7 @@ class _Judge:
         )  # fmt: skip
         return _Verdict(parity, refusal)
 
-    def _said(self, found: _Found) -> list[str]:
+    def _said(self, found: _StepComparison) -> list[str]:
         """What deviates."""
         said = []
         if not found.loss <= found.allowed_loss:
@@ -308,7 +314,7 @@ class _Judge:
         )
 
 
-def _most_rounding(center: Front, runs: Sequence[Front]) -> float:
+def _most_rounding(center: GradientRun, runs: Sequence[GradientRun]) -> float:
     """How far rounding moves a gradient, relative to its size, of the tensor that it moves most."""
     least = 1e-3 * typical(center.gradients)
     worst = 0.0

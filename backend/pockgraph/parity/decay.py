@@ -18,7 +18,7 @@ from torch import Tensor
 from ..optimizer import Adafactor, AdamW, Lion, Optimizer
 from ..train_graph import TrainGraph
 from .rounding import deviation, state_width
-from .split_step import Front, SplitStep
+from .split_step import GradientRun, SplitStep
 
 ALLOWED = 2e-6  # of a channel's movement, beyond what storing it rounds
 DECAY = 0.3  # share of a weight that the step takes off
@@ -66,18 +66,18 @@ class DecayProbe:
     largest: float
 
     def worst(
-        self, graph: TrainGraph, split: SplitStep, front: Front, after: Mapping[str, Tensor]
+        self, graph: TrainGraph, split: SplitStep, plain: GradientRun, after: Mapping[str, Tensor]
     ) -> WorstDecay:
         """Compare what the artefact's step left with where the graph's update takes the weights.
 
         Args:
-            front: the graph's own run.
+            plain: the graph's own run.
             after: state slot name -> value.
         """
         part = (lambda value: value) if isinstance(graph.optimizer, Adafactor) else _part
         slots = [s for s in graph.state_slots if s.trained]
         start = {s.name: part(self.start.get(s.name, graph.values[s.name])) for s in graph.state_slots}
-        shapes = {name: part(g).shape for name, g in front.cut.items()}
+        shapes = {name: part(g).shape for name, g in plain.update_inputs.items()}
         size = LONGEST * self.largest
         right, moved = (
             split.update(
@@ -114,11 +114,11 @@ def _part(value: Tensor) -> Tensor:
     return rows[:, :: -(-rows.shape[1] // kept)]
 
 
-def decay_probe(graph: TrainGraph, front: Front, warm: Mapping[str, Tensor]) -> DecayProbe | None:
+def decay_probe(graph: TrainGraph, plain: GradientRun, warm: Mapping[str, Tensor]) -> DecayProbe | None:
     """The step that shows a plan's weight decay; None where its optimizer has none that is decoupled.
 
     Args:
-        front: the graph's own run.
+        plain: the graph's own run.
         warm: optimizer states in the middle of training, see `SplitStep.warm_states`; the next step is one
             that updates.
     """
@@ -126,7 +126,7 @@ def decay_probe(graph: TrainGraph, front: Front, warm: Mapping[str, Tensor]) -> 
     most = max((_decay(graph.optimizer, fqn) for fqn in graph.plan.tensors), default=0.0)
     if not (rule is Lion or rule in SQUARES) or not most:
         return None
-    largest = max((float(g.abs().max()) for g in front.gradients.values() if g.numel()), default=0.0) or 1.0
+    largest = max((float(g.abs().max()) for g in plain.gradients.values() if g.numel()), default=0.0) or 1.0
     start = dict(warm)
     for slot in graph.state_slots:
         value = graph.values[slot.name]

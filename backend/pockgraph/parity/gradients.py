@@ -19,8 +19,8 @@ from ..ir.graph import Role, Slot
 from ..train_graph import TrainGraph
 from .eager_reference import Outcome, autograd
 from .rounding import deviation, loss_spread, ratio, span_of, spread, state_width, typical
-from .split_step import LAST_BITS, Front, SplitStep
-from .updates import UpdateFound, check_update
+from .split_step import PERTURBATION_EPS, GradientRun, SplitStep
+from .updates import UpdateComparison, check_update
 
 QUICK = 5e-5  # a deviation in float32 up to which nothing more is asked
 EXACT = 1e-6  # in float64
@@ -31,7 +31,7 @@ RUNS = 4
 
 
 @dataclass(frozen=True)
-class Doubt:
+class GradientComparison:
     """How the graph compares with the module.
 
     Attributes:
@@ -87,33 +87,35 @@ class GradientCheck:
         return [(s, self._graph.values[s.name]) for s in self._graph.inputs if s.changes]
 
     @cached_property
-    def plain(self) -> Front:
+    def plain(self) -> GradientRun:
         """The graph in its own dtypes."""
-        return self.split.front()
+        return self.split.run_gradients()
 
     @cached_property
-    def exact(self) -> Front | None:
+    def exact(self) -> GradientRun | None:
         """The graph in float64; None where it cannot be run so."""
         self._asked_double = True
         try:
-            return self.split.front(double=True)
+            return self.split.run_gradients(double=True)
         except Exception as e:  # an operator that has no float64 form, whatever it raises
             self._no_double = f"the graph does not run in float64 ({_first_line(e)})"
             return None
 
     @cached_property
-    def update(self) -> UpdateFound:
+    def update(self) -> UpdateComparison:
         """The graph's update phase against `torch.optim`."""
         return check_update(self._graph, self.split, self.plain.gradients)
 
-    def of_module(self) -> list[Front]:
+    def of_module(self) -> list[GradientRun]:
         """Autograd's own run, which is rounded in its way too."""
         m = self._module
-        return [self.split.front_of(m.loss, m.gradients, m.changed)]
+        return [self.split.run_of(m.loss, m.gradients, m.changed)]
 
-    def nudged(self, count: int, eps: float | None = None, bits: float = LAST_BITS) -> list[Front]:
-        """Runs of the graph that differ in rounding, see `SplitStep.front`."""
-        return [self.split.front(nudge=seed, eps=eps, bits=bits) for seed in range(count)]
+    def perturbed(
+        self, count: int, eps: float | None = None, bits: float = PERTURBATION_EPS
+    ) -> list[GradientRun]:
+        """Runs of the graph that differ in rounding, see `SplitStep.run_gradients`."""
+        return [self.split.run_gradients(perturbation=seed, eps=eps, bits=bits) for seed in range(count)]
 
     @cached_property
     def _module(self) -> Outcome:
@@ -137,7 +139,7 @@ class GradientCheck:
             return f"float32: {self._no_double}"
         return "float64" if self._asked_double else "float32"
 
-    def run(self) -> Doubt:
+    def run(self) -> GradientComparison:
         """Compare; with dropout, both with the masks of the seed.
 
         Raises:
@@ -151,14 +153,14 @@ class GradientCheck:
             return replace(quick, refusal=self._refusal_of_eager(_not_finite(eager)))
         module = self._double_module() if self.exact is not None else None
         if module is None or self.exact is None:
-            runs = self.nudged(RUNS)
+            runs = self.perturbed(RUNS)
             return self._judged(self._compare(self.plain, eager, runs, FALLBACK, FLOOR_RATIO_F32))
         found = self._compare(self.exact, module, [], EXACT, FLOOR_RATIO)
         runs = []
         for seed in range(RUNS):
             if found.agrees:
                 break
-            runs.append(self.split.front(double=True, nudge=seed))
+            runs.append(self.split.run_gradients(double=True, perturbation=seed))
             found = self._compare(self.exact, module, runs, EXACT, FLOOR_RATIO)
         return self._judged(found)
 
@@ -170,8 +172,8 @@ class GradientCheck:
             return None
 
     def _compare(
-        self, graph: Front, module: Outcome, runs: list[Front], allowed: float, floor_ratio: float
-    ) -> Doubt:
+        self, graph: GradientRun, module: Outcome, runs: list[GradientRun], allowed: float, floor_ratio: float
+    ) -> GradientComparison:
         """Compare two outcomes.
 
         Args:
@@ -207,9 +209,9 @@ class GradientCheck:
             worst = max(share, key=share.__getitem__, default="")
             figure = share.get(worst, 0.0)
             allowed = max(allowed, figure)  # what is more than that is rounding
-        return Doubt(loss, loss_allowed + rounding / size, figure, allowed, worst)
+        return GradientComparison(loss, loss_allowed + rounding / size, figure, allowed, worst)
 
-    def _buffer(self, slot: Slot, graph: Front, module: Outcome, runs: list[Front]) -> float:
+    def _buffer(self, slot: Slot, graph: GradientRun, module: Outcome, runs: list[GradientRun]) -> float:
         """How far a buffer's next value is off, relative to how far it moves."""
         got, right = graph.buffers[slot.name], module.changed[slot.fqn]
         before = next(v for s, v in self._states if s.fqn == slot.fqn)
@@ -217,7 +219,7 @@ class GradientCheck:
         moved = right.double() - before.double()
         return deviation(got, right, moved, state_width(right, before, width, 0.0, right.dtype)).beyond
 
-    def _judged(self, found: Doubt) -> Doubt:
+    def _judged(self, found: GradientComparison) -> GradientComparison:
         return found if found.agrees else replace(found, refusal=self._refusal(found))
 
     def _refusal_of_eager(self, what: str) -> str:
@@ -228,7 +230,7 @@ class GradientCheck:
             "(.clamp_min(1e-12) ahead of a .sqrt()), or correct the batch."
         )
 
-    def _refusal(self, found: Doubt) -> str:
+    def _refusal(self, found: GradientComparison) -> str:
         said = []
         if not found.loss <= found.allowed_loss:
             off = f"is off by {found.loss:.2g} of its size" if math.isfinite(found.loss) else "is not finite"

@@ -27,7 +27,7 @@ def dropped(site: int, shape: Sequence[int], p: float, keys: np.ndarray) -> Tens
     """Bool `shape`: which elements the mask number `site` drops, each with probability `p`.
 
     Args:
-        keys: of the step, as `runtime.seed.step_keys` gives them.
+        keys: of the step, as `prng.step_keys` gives them.
     """
     split = min(range(len(shape) + 1), key=lambda d: math.prod(shape[:d]) + math.prod(shape[d:]))
     sizes = {"rows": math.prod(shape[:split]), "columns": math.prod(shape[split:])}

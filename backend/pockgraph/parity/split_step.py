@@ -23,8 +23,8 @@ from ..train_graph import TrainGraph
 from .eager_reference import in_double, raised
 from .rounding import typical
 
-# How far off an operator's result is, in machine epsilons, at most.
-LAST_BITS = 4.0
+# How far off a perturbed operator's result is, in machine epsilons, at most.
+PERTURBATION_EPS = 4.0
 POOL = 1 << 18
 # Gradients that are made up are at least this share of the whole model's.
 LEAST_SIZE = 1e-2
@@ -44,20 +44,20 @@ EXACT = {
 
 
 @dataclass(frozen=True)
-class Front:
-    """What the first part computes.
+class GradientRun:
+    """One run of the part that computes loss, gradients and buffers.
 
     Attributes:
         loss: a number.
         gradients: FQN -> gradient of what the plan trains.
         buffers: output slot name -> next value.
-        cut: by the node that computes it, what the update reads.
+        update_inputs: by the node that computes it, what the update reads.
     """
 
     loss: float
     gradients: dict[str, Tensor]
     buffers: dict[str, Tensor]
-    cut: dict[str, Tensor]
+    update_inputs: dict[str, Tensor]
 
 
 class SplitStep:
@@ -76,24 +76,28 @@ class SplitStep:
         self._graph = graph
         updates = set(graph.nodes("update"))
         read = {a for n in updates for a in n.all_input_nodes if a not in updates}
-        cut = [n for n in graph.fx.nodes if n in read and n.op == "call_function"]
+        update_inputs = [n for n in graph.fx.nodes if n in read and n.op == "call_function"]
         marked = [n for n in graph.fx.nodes if "gradient_of" in n.meta]
         self.gradient_nodes = {fqn: n.name for n in marked for fqn in n.meta["gradient_of"]}
-        self._cut = [n.name for n in dict.fromkeys([*cut, *marked])]
-        self._front, self._varying = self._first_part(list(dict.fromkeys([*cut, *marked])), updates)
-        self._back = self._second_part(cut, updates)
-        self._parts: dict[frozenset[str], fx.Graph] = {}
-        self._cut_of_back = [n.name for n in cut]
+        self._read_names = [n.name for n in dict.fromkeys([*update_inputs, *marked])]
+        self._gradient_graph, self._varying = self._make_gradient_graph(
+            list(dict.fromkeys([*update_inputs, *marked])), updates
+        )
+        self._update_graph = self._make_update_graph(update_inputs, updates)
+        self._update_parts: dict[frozenset[str], fx.Graph] = {}
+        self._update_input_names = [n.name for n in update_inputs]
         self._batch, self._keys = batch, torch.from_numpy(step_keys(seed, 0))
 
-    def _first_part(self, cut: list[fx.Node], updates: set[fx.Node]) -> tuple[fx.Graph, set[str]]:
+    def _make_gradient_graph(
+        self, update_inputs: list[fx.Node], updates: set[fx.Node]
+    ) -> tuple[fx.Graph, set[str]]:
         new, copied = fx.Graph(), {}
         new.graph_copy(self._graph.fx, copied)
         results = zip(self._graph.outputs, output_args(self._graph.fx))
         self._kept = [
             (s, n) for s, n in results if n not in updates and s.role in (Role.LOSS, Role.NEW_BUFFER)
         ]
-        new.output(tuple(copied[n] for n in [*(n for _, n in self._kept), *cut]))
+        new.output(tuple(copied[n] for n in [*(n for _, n in self._kept), *update_inputs]))
         new.eliminate_dead_code()
         real = [
             copied[node] for slot, node in self._named_inputs() if slot.role is Role.PARAM or (
@@ -109,10 +113,10 @@ class SplitStep:
         nodes = [n for n in self._graph.fx.nodes if n.op == "placeholder"]
         return list(zip(self._graph.inputs, nodes, strict=True))
 
-    def _second_part(self, cut: list[fx.Node], updates: set[fx.Node]) -> fx.Graph:
+    def _make_update_graph(self, update_inputs: list[fx.Node], updates: set[fx.Node]) -> fx.Graph:
         new = fx.Graph()
         made = {node: new.placeholder(node.name) for _, node in self._named_inputs()}
-        made |= {node: new.placeholder(f"cut_{node.name}") for node in cut}
+        made |= {node: new.placeholder(f"cut_{node.name}") for node in update_inputs}
         for node in self._graph.fx.nodes:
             if node in updates:
                 made[node] = new.node_copy(node, made.__getitem__)
@@ -122,52 +126,57 @@ class SplitStep:
         return new
 
     def read_by(self, only: frozenset[str]) -> list[str]:
-        """What these results of the update read, see `Front.cut`."""
-        given = [n for n in self._back_to(only).nodes if n.op == "placeholder"][len(self._graph.inputs) :]
-        return [name for name, n in zip(self._cut_of_back, given, strict=True) if n.users]
+        """What these results of the update read, see `GradientRun.update_inputs`."""
+        given = [n for n in self._update_part(only).nodes if n.op == "placeholder"][len(self._graph.inputs) :]
+        return [name for name, n in zip(self._update_input_names, given, strict=True) if n.users]
 
-    def _back_to(self, only: frozenset[str] | None) -> fx.Graph:
+    def _update_part(self, only: frozenset[str] | None) -> fx.Graph:
         """The second part, as far as it computes some of its results."""
         if only is None:
-            return self._back
-        if only not in self._parts:
+            return self._update_graph
+        if only not in self._update_parts:
             new = fx.Graph()
             made: dict[fx.Node, fx.Node] = {}
-            results = new.graph_copy(self._back, made)
+            results = new.graph_copy(self._update_graph, made)
             assert isinstance(results, tuple)
             new.output(tuple(n for n, (s, _) in zip(results, self._updated) if s.name in only))
             new.eliminate_dead_code()
-            self._parts[only] = new
-        return self._parts[only]
+            self._update_parts[only] = new
+        return self._update_parts[only]
 
-    def front(
+    def run_gradients(
         self,
         double: bool = False,
-        nudge: int | None = None,
+        perturbation: int | None = None,
         eps: float | None = None,
-        bits: float = LAST_BITS,
-    ) -> Front:
+        bits: float = PERTURBATION_EPS,
+    ) -> GradientRun:
         """Loss, gradients and buffers.
 
         Args:
             double: compute in float64.
-            nudge: a seed: every operator's result is off by up to `bits` times `eps` of itself.
+            perturbation: a seed: every operator's result is off by up to `bits` times `eps` of itself.
             eps: of the result's dtype unless given.
         """
         values = raised(self._graph.values) if double else self._graph.values
         batch = raised(self._batch) if double else self._batch
         with in_double() if double else contextlib.nullcontext():
             inputs = self._inputs(values, batch, torch.tensor(0.0))
-            run = _Run(self._front, self._varying, nudge, eps, bits)
+            run = _PerturbedInterpreter(self._gradient_graph, self._varying, perturbation, eps, bits)
             with torch.no_grad():
                 loss, *found = run.run(*inputs)
         buffers = {s.name: v for (s, _), v in zip(self._kept[1:], found)}
-        cut = dict(zip(self._cut, found[len(buffers) :], strict=True))
-        return Front(float(loss), {fqn: cut[n] for fqn, n in self.gradient_nodes.items()}, buffers, cut)
+        update_inputs = dict(zip(self._read_names, found[len(buffers) :], strict=True))
+        return GradientRun(
+            float(loss),
+            {fqn: update_inputs[n] for fqn, n in self.gradient_nodes.items()},
+            buffers,
+            update_inputs,
+        )
 
     def update(
         self,
-        cut: Mapping[str, Tensor],
+        update_inputs: Mapping[str, Tensor],
         lr: float,
         start: Mapping[str, Tensor] | None = None,
         only: frozenset[str] | None = None,
@@ -175,13 +184,13 @@ class SplitStep:
         """Output slot name -> next value of each weight and optimizer state, given what the update reads.
 
         Args:
-            cut: see `Front`, what is read of it; in float64, so is the result.
+            update_inputs: see `GradientRun`, what is read of it; in float64, so is the result.
             start: input slot name -> value, instead of the graph's.
             only: names of the slots that are wanted; all unless given.
         """
-        back = self._back_to(only)
-        double = any(v.dtype == torch.float64 for v in cut.values())
-        read = [bool(n.users) for n in back.nodes if n.op == "placeholder"]
+        part = self._update_part(only)
+        double = any(v.dtype == torch.float64 for v in update_inputs.values())
+        read = [bool(n.users) for n in part.nodes if n.op == "placeholder"]
         given = zip(self._graph.inputs, read)
         values = {**self._graph.values, **(start or {})}
         values = {s.name: values[s.name] for s, needed in given if needed and s.name in values}
@@ -190,23 +199,25 @@ class SplitStep:
         rate = torch.tensor(lr)  # as a device has it, in float32
         with torch.no_grad():
             inputs = self._inputs(values, batch, rate.double() if double else rate)
-            outputs = fx.Interpreter(nn.Module(), graph=back).run(
-                *inputs, *(cut.get(name) for name in self._cut_of_back)
+            outputs = fx.Interpreter(nn.Module(), graph=part).run(
+                *inputs, *(update_inputs.get(name) for name in self._update_input_names)
             )
         names = [s.name for s, _ in self._updated if only is None or s.name in only]
         return dict(zip(names, outputs, strict=True))
 
-    def front_of(self, loss: float, gradients: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Front:
+    def run_of(
+        self, loss: float, gradients: Mapping[str, Tensor], changed: Mapping[str, Tensor]
+    ) -> GradientRun:
         """What the user's module computed, as if the graph had.
 
         Args:
             gradients, changed: by FQN, of what is trained and of buffers.
         """
         buffers = {s.name: changed[s.fqn] for s, _ in self._kept[1:]}
-        return Front(loss, dict(gradients), buffers, self.named(gradients))
+        return GradientRun(loss, dict(gradients), buffers, self.named(gradients))
 
     def named(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients by FQN, as `Front.cut` has them."""
+        """Gradients by FQN, as `GradientRun.update_inputs` has them."""
         return {node: gradients[fqn] for fqn, node in self.gradient_nodes.items()}
 
     def warm_states(self, gradients: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -240,8 +251,8 @@ class SplitStep:
         names = {replace(s, role=Role.NEW_OPT_STATE).name: s.name for s in slots}
         cycle = self._graph.optimizer.accumulate
         start = middle({s.name: self._graph.values[s.name] for s in slots}, cycle - 1)
-        cut = self.named({fqn: made_up(fqn, g) for fqn, g in gradients.items()})
-        after = self.update(cut, WARM_LR, start)
+        update_inputs = self.named({fqn: made_up(fqn, g) for fqn, g in gradients.items()})
+        after = self.update(update_inputs, WARM_LR, start)
         start |= {names[name]: value for name, value in after.items() if name in names}
         starts = [middle(dict(start), cycle - 1)]
         if any(s.key in FACTORS for s in slots):
@@ -264,15 +275,15 @@ def _scaled(start: Mapping[str, Tensor], slots: Sequence[Slot], factor: float) -
     return {name: value * factor if name in scaled else value for name, value in start.items()}
 
 
-class _Run(fx.Interpreter):
+class _PerturbedInterpreter(fx.Interpreter):
     """Runs a graph, each result a few last bits off where that is asked for."""
 
     def __init__(
-        self, graph: fx.Graph, varying: set[str], nudge: int | None, eps: float | None, bits: float
+        self, graph: fx.Graph, varying: set[str], perturbation: int | None, eps: float | None, bits: float
     ) -> None:
         super().__init__(nn.Module(), graph=graph)
         self._varying, self._eps, self._bits = varying, eps, bits
-        self._generator = None if nudge is None else torch.Generator().manual_seed(nudge)
+        self._generator = None if perturbation is None else torch.Generator().manual_seed(perturbation)
         if self._generator is not None:
             self._pool = torch.rand(2 * POOL, generator=self._generator) * 2 - 1
 

@@ -34,7 +34,7 @@ SMALLEST_LOG10 = -9.0  # of a gradient's elements: below the eps that an optimiz
 
 
 @dataclass(frozen=True)
-class UpdateFound:
+class UpdateComparison:
     """How a graph's updates compare with `torch.optim`'s.
 
     Attributes:
@@ -47,7 +47,7 @@ class UpdateFound:
     refusal: str = ""
 
 
-def check_update(graph: TrainGraph, split: SplitStep, gradients: Mapping[str, Tensor]) -> UpdateFound:
+def check_update(graph: TrainGraph, split: SplitStep, gradients: Mapping[str, Tensor]) -> UpdateComparison:
     """Compare.
 
     Args:
@@ -62,9 +62,9 @@ def check_update(graph: TrainGraph, split: SplitStep, gradients: Mapping[str, Te
             found[slot] = off
     worst = max(found, key=found.__getitem__, default=None)
     if worst is None:
-        return UpdateFound(0.0, "")
+        return UpdateComparison(0.0, "")
     off = found[worst]
-    return UpdateFound(off, worst.name, "" if off <= ALLOWED else _refusal(graph, worst, off))
+    return UpdateComparison(off, worst.name, "" if off <= ALLOWED else _refusal(graph, worst, off))
 
 
 def _deviations(
@@ -73,7 +73,7 @@ def _deviations(
     """How far the state in each slot is off, after each step."""
     count = graph.optimizer.accumulate
     micro_steps = sorted({0, 1, count - 2, count - 1} & set(range(count)))
-    draws = _Draws(graph, split, gradients)
+    draws = _MadeUpValues(graph, split, gradients)
     state, next_names = draws.state, {s.name: s.next_name for s in graph.state_slots}
     slots = [s for s in graph.state_slots if s.name in state and s.fqn]
     start = dict(state)
@@ -117,7 +117,7 @@ def _off(got: Tensor, right: Tensor, before: Tensor) -> float:
     return deviation(got, right, right - before, room).beyond
 
 
-class _Draws:
+class _MadeUpValues:
     """A corner of each tensor of a graph's update: states to begin with, and gradients.
 
     A gradient that is an input of the graph, not computed, cannot be made up: such a tensor is left whole.

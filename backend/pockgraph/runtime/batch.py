@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -160,6 +161,25 @@ def pad_batch(
         last = np.broadcast_to(arrays[name][-1:], (samples - count, *arrays[name].shape[1:]))
         arrays[name] = np.concatenate([arrays[name], last])
     return fit_batch(specs, arrays, task), count
+
+
+def learning_rate(given: object) -> float:
+    """What a step takes as its learning rate.
+
+    Raises:
+        BatchError: there is none, or it is no finite number ≥ 0.
+    """
+    if given is None:
+        raise BatchError("The artefact's optimizer has no learning rate of its own: pass lr= to step().")
+    try:
+        rate = float(given)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        rate = math.nan
+    if not (math.isfinite(rate) and rate >= 0):
+        raise BatchError(
+            f"lr={str(given)[:40]} is no learning rate: pass a finite number that is not negative."
+        )
+    return rate
 
 
 def _has_samples(spec: BatchSpec, samples: int) -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints, initial values, and whole tensors out of trained parts: safetensors in, numpy out.
+"""Checkpoints and initial values: safetensors in, numpy out.
 
 A checkpoint is one safetensors file: every state slot by name, and in the header who it belongs to,
 the step, and a digest of the values. It carries no graph and no frozen weight.
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from ..errors import ArtifactError, listing, reason
 from ..files import open_regular, parse_json, replacing
 from ..plan import Plan
-from .manifest import EMA, STATE, Manifest, SlotSpec, require_unchanged
+from .manifest import STATE, Manifest, require_unchanged
 
 SCHEMA = "pockui.checkpoint/2"
 # In the first version the digest covers the values alone, and the computation is not said.
@@ -188,49 +188,6 @@ def check_state(folder: Path, manifest: Manifest, plan: Plan) -> None:
             f"The artefact {folder} is damaged: manifest, plan and state disagree on {listing(wrong)}. "
             "Copy the folder again, or compile it again."
         )
-
-
-def base_tensors(folder: Path, manifest: Manifest, fqns: Iterable[str]) -> dict[str, np.ndarray]:
-    """FQN -> the whole tensor, frozen channels included, of partially trained tensors."""
-    names = {f"param:{fqn}": fqn for fqn in fqns}
-    if names:
-        require_unchanged(folder, manifest, STATE)
-    return {names[n]: a for n, a in read_arrays(folder / STATE, list(names)).items()}
-
-
-def whole_tensors(
-    folder: Path, manifest: Manifest, state: Mapping[str, np.ndarray], averaged: bool = False
-) -> dict[str, np.ndarray]:
-    """FQN -> full-shape array of every trained tensor, and of the buffers that training changes.
-
-    Trained channels are put into the whole tensor.
-
-    Args:
-        averaged: the tensors' averages over training; only where `manifest.averaged`.
-    """
-    bases = base_tensors(folder, manifest, manifest.partial)
-    whole = {}
-    for slot in manifest.train.state:
-        if not (slot.trained or slot.changes):
-            continue
-        part = state[average_name(slot) if averaged and slot.trained else slot.name]
-        if slot.indices is None:
-            whole[slot.fqn] = part
-        else:
-            whole[slot.fqn] = bases[slot.fqn]
-            whole[slot.fqn][channels(slot)] = part
-    return whole
-
-
-def average_name(slot: SlotSpec) -> str:
-    """The state slot that holds the average of a trained tensor."""
-    return slot.model_copy(update={"role": "opt_state", "key": EMA, "trained": False}).name
-
-
-def channels(slot: SlotSpec) -> tuple[slice | np.ndarray, ...]:
-    """The index that picks a partial slot's channels out of the whole tensor."""
-    assert slot.dim is not None
-    return (*[slice(None)] * slot.dim, np.asarray(slot.indices))
 
 
 # ---------------------------------------------------------------- safetensors

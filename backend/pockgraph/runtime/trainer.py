@@ -6,28 +6,28 @@ import math
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from ..errors import ArtifactError, BatchError, NonFiniteBatch, NonFiniteLoss, listing, require, suggest
-from ..files import read_text, resolved, write_atomically
+from ..errors import ArtifactError, BatchError, NonFiniteBatch, NonFiniteLoss, listing, require
+from ..files import resolved
 from ..ir.slot_names import Role
 from ..plan import Plan
 from ..prng import step_keys
 from . import checkpoint
-from .batch import check_finite, fit_batch, pad_batch
+from .batch import check_finite, fit_batch, learning_rate, pad_batch
 from .batch_limits import check_limits
 from .finite_check import OnNonfinite, checked_policy, is_finite
-from .manifest import LAST_CHECKPOINT, Manifest, read_manifest, read_plan, verify_files
+from .last_used import note_last_checkpoint, note_loaded
+from .manifest import Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
 from .result_marks import failed
 from .results import Evaluation, StepResult
 from .runner import Runner, explained, open_runner
+from .trained_parts import given_state, whole_tensors
 
 
 class Trainer(Owned):
@@ -64,7 +64,6 @@ class Trainer(Owned):
         self.skipped = 0
         self._runner = runner
         self._draws = any(s.role == Role.SEED for s in manifest.train.inputs)
-        self._state_slots = {s.name: s for s in manifest.train.state}
         self._changed = False
         self._last_loss: float | None = None
         self._torn_at: int | None = None
@@ -121,7 +120,7 @@ class Trainer(Owned):
         with explained(folder, device):
             trainer.reset(seed=seed)
         trainer._changed = False
-        _loaded[folder] = trainer
+        note_loaded(folder, trainer)
         return trainer
 
     def __enter__(self) -> Self:
@@ -159,7 +158,7 @@ class Trainer(Owned):
             NonFiniteLoss: the loss, or a weight or state after the update, is NaN or infinite.
         """
         start = time.perf_counter()
-        rate = self._rate(lr)
+        rate = learning_rate(self.manifest.optimizer.get("lr") if lr is None else lr)
         policy = self.on_nonfinite if on_nonfinite is None else checked_policy(on_nonfinite)
         try:
             loss = self._step(batch, rate)
@@ -210,20 +209,6 @@ class Trainer(Owned):
             'on_nonfinite="skip" to leave such steps out.',
             loss,
         )
-
-    def _rate(self, lr: float | None) -> float:
-        value = self.manifest.optimizer.get("lr") if lr is None else lr
-        if value is None:
-            raise BatchError("The artefact's optimizer has no learning rate of its own: pass lr= to step().")
-        try:
-            rate = float(value)
-        except (TypeError, ValueError, OverflowError):
-            rate = math.nan
-        if not (math.isfinite(rate) and rate >= 0):
-            raise BatchError(
-                f"lr={str(value)[:40]} is no learning rate: pass a finite number that is not negative."
-            )
-        return rate
 
     @exclusive
     def evaluate(self, batches: Iterable[Any]) -> Evaluation:
@@ -290,7 +275,7 @@ class Trainer(Owned):
                 "ema_decay, or leave averaged out."
             )
         self._require_whole("There is no state to read")
-        return checkpoint.whole_tensors(self.folder, self.manifest, self._runner.read_state(), averaged)
+        return whole_tensors(self.folder, self.manifest, self._runner.read_state(), averaged)
 
     @exclusive
     def set_state(self, tensors: Mapping[str, np.ndarray]) -> None:
@@ -302,42 +287,7 @@ class Trainer(Owned):
                 not finite, or other values in the channels that the plan freezes; nothing is set then.
         """
         require(ArtifactError, "tensors", tensors, Mapping, "Pass arrays by name, as `state()` returns them.")
-        slots = {s.fqn: s for s in self._state_slots.values() if s.trained or s.changes}
-        bases = checkpoint.base_tensors(
-            self.folder, self.manifest, [n for n in tensors if n in self.manifest.partial]
-        )
-        values = {}
-        for fqn, tensor in tensors.items():
-            if fqn not in slots:
-                frozen = fqn in self.plan.model
-                what = "is frozen in this plan" if frozen else "is no tensor of this model"
-                hint = "" if frozen else suggest(fqn, slots)
-                raise ArtifactError(
-                    f"Cannot set {fqn!r}: it {what}.{hint} Trained are {listing(list(slots))}."
-                )
-            slot = slots[fqn]
-            array = np.asarray(tensor, dtype=slot.dtype)
-            shape = self.plan.model[fqn] if slot.trained else slot.shape
-            if array.shape != shape:
-                raise ArtifactError(
-                    f"Cannot set {fqn!r}: its shape is {list(shape)}, not {list(array.shape)}."
-                )
-            if not np.isfinite(array).all():
-                raise ArtifactError(f"Cannot set {fqn!r}: it holds NaN or infinite values.")
-            if slot.indices is not None:
-                picked = checkpoint.channels(slot)
-                merged = bases[fqn]
-                merged[picked] = array[picked]
-                if not np.array_equal(merged, array):
-                    raise ArtifactError(
-                        f"Cannot set {fqn!r}: the plan trains {len(slot.indices)} of its channels, and the "
-                        "values differ from the compiled ones in the others. Compile the task again "
-                        "with these values."
-                    )
-                array = array[picked]
-            values[slot.name] = array
-            if self.manifest.averaged:
-                values[checkpoint.average_name(slot)] = array
+        values = given_state(self.folder, self.manifest, self.plan, tensors)
         self._require_whole("Nothing was set")
         self._torn_at = self.steps
         self._runner.write_state(values)
@@ -389,7 +339,7 @@ class Trainer(Owned):
         with self._save_lock:
             state, steps, seed = self._snapshot(target)
             checkpoint.save_checkpoint(target, self.manifest, state, steps, seed)
-            _note_last_checkpoint(self.folder, target)
+            note_last_checkpoint(self.folder, target)
         return target
 
     @exclusive
@@ -422,7 +372,7 @@ class Trainer(Owned):
         """
         target = resolved(path)
         state = self._finite_state(f"Nothing was written to {target}")
-        whole = checkpoint.whole_tensors(self.folder, self.manifest, state, self.manifest.averaged)
+        whole = whole_tensors(self.folder, self.manifest, state, self.manifest.averaged)
         checkpoint.save_arrays(target, whole, {"format": "pt"})
         return target
 
@@ -448,28 +398,3 @@ class Trainer(Owned):
 
 
 MAX_THREADS = 4096
-
-
-_MAX_NOTE_BYTES = 1 << 16
-
-
-_loaded: weakref.WeakValueDictionary[Path, Trainer] = weakref.WeakValueDictionary()
-
-
-def last_trainer(folder: Path) -> Trainer | None:
-    """The living Trainer that this process loaded last from `folder`."""
-    trainer = _loaded.get(folder.resolve())
-    return None if trainer is None or trainer.closed else trainer
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Where a Trainer of this artefact saved last, in this process or another."""
-    try:
-        return resolved(read_text(folder / LAST_CHECKPOINT, _MAX_NOTE_BYTES).strip())
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _note_last_checkpoint(folder: Path, path: Path) -> None:
-    with suppress(OSError):  # a convenience only: the artefact may lie on a read-only medium
-        write_atomically(folder / LAST_CHECKPOINT, f"{path}\n".encode())
