@@ -31,12 +31,21 @@ OF_PYTORCH = {
     aten.smooth_l1_loss_backward.default, aten.huber_loss.default, aten.huber_loss_backward.default,
     aten.binary_cross_entropy_backward.default, aten.sigmoid_backward.default, aten.tanh_backward.default,
     aten.silu_backward.default, aten.hardswish_backward.default, aten.leaky_relu_backward.default,
-    aten.softplus_backward.default,
+    aten.softplus_backward.default, aten.threshold.default, aten.silu.default, aten.mish.default,
+    aten.mish_backward.default, aten.square.default, aten.addcmul.default, aten.addcdiv.default,
+    aten.xlogy.Tensor, aten.floor_divide.default, aten.std.correction, aten.logsumexp.default,
+    aten.fill.Tensor,
 }  # fmt: skip
+DIVISIONS = (
+    aten.div.Tensor_mode, aten.div.Scalar_mode, aten.remainder.Tensor, aten.remainder.Scalar
+)  # fmt: skip
 EXPANDED = EXPANSIONS.keys() | OF_PYTORCH
 
 
 def is_expanded(node: fx.Node) -> bool:
+    """Every target divides integers."""
+    if node.target in DIVISIONS and not node.meta["val"].is_floating_point():
+        return False
     return node.target in EXPANDED
 
 
@@ -84,14 +93,16 @@ def graph_of(function: Callable[..., Any], *args: Tensor) -> Graph:
     return Graph(graph, inputs, outputs, {})
 
 
-def graph_of_call(overload: Any, *args: Any) -> tuple[Graph, list[Tensor]]:
+def graph_of_call(overload: Any, *args: Any, **options: Any) -> tuple[Graph, list[Tensor]]:
     """One call of an operator that tracing takes apart, and its tensors."""
     graph, tensors = fx.Graph(), [a for a in args if isinstance(a, Tensor)]
     given = iter([graph.placeholder(f"a{i}") for i in range(len(tensors))])
-    node = graph.call_function(overload, tuple(next(given) if isinstance(a, Tensor) else a for a in args))
+    node = graph.call_function(
+        overload, tuple(next(given) if isinstance(a, Tensor) else a for a in args), options
+    )
     graph.output((node,))
     inputs = [Slot(Role.BATCH, f"a{i}", tuple(a.shape), dtype_name(a.dtype)) for i, a in enumerate(tensors)]
-    values = [*tensors, overload(*args)]
+    values = [*tensors, overload(*args, **options)]
     for inner, value in zip(graph.nodes, values):
         inner.meta = {"val": meta_like(value), "phase": "forward", "layer": "", "source": ""}
     output = Slot(Role.METRIC, "", tuple(values[-1].shape), dtype_name(values[-1].dtype))
@@ -169,6 +180,66 @@ CASES: dict[str, tuple[Any, ...]] = {
     "asinh": (torch.asinh, torch.cat([rand(20), torch.tensor([0.0, 1e-8, -1e12, 1e25])])),
     "acosh": (torch.acosh, torch.cat([1.01 + rand(20).abs(), torch.tensor([1e12, 1e25])])),
     "atanh": (torch.atanh, INSIDE),
+    **{
+        name: (function, rand(40).abs() + 0.1)
+        for name, function in {
+            "log2": torch.log2,
+            "log10": torch.log10,
+            "log1p": torch.log1p,
+            "floor_divide": lambda x: torch.floor_divide(x.detach(), 0.3),
+        }.items()
+    },
+    "log1p_small": (torch.log1p, torch.logspace(-7, -3, 20)),
+    "log1p_integers": (lambda x: torch.log1p(x), ints(5, 7)),
+    "expm1": (torch.expm1, 3 * rand(40)),
+    "expm1_small": (torch.expm1, torch.logspace(-7, -3, 20)),
+    "expm1_integers": (lambda x: torch.expm1(x), ints(5, 7)),
+    "not_finite": (lambda x: (x.isnan(), x.isinf(), x.isfinite()), EDGES),
+    "lerp": (lambda x, y: x.lerp(y, 0.3), rand(4, 5), rand(5)),
+    "lerp_by_tensor": (lambda x, y: x.lerp(y, y), rand(4, 5), rand(5)),
+    "addcmul": (lambda x, y: x.addcmul(y, y, value=0.3), rand(4, 5), rand(5)),
+    "addcdiv": (lambda x, y: x.addcdiv(x, y, value=0.3), rand(4, 5), rand(5)),
+    "xlogy": (lambda x, y: torch.xlogy(x.detach().round(), y.detach().abs()), 2 * rand(40), rand(40).flip(0)),
+    "copy": (lambda x, y: aten.copy.default(x.detach(), y), rand(4, 5), ints(9, 5)),
+    "fill": (lambda x, y: aten.fill.Tensor(x.detach(), y), rand(4, 5), torch.tensor(2)),
+    **{
+        f"{name}_{kind}": (lambda x, y, f=function: f(x.detach(), y.detach()), *args)
+        for name, function in {
+            "div": lambda x, y: torch.div(x, y, rounding_mode=None),
+            "div_floor": lambda x, y: torch.div(x, y, rounding_mode="floor"),
+            "div_trunc": lambda x, y: torch.div(x, y, rounding_mode="trunc"),
+            "div_floor_number": lambda x, y: aten.div.Scalar_mode(x, -0.7, rounding_mode="floor"),
+            "remainder": torch.remainder,
+            "remainder_number": lambda x, y: torch.remainder(x, -0.7),
+        }.items()
+        for kind, args in {
+            "floats": (3 * rand(60), rand(60).flip(0)),
+            "mixed": (ints(9, 50) - 4, torch.tensor([1.5, 2, -3, 4.5, -5] * 10)),
+        }.items()
+    },
+    "var": (lambda x: x.var(1), rand(3, 4, 5)),
+    "var_biased": (lambda x: x.var((0, -1), correction=0, keepdim=True), rand(3, 4, 5)),
+    "var_of_one": (lambda x: x.detach().var(1), rand(3, 1)),
+    "std": (lambda x: x.std(), rand(3, 4, 5)),
+    "var_mean": (lambda x: torch.var_mean(x, (0, 2), correction=2), rand(3, 4, 5)),
+    "logsumexp": (lambda x: x.logsumexp((0, 2), True), rand(3, 4, 5)),
+    "logsumexp_of_infinities": (lambda x: x.detach().logsumexp(0), torch.full((3, 2), -math.inf)),
+    **{
+        f"norm_{order}": (
+            lambda x, p=order: (torch.linalg.vector_norm(x, p), torch.linalg.vector_norm(x, p, -1, True)),
+            rand(3, 4, 5),
+        )
+        for order in (1, 2, 3, 0.5, math.inf)
+    },
+    "norm_0": (lambda x: torch.linalg.vector_norm(x.detach().round(), 0, 1), rand(3, 4, 5)),
+    "norm_least": (lambda x: torch.linalg.vector_norm(x.detach(), -math.inf, 1), rand(3, 4, 5)),
+    "norm_to_double": (
+        lambda x: torch.linalg.vector_norm(x.detach(), 2, 1, dtype=torch.float64), rand(3, 4, 5)
+    ),
+    "places": (
+        lambda x: (x.argmax(), x.argmin(), x.argmax(1), x.argmin(-1, True), x.argmax(None, True)), rand(3, 5)
+    ),
+    "places_of_equals": (lambda x: (x.argmax(1), x.argmin(1)), ints(3, 6, 9)),
     "hypot": (torch.hypot, rand(30), rand(30).flip(0)),
     "copysign": (torch.copysign, rand(30), rand(30).flip(0)),
     "copysign_edges": (lambda x: torch.copysign(x.abs().detach() + 1, x.detach()), EDGES[:-1]),
@@ -188,6 +259,9 @@ CASES: dict[str, tuple[Any, ...]] = {
             "gelu": F.gelu,
             "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
             "silu": F.silu,
+            "mish": F.mish,
+            "hardsigmoid": F.hardsigmoid,
+            "threshold": lambda x: F.threshold(x, 0.3, -1.0),
             "hardswish": F.hardswish,
             "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
             "elu": lambda x: F.elu(x, 0.7),
@@ -432,13 +506,15 @@ CASES: dict[str, tuple[Any, ...]] = {
 
 
 def example_of(overload: Any) -> list[Any]:
-    """Arguments of a loss, or of an activation's gradient."""
-    schema = [a.name for a in overload._schema.arguments]
+    """Arguments of a loss, an activation or its gradient, or a sum of products."""
+    schema = [a.name for a in overload._schema.arguments if not a.kwarg_only]
     scalar = "reduction" in schema
     given = {
         "reduction": 1, "beta": 0.5, "delta": 0.5, "negative_slope": 0.1, "self_is_result": False,
         "threshold": 20, "grad_output": torch.tensor(1.0) if scalar else rand(4), "self": rand(4).sigmoid(),
-        "output": rand(4).sigmoid(), "target": rand(4).cos().abs(),
+        "output": rand(4).sigmoid(), "target": rand(4).cos().abs(), "other": rand(4), "tensor1": rand(4),
+        "tensor2": rand(4), "value": torch.tensor(1.0) if overload is aten.fill.Tensor else 1, "dim": [0],
+        "keepdim": False,
     }  # fmt: skip
     return [given.get(name) for name in schema]
 
@@ -455,6 +531,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
         1,
     ),
     "strides": (aten.as_strided.default, rand(4, 4), [2, 2], [4, 1]),
+    "remainder_by_number": (aten.remainder.Scalar, rand(4), 0.7),
+    "finite": (aten.isfinite.default, rand(4)),
     **{str(overload): (overload, *example_of(overload)) for overload in OF_PYTORCH},
 }
 

@@ -14,6 +14,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pockgraph.ir.graph import Graph, Role, Slot, dtype_name, meta_like
+from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.runtime.quiet_openvino import core
 from pockgraph.targets.openvino import TARGET, lower
 
@@ -55,6 +56,7 @@ def graph_of(function: Callable[..., Any], *args: torch.Tensor) -> Graph:
 
 
 def run_openvino(graph: Graph, *args: torch.Tensor) -> list[torch.Tensor]:
+    graph = Canonicalize()(graph)  # as targets get it
     assert not TARGET.unsupported(graph)
     compiled = CORE.compile_model(lower(TARGET.pipeline({}).finish(graph, "tested")), "CPU", CONFIG)
     feeds = {f"batch:a{i}": a.contiguous().numpy() for i, a in enumerate(args)}

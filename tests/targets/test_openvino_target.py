@@ -17,6 +17,7 @@ from openvino_oracle import CONFIG, CORE, assert_close, check, graph_of, ints, r
 
 from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph, Role, Slot
+from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.targets import get_target, target_names
 from pockgraph.targets.openvino import RULES, TARGET, lower
 from pockgraph.targets.openvino.emit import ov
@@ -139,7 +140,7 @@ def test_nothing_of_openvinos_telemetry_is_imported() -> None:
 
 def in_phases(graph: Graph, **phases: str) -> Graph:
     """`graph` with the phase of the named nodes changed."""
-    for node in graph.fx.nodes:
+    for node in graph.nodes():
         node.meta["phase"] = phases.get(node.name, node.meta["phase"])
     return graph
 
@@ -192,7 +193,9 @@ def test_updates_run_as_soon_as_their_gradients_are_there() -> None:
     new = tuple(Slot(Role.NEW_PARAM, f"w{i}", (16, 16), "float32") for i in range(4))
     inputs = (Slot(Role.BATCH, "x", (4, 16), "float32"), Slot(Role.LR, "", (), "float32"), *own)
     graph = Graph(fx_graph, inputs, new, {f"trained:w{i}": w for i, w in enumerate(weights)})
+    graph = Canonicalize()(graph)
     graph = in_phases(graph, **{n.name: "update" for n in graph.nodes() if n.target in UPDATE})
+    graph = TARGET.pipeline({}).finish(graph, "tested")
     variables = [sink.get_variable_id() for sink in lower(graph).get_sinks()]
     assert variables == ["trained:w0", "trained:w1", "trained:w2", "trained:w3"]  # the last one first
     names = [n for n in executed(graph) if n.endswith(("/sub", "/sub_1", "/sub_2", "/sub_3"))]

@@ -71,6 +71,10 @@ class RuleTable:
 
         return register
 
+    def moves(self, *overloads: Any) -> Callable[[R], R]:
+        """Like `rule`, for a function that computes nothing."""
+        return self.rule(*overloads)
+
     def check(self, *overloads: Any) -> Callable[[C], C]:
         """Register what the rules of `overloads` demand of their arguments.
 

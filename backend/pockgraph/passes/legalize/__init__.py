@@ -22,6 +22,7 @@ from ..optimize.fold_constants import FoldConstants
 from . import (  # noqa: F401  the expansions register themselves on import
     activations,
     convolution,
+    division,
     elementwise,
     indexing,
     losses,
@@ -29,6 +30,7 @@ from . import (  # noqa: F401  the expansions register themselves on import
     padding,
     pooling,
     products,
+    reductions,
     resampling,
     sampling,
 )

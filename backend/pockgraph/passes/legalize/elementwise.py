@@ -23,6 +23,35 @@ def with_sign(size: Tensor, sign: Tensor) -> Tensor:
     return torch.where(negative(sign), -size, size)
 
 
+# ---------------------------------------------------------------- logarithms and exponentials
+
+
+@expands(aten.log2.default)
+def log2(x: Tensor) -> Tensor:
+    return torch.log(x) * (1 / math.log(2))
+
+
+@expands(aten.log10.default)
+def log10(x: Tensor) -> Tensor:
+    return torch.log(x) * (1 / math.log(10))
+
+
+@expands(aten.log1p.default)
+def log1p(x: Tensor) -> Tensor:
+    """log(u) * x / (u - 1) with u = 1 + x corrects the rounding of u (Kahan)."""
+    u = 1 + x
+    exact = u == 1
+    return torch.where(exact, x, torch.log(u) * x / torch.where(exact, 1.0, u - 1))
+
+
+@expands(aten.expm1.default)
+def expm1(x: Tensor) -> Tensor:
+    """2 t / (1 - t) with t = tanh(x / 2); far from 0 the plain form is the exact one."""
+    near = x.abs() < 0.5
+    t = torch.where(near, torch.tanh(x * 0.5), 0.0)
+    return torch.where(near, t * 2 / (1 - t), torch.exp(x) - 1)
+
+
 # ---------------------------------------------------------------- circular and hyperbolic
 
 
@@ -101,6 +130,31 @@ def fmax(x: Tensor, y: Tensor) -> Tensor:
 @expands(aten.fmin.default)
 def fmin(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(x.isnan(), y, torch.where(y.isnan(), x, torch.minimum(x, y)))
+
+
+@expands(aten.isnan.default)
+def isnan(x: Tensor) -> Tensor:
+    return x != x
+
+
+@expands(aten.isinf.default)
+def isinf(x: Tensor) -> Tensor:
+    return x.abs() == math.inf
+
+
+@expands(aten.isfinite.default)
+def isfinite(x: Tensor) -> Tensor:
+    return x.abs() < math.inf
+
+
+@expands(aten.lerp.Scalar, aten.lerp.Tensor)
+def lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
+    return x + weight * (end - x)
+
+
+@expands(aten.copy.default)
+def copy(x: Tensor, source: Tensor, non_blocking: bool) -> Tensor:
+    return source.to(x.dtype).expand(x.shape)
 
 
 @expands(aten.exp2.default)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ...ir.graph import Graph, Role, add_constant, rebuilt, value_bytes
+from ...ir.graph import Graph, Role, add_constant, aten, rebuilt, value_bytes
 from ...ir.operator_sets import is_view
 
 CONSTANT = (Role.PARAM, Role.BUFFER, Role.CONST)
@@ -54,7 +54,9 @@ class FoldConstants:
             if self._is_constant(node, known):
                 args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
                 with torch.no_grad():
-                    known[node] = node.target(*args, **kwargs)  # pyright: ignore
+                    value = node.target(*args, **kwargs)  # pyright: ignore
+                # Zeros without memory, as autograd makes them, are no file's.
+                known[node] = value.clone() if node.target is aten._efficientzerotensor.default else value
         last, prefix = placeholders[-1], "folded" if self.weights else "const"
         read: set[fx.Node] = set()
         for node in reversed(known):

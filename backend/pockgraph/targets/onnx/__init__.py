@@ -17,16 +17,13 @@ from ...passes import Pipeline, shared
 from ...passes.optimize.flatten_update import FlattenUpdate
 from .. import Unsupported, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
-    ops_activations,
     ops_convolution,
-    ops_creation,
     ops_elementwise,
     ops_indexing,
     ops_matmul,
     ops_normalisation,
     ops_pooling,
     ops_recurrent,
-    ops_reduction,
     ops_shape,
     weight_gradient,
 )

@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto
 
 from . import op
+from . import op as native  # noqa: F401  for the rules that targets share
 from .value import NUMPY_TYPES, Value, constant
 
 TYPES: dict[torch.dtype, int] = {
@@ -237,6 +238,30 @@ def matmul(a: Value, b: Value, transpose_a: bool = False, transpose_b: bool = Fa
 def addmm(x: Value, a: Value, b: Value) -> Value:
     """x + a b, all matrices."""
     return op.gemm(x, a, b)
+
+
+def fmod(a: Value, b: Value) -> Value:
+    return op.mod(a, b)
+
+
+exact_ratio = div
+
+
+def reduced(kind: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
+    """By `max`, `min`, `prod`, `logical_or` or `logical_and`, over `dims` counted from the front."""
+    kind = {"logical_or": "max", "logical_and": "min"}.get(kind, kind)
+    numbers = convert(x, torch.int32) if x.dtype == torch.bool else x  # ONNX reduces numbers only
+    return convert(getattr(op, f"reduce_{kind}")(numbers, dims, keepdim), x.dtype)
+
+
+def top(x: Value, k: int, dim: int, largest: bool) -> tuple[Value, Value]:
+    """Values and indices, sorted; of equal values the first comes first."""
+    numbers = convert(x, torch.int32) if x.dtype == torch.bool else x  # ONNX ranks numbers only
+    values, indices = op.top_k(numbers, k, dim, largest)
+    return convert(values, x.dtype), indices
+
+
+cumsum = op.cumulative_sum
 
 
 def total(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:

@@ -72,8 +72,8 @@ divide = _binary("Div")
 power = _binary("Pow")
 maximum = _binary("Max")
 minimum = _binary("Min")
-remainder_of_trunc = _binary("Mod", fmod=1)  # the sign is the dividend's
-remainder_of_floor = _binary("Mod")  # the sign is the divisor's; integers only
+mod = _binary("Mod", fmod=1)  # the sign is the dividend's
+floor_mod = _binary("Mod")  # the sign is the divisor's; integers only
 logical_and = _binary("And")
 logical_or = _binary("Or")
 logical_xor = _binary("Xor")

@@ -19,16 +19,13 @@ from ...runtime.openvino_xml import check_model
 from ...runtime.precision import PRECISIONS
 from .. import Unsupported, check_choice, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
-    ops_activations,
     ops_convolution,
-    ops_creation,
     ops_elementwise,
     ops_indexing,
     ops_matmul,
     ops_normalisation,
     ops_pooling,
     ops_recurrent,
-    ops_reduction,
     ops_shape,
     weight_gradient,
 )

@@ -7,7 +7,7 @@ such nodes can hide a pattern from the fusions of OpenVINO's plugins.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,16 @@ from ...runtime.quiet_openvino import ov
 
 op = ov.opset15  # not imported: whatever imports openvino first must do it quietly
 Value = ov.Output
+
+
+class _Native:
+    """OpenVINO's operators of one result as functions that give a value."""
+
+    def __getattr__(self, name: str) -> Callable[..., Value]:
+        return lambda *xs: getattr(op, name)(*xs).output(0)
+
+
+native = _Native()
 
 OV_TYPES = {
     torch.float32: ov.Type.f32,
@@ -168,6 +178,18 @@ def keep_where(mask: Value, x: Value) -> Value:
     return select(mask, x, like(0, x))
 
 
+def drop_gradient(mask: Value, dy: Value) -> Value:
+    """0 where the boolean `mask` is set, else `dy`."""
+    return select(mask, like(0, dy), dy)
+
+
+keep_gradient = keep_where
+
+
+def clamp(x: Value, low: float, high: float) -> Value:
+    return op.clamp(x, float(low), float(high)).output(0)
+
+
 def sigmoid(x: Value) -> Value:
     return op.sigmoid(x).output(0)
 
@@ -316,6 +338,29 @@ def mean(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:
     if not dims or rank(x) == 0:
         return x
     return op.reduce_mean(x, ints(dims), keepdim).output(0)
+
+
+def reduced(kind: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
+    """By `max`, `min`, `prod`, `logical_or` or `logical_and`, over `dims` counted from the front.
+
+    The CPU's reductions begin with the largest finite number, so alone they never give back an infinity.
+    """
+    found = getattr(op, f"reduce_{kind}")(x, ints(dims), keepdim).output(0)
+    if kind not in ("max", "min") or not dtype(x).is_floating_point:
+        return found
+    limit = like(-math.inf if kind == "max" else math.inf, x)
+    nothing = op.reduce_logical_and(op.equal(x, limit), ints(dims), keepdim).output(0)
+    return op.select(nothing, limit, found).output(0)
+
+
+def top(x: Value, k: int, dim: int, largest: bool) -> tuple[Value, Value]:
+    """Values and indices, sorted; of equal values the first comes first."""
+    found = op.topk(x, ints(k), dim, "max" if largest else "min", "value", "i64", stable=True)
+    return found.output(0), found.output(1)
+
+
+def cumsum(x: Value, dim: int) -> Value:
+    return op.cumsum(x, ints(dim)).output(0)
 
 
 def addmm(x: Value, a: Value, b: Value) -> Value:

@@ -1,0 +1,67 @@
+"""Rules that are the same for every runtime with operators for arithmetic, comparisons and reductions.
+
+A rule here gets the target's helpers, its module `emit`, in place of the half lowered graph, and then what
+`rule_table` says; `emit.native` has the runtime's operators as functions of values. A target's own rule for
+an overload goes before the one here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from .rule_table import C, R, RuleTable
+
+RULES: dict[Any, Callable[..., Any]] = {}
+CHECKS: dict[Any, Callable[..., str]] = {}
+MOVES: set[Any] = set()
+
+
+def rule(*overloads: Any) -> Callable[[R], R]:
+    """Register a function as the lowering of ATen overloads."""
+
+    def register(function: R) -> R:
+        for overload in overloads:
+            assert overload not in RULES, f"{overload} has two rules"
+            RULES[overload] = function
+        return function
+
+    return register
+
+
+def moves(*overloads: Any) -> Callable[[R], R]:
+    """Like `rule`, for a function that computes nothing: it takes every dtype."""
+    MOVES.update(overloads)
+    return rule(*overloads)
+
+
+def check(*overloads: Any) -> Callable[[C], C]:
+    """As `RuleTable.check`."""
+
+    def register(function: C) -> C:
+        CHECKS.update(dict.fromkeys(overloads, function))
+        return function
+
+    return register
+
+
+def add_to(table: RuleTable, emit: Any) -> None:
+    """Give a target the rules that it has not written itself."""
+    for overload, function in RULES.items():
+        if overload not in table.rules:
+            register = table.moves if overload in MOVES else table.rule
+            register(overload)(lambda ctx, node, *args, f=function: f(emit, node, *args))
+            if overload in CHECKS:
+                table.check(overload)(CHECKS[overload])
+
+
+def out_dtype(node: fx.Node) -> torch.dtype:
+    val = node.meta["val"]
+    return (val[0] if isinstance(val, tuple) else val).dtype
+
+
+def out_shape(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
