@@ -152,7 +152,7 @@ def edited(**changes: Any) -> str:
     return json.dumps(file)
 
 
-def test_the_edited_file_would_be_read() -> None:
+def test_the_file_that_the_next_tests_edit_can_be_read() -> None:
     assert_same(graph_from_json(edited(), {}), doubled())
 
 
@@ -198,7 +198,7 @@ def test_nodes_that_are_refused(changes: dict[str, Any]) -> None:
         graph_from_json(edited(**changes), {})
 
 
-def test_placeholders_are_only_names() -> None:
+def test_placeholders_that_are_no_plain_names_are_refused() -> None:
     file = graph_to_json(doubled()).replace('"x"', '"x=print()"')
     with pytest.raises(ArtifactError, match="is no name for a node"):
         graph_from_json(file, {})

@@ -175,7 +175,7 @@ def test_weights_are_not_copied(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_no_test_has_changed_the_zoo(name: str) -> None:
+def test_models_of_the_zoo_have_their_initial_weights(name: str) -> None:
     fresh = ZOO[name]().model.state_dict()
     assert all(torch.equal(fresh[k], v) for k, v in zoo(name).model.state_dict().items())
 

@@ -50,7 +50,7 @@ def test_a_goal_without_figures_is_missed() -> None:
     assert goals[0].measured is None
 
 
-def test_a_contender_without_figures_is_a_row() -> None:
+def test_a_contender_without_figures_has_a_row_with_the_reason() -> None:
     rows = bench.table(found())
     assert len(rows) == len(ROWS)
     assert rows[2][1] == "no C++ compiler"

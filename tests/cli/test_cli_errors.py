@@ -132,7 +132,7 @@ def test_a_mistake_in_ones_own_project_is_told_with_its_line(case: str, project:
     assert "Traceback" not in result.err
 
 
-def test_a_bug_is_called_one_with_a_status_of_its_own(
+def test_a_bug_of_this_program_is_called_a_bug_and_has_its_own_exit_status(
     project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pockui.commands.studies.open_study", {}.__getitem__)

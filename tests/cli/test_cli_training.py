@@ -27,7 +27,7 @@ def test_a_resumed_run_is_an_unbroken_run(project: Path, cli: Cli) -> None:
     assert all(np.array_equal(a, part[n]) for n, a in whole.items())
 
 
-def test_an_interval_that_is_none_is_refused(project: Path, cli: Cli) -> None:
+def test_a_save_interval_that_cannot_be_read_is_refused(project: Path, cli: Cli) -> None:
     refused = cli("train", "out", "my_project:task", "--save-every", "soon")
     assert refused.code != 0
     assert "neither steps (500) nor seconds (60s)" in refused.err

@@ -59,7 +59,7 @@ def test_times_are_medians_of_the_asked_steps() -> None:
 
 
 @LINUX
-def test_memory_is_told_apart() -> None:
+def test_memory_of_libraries_model_and_training_is_measured_apart() -> None:
     memory = figures({"a": sleeper(1, held_mb=60, used_mb=90)}, blocks=1, steps=2)["a"].memory
     assert memory is not None
     assert memory.over_loaded_bytes == pytest.approx(90e6, rel=0.1)

@@ -54,7 +54,7 @@ def test_ratios_are_to_full_fine_tuning_in_eager_pytorch(report: Report) -> None
     assert report.memory_ratio(auto) == pytest.approx(31 / 131)
 
 
-def test_unwelcome_findings_are_said(report: Report) -> None:
+def test_findings_that_speak_against_the_automatic_plan_are_reported(report: Report) -> None:
     said = " ".join(pages.findings(report))
     assert "More accurate than the automatic plan: Full fine-tuning (+0.9 points)" in said
     assert "Faster a step than the automatic plan: Head only" in said
@@ -106,7 +106,7 @@ def test_names_are_escaped(report: Report) -> None:
     assert "<b>Head</b>" not in page
 
 
-def test_labels_do_not_overlap(report: Report) -> None:
+def test_labels_of_the_chart_do_not_overlap(report: Report) -> None:
     drawing = str(charts.tradeoff(report))
     boxes = []
     pattern = r'class="label" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)<'

@@ -175,7 +175,7 @@ def test_saved_bytes_are_what_real_tensors_hold(name: str, plan: str) -> None:
 
 @pytest.mark.parametrize("plan", ["full", "biases", "half"])
 @pytest.mark.parametrize("name", ["mobilenet", "unet", "mlp", "transformer", "tied"])
-def test_the_timeline_keeps_its_books(name: str, plan: str) -> None:
+def test_bytes_alive_at_each_step_are_those_made_by_then_and_read_from_then_on(name: str, plan: str) -> None:
     """Alive at a step: made by then and read from then on. Recomputed for each step from nothing."""
     graph = built(name, "adamw")
     small = graph.prune(PLANS[plan](graph))

@@ -322,7 +322,7 @@ def test_pooled_features_equal_those_of_transformers(tweets):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_padding_changes_nothing(tweets):
+def test_padded_tokens_change_no_result(tweets):
     ids = torch.tensor([[101, 2307, 3462, 102, 0, 0, 0]])
     with torch.no_grad():
         short = tweets.model(ids[:, :4], torch.ones(1, 4, dtype=torch.int64))

@@ -16,7 +16,7 @@ from pockui.eager import PlainLoop
 
 
 @pytest.mark.parametrize("name", ALL_OPTIMIZERS)
-def test_the_plain_loop_is_eager_pytorch(name: str) -> None:
+def test_the_plain_loop_trains_as_eager_pytorch(name: str) -> None:
     task, rule = zoo("mlp"), ALL_OPTIMIZERS[name]
     mine = replace(task, model=copy.deepcopy(task.model))
     batches, lrs = list(task.train), lrs_for(rule)
@@ -30,7 +30,7 @@ def test_the_plain_loop_is_eager_pytorch(name: str) -> None:
         torch.testing.assert_close(p.detach(), expected.weights[fqn], rtol=1e-4, atol=1e-6)
 
 
-def test_a_loop_that_forgets_starts_anew() -> None:
+def test_a_loop_that_forgets_its_state_starts_anew() -> None:
     """In the middle of an update, too."""
     task, rule = zoo("mlp"), ALL_OPTIMIZERS["everything"]
     mine = replace(task, model=copy.deepcopy(task.model))

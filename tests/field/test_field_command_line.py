@@ -521,7 +521,7 @@ def test_a_mistake_in_python_is_an_error_of_this_project(
 
 
 @pytest.mark.parametrize("lr", ["fast", [0.1], 10**400, float("nan"), -1])
-def test_a_rate_that_is_none_takes_no_step(lr: Any, built: Path) -> None:
+def test_a_learning_rate_that_is_no_finite_number_takes_no_step(lr: Any, built: Path) -> None:
     with Trainer.load(built / "out") as trainer:
         with pytest.raises(BatchError, match="no learning rate"):
             trainer.step({"x": np.ones((8, 4), np.float32), "y": np.zeros(8, np.int64)}, lr=lr)

@@ -414,7 +414,7 @@ def test_what_is_no_array_of_numbers_is_named(arrays: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "8"])
-def test_a_batch_size_that_is_none_is_refused(size: Any) -> None:
+def test_a_batch_size_that_is_no_positive_integer_is_refused(size: Any) -> None:
     with pytest.raises(TaskError, match="batch_size must be a number of samples"):
         pg.Batches(ROWS, size)
 

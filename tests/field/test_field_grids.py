@@ -69,7 +69,7 @@ def test_steps_of_a_grid_are_counted_as_in_pytorch(target: str, tmp_path: object
 
 
 @pytest.mark.parametrize("x", [torch.tensor([1.0, -1.0, 0.0, 2.5]), torch.tensor([1e30, -1e30, 0.0, 1.0])])
-def test_a_ratio_with_zero_is_pytorchs(x: Tensor, target: str, tmp_path: object) -> None:
+def test_a_division_by_zero_gives_what_pytorch_gives(x: Tensor, target: str, tmp_path: object) -> None:
     batch = {"x": x, "by": torch.tensor([0.0, 0.0, 3.0, 2.0])}
     t = task(
         nn.Linear(1, 1), [batch], lambda m, b: m(b["x"][:, None] * 1e-30).square().mean(),

@@ -59,7 +59,7 @@ def test_batch_norm_in_training_mode_trains_as_in_eager_pytorch(target: str) -> 
     assert_as_eager(task(convolutions(), batches(8, 3, 32, 32), batch_norm="batch"), target)
 
 
-def test_kinks_below_batch_norms(target: str, tmp_path: Path) -> None:
+def test_kinks_of_activations_below_batch_norms_are_taken_for_rounding(target: str, tmp_path: Path) -> None:
     compiled(Kinks(), batches(8, 3, 16, 16), MOMENTUM, target, tmp_path / "o", batch_norm="batch")
 
 

@@ -348,7 +348,9 @@ def test_a_run_that_is_killed_has_its_last_checkpoint_and_the_next_one_sweeps(
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "1.5", "0s", "s"])
-def test_an_interval_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_save_interval_that_cannot_be_read_is_refused(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["out", "--data", "data.npz", "--steps", "1", f"--save-every={text}"])
     assert end.value.code == 2

@@ -172,7 +172,7 @@ def test_what_stands_around_a_rule_is_pytorchs(optimizer: Optimizer, lrs: list[f
 
 
 @pytest.mark.parametrize("name", ALL_OPTIMIZERS)
-def test_ten_steps_of_each_are_pytorchs(name: str) -> None:
+def test_ten_steps_of_each_optimizer_are_torch_optims(name: str) -> None:
     assert_updates_are_torchs(ALL_OPTIMIZERS[name], [1e-2] * 10)
 
 

@@ -109,7 +109,7 @@ def test_masks_are_the_references(shape: tuple[int, ...], p: float) -> None:
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_masks_pass_for_random(p: float) -> None:
+def test_dropout_masks_have_the_statistics_of_random_ones(p: float) -> None:
     """Rates and correlations between elements, rows, layers, steps and seeds are those of coin tosses."""
     graph = mask_graph((96, 160), p, 4)
     runs = [dropped(graph, seed, step) for seed, step in itertools.product(range(2), range(6))]

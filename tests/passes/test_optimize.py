@@ -119,7 +119,7 @@ def _last_argument(node: fx.Node) -> str:
     return schema.arguments[-1].name if schema and schema.arguments else ""
 
 
-def test_passes_are_values() -> None:
+def test_passes_are_dataclasses_that_compare_equal_and_show_before_and_after() -> None:
     for apply in ALL:
         assert dataclasses.is_dataclass(apply)
         assert apply == type(apply)()

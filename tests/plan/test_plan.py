@@ -147,7 +147,7 @@ def test_first_and_random_channels() -> None:
     assert alone.tensors[WIDE] == among.tensors[WIDE], "another tensor changed the draw"
 
 
-def test_nothing_everything_and_duplicates() -> None:
+def test_no_channel_every_channel_and_duplicates_of_one() -> None:
     graph = built("mobilenet")
     plan = Plan.of(graph, {WIDE: [*range(12)], "stem.0.weight": 0, "blocks.1.expand.0.weight": [2, 0, 2]})
     assert plan.tensors[WIDE] == Trained()

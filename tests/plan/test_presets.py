@@ -110,7 +110,7 @@ class Blocks(nn.Module):
         return self.head(self.blocks(x).mean((2, 3)))
 
 
-def test_seventeen_blocks_give_the_papers_seven() -> None:
+def test_of_seventeen_blocks_the_preset_trains_the_seven_of_the_paper() -> None:
     batches = [{"x": torch.zeros(1, 2, 2, 2), "y": torch.zeros(1, dtype=torch.int64)}]
     task = pg.Task(
         "blocks",

@@ -262,7 +262,7 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_that_can() -> None:
     assert search(profile, table, Budget(peak_bytes=least)).predicted["peak_bytes"] <= least
 
 
-def test_locks_are_kept() -> None:
+def test_a_search_keeps_locked_shares() -> None:
     graph = built("mobilenet")
     profile, table = profile_of(graph), gains(graph, weights=4)
     out, inside = list(table.weights)[:2]

@@ -63,7 +63,7 @@ def test_a_mode_without_its_package_is_refused(copied: Callable[..., Path]) -> N
         Trainer.load(folder, allow_native_code=True)
 
 
-def test_other_modes_do_not_touch_it(folder: Path) -> None:
+def test_native_code_of_an_artefact_in_eager_mode_is_not_run(folder: Path) -> None:
     declare(folder, mode="eager")
     with pytest.raises(ArtifactError, match="native code"):
         Trainer.load(folder)

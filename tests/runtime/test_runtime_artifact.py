@@ -214,7 +214,9 @@ def test_a_wrong_manifest_is_refused(copied: Callable[..., Path], change: Callab
         Trainer.load(folder)
 
 
-def test_another_target_slots_in(copied: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_is_registered_runs_its_artefacts(
+    copied: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = copied("torch")
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace('"target": "torch"', '"target": "another"'))

@@ -45,7 +45,7 @@ def test_creating_leaves_nothing_but_the_file(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.db"]
 
 
-def test_who_creates_second_opens_what_is_there(store: Store) -> None:
+def test_creating_a_store_that_exists_opens_it(store: Store) -> None:
     second = Store.create(store.path, {"name": "another"})
     assert second.facts() == FACTS
     second.close()

@@ -16,7 +16,6 @@ from torch import nn
 from pockgraph import passes
 from pockgraph.contribution import Candidate, Gain, Measurement, analysis, tabulate
 from pockgraph.contribution.activation_cache import Forward, choose_cuts, union_bytes
-from pockgraph.contribution.bench import finetune
 from pockgraph.contribution.candidates import (
     MAX_BIAS_COUNTS,
     Settings,
@@ -25,9 +24,10 @@ from pockgraph.contribution.candidates import (
     head_of,
     quick_settings,
 )
-from pockgraph.contribution.compiled_bench import CompiledBench
+from pockgraph.contribution.compiled_finetuning import CompiledBackend
 from pockgraph.contribution.data import Data, fresh_values, with_validation
-from pockgraph.contribution.eager_bench import EagerBench
+from pockgraph.contribution.eager_finetuning import EagerBackend
+from pockgraph.contribution.finetuning import finetune
 from pockgraph.contribution.gains import HEAD
 from pockgraph.errors import NonFiniteLoss, StudyError, TaskError
 from pockgraph.ir.graph import Role, aten
@@ -180,8 +180,8 @@ def test_a_ragged_validation_batch_is_padded_and_cut(graph) -> None:
     whole = list(base.validation or ())
     ragged = [whole[0], {k: v[:3] for k, v in whole[1].items()}]
     data = Data(Task(base.name, base.model, base.loss, base.metric, base.train, base.eval, ragged), 2)
-    bench = EagerBench(graph, data, [presets.head(graph)], 1, GIGABYTE)
-    tuner = bench.prepare(Plan.head(graph))
+    backend = EagerBackend(graph, data, [presets.head(graph)], 1, GIGABYTE)
+    tuner = backend.prepare(Plan.head(graph))
     tuner.reset({})
     assert [len(v) for v in tuner.evaluate()] == [BATCH, 3]
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_fresh_layers_of_other_kinds() -> None:
 
 
 def plain_finetune(graph, plan: Plan, data: Data, seed: int, lr: float) -> tuple[list[float], np.ndarray]:
-    """The pruned graph step by step, with nothing clever: what every bench must equal."""
+    """The pruned graph step by step, with nothing clever: what every backend must equal."""
     step, metric = passes.run(graph.prune(plan)), passes.run(graph.prune(plan).evaluation())
     state = {s.name: step.values[s.name] for s in step.state_slots}
 
@@ -257,14 +257,14 @@ def test_cached_activations_change_no_bit(name: str) -> None:
     ratios = {r.fqn: 0.5 if r.channel_dim is not None else 1.0 for r in graph.tensors}
     plans = [head, *(head | {fqn: ratio} for fqn, ratio in list(ratios.items())[:: max(1, len(ratios) // 4)])]
     data = Data(task, 2)
-    cached, uncached = (EagerBench(graph, data, plans, 1, limit) for limit in (GIGABYTE, 0))
+    cached, uncached = (EagerBackend(graph, data, plans, 1, limit) for limit in (GIGABYTE, 0))
     assert [c.position for c in uncached.train.cuts] == [0]
     assert len(cached.train.cuts) > 1
     for choice in plans:
         plan = Plan.of(graph, choice)
         found = []
-        for bench, _ in itertools.product((uncached, cached), range(2)):
-            tuner = bench.prepare(plan)
+        for backend, _ in itertools.product((uncached, cached), range(2)):
+            tuner = backend.prepare(plan)
             tuner.reset({})
             found.append((list(tuner.train(0, 0.05)), np.concatenate(list(tuner.evaluate())).tolist()))
         assert all(f == found[0] for f in found)
@@ -302,14 +302,14 @@ def test_activations_are_not_kept_when_a_seed_draws_other_values_each_time(graph
     noisy = Batches(base.train.arrays, BATCH, transform=lambda b: {**b, "x": b["x"] + torch.rand(1)})
     data = Data(Task(base.name, base.model, base.loss, base.metric, noisy, base.eval, base.validation), 2)
     assert not data.is_repeatable()
-    bench = EagerBench(graph, data, [presets.head(graph)], 1, GIGABYTE)
-    assert [c.position for c in bench.train.cuts] == [0]
+    backend = EagerBackend(graph, data, [presets.head(graph)], 1, GIGABYTE)
+    assert [c.position for c in backend.train.cuts] == [0]
 
 
 def test_activations_kept_by_a_cancelled_pass_are_used_by_the_next(graph) -> None:
     data = Data(make_shapes(), 4)
-    bench = EagerBench(graph, data, [presets.head(graph)], 1, GIGABYTE)
-    tuner = bench.prepare(Plan.head(graph))
+    backend = EagerBackend(graph, data, [presets.head(graph)], 1, GIGABYTE)
+    tuner = backend.prepare(Plan.head(graph))
     tuner.reset({})
     next(iter(tuner.train(0, 0.1)))
     tuner.reset({})
@@ -317,16 +317,16 @@ def test_activations_kept_by_a_cancelled_pass_are_used_by_the_next(graph) -> Non
     assert list(tuner.train(0, 0.1)) == pytest.approx(losses, rel=1e-5)
 
 
-def test_the_compiled_bench_agrees(graph) -> None:
+def test_the_compiled_backend_agrees(graph) -> None:
     task, data = make_shapes(), Data(make_shapes(), 3)
     plan = Plan.of(graph, presets.head(graph) | {"blocks.0.0.weight": 0.5})
     fresh = fresh_values(task, 1)
     results = []
-    for bench in (
-        EagerBench(graph, data, [plan.tensors], 1, GIGABYTE),
-        CompiledBench(graph, data, "openvino"),
+    for backend in (
+        EagerBackend(graph, data, [plan.tensors], 1, GIGABYTE),
+        CompiledBackend(graph, data, "openvino"),
     ):
-        tuner = bench.prepare(plan)
+        tuner = backend.prepare(plan)
         results.append([finetune(tuner, fresh, seed, 0.1, lambda: None) for seed in (0, 0)])
         tuner.close()
     for eager, compiled in zip(*results):
@@ -337,7 +337,7 @@ def test_the_compiled_bench_agrees(graph) -> None:
 
 def test_a_loss_or_metric_that_is_not_finite_is_an_error(graph, monkeypatch) -> None:
     data = Data(make_shapes(), 4)
-    tuner = EagerBench(graph, data, [presets.head(graph)], 1, 0).prepare(Plan.head(graph))
+    tuner = EagerBackend(graph, data, [presets.head(graph)], 1, 0).prepare(Plan.head(graph))
     with pytest.raises(NonFiniteLoss, match="in step 2 at lr 1e"):
         finetune(tuner, {}, 0, 1e38, lambda: None)
     monkeypatch.setattr(tuner, "evaluate", lambda: iter([np.array([1.0, np.nan])]))

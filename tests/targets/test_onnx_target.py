@@ -238,7 +238,7 @@ def test_only_gradients_of_products_are_multiplied_with_masks(gradient: Any, sel
 # ---------------------------------------------------------------- many threads
 
 
-def test_rows_that_are_hit_often_lose_nothing() -> None:
+def test_gradients_of_embedding_rows_that_occur_often_add_up_exactly() -> None:
     """ONNX Runtime adds in parallel in some operators: a gradient of an embedding must not depend on it."""
     index, dy = ints(3, 4000), rand(4000, 8)
     graph = graph_of(lambda dy, i: aten.embedding_dense_backward(dy, i, 5, -1, False), dy, index)

@@ -41,7 +41,7 @@ def test_operators_are_counted_and_looked_up(tmp_path: Path) -> None:
     assert found["QNN"].node_ratio == 0.75
 
 
-def test_what_has_no_table(tmp_path: Path) -> None:
+def test_files_that_are_no_onnx_artefact_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="compile with target='onnx'"):
         operator_counts(tmp_path / "train.onnx")
     (tmp_path / "train.onnx").write_bytes(b"\xff\xff\xff")

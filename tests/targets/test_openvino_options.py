@@ -123,7 +123,7 @@ def test_a_device_on_which_the_check_fails_is_refused(tmp_path: Path) -> None:
         Trainer.load(folder, "AUTO:CPU")
 
 
-def test_the_check_needs_every_bit_and_a_valid_batch(tmp_path: Path) -> None:
+def test_the_check_of_precision_uses_values_that_need_every_bit_and_a_valid_batch(tmp_path: Path) -> None:
     folder = artifact(tmp_path / "out", "bert")
     manifest = read_manifest(folder)
     initial = initial_state(folder, manifest)

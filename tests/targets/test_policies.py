@@ -36,7 +36,7 @@ class TestOpenVINO(TestTorch):
 
 
 @pytest.mark.parametrize("target", ["torch", "openvino"])
-def test_running_statistics_go_home(target: str, tmp_path: Path) -> None:
+def test_running_statistics_are_merged_into_the_module(target: str, tmp_path: Path) -> None:
     graph, task = built("batch_norms"), models.zoo("batch_norms")
     artifact = pg.compile(graph, PLANS["head"](graph), target=target, out=tmp_path / "out")
     assert artifact.manifest.batch_norm == artifact.plan.batch_norm == "batch"

@@ -51,7 +51,7 @@ class TestOpenVINO(TargetContract):
 
 @pytest.mark.parametrize("target", ["torch", "openvino"])
 @pytest.mark.parametrize("name", ["mobilenet", "tied", "unused"])
-def test_trained_tensors_go_home(name: str, target: str, tmp_path: Path) -> None:
+def test_trained_tensors_are_merged_into_the_module(name: str, target: str, tmp_path: Path) -> None:
     """Into a fresh model: the trained tensors change, everything else stays bit for bit."""
     graph = built(name)
     artifact = pg.compile(graph, PLANS["half"](graph), target=target, out=tmp_path / "out")

@@ -92,7 +92,7 @@ def test_values_are_cast_once() -> None:
     assert not [n for n in sources if n.kwargs.get("dtype") == torch.float32]  # pyright: ignore
 
 
-def test_what_the_pass_says_is_what_runs() -> None:
+def test_shapes_and_dtypes_that_the_pass_notes_are_those_that_run() -> None:
     """Shapes and dtypes of every value, run operator by operator."""
     _, after = lowered("mobilenet")
     batch = next(iter(zoo("mobilenet").train))

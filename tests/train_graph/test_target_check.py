@@ -161,7 +161,7 @@ def test_compiling_is_refused_with_the_same_words(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("target", target_names())
-def test_real_targets(target: str) -> None:
+def test_a_plan_compiles_for_every_target(target: str) -> None:
     found = built("mlp").check(target)
     assert found.ok
     assert found.to_dict() == {

@@ -324,7 +324,7 @@ def test_without_a_study_it_says_how_to_make_one(watched: Watched) -> None:
     watched.page.get_by_text("pockui demo vision --quick").wait_for()
 
 
-def test_names_in_a_study_and_a_plan_are_text_on_every_tab(watched: Watched, tmp_path: Path) -> None:
+def test_names_that_look_like_html_are_shown_as_text_on_every_tab(watched: Watched, tmp_path: Path) -> None:
     state, page = watched.open("?study=forged"), watched.page
     assert state.facts.name == HOSTILE["blobs"]
     page.get_by_text(HOSTILE["stem"]).first.wait_for()

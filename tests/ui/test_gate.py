@@ -25,7 +25,7 @@ PATHS = ("/", "/ws", "/static/js/bokeh.min.js", "/autoload.js", "/metadata", "/f
 
 
 @pytest.mark.parametrize("host", ["localhost:5006", "LOCALHOST:5006", "127.0.0.1:5006", "[::1]:5006"])
-def test_it_answers_to_loopback(host: str) -> None:
+def test_the_server_answers_requests_for_loopback_names(host: str) -> None:
     assert {_status(LOCAL, host, path) for path in PATHS} == {200}
 
 
@@ -36,7 +36,7 @@ OTHERS = (
 
 
 @pytest.mark.parametrize("host", OTHERS)
-def test_it_answers_to_no_other_name_on_any_path(host: str) -> None:
+def test_the_server_refuses_requests_for_other_names_on_every_path(host: str) -> None:
     assert {_status(LOCAL, host, path) for path in PATHS} == {421}
 
 

@@ -60,7 +60,7 @@ def test_sizes_have_three_digits_and_a_unit(value: float | None, text: str) -> N
     assert fmt.size(value) == text
 
 
-def test_times_changes_and_ratios_read_like_prose() -> None:
+def test_times_changes_and_ratios_are_written_with_their_units() -> None:
     assert fmt.milliseconds(1234) == "1.23 s"
     assert fmt.duration(3725) == "1 h 2 min"
     assert fmt.change(38, 100) == "−62 %"

@@ -37,7 +37,7 @@ def test_optimizers_take_turns_over_everything() -> None:
         assert {c.optimizer for c in chosen if c.target == target} == set(ALL_OPTIMIZERS)
 
 
-def test_a_cell_is_right_refused_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcome_of_a_cell_is_right_refused_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell("mlp", "parts", "torch", "momentum")
     assert run_cell(cell) == Outcome("right")
 
@@ -101,7 +101,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ran == planned * 2, "what other sources gave does not count"
 
 
-def test_processes_share_a_run(tmp_path: Path) -> None:
+def test_cells_are_shared_out_to_processes(tmp_path: Path) -> None:
     planned = [Cell("mlp", plan, "torch", "sgd") for plan in ("head", "biases")]
     found = coverage.run(planned, tmp_path / "record.jsonl", jobs=2)
     assert list(found.items()) == [(cell, Outcome("right")) for cell in planned]

@@ -1,6 +1,6 @@
-"""How much the metric gains when a tensor learns too: the table, and the runs that measure it.
+"""How much the metric gains when a tensor learns too: the table, and the fine-tuning that measures it.
 
-Only `table` and `candidates` import no torch.
+What is trained for a budget is chosen in `search/`. Only `gains` and `candidates` import no torch.
 """
 
 from .gains import Candidate, Contribution, Gain, Measurement, Progress, tabulate

@@ -114,7 +114,7 @@ class Forward:
                 change[last + 1] -= size
         return list(itertools.accumulate(change))[: len(self.nodes) + 1]
 
-    def is_seam(self, position: int) -> bool:
+    def may_cut(self, position: int) -> bool:
         """Whether a cut may lie here: not between an operator and the scale or shift behind it.
 
         The passes fold those into the operator, on either side of a cut as in the whole graph; split from
@@ -221,9 +221,9 @@ def choose_cuts(forward: Forward, plans: Iterable[Collection[str]], limit_bytes:
     ends = [forward.position(p) for p in plans]
     positions = set()
     for end in set(ends):
-        seams = [p for p in range(end + 1) if forward.is_seam(p)]
-        near = forward.work_before[seams[-1]] - REPEATED_RATIO * forward.work_before[-1]
-        window = [p for p in seams if forward.work_before[p] >= near]
+        places = [p for p in range(end + 1) if forward.may_cut(p)]
+        near = forward.work_before[places[-1]] - REPEATED_RATIO * forward.work_before[-1]
+        window = [p for p in places if forward.work_before[p] >= near]
         # Of equally narrow places the last, which leaves the least to repeat.
         positions.add(min(window, key=lambda p: (forward.crossing_bytes[p], -p)))
     cuts = [forward.cut(p) for p in sorted(positions - {0})]

@@ -27,12 +27,12 @@ from ..store.store import Store
 from ..task import Task
 from ..train_graph import TrainGraph
 from .activation_cache import Forward
-from .bench import Bench, Finetuner, finetune
-from .bench_choice import Estimate
 from .candidates import Settings, bias_order_of, candidates, choice_of, head_of
-from .compiled_bench import CompiledBench
+from .compiled_finetuning import CompiledBackend
 from .data import Data, fresh_values, with_validation
-from .eager_bench import EagerBench
+from .eager_finetuning import EagerBackend
+from .finetuning import Finetuner, FinetuningBackend, finetune
+from .finetuning_time import Estimate
 from .gains import HEAD, Candidate, Measurement, Progress
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
@@ -162,7 +162,7 @@ class _Analysis:
                     rate = lr if lr is not None else m.lr
                     assert rate is not None
                     try:
-                        tuner = tuner or self._bench.prepare(self._plan_of(candidate))
+                        tuner = tuner or self._backend.prepare(self._plan_of(candidate))
                         outcome = finetune(tuner, self.fresh[m.seed], m.seed, rate, self._tick)
                         result: dict[str, Any] = {"status": "done", **asdict(outcome)}
                     except NonFiniteLoss as e:
@@ -189,7 +189,7 @@ class _Analysis:
 
     def _save(self, m: Measurement, lr: float, duration_s: float, result: dict[str, Any]) -> None:
         values = {
-            "lr": lr, "target": self._bench.target, "duration_s": duration_s, "finished": time.time(),
+            "lr": lr, "target": self._backend.target, "duration_s": duration_s, "finished": time.time(),
         } | result  # fmt: skip
         columns = ", ".join(f"{c} = ?" for c in values)
         where = " AND ".join(f"{c} = ?" for c in KEY)
@@ -251,20 +251,20 @@ class _Analysis:
         return Plan.of(self.graph, self._choice(candidate), provenance={"made_by": "analysis"})
 
     @cached_property
-    def _bench(self) -> Bench:
+    def _backend(self) -> FinetuningBackend:
         """Where measurements are taken: asked for, chosen before, or what is faster for these settings."""
         target = self.settings.target
         if target == "auto":
             target = self._lease.row()["target"] or self._faster_target()
             with self._lease.transaction() as write:
                 write.execute("UPDATE analyses SET target = ? WHERE id = ?", (target, self.id))
-        return self._bench_of(target)
+        return self._backend_for(target)
 
-    def _bench_of(self, target: str) -> Bench:
-        if target != EagerBench.target:
-            return CompiledBench(self.graph, self.data, target)
+    def _backend_for(self, target: str) -> FinetuningBackend:
+        if target != EagerBackend.target:
+            return CompiledBackend(self.graph, self.data, target)
         plans = [self._choice(c) for c in (HEAD, *self.candidates)]
-        return EagerBench(self.graph, self.data, plans, len(self.settings.seeds), self.settings.cache_bytes)
+        return EagerBackend(self.graph, self.data, plans, len(self.settings.seeds), self.settings.cache_bytes)
 
     def _faster_target(self) -> str:
         """Compare eager PyTorch with OpenVINO, compile time counted, on the weight in the middle."""
@@ -272,12 +272,14 @@ class _Analysis:
         rate = min(self.settings.grid(self.graph.optimizer.lr))
         amount = len(self.settings.seeds), self.settings.steps, self.data.validation_count
         totals, notes = {}, {}
-        for target in (EagerBench.target, "openvino"):
+        for target in (EagerBackend.target, "openvino"):
             if totals and min(totals.values()) <= COMPILE_PAYS_S:
                 break
             self._report(f"timing {target}", None)
             try:
-                estimate = Estimate.of(self._bench_of(target), plan, self.settings.seeds[0], rate, self._tick)
+                estimate = Estimate.of(
+                    self._backend_for(target), plan, self.settings.seeds[0], rate, self._tick
+                )
             except (UnsupportedOperators, NonFiniteLoss) as e:
                 notes[target] = str(e)
                 continue

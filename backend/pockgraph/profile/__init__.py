@@ -1,6 +1,6 @@
-"""A training graph as numbers: what any plan of it would cost, without making its graph.
+"""The cost profile of a training graph: memory, operations and time of any plan, without making its graph.
 
-Only `profiler` imports torch.
+Measuring times is `study/time_plans.py`. Only `profiler` imports torch.
 """
 
 from .profile import Figures, Profile, TimeModel

@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import StudyError
 from .store import Store
 
-BEAT_S, STALE_S = 5.0, 60.0
+HEARTBEAT_S, STALE_S = 5.0, 60.0  # a holder that was silent for longer is taken for dead
 
 
 class LeaseLost(StudyError):
@@ -48,7 +48,7 @@ class Owner:
     @classmethod
     def here(cls) -> Owner:
         pid = os.getpid()
-        return cls(socket.gethostname(), _place(), pid, _process(pid)[1])
+        return cls(socket.gethostname(), _boot_and_namespace(), pid, _process(pid)[1])
 
     @classmethod
     def of(cls, text: str) -> Owner:
@@ -64,7 +64,7 @@ class Owner:
 
     def is_alive(self) -> bool | None:
         """Whether it runs or is stopped; None: that cannot be told from here."""
-        near = self.place == _place() if self.place else self.host == socket.gethostname()
+        near = self.place == _boot_and_namespace() if self.place else self.host == socket.gethostname()
         if not near or os.name != "posix" or self.pid <= 0:
             return None
         try:
@@ -145,12 +145,12 @@ class Lease:
     def check(self) -> None:
         """
         Raises:
-            LeaseLost: the last beat found that the lease is another's.
+            LeaseLost: the last heartbeat found that the lease is another's.
         """
         if self._lost is not None:
             raise self._lost
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Say that this process lives; what goes wrong is kept for `check`."""
         try:
             with self.transaction() as write:
@@ -180,11 +180,11 @@ def lease(store: Store, settings: str, new: Mapping[str, Any]) -> Iterator[Lease
     taken = Lease(store, settings, new)
     ended = threading.Event()
 
-    def beat() -> None:  # in a thread: compiling a large model takes minutes without a step
-        while not ended.wait(BEAT_S):
-            taken.beat()
+    def keep_alive() -> None:  # in a thread: compiling a large model takes minutes without a step
+        while not ended.wait(HEARTBEAT_S):
+            taken.heartbeat()
 
-    thread = threading.Thread(target=beat, name="pockui-lease", daemon=True)
+    thread = threading.Thread(target=keep_alive, name="pockui-lease", daemon=True)
     thread.start()
     try:
         yield taken
@@ -211,7 +211,7 @@ def _refuse_if_held(store: Store, owner: Owner, beat: float, token: int) -> None
         )
 
 
-def _place() -> str:
+def _boot_and_namespace() -> str:
     """Of this boot and this namespace of process numbers; empty where the system does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

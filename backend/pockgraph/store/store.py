@@ -66,7 +66,7 @@ class Store:
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             _write_new(partial, facts)
-            _place(partial, final)
+            _move_into_place(partial, final)
         except (OSError, sqlite3.Error) as e:
             raise StudyError(
                 f"Cannot make the study {final}: {reason(e)}. Choose another place, or make room there."
@@ -315,7 +315,7 @@ def _state_of(path: Path) -> tuple[int, int, int] | None:
     return None
 
 
-def _place(partial: Path, final: Path) -> None:
+def _move_into_place(partial: Path, final: Path) -> None:
     """Give a complete file its name, unless another one has it by now (an empty file does not count)."""
     if final.exists() and not final.stat().st_size:
         os.replace(partial, final)

@@ -1,4 +1,4 @@
-"""What a study keeps of runs, comparisons and the task: as values, and as rows."""
+"""What a study keeps of runs, comparisons and the task: as values, and as rows of its tables."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class TargetParity:
     created: float = field(default_factory=time.time)
 
 
-class Facts(BaseModel):
-    """What a study must say of its task."""
+class TaskFacts(BaseModel):
+    """What a study says of its task."""
 
     name: str
     reference: str
@@ -79,13 +79,7 @@ class Facts(BaseModel):
     unused: list[str]
 
 
-RUN = TypeAdapter(Run)
-
-
-NAMES = TypeAdapter(list[str])
-
-
-ERRORS = TypeAdapter(dict[str, float])
+RUN, NAMES, ERRORS = TypeAdapter(Run), TypeAdapter(list[str]), TypeAdapter(dict[str, float])
 
 
 def facts(graph: TrainGraph) -> dict[str, Any]:
@@ -108,6 +102,7 @@ def facts(graph: TrainGraph) -> dict[str, Any]:
 
 
 def differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """How two mappings differ, a sentence's part each; `what` stands before every key."""
     both: Iterable[str] = [k for k in stored if k in given]
     return [
         *(f"no {what}{k!r}" for k in stored if k not in given),
@@ -117,6 +112,7 @@ def differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) 
 
 
 def run_values(run: Run) -> tuple[str, str, float, str]:
+    """A run as the columns of its table: status, target, created, JSON."""
     data = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ("plan", "id")}
     data["plan"] = json.loads(run.plan.to_json())
     return run.status, run.target, run.created, json.dumps(data)

@@ -42,8 +42,8 @@ def fit(profile: Profile, target: str, timed: Sequence[tuple[Choice, float]]) ->
     weighted = features / measured_ms[:, None]
     ridge = RIDGE * np.eye(features.shape[1]) / measured_ms.mean()
     ridge[0, 0] = 0.0
-    rows = np.vstack([weighted, ridge])
-    solution, _ = nnls(rows, np.concatenate([np.ones(len(timed)), np.zeros(len(ridge))]))
+    equations = np.vstack([weighted, ridge])
+    solution, _ = nnls(equations, np.concatenate([np.ones(len(timed)), np.zeros(len(ridge))]))
     predicted = features @ solution
     error = float(np.median(np.abs(predicted - measured_ms) / measured_ms))
     per_unit = tuple(float(c) for c in solution[1:] / scale)

@@ -88,7 +88,7 @@ class _Source:
         values = sorted(
             {v for c in self.cuts[1:] for v in c.values}, key=list(self.forward.graph.fx.nodes).index
         )
-        graph = run(self.forward.prefix(values), PARTS, "bench-prefix")
+        graph = run(self.forward.prefix(values), PARTS, "finetune-prefix")
         whole = [self.forward.slot_of(v).name for v in values if v.op == "placeholder"]
         return _Function(graph), [s.name for s in graph.outputs], whole
 
@@ -107,7 +107,7 @@ def _own(value: torch.Tensor) -> torch.Tensor:
     return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
 
 
-class EagerBench:
+class EagerBackend:
     """Runs pruned graphs operator by operator with PyTorch's native kernels.
 
     Args:
@@ -138,23 +138,23 @@ class EagerBench:
 
 
 def _source(graph: Graph, plans: list[tuple[str, ...]], limit: int, batches: Callable[..., Any]) -> _Source:
-    forward = Forward(run(graph, WHOLE, f"bench-{graph.outputs[0].name}"))
+    forward = Forward(run(graph, WHOLE, f"finetune-{graph.outputs[0].name}"))
     return _Source(forward, choose_cuts(forward, plans, limit), batches)
 
 
 class EagerFinetuner:
     """A `Finetuner` in this process."""
 
-    def __init__(self, bench: EagerBench, plan: Plan, graph: TrainGraph) -> None:
+    def __init__(self, backend: EagerBackend, plan: Plan, graph: TrainGraph) -> None:
         self.plan = plan
-        self._train, self._validation = bench.train, bench.validation
+        self._train, self._validation = backend.train, backend.validation
         self._cut = self._train.cut_for(plan.tensors)
         self._validation_cut = self._validation.cut_for(plan.tensors)
-        step = run(prune(self._train.suffix(self._cut), graph.optimizer, plan), PARTS, "bench-train")
+        step = run(prune(self._train.suffix(self._cut), graph.optimizer, plan), PARTS, "finetune-train")
         self._step = _Function(step)
         suffix = self._validation.suffix(self._validation_cut)
         averaged = graph.optimizer.ema_decay is not None
-        self._evaluate = _Function(run(specialise(suffix, plan, averaged), PARTS, "bench-eval"))
+        self._evaluate = _Function(run(specialise(suffix, plan, averaged), PARTS, "finetune-eval"))
         self._initial = {s.name: step.values[s.name] for s in step.state_slots}
         state = {s.next_name: self._step.at[s.name] for s in step.state_slots}
         self._next = [(i, state[s.name]) for i, s in enumerate(step.outputs) if s.name in state]

@@ -1,4 +1,4 @@
-"""Which bench is faster for an analysis, from a few timed steps."""
+"""How long fine-tuning takes on a backend, from a few timed steps; an analysis takes the faster one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..plan import Plan
-from .bench import Bench
+from .finetuning import FinetuningBackend
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one plan costs on a bench, in seconds."""
+    """What one plan costs on a backend, in seconds."""
 
     prepare_s: float
     step_s: float
@@ -25,10 +25,12 @@ class Estimate:
         return self.prepare_s + runs * (steps * self.step_s + evaluations * self.evaluate_s)
 
     @classmethod
-    def of(cls, bench: Bench, plan: Plan, seed: int, lr: float, tick: Callable[[], None]) -> Self:
+    def of(
+        cls, backend: FinetuningBackend, plan: Plan, seed: int, lr: float, tick: Callable[[], None]
+    ) -> Self:
         """Time a few steps; the first pass, which fills caches and allocates, does not count."""
         start = time.perf_counter()
-        tuner = bench.prepare(plan)
+        tuner = backend.prepare(plan)
         prepare_s = time.perf_counter() - start
         try:
             _median_s(tuner.train(seed, lr), tick)

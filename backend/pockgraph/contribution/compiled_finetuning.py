@@ -14,7 +14,7 @@ from ..train_graph import TrainGraph
 from .data import Data
 
 
-class CompiledBench:
+class CompiledBackend:
     """Compiles every plan for a target and runs it with a `Trainer`."""
 
     def __init__(self, graph: TrainGraph, data: Data, target: str) -> None:

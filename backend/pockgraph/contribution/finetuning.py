@@ -1,8 +1,8 @@
-"""Fine-tune one plan after another on one task: the bench that contribution is measured on.
+"""Fine-tune one plan after another on one task, which is how contribution is measured.
 
-Two benches give the same numbers to rounding. `EagerBench` runs the pruned graph in this process, with
+Two backends give the same numbers to rounding. `EagerBackend` runs the pruned graph in this process, with
 the activations before the trained tensors cached (`activation_cache.py`): ready in a fraction of a second.
-`CompiledBench` compiles every plan for a target, which takes seconds and pays when a plan takes many
+`CompiledBackend` compiles every plan for a target, which takes seconds and pays when a plan takes many
 steps.
 """
 
@@ -40,7 +40,7 @@ class Finetuner(Protocol):
     def close(self) -> None: ...
 
 
-class Bench(Protocol):
+class FinetuningBackend(Protocol):
     """Prepares plans of one task."""
 
     target: str
