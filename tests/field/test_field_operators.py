@@ -27,7 +27,15 @@ def _right(name: str, target: str) -> None:
     assert_as_eager(task(Between(OPERATORS[name]), batches(4, 6)), target)
 
 
-SAMPLED = [*itertools.islice(zip(OPERATORS, itertools.cycle(("openvino", "", "onnx", ""))), 0, None, 2)]
+# What the paddings of a bicubic grid are made of, tests/passes/test_legalize.py compares without any runtime.
+ALIKE = {"grid_sample_bicubic_zeros_aligned", "grid_sample_bicubic_border_aligned"}
+SAMPLED = [
+    (name, target)
+    for name, target in itertools.islice(
+        zip(OPERATORS, itertools.cycle(("openvino", "", "onnx", ""))), 0, None, 2
+    )
+    if name not in ALIKE
+]
 
 
 @pytest.mark.parametrize(("name", "target"), SAMPLED)
@@ -74,7 +82,7 @@ class Unrolled(nn.Module):
     ("how", "target"),
     [
         ("unbind", "onnx"),
-        ("split", "onnx"),
+        pytest.param("split", "onnx", marks=pytest.mark.slow),
         *(pytest.param(h, "openvino", marks=pytest.mark.slow) for h in ("unbind", "split", "chunk", "index")),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from models import ZOO, zoo
-from oracle import COVERING_CASES, OPTIMIZER_CASES, PLANS, TrainingContract, built
+from oracle import COVERING_CASES, OPTIMIZER_CASES, OPTIMIZERS, PLANS, Case, TrainingContract, built
 from truth import Steps
 
 import pockgraph as pg
@@ -22,7 +22,7 @@ from pockgraph.train_graph import TrainGraph
 class TargetContract(TrainingContract):
     target: ClassVar[str]
     options: ClassVar[Mapping[str, str]] = {}
-    cases = COVERING_CASES + OPTIMIZER_CASES
+    cases: Sequence[Case] = COVERING_CASES + OPTIMIZER_CASES
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         with tempfile.TemporaryDirectory() as folder:
@@ -37,16 +37,44 @@ class TargetContract(TrainingContract):
             return Steps(losses, weights, metric)
 
 
+# Each model, plan and optimizer goes to ONNX and to OpenVINO in the fast suite, each cell to one of them.
+TURNS: tuple[list[Case], list[Case]] = ([], [])
+for at, case in enumerate(COVERING_CASES):
+    model, plan = divmod(at, len(PLANS))
+    TURNS[(model + plan // 2) % 2].append(case)
+
+
 class TestTorch(TargetContract):
     target = "torch"
 
 
 class TestONNX(TargetContract):
     target = "onnx"
+    cases = (*TURNS[0], *OPTIMIZER_CASES)
 
 
 class TestOpenVINO(TargetContract):
     target = "openvino"
+    cases = (*TURNS[1], *OPTIMIZER_CASES)
+
+
+@pytest.mark.slow
+class TestONNXOtherCells(TargetContract):
+    target = "onnx"
+    cases = TURNS[1]
+
+
+@pytest.mark.slow
+class TestOpenVINOOtherCells(TargetContract):
+    target = "openvino"
+    cases = TURNS[0]
+
+
+def test_both_targets_meet_every_model_plan_and_optimizer() -> None:
+    for cases in TURNS:
+        assert {c.model for c in cases} == {*ZOO}
+        assert {c.plan for c in cases} == {*PLANS}
+        assert {c.optimizer for c in cases} == {*OPTIMIZERS}
 
 
 @pytest.mark.parametrize("target", ["torch", "openvino"])
