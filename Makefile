@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 # The pip requirement that torch comes from, as in: make TORCH='torch==2.13.0 --index-url ...'
 TORCH ?= torch==2.13.0
+# The optional dependencies that the environment has.
+EXTRAS ?= dev
 STUDY ?=
 ARGS ?=
 # Test processes, each with one thread: a file is one process's, so that what it builds is built once.
 # A process that dies ends the run: with --dist loadfile, pytest-xdist would wait for it for ever.
 JOBS ?= auto
+EXECUTORCH_TESTS = tests/targets/test_executorch_ops.py tests/targets/test_executorch_target.py \
+	tests/runtime/test_runtime_executorch.py
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 ifeq ($(OS),Windows_NT)
@@ -19,10 +23,10 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm coverage campaign check format bench clean
+.PHONY: help setup demo app test test-all test-arm test-executorch coverage campaign check format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## install everything into $(VENV)
 
@@ -30,7 +34,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PIP) install --quiet $(TORCH)
-	$(PIP) install --quiet --editable '.[dev]'
+	$(PIP) install --quiet --editable '.[$(EXTRAS)]'
 	@touch $(READY)
 
 demo: $(READY) ## analyse, plan, compile, train and compare a real network, in minutes
@@ -51,6 +55,9 @@ coverage: $(READY) ## compare every model, plan and target with PyTorch; writes 
 test-arm: $(READY) ## train on emulated ARM and compare; fetches a Debian for ARM once
 	$(BIN)/python benchmarks/arm.py --out docs/results/arm.md $(ARGS)
 
+test-executorch: ## test the experimental target in an environment of its own, $(VENV)-executorch
+	$(MAKE) test-all VENV=$(VENV)-executorch EXTRAS=dev,executorch ARGS="$(EXECUTORCH_TESTS) $(ARGS)"
+
 campaign: $(READY) ## kills, mutated files, long runs, full disks, many sessions; writes docs/results/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)
 
@@ -69,4 +76,4 @@ bench: $(READY) ## time a step against PyTorch, side by side
 	$(BIN)/pockui bench text $(ARGS)
 
 clean: ## remove the environment and what the tools left
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-executorch build .pytest_cache .ruff_cache .hypothesis

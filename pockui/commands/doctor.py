@@ -162,7 +162,7 @@ def _torch() -> list[dict[str, Any]]:
 
 def _extras() -> list[dict[str, Any]]:
     absent = [name for name in DEMO_PACKAGES if version(name) is None]
-    panel = version("panel")
+    panel, executorch = version("panel"), version("executorch")
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     needs_demo = f"missing {', '.join(absent)}: pip install 'pockui[demo]'"
     on_linux = sys.platform == "linux"
@@ -177,6 +177,13 @@ def _extras() -> list[dict[str, Any]]:
             "measured memory",
             on_linux,
             "from /proc" if on_linux else "needs Linux; reports leave the column empty here",
+        ),
+        (
+            "target executorch",
+            executorch is not None,
+            f"experimental; executorch {executorch}"
+            if executorch
+            else "experimental; executorch is not installed: pip install 'pockui[executorch]'",
         ),
         ("browser tests", browser is not None, browser or "no chromium: apt-get install chromium"),
     )

@@ -1,9 +1,11 @@
 """Run the coverage matrix and write it as a table: `make coverage`, or
 
     PYTHONPATH=tests python -m zoo.coverage [--quick | --all] [--jobs 2] [--out docs/coverage.md]
+    PYTHONPATH=tests python -m zoo.coverage --quick --target executorch
 
-Every outcome is stored as soon as it is there: stopped at any time, the same command goes on, as long as
-no source file changed.
+The second one is about an experimental target, whose table is a file of its own. Every outcome is
+stored as soon as it is there: stopped at any time, the same command goes on, as long as no source file
+changed.
 """
 
 from __future__ import annotations
@@ -30,21 +32,24 @@ from zoo import families
 from zoo.matrix import PLAN_KINDS, Cell, Outcome, cells, run_cell
 
 ROOT = Path(__file__).parents[2]
-RECORD = ROOT / "out" / "coverage.jsonl"
 QUICK_PLANS = ("full", "parts")
-VERSIONS = ("torch", "openvino", "onnxruntime", "transformers")
+VERSIONS = ("torch", "openvino", "onnxruntime", "transformers", "executorch")
 SHORT = 300  # characters of a reason
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing and write the table; 1 when a cell is wrong."""
     options = _parser().parse_args(argv)
-    planned = cells(options.all, QUICK_PLANS if options.quick else tuple(PLAN_KINDS))
-    found = run(planned, RECORD, options.jobs)
+    plans, alone = QUICK_PLANS if options.quick else tuple(PLAN_KINDS), options.target
+    name = f"coverage-{alone}" if alone else "coverage"
+    planned = cells(options.all, plans, (alone,) if alone else target_names())
+    found = run(planned, ROOT / "out" / f"{name}.jsonl", options.jobs)
     how = " --quick" if options.quick else " --all" if options.all else ""
-    write_atomically(options.out, table(found, how).encode())
+    how += f" --target {alone}" if alone else ""
+    out = options.out or ROOT / "docs" / f"{name}.md"
+    write_atomically(out, table(found, how).encode())
     wrong = [cell for cell, outcome in found.items() if outcome.kind == "wrong"]
-    print(f"{len(found)} cells, {len(wrong)} wrong; wrote {options.out}")
+    print(f"{len(found)} cells, {len(wrong)} wrong; wrote {out}")
     return 1 if wrong else 0
 
 
@@ -54,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--quick", action="store_true", help=f"only the plans {' and '.join(QUICK_PLANS)}")
     group.add_argument("--all", action="store_true", help="every optimizer in every cell; an hour")
     p.add_argument("--jobs", type=_jobs, default=1, help="processes, or auto: one a core; default 1")
-    p.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md", help="the table")
+    experimental = sorted({*target_names(experimental=True)} - {*target_names()})
+    p.add_argument("--target", choices=experimental, help="an experimental target, alone")
+    p.add_argument("--out", type=Path, help="the table; default docs/coverage.md, or docs/coverage-TARGET.md")
     return p
 
 
@@ -125,14 +132,14 @@ def _read(record: Path, sources: str) -> dict[Cell, Outcome]:
 def table(found: Mapping[Cell, Outcome], how: str = "") -> str:
     """The outcomes as Markdown."""
     plans = [p for p in PLAN_KINDS if any(c.plan == p for c in found)]
-    targets = [t for t in target_names() if any(c.target == t for c in found)]
+    targets = [t for t in target_names(experimental=True) if any(c.target == t for c in found)]
     columns = [(t, p) for t in targets for p in plans]
     notes: dict[str, int] = {}
     kinds = [o.kind for o in found.values()]
     lines = [
         "# What is covered",
         "",
-        f"Written by `make coverage{f' ARGS={how.strip()}' if how else ''}`; do not edit. Each model (rows) "
+        f"Written by `make coverage{_arguments(how)}`; do not edit. Each model (rows) "
         "is built, pruned to a plan of each kind, compiled for each target (columns), and trained for three "
         "steps, each with its own batch and learning rate. ✓: losses, trained weights and metric equal eager "
         "PyTorch's within the tolerances of `tests/oracle.py`, and what the plan freezes is unchanged, bit "
@@ -143,6 +150,7 @@ def table(found: Mapping[Cell, Outcome], how: str = "") -> str:
         "weights; shapes of deployed ones are in the demos and benchmarks.",
         "",
         f"Versions: {_versions()}.",
+        *_experimental(targets),
     ]
     for family, members in families().items():
         lines += ["", f"## {family.capitalize()}", ""]
@@ -154,6 +162,20 @@ def table(found: Mapping[Cell, Outcome], how: str = "") -> str:
     if notes:
         lines += ["", "## Reasons", "", *(f"{number}. {reason}" for reason, number in notes.items())]
     return "\n".join(lines) + "\n"
+
+
+def _experimental(targets: Sequence[str]) -> Iterator[str]:
+    """Where the tables of the targets are that are not in this one."""
+    others = [t for t in target_names(experimental=True) if t not in target_names() and t not in targets]
+    if others:
+        links = ", ".join(f"[{t}](coverage-{t}.md)" for t in others)
+        yield from ("", f"Experimental, with a table of its own: {links}.")
+
+
+def _arguments(how: str) -> str:
+    """What follows `make coverage` on its command line."""
+    given = how.strip()
+    return f" ARGS='{given}'" if " " in given else f" ARGS={given}" if given else ""
 
 
 def _mark(found: Mapping[Cell, Outcome], model: str, target: str, plan: str, notes: dict[str, int]) -> str:

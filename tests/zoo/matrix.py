@@ -78,7 +78,11 @@ class Outcome:
     reason: str = ""
 
 
-def cells(every_optimizer: bool = False, plans: Sequence[str] = tuple(PLAN_KINDS)) -> list[Cell]:
+def cells(
+    every_optimizer: bool = False,
+    plans: Sequence[str] = tuple(PLAN_KINDS),
+    targets: Sequence[str] = target_names(),
+) -> list[Cell]:
     """Every model with every kind of plan on every target.
 
     What an optimizer adds to a graph does not depend on the model, so that by default the optimizers
@@ -87,7 +91,7 @@ def cells(every_optimizer: bool = False, plans: Sequence[str] = tuple(PLAN_KINDS
     made = []
     names = [model for family in families().values() for model in family]
     rules = list(ALL_OPTIMIZERS)
-    places = itertools.product(enumerate(names), enumerate(plans), enumerate(target_names()))
+    places = itertools.product(enumerate(names), enumerate(plans), enumerate(targets))
     for (i, model), (j, plan), (k, target) in places:
         turn = [rules[(i + j + k) % len(rules)]]
         made += [Cell(model, plan, target, rule) for rule in (rules if every_optimizer else turn)]

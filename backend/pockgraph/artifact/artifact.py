@@ -376,7 +376,7 @@ def _file_spec(path: Path) -> FileSpec:
 def _versions() -> dict[str, str]:
     """Of this project and of the runtimes installed here."""
     versions = {"pockui": __version__}
-    for name in ("torch", "openvino", "onnx", "onnxruntime"):
+    for name in ("torch", "openvino", "onnx", "onnxruntime", "executorch"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

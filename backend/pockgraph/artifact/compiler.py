@@ -35,7 +35,8 @@ def compile(
     Args:
         graph: from `build`.
         plan: what is trained; by default the graph's own plan.
-        target: `"openvino"` or `"onnx"` (no torch on the device), or `"torch"`.
+        target: `"openvino"` or `"onnx"` (no torch on the device), `"torch"`, or the experimental
+            `"executorch"`.
         out: the folder; an artefact that is there already is replaced in one step, anything else never.
         options: the target's own, stored in the manifest.
         parity: take one step with what was compiled and compare it with eager PyTorch, on the first batch

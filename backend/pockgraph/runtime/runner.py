@@ -21,6 +21,7 @@ _MODULES = {
     "openvino": "pockgraph.runtime.openvino",
     "onnx": "pockgraph.runtime.onnx",
     "torch": "pockgraph.targets.torch.runner",
+    "executorch": "pockgraph.targets.executorch.runner",
 }
 
 

@@ -23,6 +23,7 @@ _MODULES = {
     "onnx": "pockgraph.targets.onnx",
     "torch": "pockgraph.targets.torch",
 }
+_EXPERIMENTAL = {"executorch": "pockgraph.targets.executorch"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ class Target(Protocol):
         ...
 
 
-def target_names() -> tuple[str, ...]:
-    return tuple(_MODULES)
+def target_names(experimental: bool = False) -> tuple[str, ...]:
+    """The targets' names, of the experimental ones only if asked for: these need packages of their own."""
+    return (*_MODULES, *(_EXPERIMENTAL if experimental else ()))
 
 
 def get_target(name: str) -> Target:
@@ -102,10 +104,15 @@ def get_target(name: str) -> Target:
         PockError: no target has that name (with suggestions).
     """
     require(PockError, "target", name, str, f"Pass one of {', '.join(map(repr, _MODULES))}.")
-    if name not in _MODULES:
+    modules = _MODULES | _EXPERIMENTAL
+    if name not in modules:
         known = ", ".join(repr(n) for n in _MODULES)
-        raise PockError(f"There is no target {name!r}.{suggest(name, _MODULES)} The targets are {known}.")
-    return importlib.import_module(_MODULES[name]).TARGET
+        more = " and ".join(repr(n) for n in _EXPERIMENTAL)
+        raise PockError(
+            f"There is no target {name!r}.{suggest(name, modules)} The targets are {known}; experimental is "
+            f"{more}."
+        )
+    return importlib.import_module(modules[name]).TARGET
 
 
 def require_supported(target: Target, graph: Graph) -> None:

@@ -1,0 +1,119 @@
+"""Runs artefacts of the ExecuTorch target, with ExecuTorch's Python package, which needs torch.
+
+A step takes the state as tensors and gives the next one, in memory of its own; the one before is kept
+until the next step, so that a step can be undone. Evaluation is a program of its own, loaded on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...errors import ArtifactError
+from ...runtime.finite_check import nonfinite
+from ...runtime.manifest import GraphSpec, Manifest, require_unchanged
+from .library import require_installed, runtime, set_threads
+from .program import Program, running
+
+_GIVEN = ("batch", "lr", "seed")
+
+
+def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> ExecuTorchRunner:
+    """See `runner.open_runner`; `threads` holds for all programs of this process."""
+    require_installed(ArtifactError)
+    if device.upper() != "CPU":
+        raise ArtifactError(
+            f"ExecuTorch has no device {device!r} here; this target's programs run on 'CPU'. Name that one."
+        )
+    runtime()
+    if threads is not None:
+        with running:
+            set_threads(threads)
+    return ExecuTorchRunner(folder, manifest)
+
+
+class ExecuTorchRunner:
+    """A `Runner` in ExecuTorch."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder, self._manifest = folder, manifest
+        spec = manifest.train
+        self._step = self._program("train", spec)
+        self._inputs = _given(spec)
+        self._loss = next(i for i, s in enumerate(spec.outputs) if s.role == "loss")
+        place = {s.name: i for i, s in enumerate(spec.outputs)}
+        self._next = {s.name: place[s.next_name] for s in manifest.changing_state}
+        self._values = {
+            s.name: torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in spec.state
+        }  # until `write_state`
+        self._before: dict[str, torch.Tensor] = {}
+        self._judged = manifest.judged_state
+        self._eval: Program | None = None
+        self._eval_inputs = _given(manifest.eval)
+
+    def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
+        given = {"lr": torch.tensor(lr)}
+        if keys is not None:
+            given["seed"] = _tensor(keys)
+        self._before = {}  # frees what the step before the last one left
+        before = {name: self._values[name] for name in self._next}
+        results = self._step([*self._arguments(self._inputs, batch, given)])
+        self._values.update({name: results[i] for name, i in self._next.items()})
+        self._before = before
+        return float(results[self._loss])
+
+    def nonfinite(self) -> list[str]:
+        return nonfinite({n: self._values[n].reshape(-1).numpy() for n in self._judged})
+
+    def undo(self) -> None:
+        self._values.update(self._before)
+
+    def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        if self._eval is None:
+            self._eval = self._program("eval", self._manifest.eval)
+        return self._eval([*self._arguments(self._eval_inputs, batch, {})])[0].numpy().copy()
+
+    def read_state(self) -> dict[str, np.ndarray]:
+        return {n: value.numpy().copy() for n, value in self._values.items()}
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            self._values[name] = torch.from_numpy(np.array(value))
+
+    def _program(self, stem: str, spec: GraphSpec) -> Program:
+        path = self._folder / f"{stem}.pte"
+        require_unchanged(self._folder, self._manifest, path.name)
+        program = Program(path)
+        shapes = [s for _, s in _given(spec)], [tuple(s.shape) for s in spec.outputs]
+        if (program.takes, program.gives) != shapes:
+            raise ArtifactError(
+                f"{path} and the manifest have different inputs or outputs. Compile it again."
+            )
+        return program
+
+    def _arguments(
+        self,
+        inputs: Iterable[tuple[str, tuple[int, ...]]],
+        batch: Mapping[str, np.ndarray],
+        given: Mapping[str, torch.Tensor],
+    ) -> Iterable[torch.Tensor]:
+        for name, _ in inputs:
+            entry = name.removeprefix("batch:")
+            if entry != name:
+                yield _tensor(batch[entry])
+            else:
+                yield given[name] if name in given else self._values[name]
+
+
+def _given(spec: GraphSpec) -> list[tuple[str, tuple[int, ...]]]:
+    """What a program is given, in its order: names and shapes. All else is in its file."""
+    return [(s.name, tuple(s.shape)) for s in spec.inputs if s.is_state or s.role in _GIVEN]
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor over the array's memory, or over a copy when that is read-only or strided."""
+    whole = np.ascontiguousarray(array).reshape(array.shape)
+    return torch.from_numpy(whole if whole.flags.writeable else whole.copy())
