@@ -30,7 +30,7 @@ OF_PYTORCH = {
     aten.mse_loss.default, aten.mse_loss_backward.default, aten.smooth_l1_loss.default,
     aten.smooth_l1_loss_backward.default, aten.huber_loss.default, aten.huber_loss_backward.default,
     aten.binary_cross_entropy_backward.default, aten.sigmoid_backward.default, aten.tanh_backward.default,
-    aten.silu_backward.default, aten.hardswish_backward.default, aten.leaky_relu_backward.default,
+    aten.hardswish_backward.default, aten.leaky_relu_backward.default,
     aten.softplus_backward.default, aten.threshold.default, aten.silu.default, aten.mish.default,
     aten.mish_backward.default, aten.square.default, aten.addcmul.default, aten.addcdiv.default,
     aten.xlogy.Tensor, aten.floor_divide.default, aten.std.correction, aten.logsumexp.default,
@@ -533,7 +533,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "strides": (aten.as_strided.default, rand(4, 4), [2, 2], [4, 1]),
     "remainder_by_number": (aten.remainder.Scalar, rand(4), 0.7),
     "finite": (aten.isfinite.default, rand(4)),
-    **{str(overload): (overload, *example_of(overload)) for overload in OF_PYTORCH},
+    **{str(overload): (overload, *example_of(overload)) for overload in sorted(OF_PYTORCH, key=str)},
 }
 
 

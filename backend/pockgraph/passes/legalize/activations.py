@@ -46,6 +46,13 @@ def hardsigmoid_backward(dy: Tensor, x: Tensor) -> Tensor:
     return (dy / 6).masked_fill(x.abs() >= 3, 0.0)
 
 
+@expands(aten.silu_backward.default)
+def silu_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """PyTorch's decomposition begins with dy, which keeps one tensor more alive."""
+    s = torch.sigmoid(x)
+    return dy * (s * (1 + x * (1 - s)))
+
+
 @expands(aten.elu.default)
 def elu(x: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
     return scale * torch.where(x > 0, x, alpha * torch.expm1((x * input_scale).clamp_max(0)))
