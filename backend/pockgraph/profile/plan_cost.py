@@ -1,7 +1,7 @@
 """Pruning on numbers: which operators remain for one plan, at which size, and what is added.
 
-What `train_graph/prune.py` makes of a graph, this makes of a profile's operators, to the byte: change
-them together.
+What `train_graph/prune.py` makes of a graph, this makes of a profile's operators, to the byte. What an
+operator reads and costs in a plan, `pruning_rules.py` says; here is the schedule that comes of it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ becomes a variable. A set of tensors is an integer with the bits of their positi
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .operator_cost import Operator
@@ -139,6 +139,23 @@ def input_readers(profile: Profile) -> list[Reader]:
         for n, to in moves.items()
         if profile.operators[n].sole() == i
     ]
+
+
+def selections(profile: Profile) -> Iterator[tuple[int, int, int]]:
+    """(operator, bytes, tensor) of each value of which channels are selected: where a selection stops.
+
+    An operator of -1 is an input.
+    """
+    for i, moves in enumerate(profile.moves):
+        found: dict[int, int] = {}
+        for n, to in moves.items():
+            if profile.operators[n].sole() == i:
+                reads = selection(profile.operators[n], to)
+                yield from ((-1, nbytes, i) for nbytes in reads.input_bytes)
+                found |= {m: profile.operators[m].size_bytes for m in reads.selected}
+        for m, nbytes in found.items():
+            if m not in moves or profile.operators[m].sole() != i:
+                yield m, nbytes, i
 
 
 def weight_readers(profile: Profile) -> list[list[Reader]]:

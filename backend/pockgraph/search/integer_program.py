@@ -15,10 +15,10 @@ from ..contribution import Contribution
 from ..errors import BudgetError, PlanError
 from ..plan import Budget, Plan
 from ..profile import Profile
-from ..profile.operator_cost import WORK_KINDS
 from .linear_solver import Constraint, Linear, minimize
 from .memory_constraints import LinearMemory, SchedulePoint
 from .plan_variables import PlanVariables
+from .time_constraints import step_ms
 
 MAX_ROUNDS = 60
 
@@ -50,7 +50,8 @@ class IntegerProgram:
         resident, state = self.memory.resident_bytes(), self.memory.state_bytes()
         limits: list[Constraint] = []
         if budget.step_ms is not None:
-            limits.append(self._step_ms().at_most(budget.step_ms))
+            assert self.p.time is not None
+            limits.append(step_ms(self.p, self.p.time, self.variables, self.memory).at_most(budget.step_ms))
         if budget.extra_bytes is not None:
             limits.append((self.memory.saved_bytes() + state).at_most(budget.extra_bytes))
         refused: list[Constraint] = []
@@ -64,7 +65,8 @@ class IntegerProgram:
             figures = self.p.figures(ratios)
             over_peak = figures.peak_bytes - (budget.peak_bytes or math.inf)
             over_extra = figures.extra_bytes - (budget.extra_bytes or math.inf)
-            if over_peak <= 0 and over_extra <= 0:
+            over_ms = (figures.step_ms or 0.0) - (budget.step_ms or math.inf)
+            if over_peak <= 0 and over_extra <= 0 and over_ms <= 0:
                 return self._plan(ratios, budget, (time.perf_counter() - start) * 1e3)
             point = self.memory.peak_point(ratios)
             if over_peak > 0 and point not in self._peak_bytes:
@@ -88,34 +90,6 @@ class IntegerProgram:
         plan = self.p.plan(ratios, {"made_by": "search", "budget": str(budget)})
         figures = {**plan.predicted, "gain": self.c.predicted_gain(ratios), "solve_ms": solve_ms}
         return plan.model_copy(update={"predicted": figures})
-
-    # ------------------------------------------------------------------ time
-
-    def _step_ms(self) -> Linear:
-        """The predicted time of a step."""
-        assert self.p.time is not None
-        total = Linear(constant=self.p.time.overhead_ms)
-        for weight, amount in zip(self.p.time.ms_per_unit, self._work(), strict=True):
-            total.constant += weight * amount.constant
-            for literal, work in amount.terms.items():
-                total.add(literal, weight * work)
-        return total
-
-    def _work(self) -> list[Linear]:
-        """Work of each kind."""
-        amounts = [Linear() for _ in WORK_KINDS]
-        grouped: dict[tuple[int, int], tuple[float, float]] = {}
-        for o in self.p.operators:
-            key = o.kind, 0 if o.needed else o.serves
-            work, fixed = grouped.get(key, (0.0, 0.0))
-            grouped[key] = work + o.work, fixed + o.fixed_work
-        for (kind, serves), (work, fixed) in grouped.items():
-            if serves and serves & (serves - 1) == 0:  # one tensor alone: its trained share counts
-                for share, literal in self.variables.variables_of(serves.bit_length() - 1):
-                    amounts[kind].add(literal, fixed + (work - fixed) * share)
-            else:
-                amounts[kind].add(self.variables.any_trained(serves) if serves else None, work)
-        return amounts
 
     # ------------------------------------------------------------------ limits
 

@@ -121,7 +121,7 @@ class LinearMemory:
         bounds = [o.clamps for o in self.p.operators if o.masks == n]
         if bounds:
             masks = sum(masks_alive(b) if after == "mask" else 1 for b in bounds)
-            self._add_masks(o.mask_bytes * masks, self._compared(n), self._kept(n), total)
+            self.add_masks(n, o.mask_bytes * masks, total)
         if after == "select":
             self._add_parts([r for r in self._readers[n] if r.at > t], total)
 
@@ -143,7 +143,7 @@ class LinearMemory:
                 total.constant += o.bytes
             else:
                 self._add_clamped(o, self._compared(n), read, self._kept(n), total)
-            self._add_masks(o.mask_bytes, self._compared(n), self._kept(n), total)
+            self.add_masks(n, o.mask_bytes, total)
         self._add_parts(later, total)
 
     def _add_parts(self, later: list[Reader], total: Linear) -> None:
@@ -162,16 +162,16 @@ class LinearMemory:
         if kept is None:
             total.add(trained if later == NEVER else later, o.bytes)
         elif kept != NEVER:
-            both = kept if trained is None else self.v.both_of(trained, kept)
-            stays = both if later == NEVER else kept if later == kept else self.v.either_of(both, later)
-            total.add(stays, o.bytes)
+            both = self._both(trained, kept)
+            total.add(kept if later == kept else self._either(both, later), o.bytes)
 
-    def _add_masks(self, size: int, compared: int, kept: int | None, total: Linear) -> None:
-        """Masks for the tensors of `compared`, where nothing keeps the result itself."""
+    def add_masks(self, n: int, amount: int, total: Linear) -> None:
+        """Count an amount for the plans that keep a mask of operator `n`, and not its result."""
+        compared, kept = self._compared(n), self._kept(n)
         if kept is not None:
             total.add(
                 self.v.any_trained(compared) if kept == NEVER else self.v.any_trained_unless(compared, kept),
-                size,
+                amount,
             )
 
     def _add_joined(self, t: int, total: Linear) -> None:
@@ -192,13 +192,19 @@ class LinearMemory:
         """A variable that is 1 for the plans of a condition; None: for all."""
         if when.always:
             return None
-        return self.v.any_of(when.trained, bits(when.whole)) if when.trained or when.whole else NEVER
+        return self.v.any_of(when.trained, bits(when.whole))
 
     def _both(self, a: int | None, b: int | None) -> int | None:
         """A variable that is 1 when `a` and `b` both are."""
         if NEVER in (a, b):
             return NEVER
         return b if a is None else a if b is None else self.v.both_of(a, b)
+
+    def _either(self, a: int | None, b: int | None) -> int | None:
+        """A variable that is 1 when `a` or `b` is."""
+        if a is None or b is None:
+            return None
+        return b if a == NEVER else a if b == NEVER else self.v.either_of(a, b)
 
     def _compared(self, n: int) -> int:
         """The tensors whose gradients need the comparison of storage `n` with bounds."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..contribution import Contribution
 from ..profile import Profile
-from .linear_solver import Constraint, Terms
+from .linear_solver import NEVER, Constraint, Terms
 
 
 class PlanVariables:
@@ -111,12 +111,17 @@ class PlanVariables:
     # ------------------------------------------------------------------ what follows
 
     def any_trained(self, tensors: int) -> int | None:
-        """A variable that is 1 when any tensor of the set is trained; None: one always is."""
+        """A variable that is 1 when any tensor of the set is trained.
+
+        None where one always is, NEVER where no plan trains one.
+        """
         if tensors & self.always:
             return None
         possible = self._possible(tensors)
+        if not possible:
+            return NEVER
         if possible not in self._any_trained:
-            nested = max((s for s in self._any_trained if s and s & possible == s and s != possible),
+            nested = max((s for s in self._any_trained if s & possible == s and s != possible),
                          key=int.bit_count, default=0)  # fmt: skip
             # It would be a whole number by itself; but branching on how deep the backward pass goes settles
             # most other variables.
@@ -130,7 +135,10 @@ class PlanVariables:
         return self._any_trained[possible]
 
     def any_of(self, tensors: int, whole: Iterable[int]) -> int | None:
-        """A variable that is 1 when any of `tensors` is trained, or any of `whole` is trained whole."""
+        """A variable that is 1 when any of `tensors` is trained, or any of `whole` is trained whole.
+
+        None and NEVER as for `any_trained`.
+        """
         extra = tuple(i for i in sorted(set(whole)) if not tensors >> i & 1 and self._whole(i))
         if tensors & self.always or any(1 << i & self.always for i in extra):
             return None
@@ -156,10 +164,8 @@ class PlanVariables:
             self._both[a, b] = variable
         return self._both[a, b]
 
-    def either_of(self, a: int, b: int | None) -> int | None:
-        """A variable that is 1 when `a` or `b` is; None: `b` always is."""
-        if b is None:
-            return None
+    def either_of(self, a: int, b: int) -> int:
+        """A variable that is 1 when `a` or `b` is."""
         variable = self._variable()
         self._at_least(variable, {a: 1.0})
         self._at_least(variable, {b: 1.0})
@@ -167,9 +173,11 @@ class PlanVariables:
 
     def any_trained_unless(self, tensors: int, kept: int) -> int:
         """A variable that is 1 when any of `tensors` is trained and the variable `kept` is 0."""
+        trained = self.any_trained(tensors)
+        if trained == NEVER:
+            return NEVER
         self._at_most_demanded(kept)
         variable = self._variable()
-        trained = self.any_trained(tensors)
         if trained is None:
             self._at_least(variable, {kept: -1.0}, less=-1.0)
         else:

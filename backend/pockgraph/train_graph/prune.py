@@ -124,7 +124,7 @@ def _train(edit: _Editor, fqn: str, trained: Trained) -> tuple[fx.Node, fx.Node,
 def prune(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
     """The training graph of `plan`: loss, and the next value of all that is trained.
 
-    `profile/plan_cost.py` predicts what this makes without making it: a change here is a change there.
+    `profile/plan_cost.py` predicts what this makes without making it.
 
     Args:
         gradients: loss and one GRAD output per trainable tensor, canonical.
