@@ -15,8 +15,6 @@ batch.npz` prints one artefact's figures.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import importlib
 import json
 import os
@@ -35,6 +33,7 @@ from typing import Any, Self
 import numpy as np
 
 from .errors import PockError
+from .runtime.process_memory import peak_resident_bytes, reset_peak, resident_bytes
 
 LEARNING_RATE = 1e-4  # of measured steps: the work is the same at any rate, and this one cannot diverge
 _ANSWER = "pockgraph.measure:"
@@ -315,38 +314,6 @@ def _timed(step: Step) -> float:
 def _answer(stream: Any, **content: Any) -> None:
     stream.write(f"{_ANSWER}{json.dumps(content)}\n")
     stream.flush()
-
-
-def resident_bytes() -> int | None:
-    """This process's memory right now, after freed memory went back to the system; None if unknown."""
-    gc.collect()
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc's
-        libc.malloc_trim(0)
-    return _status_bytes(status.read_text(), "VmRSS")
-
-
-def peak_resident_bytes() -> int | None:
-    """The most memory this process held since it started, or since `reset_peak`; None if unknown."""
-    status = Path("/proc/self/status")
-    return _status_bytes(status.read_text(), "VmHWM") if status.is_file() else None
-
-
-def reset_peak() -> bool:
-    """Let `peak_resident_bytes` count from now on; False where the system has no such thing."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _status_bytes(status: str, key: str) -> int:
-    line = next(x for x in status.splitlines() if x.startswith(key))
-    return int(line.split()[1]) * 1024
 
 
 # ---------------------------------------------------------------- artefacts as contenders

@@ -1,4 +1,7 @@
-"""The draggable parts: one `.js` file each, free of dependencies."""
+"""The draggable parts: one `.js` file each, free of dependencies.
+
+What they show comes from `info/`, and what an edit means is decided in `views/` and `state.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task -> traces. With `targets/torch/aot_package.py` and `passes/legalize/trace.py` the only room that
+"""Task -> traces. With `targets/torch/aot_package.py` and `passes/legalize/expansion.py` the only room that
 touches torch's private or unstable interfaces.
 
 The user's own code runs once on tensors without data, under autograd, and every operator it and autograd
@@ -7,8 +7,8 @@ included. State that the code changes in place becomes the graph's, and what one
 repeat is refused by name and line.
 
 - `trace.py`: what goes into a trace and comes out of it
-- `tracer.py`: running the user's code under tracing
-- `traced_model.py`: what stands in the model meanwhile: leaves of autograd, and no checkpoints
+- `user_code.py`: running the user's code under tracing
+- `model_stand_ins.py`: what stands in the model meanwhile: leaves of autograd, and no checkpoints
 - `observer.py`: what runs beside it: whose line and layer an operator is, and which values it is given
 - `function_rewrites.py`, `losses.py`: functions of torch, written so that a static graph can hold them
 - `packed_sequences.py`: packed sequences as padded ones
@@ -21,8 +21,8 @@ repeat is refused by name and line.
 - `refusals.py`: what cannot be captured, in words
 """
 
+from .model_stand_ins import leaf_of
 from .trace import Trace, trace_loss, trace_metric
-from .traced_model import leaf_of
-from .tracer import as_captured
+from .user_code import as_captured
 
 __all__ = ["Trace", "as_captured", "leaf_of", "trace_loss", "trace_metric"]

@@ -29,7 +29,7 @@ from .refusals import ENGINE_ROOT, TORCH_ROOT
 
 REPLACED = {**LAYERS, **CELLS}
 REWRITTEN = {**LOSSES, **PLAIN}
-TRACER = str(Path(__file__).with_name("tracer.py"))  # beneath it the user's code begins
+ENTRY = str(Path(__file__).with_name("user_code.py"))  # beneath it the user's code begins
 MACHINERY = tuple(f"{TORCH_ROOT}/{room}" for room in ("_subclasses", "fx", "_ops.py", "_prims", "_decomp"))
 MODULE_CALLS = (
     "call_module",
@@ -94,7 +94,7 @@ class Observer(TorchFunctionMode):
             code = frame.f_code
             if code.co_filename.startswith(MACHINERY) and code.co_name not in MODULE_CALLS:
                 return "", ""
-            if code.co_filename == TRACER:
+            if code.co_filename == ENTRY:
                 break
             if code.co_name == "_call_impl" and code.co_filename.startswith(TORCH_ROOT):
                 path = self._paths.get(id(frame.f_locals.get("self")))
@@ -107,7 +107,7 @@ class Observer(TorchFunctionMode):
 
 
 def _users_line(frame: Any) -> str:
-    while frame is not None and frame.f_code.co_filename != TRACER:
+    while frame is not None and frame.f_code.co_filename != ENTRY:
         file = frame.f_code.co_filename
         if not file.startswith((TORCH_ROOT, ENGINE_ROOT, "<")):
             return f"{file}:{frame.f_lineno}"

@@ -22,7 +22,7 @@ from .model_checks import check_model
 from .node_metadata import annotate, claim_gradients
 from .refusals import HOLDS_ITSELF, PACKED_COMPUTED, explained, not_one_graph
 from .shared_memory import refuse_shared_memory
-from .tracer import Captured, capture
+from .user_code import Captured, capture
 
 FAKE = "torch._subclasses.fake_tensor"
 

@@ -30,6 +30,7 @@ from ..foreign_exceptions import explain
 from ..standard_streams import drop_output, settle_streams
 from .finite_check import OnNonfinite
 from .manifest import Manifest, describe
+from .process_memory import peak_resident_bytes
 from .signals import StopRequest, stop_on_signal
 from .trainer import Trainer
 
@@ -81,7 +82,7 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
         if held_out is not None and not stop.requested:
             evaluation = trainer.evaluate(held_out.batches())
             report |= {"metric": evaluation.metric, "samples": evaluation.samples}
-        report["peak_rss_bytes"] = peak_rss_bytes()
+        report["peak_rss_bytes"] = peak_resident_bytes()
         _print(report, options.json, stop)
 
 
@@ -286,20 +287,6 @@ def _require_honest(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
             claimed, stored = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - f.tell()
         if claimed != stored and not dtype.hasobject:
             raise ValueError(f"{name} claims {claimed} bytes and holds {stored}")
-
-
-def peak_rss_bytes() -> int | None:
-    """The most memory this process has held; None where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage's figure would include whoever started this process
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _print(report: dict[str, Any], as_json: bool, stop: StopRequest) -> None:

@@ -1,4 +1,7 @@
-"""A study: everything known about one task, in one file that survives."""
+"""A study: everything known about one task, in one file that survives.
+
+How the file is written and locked is `store/`; how gains are measured is `contribution/`.
+"""
 
 from .records import Run, TargetParity
 from .study import Study

@@ -24,12 +24,12 @@ from ..task import Task
 from ..task.task import BATCH_NORMS
 from . import refusals
 from .in_place import undo_in_place, writes, written_inputs
+from .model_stand_ins import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
 from .node_metadata import source_of
 from .observer import Observer, first_difference
 from .python_state import Snapshot
 from .refusals import NotOneGraph
 from .static_graph import drop_assertions, drop_profiling, refuse_dynamic
-from .traced_model import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
 
 Function = Callable[..., Tensor]
 
