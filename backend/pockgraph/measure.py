@@ -212,9 +212,9 @@ class _Contender:
 
     def __init__(self, command: Sequence[str], warmup: int) -> None:
         # A file and not a pipe: nobody empties a pipe while the process computes.
-        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [*command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, text=True
+            [*command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True
         )
         try:
             self._start = self._read()
@@ -255,15 +255,15 @@ class _Contender:
             if line.startswith(_ANSWER):
                 return json.loads(line.removeprefix(_ANSWER))
         self._process.wait()
-        self._words.seek(0)
-        lines = [x for x in self._words if x.strip()]
+        self._stderr.seek(0)
+        lines = [x for x in self._stderr if x.strip()]
         raise MeasureError(lines[-1].strip() if lines else f"exit status {self._process.returncode}")
 
     def _end(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()
-        self._words.close()
+        self._stderr.close()
 
 
 # ---------------------------------------------------------------- the contender's side

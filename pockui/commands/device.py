@@ -82,7 +82,7 @@ def train(
         held_out = Data.load(eval_data, trainer.manifest).batches()
 
     saving = Saving(trainer, save, save_every)
-    with stop_on_signal() as stop, saving.what_was_reached():
+    with stop_on_signal() as stop, saving.saved_on_refusal():
         losses, times = _train(trainer, batches, steps, lr, saving, stop)
     result: dict[str, Any] = {
         "steps": trainer.steps, "loss": statistics.fmean(losses[-10:]) if losses else None,

@@ -20,7 +20,7 @@ from users import CLASSES, MOMENTUM, assert_as_eager, batches, task
 
 import pockgraph as pg
 from pockgraph.errors import BatchError, NonFiniteLoss, TaskError
-from pockgraph.runtime.result_marks import failed
+from pockgraph.runtime.result_marks import failed_check
 from pockgraph.train_graph import TrainGraph
 
 ROWS = 10
@@ -341,10 +341,10 @@ def test_places_to_fill_that_are_counted_from_the_end(target: str, tmp_path: Pat
 
 def test_what_artefacts_of_an_older_version_say_of_an_index_out_of_bounds() -> None:
     what = {"indices": ("ids",), "integers": (), "numbered": False}
-    assert "out of bounds: ids" in failed(float("-inf"), **what)
-    assert "out of bounds: ids" in failed(np.full(3, np.nan), **what)
-    assert not failed(float("nan"), **what)
-    assert not failed(np.array([np.nan, 1.0]), **what)
+    assert "out of bounds: ids" in failed_check(float("-inf"), **what)
+    assert "out of bounds: ids" in failed_check(np.full(3, np.nan), **what)
+    assert not failed_check(float("nan"), **what)
+    assert not failed_check(np.array([np.nan, 1.0]), **what)
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])

@@ -24,7 +24,7 @@ ODD = [
     "it's", 'say "hi"', "two  words", "é‑β_模", "lambda", "1st", "__dunder__", "a/b:c\\d", "two\nlines",
     "%s {0} $x", "[/]", ":x:", "<b>&amp;", "None", "self", "lr", "loss", " ", "x" * 200,
 ]  # fmt: skip
-NO_TEXT = ["\x00", "a\x1bb", "\ud800"]
+UNWRITABLE = ["\x00", "a\x1bb", "\ud800"]
 
 
 class Odd(nn.Module):
@@ -120,7 +120,7 @@ def test_globs_take_a_name_with_brackets_as_it_is() -> None:
     assert made.fresh_fqns() == ["body.[0].weight", "body.0.weight", "body.0.bias"]
 
 
-@pytest.mark.parametrize("name", NO_TEXT)
+@pytest.mark.parametrize("name", UNWRITABLE)
 def test_names_that_no_file_can_hold_are_refused_at_once(name: str) -> None:
     data = batches(4, 12)
     with pytest.raises(TaskError, match=r"cannot be written to a file. Give the module another name"):

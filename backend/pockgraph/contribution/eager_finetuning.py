@@ -21,7 +21,7 @@ from ..passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
 from ..plan import Plan
 from ..prng import step_keys
 from ..runtime.manifest import EMA
-from ..runtime.result_marks import OUT_OF_BOUNDS, failed
+from ..runtime.result_marks import OUT_OF_BOUNDS, failed_check
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from ..train_graph.prune import prune, specialise
@@ -177,7 +177,7 @@ class EagerFinetuner:
             with torch.inference_mode():
                 results = self._step(batch)
             loss = float(results[0])
-            if wrong := failed(loss, self._train.guards, (), True):
+            if wrong := failed_check(loss, self._train.guards, (), True):
                 raise BatchError(f"In batch {step + 1} that seed {seed} draws of `train` {wrong}")
             for i, at in self._next:
                 self._step.args[at] = results[i]
@@ -191,7 +191,7 @@ class EagerFinetuner:
         for number, (batch, samples) in enumerate(batches, 1):
             with torch.inference_mode():
                 metric = self._evaluate(batch)[0].numpy()
-            if wrong := failed(metric, self._validation.guards, (), True):
+            if wrong := failed_check(metric, self._validation.guards, (), True):
                 raise BatchError(f"In batch {number} of `validation` {wrong}")
             yield metric[:samples]
 

@@ -34,7 +34,7 @@ from ..errors import BatchError, ParityError, reason
 from ..prng import step_keys
 from ..runtime import checkpoint
 from ..runtime.manifest import Manifest, ParityRecord
-from ..runtime.result_marks import failed
+from ..runtime.result_marks import failed_check
 from ..runtime.runner import open_runner
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
@@ -368,7 +368,7 @@ def _artefact_steps(
             "parity=False (--no-parity) to write it without a record."
         ) from e
     for run in runs:
-        if wrong := failed(run.loss, manifest.train_guards, manifest.train_integers, True):
+        if wrong := failed_check(run.loss, manifest.train_guards, manifest.train_integers, True):
             raise BatchError(f"With the first training batch of task {manifest.task!r} {wrong}")
     return runs
 

@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
         held_out = Data.load(options.eval, trainer.manifest) if options.eval else None
         began_at = trainer.steps
         saving = Saving(trainer, options.save, options.save_every)
-        with saving.what_was_reached():
+        with saving.saved_on_refusal():
             _train(trainer, data, options, stop, saving)
         report: dict[str, Any] = {"event": "done", "step": trainer.steps}
         if trainer.skipped:
@@ -107,7 +107,7 @@ class Saving:
             self._saved = self._now()
 
     @contextmanager
-    def what_was_reached(self) -> Iterator[None]:
+    def saved_on_refusal(self) -> Iterator[None]:
         """Save when a step is refused or was undone: the state is that of the step before it."""
         began_at = self._trainer.steps
         try:

@@ -18,7 +18,7 @@ OUT_OF_BOUNDS = -(235 << 23)
 INEXACT = -(233 << 23)
 
 
-def failed(result: Any, indices: Sequence[str], integers: Sequence[str], numbered: bool) -> str:
+def failed_check(result: Any, indices: Sequence[str], integers: Sequence[str], numbered: bool) -> str:
     """Which check a loss or a metric speaks of, in words that follow "In step 3 "; or an empty string.
 
     Args:

@@ -24,7 +24,7 @@ from .finite_check import OnNonfinite, checked_policy, is_finite
 from .last_used import note_last_checkpoint, note_loaded
 from .manifest import Manifest, read_manifest, read_plan, verify_files
 from .ownership import Owned, exclusive
-from .result_marks import failed
+from .result_marks import failed_check
 from .results import Evaluation, StepResult
 from .runner import Runner, explained, open_runner
 from .trained_parts import given_state, whole_tensors
@@ -186,7 +186,7 @@ class Trainer(Owned):
         with explained(self.folder, self.device):
             loss = self._runner.step(arrays, rate, *keys)
             bad = self._runner.nonfinite() if math.isfinite(loss) else []
-        wrong = failed(
+        wrong = failed_check(
             loss, self.manifest.train_guards, self.manifest.train_integers, self.manifest.numbered_guards
         )
         if math.isfinite(loss) and not bad and not wrong:
@@ -240,7 +240,7 @@ class Trainer(Owned):
             check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
             with explained(self.folder, self.device):
                 found = self._runner.evaluate(arrays)
-            wrong = failed(
+            wrong = failed_check(
                 found, self.manifest.eval_guards, self.manifest.eval_integers, self.manifest.numbered_guards
             )
             if wrong:

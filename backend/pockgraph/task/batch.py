@@ -18,7 +18,7 @@ Batch = dict[str, torch.Tensor]
 
 
 # What XML, OpenVINO's format, cannot hold: control characters, and halves of surrogate pairs.
-NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def nonfinite_entries(example: Batch) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import torch
 from ..errors import TaskError, require, suggest
 from ..globs import matches
 from ..plan.plan import BatchNorm
-from .batch import NO_TEXT, Batch, as_named, check_batch, hint
+from .batch import UNWRITABLE, Batch, as_named, check_batch, hint
 from .batches import Batches
 from .data_sources import as_data, beginning_of, epoch_of, is_stream, numbered
 
@@ -82,7 +82,7 @@ class Task:
         self.model.eval()
         for name in ("train", "eval", "validation"):
             if name != "validation" or self.validation is not None:
-                self._take(name)
+                self._accept_data(name)
         known = [fqn for fqn, _ in self.model.named_parameters()]
         for glob in self.fresh:
             if not any(matches(fqn, glob) for fqn in known):
@@ -115,13 +115,13 @@ class Task:
 
     def _check_name(self, name: str, what: str, do: str) -> None:
         """Refuse what the files of an artefact or a study cannot hold."""
-        if found := NO_TEXT.search(name):
+        if found := UNWRITABLE.search(name):
             raise TaskError(
                 f"Task {self.name!r}: {what} {name!r} holds the character {found[0]!r}, which cannot be "
                 f"written to a file. {do}."
             )
 
-    def _take(self, name: str) -> None:
+    def _accept_data(self, name: str) -> None:
         """Make what was given for `name` data that can be read again, and look at its first batch."""
         what = f"Task {self.name!r}: `{name}`"
         data = as_data(getattr(self, name), what)
