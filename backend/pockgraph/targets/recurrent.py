@@ -81,9 +81,9 @@ class _Steps:
         def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
             h, c = carried
             i, f, g, o = e.pieces(e.addmm(sliced[0], h, weights[0]), 4, 1)
-            i, f, g, o = e.sigmoid(i), e.sigmoid(f), e.tanh(g), e.sigmoid(o)
+            i, f, g, o = e.native.sigmoid(i), e.native.sigmoid(f), e.native.tanh(g), e.native.sigmoid(o)
             c = e.add(e.mul(f, c), e.mul(i, g))
-            h = e.mul(o, e.tanh(c))
+            h = e.mul(o, e.native.tanh(c))
             if len(weights) > 1:
                 h = e.matmul(h, weights[1])
             h, c = self._held(sliced, (h, c), carried)
@@ -140,10 +140,10 @@ class _Steps:
             if len(weights) > 1:
                 share = e.add(share, weights[1])
             x = sliced[0]
-            rz = e.sigmoid(e.add(e.cut(x, 1, 0, 2 * hidden), e.cut(share, 1, 0, 2 * hidden)))
+            rz = e.native.sigmoid(e.add(e.cut(x, 1, 0, 2 * hidden), e.cut(share, 1, 0, 2 * hidden)))
             r, z = e.pieces(rz, 2, 1)
             share = e.cut(share, 1, 2 * hidden, 3 * hidden)
-            n = e.tanh(e.add(e.cut(x, 1, 2 * hidden, 3 * hidden), e.mul(r, share)))
+            n = e.native.tanh(e.add(e.cut(x, 1, 2 * hidden, 3 * hidden), e.mul(r, share)))
             (h,) = self._held(sliced, [e.add(n, e.mul(z, e.sub(h, n)))], carried)
             return (h,), _chosen((h, r, z, n, share), used)
 
@@ -177,8 +177,8 @@ class _Steps:
 
         def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
             (h,), x = carried, sliced[0]
-            r, z = e.pieces(e.sigmoid(e.addmm(e.cut(x, 1, 0, 2 * hidden), h, weights[0])), 2, 1)
-            n = e.tanh(e.addmm(e.cut(x, 1, 2 * hidden, 3 * hidden), e.mul(r, h), weights[1]))
+            r, z = e.pieces(e.native.sigmoid(e.addmm(e.cut(x, 1, 0, 2 * hidden), h, weights[0])), 2, 1)
+            n = e.native.tanh(e.addmm(e.cut(x, 1, 2 * hidden, 3 * hidden), e.mul(r, h), weights[1]))
             (h,) = self._held(sliced, [e.add(n, e.mul(z, e.sub(h, n)))], carried)
             return (h,), _chosen((h, r, z, n), used)
 
@@ -216,7 +216,7 @@ class _Steps:
 
         def step(sliced: Values, carried: Values, weights: Values) -> tuple[Values, Values]:
             h = e.addmm(sliced[0], carried[0], weights[0])
-            (h,) = self._held(sliced, [e.relu(h) if relu else e.tanh(h)], carried)
+            (h,) = self._held(sliced, [e.native.relu(h) if relu else e.native.tanh(h)], carried)
             return (h,), [h]
 
         made, _ = e.loop(_given(gates, valid), [h0], [e.swap(w_hh)], step, reverse)

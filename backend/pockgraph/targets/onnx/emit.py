@@ -127,18 +127,6 @@ def clamp(x: Value, low: float, high: float) -> Value:
     return op.clip(x, like(low, x), like(high, x))
 
 
-def sigmoid(x: Value) -> Value:
-    return op.sigmoid(x)
-
-
-def tanh(x: Value) -> Value:
-    return op.tanh(x)
-
-
-def relu(x: Value) -> Value:
-    return op.relu(x)
-
-
 # ---------------------------------------------------------------- layout
 
 

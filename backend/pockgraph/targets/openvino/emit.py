@@ -190,18 +190,6 @@ def clamp(x: Value, low: float, high: float) -> Value:
     return op.clamp(x, float(low), float(high)).output(0)
 
 
-def sigmoid(x: Value) -> Value:
-    return op.sigmoid(x).output(0)
-
-
-def tanh(x: Value) -> Value:
-    return op.tanh(x).output(0)
-
-
-def relu(x: Value) -> Value:
-    return op.relu(x).output(0)
-
-
 # ---------------------------------------------------------------- layout
 
 
