@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pockgraph.ir.graph import Graph, Role, Slot, dtype_name, meta_like
 from pockgraph.ir.interpreter import interpret
 from pockgraph.passes.legalize import Legalize, resampling
+from pockgraph.passes.legalize.indexing import is_of_rows
 from pockgraph.passes.legalize.table import EXPANSIONS
 
 aten = torch.ops.aten
@@ -36,15 +37,22 @@ OF_PYTORCH = {
     aten.xlogy.Tensor, aten.floor_divide.default, aten.std.correction, aten.logsumexp.default,
     aten.fill.Tensor,
 }  # fmt: skip
+# Those of them whose example is one of `CASES`.
+OF_PYTORCH_IN_CASES = {
+    aten._log_softmax_backward_data.default, aten.stack.default, aten.tril.default, aten.triu.default,
+    aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.baddbmm.default, aten.dot.default,
+}  # fmt: skip
 DIVISIONS = (
     aten.div.Tensor_mode, aten.div.Scalar_mode, aten.remainder.Tensor, aten.remainder.Scalar
 )  # fmt: skip
-EXPANDED = EXPANSIONS.keys() | OF_PYTORCH
+EXPANDED = EXPANSIONS.keys() | OF_PYTORCH | OF_PYTORCH_IN_CASES
 
 
 def is_expanded(node: fx.Node) -> bool:
-    """Every target divides integers."""
+    """Every target divides integers, and changes rows of a matrix."""
     if node.target in DIVISIONS and not node.meta["val"].is_floating_point():
+        return False
+    if node.target in (aten.index_add.default, aten.index_copy.default) and is_of_rows(node):
         return False
     return node.target in EXPANDED
 
@@ -314,6 +322,46 @@ CASES: dict[str, tuple[Any, ...]] = {
         lambda w, i, o: F.embedding_bag(i, w, o, padding_idx=2, include_last_offset=True),
         rand(6, 3), ints(6, 5), torch.tensor([0, 2, 5]),
     ),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, (4, 5), w, b), rand(3, 4, 5), rand(4, 5), rand(4, 5) + 1),
+    "layer_norm_alone": (lambda x: F.layer_norm(x, (5,)), rand(4, 5) + 3),
+    "group_norm": (lambda x, w, b: F.group_norm(x, 2, w, b), rand(2, 6, 3, 5), rand(6), rand(6) + 1),
+    "group_norm_alone": (lambda x: F.group_norm(x, 3), rand(2, 6, 4) + 3),
+    "softmax": (lambda x: x.softmax(1), 3 * rand(4, 6, 5)),
+    "log_softmax": (lambda x: x.log_softmax(1), 3 * rand(4, 6, 5)),
+    "embedding": (lambda i, w: F.embedding(i, w), ints(6, 3, 5), rand(6, 4)),
+    "embedding_padded": (lambda i, w: F.embedding(i, w, 2), ints(6, 3, 5), rand(6, 4)),
+    "index": (lambda x, i: x[:, i - 2], rand(4, 5, 6), ints(4, 3)),
+    "index_twice": (lambda x, i: (x[:, i[:, None], i - 3], x[i, :, i]), rand(4, 5, 6), ints(4, 3)),
+    "index_put": (
+        lambda x, i, v: aten.index_put.default(x.detach(), [None, i], v.detach()),
+        rand(4, 5, 6), torch.tensor([0, 3, -1]), rand(4, 3, 6),
+    ),
+    "index_unchecked": (
+        lambda x, i, v: (
+            aten._unsafe_index.Tensor(x.detach(), [i, i]),
+            aten._unsafe_index_put.default(x.detach(), [i], v.detach(), True),
+        ),
+        rand(4, 5), ints(4, 3), rand(3, 5),
+    ),
+    "index_copy": (lambda x, i, s: x.index_copy(1, i, s), rand(4, 5), torch.tensor([0, 3, 1]), rand(4, 3)),
+    "index_add": (lambda x, i, s: x.index_add(1, i, s, alpha=0.5), rand(4, 5), ints(5, 7), rand(4, 7)),
+    "index_fill_number": (lambda x, i: x.index_fill(1, i, 2.0), rand(4, 5), ints(5, 2)),
+    "scatter_number": (lambda x, i: x.scatter(1, i, 1.5), rand(4, 5), ints(5, 4, 2)),
+    "slices": (lambda x: (x[1:3, ::2], x[-1], x[:, 3]), rand(4, 5)),
+    "slice_put": (
+        lambda x, s: aten.slice_scatter.default(x.detach(), s.detach(), 1, 1, 5, 2), rand(3, 6), rand(3, 2)
+    ),
+    "narrow_copy": (lambda x: aten.narrow_copy.default(x.detach(), 1, 1, 2), rand(3, 5)),
+    "unbind": (lambda x: torch.stack(x.unbind(1)[::-1], 1), rand(3, 4)),
+    "roll": (lambda x: (x.roll((1, -2), (0, 1)), x.roll(3)), rand(4, 5)),
+    "triangles": (lambda x: (x.tril(1), x.triu(-1)), rand(2, 4, 5)),
+    "pixels": (lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2).exp(), 2), rand(1, 8, 2, 3)),
+    "addmm": (lambda x, a, b: torch.addmm(x, a, b, beta=0.3, alpha=2), rand(5), rand(3, 4), rand(4, 5)),
+    "addmm_plain": (torch.addmm, rand(5), rand(3, 4), rand(4, 5)),
+    "baddbmm": (lambda x, a: torch.baddbmm(x, a, a, beta=0.3), rand(2, 3, 3), rand(2, 3, 3)),
+    "mv": (lambda a, x: torch.mv(a, x), rand(3, 4), rand(4)),
+    "addmv": (lambda y, a, x: torch.addmv(y, a, x, beta=0.3, alpha=2), rand(3), rand(3, 4), rand(4)),
+    "dot": (torch.dot, rand(6), rand(6) + 1),
     "sort": (lambda x: x.sort(1), rand(3, 6)),
     "sort_descending": (lambda x: x.sort(0, descending=True), rand(5, 3)),
     "kthvalue": (lambda x: x.kthvalue(2, 1), rand(3, 6)),

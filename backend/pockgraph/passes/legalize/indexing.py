@@ -1,4 +1,8 @@
-"""Windows, bags, and what is added or compared where an index says."""
+"""Windows, bags, and what is read, written, added or compared where an index says.
+
+Indexing several dimensions is done on a matrix: they are moved to the front and flattened into rows, and
+their indices become one row number each.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from .table import Inexpansible, expands
 
@@ -70,11 +74,21 @@ def scatter_reduce(
     return result.movedim(-1, dim)
 
 
+@expands(aten.scatter.value)
+def scatter_value(x: Tensor, dim: int, index: Tensor, value: float) -> Tensor:
+    return x.scatter(dim, index, torch.full_like(index, value, dtype=x.dtype))
+
+
+@expands(aten.index_fill.int_Scalar)
+def index_fill_with_number(x: Tensor, dim: int, index: Tensor, value: float) -> Tensor:
+    return index_fill(x, dim, index, torch.full((), value, dtype=x.dtype))
+
+
 @expands(aten.index_fill.int_Tensor)
 def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Tensor:
     if x.ndim == 0:
         return value.to(x.dtype).clone()
-    index = torch.where(index < 0, index + x.shape[dim], index).reshape(-1)
+    index = _row_numbers(x, [dim], [index.reshape(-1)])
     size = list(x.shape)
     size[dim] = index.numel()
     return x.index_copy(dim, index, value.to(x.dtype).expand(size))
@@ -85,6 +99,108 @@ def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool) -> Tensor:
     flat, index = x.reshape(-1), torch.where(index < 0, index + x.numel(), index).reshape(-1)
     new = flat.index_add if accumulate else flat.index_copy
     return new(0, index, source.reshape(-1)).reshape(x.shape)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def is_of_rows(node: fx.Node) -> bool:
+    """Does an `index_add` or `index_copy` change the rows of a matrix, as its expansion does?"""
+    args: Any = node.args
+    x, dim, index = args[:3]
+    plain = x.meta["val"].ndim == 2 and dim == 0 and index.meta["val"].ndim == 1
+    return bool(plain and node.kwargs.get("alpha", 1) == 1)
+
+
+def _as_rows(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """`x` as a matrix whose rows are numbered by `dims`."""
+    rest = [d for d in range(x.ndim) if d not in dims]
+    count = math.prod(x.shape[d] for d in dims)
+    return x.permute([*dims, *rest]).reshape(count, math.prod(x.shape[d] for d in rest))
+
+
+def _from_rows(matrix: Tensor, like: Tensor, dims: Sequence[int]) -> Tensor:
+    """The way back."""
+    rest = [s for d, s in enumerate(like.shape) if d not in dims]
+    moved = matrix.reshape([*(like.shape[d] for d in dims), *rest])
+    return moved.movedim(list(range(len(dims))), list(dims))
+
+
+def _row_numbers(x: Tensor, dims: Sequence[int], indices: Sequence[Tensor]) -> Tensor:
+    """Row numbers for `_as_rows(x, dims)`; negative indices count from the end."""
+    rows = None
+    for dim, index in zip(dims, indices, strict=True):
+        index, size = index.to(torch.int64), x.shape[dim]
+        index = torch.where(index < 0, index + size, index)
+        rows = index if rows is None else rows * size + index
+    assert rows is not None
+    return rows
+
+
+@expands(aten.index_copy.default)
+def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    return _changed_rows(x, dim, index, source, accumulate=False)
+
+
+@expands(aten.index_add.default)
+def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    return _changed_rows(x, dim, index, source if alpha == 1 else source * alpha, accumulate=True)
+
+
+def _changed_rows(x: Tensor, dim: int, index: Tensor, source: Tensor, accumulate: bool) -> Tensor:
+    if x.ndim == 0:
+        return x + source.reshape(()) if accumulate else source.reshape(())
+    dim, index = dim % x.ndim, index.reshape(-1)
+    if x.ndim == 2 and dim == 0:  # as a runtime may lack it that has core ATen
+        return x.index_put([index], source, accumulate)
+    rows, source = _as_rows(x, [dim]), _as_rows(source, [dim])
+    changed = rows.index_add(0, index, source) if accumulate else rows.index_copy(0, index, source)
+    return _from_rows(changed, x, [dim])
+
+
+def _indexed(indices: Sequence[Tensor | None]) -> tuple[list[int], list[Tensor], int]:
+    """The indexed dimensions, their indices, and where the index dimensions stand in the result."""
+    dims = [d for d, index in enumerate(indices) if index is not None]
+    given = [i for i in indices if i is not None]
+    if any(i.dtype in (torch.bool, torch.uint8) for i in given):
+        raise Inexpansible("a boolean mask as index makes shapes depend on data; use torch.where")
+    adjacent = dims == list(range(dims[0], dims[-1] + 1))
+    return dims, given, dims[0] if adjacent else 0
+
+
+@expands(aten.index.Tensor, aten._unsafe_index.Tensor)
+def index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    dims, given, at = _indexed(indices)
+    numbers = _row_numbers(x, dims, given)
+    rest = [s for d, s in enumerate(x.shape) if d not in dims]
+    picked = _as_rows(x, dims).index_select(0, numbers.reshape(-1)).reshape([*numbers.shape, *rest])
+    n = numbers.ndim
+    return picked.permute([*range(n, n + at), *range(n), *range(n + at, picked.ndim)])
+
+
+@expands(aten.index_put.default, aten._unsafe_index_put.default)
+def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool) -> Tensor:
+    dims, given, at = _indexed(indices)
+    numbers = _row_numbers(x, dims, given)
+    rest = [s for d, s in enumerate(x.shape) if d not in dims]
+    n = numbers.ndim
+    values = values.expand([*rest[:at], *numbers.shape, *rest[at:]])
+    values = values.permute([*range(at, at + n), *range(at), *range(at + n, values.ndim)])
+    rows = _as_rows(x, dims)
+    put = rows.index_add if accumulate else rows.index_copy
+    return _from_rows(put(0, numbers.reshape(-1), values.reshape(numbers.numel(), rows.shape[1])), x, dims)
+
+
+@expands(aten.embedding_dense_backward.default)
+def embedding_backward(
+    dy: Tensor, index: Tensor, rows: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Tensor:
+    if scale_grad_by_freq:
+        raise Inexpansible("scale_grad_by_freq is not supported")
+    dy, index = dy.reshape(-1, dy.shape[-1]), index.reshape(-1)
+    if padding_idx >= 0:
+        dy = dy * (index != padding_idx).to(dy.dtype).unsqueeze(1)
+    return dy.new_zeros(rows, dy.shape[1]).index_add(0, index, dy)
 
 
 # ---------------------------------------------------------------- bags of embeddings

@@ -7,6 +7,7 @@ in PyTorch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .layout import dilated
 from .resampling import along
 from .table import expands
 
@@ -271,7 +273,35 @@ def max_pool2d_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    return _scattered(dy, x, indices, 2)
+    """Each place of the window takes dy where its value is the maximum and no earlier place's was.
+
+    The indices are not read: runtimes give none, or others than PyTorch's.
+    """
+    k, s, p, d = (_each(a, 2) for a in (kernel, stride or kernel, padding, dilation))
+    y, out, dims = max_pool(x, k, s, p, d, ceil_mode)[0], dy.shape[-2:], (x.ndim - 2, x.ndim - 1)
+    more = [max((out[i] - 1) * s[i] + d[i] * (k[i] - 1) + 1 - x.shape[dims[i]] - p[i], 0) for i in range(2)]
+    padded = F.pad(x, [p[1], more[1], p[0], more[0]], value=torch.finfo(x.dtype).min)
+    taken = dx = None
+    for place in itertools.product(range(k[0]), range(k[1])):
+        start = [place[i] * d[i] for i in range(2)]
+        window = padded
+        for i, dim in enumerate(dims):
+            window = aten.slice.Tensor(window, dim, start[i], start[i] + (out[i] - 1) * s[i] + 1, s[i])
+        hit = window == y
+        mine = hit if taken is None else torch.logical_and(hit, torch.logical_not(taken))
+        taken = hit if taken is None else torch.logical_or(taken, hit)
+        part = torch.where(mine, dy, 0.0)
+        for i, dim in enumerate(dims):
+            part = dilated(part, dim, s[i])
+        for i, dim in enumerate(dims):
+            part = part.narrow(dim, 0, (out[i] - 1) * s[i] + 1)
+        behind = [padded.shape[dim] - start[i] - part.shape[dim] for i, dim in enumerate(dims)]
+        part = F.pad(part, [start[1], behind[1], start[0], behind[0]])
+        dx = part if dx is None else dx + part
+    assert dx is not None
+    for i, dim in enumerate(dims):
+        dx = dx.narrow(dim, p[i], x.shape[dim])
+    return dx
 
 
 @expands(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)

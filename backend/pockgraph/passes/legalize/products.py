@@ -93,6 +93,26 @@ def trilinear(
     return torch.einsum(f"{','.join(names)}->{out}", a, b, c)
 
 
+@expands(aten.addmm.default)
+def addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    product = torch.mm(a, b)
+    product = product if alpha == 1 else alpha * product
+    if beta == 0:
+        return product
+    return product + (x if beta == 1 else beta * x)
+
+
+@expands(aten.mv.default)
+def mv(a: Tensor, x: Tensor) -> Tensor:
+    """PyTorch's decomposition multiplies element by element."""
+    return torch.mm(a, x.unsqueeze(1)).squeeze(1)
+
+
+@expands(aten.addmv.default)
+def addmv(y: Tensor, a: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return addmm(y.unsqueeze(-1), a, x.unsqueeze(1), beta=beta, alpha=alpha).squeeze(1)
+
+
 @expands(aten.addbmm.default)
 def addbmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     return beta * x + alpha * torch.bmm(a, b).sum(0)

@@ -19,10 +19,8 @@ from .. import Unsupported, check_options, require_supported
 from . import (  # noqa: F401  the rules register themselves on import
     ops_convolution,
     ops_elementwise,
-    ops_indexing,
     ops_matmul,
-    ops_normalisation,
-    ops_pooling,
+    ops_normalization,
     ops_recurrent,
     ops_shape,
     weight_gradient,

@@ -263,3 +263,41 @@ def total(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:
 def mean(x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:
     dims = [axis(d, rank(x)) for d in dims]
     return op.reduce_mean(x, dims, keepdim) if dims and rank(x) else x
+
+
+# ---------------------------------------------------------------- indices
+
+
+def gather(x: Value, index: Value, dim: int) -> Value:
+    return op.gather(x, index, dim)
+
+
+def scatter(x: Value, index: Value, source: Value, dim: int, accumulate: bool) -> Value:
+    return op.scatter_elements(x, index, source, dim, accumulate)
+
+
+def scatter_rows(x: Value, rows: Value, source: Value, accumulate: bool) -> Value:
+    """x [P, R] with `source` [K, R] put (or added) at the row numbers `rows` [K]."""
+    index = unsqueeze(rows, [1])
+    if not accumulate:
+        return op.scatter_nd(x, index, source)
+    # Not ScatterND: ONNX Runtime's adds in parallel, and loses what two threads add to one row.
+    return op.scatter_elements(x, broadcast(index, source.shape), source, 0, accumulate)
+
+
+# ---------------------------------------------------------------- windows
+
+Pair = Sequence[int]
+
+
+def max_pool(x: Value, out: Pair, k: Pair, s: Pair, before: Pair, after: Pair, d: Pair) -> Value:
+    if any(n >= m for n, m in zip((*before, *after), (*k, *k))):  # ONNX Runtime pads less than a window
+        x = pad(x, [0, 0, *before], [0, 0, *after], torch.finfo(x.dtype).min)
+        before = after = (0, 0)
+    pads = [*before, *after]
+    return op.max_pool(x, out, kernel_shape=list(k), strides=list(s), dilations=list(d), pads=pads)
+
+
+def average_pool(x: Value, out: Pair, k: Pair, s: Pair, p: Pair, include_pad: bool) -> Value:
+    space = {"kernel_shape": list(k), "strides": list(s), "pads": [*p, *p]}
+    return op.average_pool(x, out, **space, count_include_pad=int(include_pad))

@@ -157,10 +157,6 @@ def tile(x: Value, times: Sequence[int]) -> Value:
     return make("Tile", [x, ints(list(times))], [n * t for n, t in zip(x.shape, times)], x.dtype)
 
 
-def triangle(x: Value, diagonal: int, upper: bool) -> Value:
-    return make("Trilu", [x, ints(diagonal)], x.shape, x.dtype, upper=int(upper))
-
-
 # ---------------------------------------------------------------- products and reductions
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from torch import fx
 
 from ...ir.graph import aten
-from .. import elementwise, reduction, shared_rules  # noqa: F401  they register themselves on import
+from .. import elementwise, indexing, layout, pooling, reduction, shared_rules  # noqa: F401  they register themselves
 from . import emit, masking, op
 from .rules import TABLE, Context, check, rule
 from .value import Value

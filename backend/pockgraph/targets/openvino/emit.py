@@ -354,3 +354,33 @@ def cumsum(x: Value, dim: int) -> Value:
 def addmm(x: Value, a: Value, b: Value) -> Value:
     """x + a b, all matrices."""
     return add(x, matmul(a, b))
+
+
+# ---------------------------------------------------------------- indices
+
+
+def gather(x: Value, index: Value, dim: int) -> Value:
+    return op.gather(x, index, ints(dim)).output(0)
+
+
+def scatter(x: Value, index: Value, source: Value, dim: int, accumulate: bool) -> Value:
+    return op.scatter_elements_update(x, index, source, ints(dim), "sum" if accumulate else "none").output(0)
+
+
+def scatter_rows(x: Value, rows: Value, source: Value, accumulate: bool) -> Value:
+    """x [P, R] with `source` [K, R] put (or added) at the row numbers `rows` [K]."""
+    index = unsqueeze(rows, [1])
+    return op.scatter_nd_update(x, index, source, "sum" if accumulate else "none").output(0)
+
+
+# ---------------------------------------------------------------- windows
+
+Pair = Sequence[int]
+
+
+def max_pool(x: Value, out: Pair, k: Pair, s: Pair, before: Pair, after: Pair, d: Pair) -> Value:
+    return op.max_pool(x, list(s), list(d), list(before), list(after), list(k)).output(0)
+
+
+def average_pool(x: Value, out: Pair, k: Pair, s: Pair, p: Pair, include_pad: bool) -> Value:
+    return op.avg_pool(x, list(s), list(p), list(p), list(k), not include_pad).output(0)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from ...ir.graph import aten
-from .. import elementwise, reduction, shared_rules  # noqa: F401  they register themselves on import
+from .. import elementwise, indexing, layout, pooling, reduction, shared_rules  # noqa: F401  they register themselves
 from . import division, emit
 from .emit import Value, op
 from .rules import TABLE, Context, check, rule
