@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import pockgraph as pg
 from pockgraph.errors import PockError, UnsupportedOperators
+from pockgraph.passes.legalize import Legalize
 from pockgraph.targets import get_target, target_names
-from pockgraph.targets.executorch import kernels
+from pockgraph.targets.executorch import kernels, target
 from pockgraph.targets.executorch.library import runtime
 
 INSTALLED = importlib.util.find_spec("executorch") is not None
@@ -59,10 +60,22 @@ def test_options_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "transformer"])
 def test_a_step_is_written_in_operators_that_have_kernels(name: str) -> None:
-    target = get_target("executorch")
     graph = built(name, "adamw")
     small = graph.prune(PLANS["half"](graph))
-    assert not target.unsupported(small)
+    assert not get_target("executorch").unsupported(small)
+
+
+def test_an_addition_that_the_kernel_gets_wrong_is_refused() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.head = nn.Parameter(torch.ones(1)), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.add(self.offset, self.head(x), alpha=0.3)
+
+    found = get_target("executorch").unsupported(pg.build(task(Scaled(), 2, 4), pg.SGD(lr=0.1)))
+    assert any("wrong operand by alpha" in u.reason for u in found), found
 
 
 class Recurrent(nn.Module):
@@ -85,6 +98,22 @@ def test_loops_are_refused_before_anything_is_written(tmp_path: Path) -> None:
         pg.compile(
             pg.build(task(Recurrent(), 2, 3, 4), pg.SGD(lr=0.1)), target="executorch", out=tmp_path / "o"
         )
+    assert not (tmp_path / "o").exists()
+
+
+@needs_executorch
+def test_what_a_kernel_does_not_take_is_told_in_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal that is missing in our list is one of the kernel, found when a program is first called."""
+    conv = nn.Sequential(nn.Conv3d(2, 3, 1), nn.Flatten())
+    graph = pg.build(task(conv, 2, 2, 1, 1, 1), pg.SGD(lr=0.1))
+    with pytest.raises(UnsupportedOperators, match="more than two dimensions"):
+        pg.compile(graph, target="executorch", out=tmp_path / "o")
+    monkeypatch.setattr(target, "LEGALIZE", Legalize(lambda node: ""))
+    monkeypatch.setattr(target, "refusal", lambda node: "")
+    with pytest.raises(PockError, match=r"cannot take this step: aten::convolution\w*\.out: .*Take another"):
+        pg.compile(graph, target="executorch", out=tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 

@@ -78,6 +78,10 @@ def refusal(node: fx.Node) -> str:
         return "ExecuTorch has no kernel for it"
     if target in _WRONG:
         return "ExecuTorch's kernel does not compute what PyTorch does"
+    if target is aten.add.Tensor:
+        x, y, alpha = bound_args(node)
+        if alpha != 1 and x.meta["val"].numel() == 1 < y.meta["val"].numel():
+            return "ExecuTorch's kernel multiplies the wrong operand by alpha where the first is one element"
     if target is aten.convolution.default and bound_args(node)[1].meta["val"].ndim > 4:
         return "ExecuTorch has no kernel for convolutions of more than two dimensions"
     if target is aten.convolution_backward.default:

@@ -7,6 +7,7 @@ writes to standard error directly, the reasons of what it refuses among the rest
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from ...errors import ArtifactError, PockError
@@ -102,16 +103,20 @@ def _bindings() -> Any:
 
 @contextmanager
 def heard(lines: list[str]) -> Iterator[None]:
-    """What C++ code writes to standard error, as lines without their place in its sources."""
+    """What C++ code writes to standard error, as lines without their place in its sources.
+
+    Some of it writes through Python's `sys.stderr`, which need not be the process's.
+    """
     sys.stderr.flush()
-    kept = os.dup(2)
+    kept, pythons = os.dup(2), io.StringIO()
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
         try:
-            yield
+            with redirect_stderr(pythons):
+                yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
             file.seek(0)
-            text = file.read().decode(errors="replace")
+            text = file.read().decode(errors="replace") + pythons.getvalue()
             lines += [_LOCATION.sub("", line).strip() for line in text.splitlines() if line.strip()]
