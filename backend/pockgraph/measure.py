@@ -15,7 +15,6 @@ batch.npz` prints one artefact's figures.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import random
@@ -347,9 +346,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve_artifact(artifact: Path, batch: dict[str, np.ndarray], threads: int | None, forward: bool) -> int:
     from .runtime import Trainer
     from .runtime.manifest import read_manifest
+    from .runtime.runner import import_runtime
 
     # The target's libraries belong to what is imported, not to what is loaded.
-    importlib.import_module(f"{__package__}.runtime.{read_manifest(artifact).target}")
+    import_runtime(artifact, read_manifest(artifact).target)
 
     def load() -> Step:
         trainer = Trainer.load(artifact, threads=threads)

@@ -115,3 +115,13 @@ def test_artefacts_are_measured_without_torch(project: Path, cli: Cli) -> None:
     with pytest.raises(MeasureError, match="does not fit"):
         measure_step("out", wrong)
     os.remove("torch.py")
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_artefacts_of_the_other_targets_are_measured(project: Path, cli: Cli, target: str) -> None:
+    arguments = ("--plan", "head", "--target", target, "--out", "out")
+    assert cli("compile", "my_project:task", *arguments).code == 0
+
+    import my_project  # pyright: ignore
+
+    assert measure_step("out", my_project.samples(8, 5), steps=3).time.median_ms > 0

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,25 +68,34 @@ def register_target(target: str, module: str) -> None:
     _MODULES[target] = module
 
 
+def import_runtime(folder: Path, target: str) -> Any:
+    """The module that runs a target's artefacts, with the libraries that it needs.
+
+    Raises:
+        ArtifactError: nothing runs this target, or its runtime is not installed.
+    """
+    if target not in _MODULES:
+        known = ", ".join(map(repr, _MODULES))
+        raise ArtifactError(
+            f"{folder} was compiled for target {target!r}, which this version cannot run."
+            f"{suggest(target, _MODULES)} It runs {known}."
+        )
+    try:
+        return importlib.import_module(_MODULES[target])
+    except ModuleNotFoundError as e:
+        raise ArtifactError(
+            f"{folder} was compiled for target {target!r}, which needs the Python package "
+            f"{e.name!r}. Install it, or compile for another target."
+        ) from e
+
+
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> Runner:
     """The runner of a verified artefact.
 
     Raises:
         ArtifactError: nothing runs this target, its runtime is not installed, or it has no such device.
     """
-    if manifest.target not in _MODULES:
-        known = ", ".join(map(repr, _MODULES))
-        raise ArtifactError(
-            f"{folder} was compiled for target {manifest.target!r}, which this version cannot run."
-            f"{suggest(manifest.target, _MODULES)} It runs {known}."
-        )
-    try:
-        module = importlib.import_module(_MODULES[manifest.target])
-    except ModuleNotFoundError as e:
-        raise ArtifactError(
-            f"{folder} was compiled for target {manifest.target!r}, which needs the Python package "
-            f"{e.name!r}. Install it, or compile for another target."
-        ) from e
+    module = import_runtime(folder, manifest.target)
     with explained(folder, device):
         return module.open_runner(folder, manifest, device, threads)
 
