@@ -135,6 +135,67 @@ def test_an_activation_is_kept_for_whoever_reads_a_piece_of_it(piece: str) -> No
         assert figures.flops == small.flops
 
 
+def assert_figures_are_the_graphs(graph: TrainGraph, choice: Mapping[str, float | Trained]) -> None:
+    small, figures = graph.prune(pg.Plan.of(graph, choice)), profile_of(graph).figures(choice)
+    assert figures.peak_bytes == small.peak_bytes, choice
+    assert figures.saved_bytes == small.timeline.saved_bytes, choice
+    assert figures.extra_bytes == small.extra_bytes, choice
+    assert figures.flops == small.flops, choice
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "everything"])
+@pytest.mark.parametrize("model", ["mobilenet", "mlp", "unet"])
+def test_state_that_runs_along_some_dimensions_shrinks_along_those(model: str, optimizer: str) -> None:
+    graph = built(model, optimizer)
+    for row in graph.tensors[:4]:
+        for dim, size in enumerate(row.shape):
+            if size > 1:
+                assert_figures_are_the_graphs(graph, {row.fqn: Trained(dim=dim, channels=(0,))})
+
+
+def test_what_an_earlier_profile_lacks_of_other_dimensions_is_refused() -> None:
+    profile = profile_of(built("mlp", "adafactor"))
+    early = dataclasses.replace(profile, other_state=(), other_fixed=(), path_weights=())
+    assert early.figures({"layers.2.weight": 0.5}) == profile.figures({"layers.2.weight": 0.5})
+    with pytest.raises(PlanError, match=r"'layers\.2\.weight' along dim 0 .* Derive it again"):
+        early.figures({"layers.2.weight": Trained(dim=0, channels=(0,))})
+
+
+class ScaledPositions(nn.Module):
+    """Positions under a scale of the features: the gradient of a position reads all of the scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions, self.scale = nn.Parameter(torch.randn(6, 16)), nn.Parameter(torch.randn(16))
+        self.out = nn.Linear(96, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(((x[:, :6, None] + self.positions) * self.scale).flatten(1))
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_selection_that_passes_an_operator_reads_the_joined_weight_of_another_tensor(dim: int) -> None:
+    """All of it along positions, its channels along features."""
+    task = task_of("positions", ScaledPositions(), vectors(), lambda net, b: net(b["x"]))
+    graph = pg.build(task, OPTIMIZERS["sgd"])
+    scale = Trained(dim=0, channels=(0, 2, 5))
+    assert_figures_are_the_graphs(graph, {"positions": Trained(dim=dim, channels=(1, 3)), "scale": scale})
+
+
+def test_a_selection_under_a_norm_reads_the_joined_scale() -> None:
+    choice = {"layer1.0.conv1.weight": Trained(dim=0, channels=(1, 5, 6)),
+              "layer1.0.bn1.weight": Trained(dim=0, channels=(0, 3, 5, 7))}  # fmt: skip
+    graph = built("resnet", "adamw")
+    assert_figures_are_the_graphs(graph, choice)
+    profile = profile_of(graph)
+    steps = {name: live for name, _, live in profile.live_bytes(choice)}
+    before = [live for name, live in steps.items() if name == "convolution"]
+    timeline = graph.prune(pg.Plan.of(graph, choice)).timeline
+    assert before == [
+        live for name, live in zip(timeline.names, timeline.live_bytes) if name == "convolution"
+    ]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "everything"])
 def test_a_profile_survives_json(optimizer: str) -> None:
     profile = profile_of(built("mobilenet", optimizer))

@@ -10,6 +10,8 @@ WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise
 SCALAR_BYTES = 4
 EVERY = -1  # the set of all tensors
 
+Amounts = tuple[int, int, int]  # bytes, flops, work
+
 
 @dataclass(slots=True)
 class Operator:
@@ -31,7 +33,8 @@ class Operator:
             kept instead.
         reads: the weights it reads, as positions in `Profile.tensors`.
         fixed_bytes, fixed_flops, fixed_work: of an operator that serves one tensor alone, what does not
-            shrink when only some channels of that tensor are trained.
+            shrink when only some channels of that tensor are trained (`Profile.other_fixed`: of its other
+            dimensions).
         joins: the tensor whose part in the norm of all gradients it adds to a sum. It exists when that tensor
             and an earlier one are trained; otherwise the sum is the one operand that there is. Else -1.
     """
@@ -68,8 +71,12 @@ class Operator:
         """Of a mask of its result."""
         return self.bytes // SCALAR_BYTES * MASK_BYTES
 
-    def part(self, share: float) -> tuple[int, int, int]:
-        """(bytes, flops, work) when a share of its tensor's channels is trained."""
-        amounts = (self.bytes, self.fixed_bytes), (self.flops, self.fixed_flops), (self.work, self.fixed_work)
-        size, flops, work = (fixed + round((whole - fixed) * share) for whole, fixed in amounts)
+    @property
+    def fixed(self) -> Amounts:
+        return self.fixed_bytes, self.fixed_flops, self.fixed_work
+
+    def part(self, share: float, fixed: Amounts) -> Amounts:
+        """(bytes, flops, work) when a share of its tensor is trained, and `fixed` of them do not shrink."""
+        amounts = zip((self.bytes, self.flops, self.work), fixed)
+        size, flops, work = (stays + round((whole - stays) * share) for whole, stays in amounts)
         return size, flops, work

@@ -6,17 +6,20 @@ operator reads and costs in a plan, `pruning_rules.py` says; here is the schedul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cost.liveness import Step
 from ..cost.masks import MASK_STEPS
 from ..plan import Trained
-from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
+from .operator_cost import SCALAR_BYTES, WORK_KINDS, Amounts, Operator
 from .pruning_rules import amounts, part_bytes, selection, state_bytes
 
 if TYPE_CHECKING:
     from .profile import Profile
+
+
+_BEHIND_ALL = 1 << 32  # an order that no count of steps reaches
 
 
 class PrunedStep(NamedTuple):
@@ -50,6 +53,9 @@ class _Pruning:
         self.resident = profile.resident_bytes
         self.state = 0
         self.moves: dict[int, dict[int, tuple[int, ...]]] = {}
+        self.fixed: dict[int, dict[int, Amounts]] = {}
+        self.weights: dict[int, dict[int, tuple[int, ...]]] = {}
+        self.joined: dict[int, int] = {}  # tensor trained in part -> storage of the whole weight
         for fqn, what in choice.items():
             if not isinstance(what, Trained) and what <= 0:
                 continue
@@ -57,14 +63,15 @@ class _Pruning:
             self.trained |= 1 << i
             part = profile.part(i, what)
             tensor = profile.tensors[i]
-            share = 1.0
+            share, dim = 1.0, None
             if part is not None:
                 dim, count = part
                 share = self.parts[i] = count / tensor.shape[dim]
-                self.moves[i] = profile.moves_along(i, dim)
+                self.moves[i], self.fixed[i] = profile.moves_along(i, dim), profile.fixed_along(i, dim)
+                self.weights[i] = profile.weights_along(i, dim)
                 # The trained part stands beside the whole weight, with the indices that place it.
                 self.resident += part_bytes(profile, i, share, count)
-            self.state += state_bytes(profile, i, share)
+            self.state += state_bytes(profile, i, share, dim)
         if self.trained:
             self.state += profile.scalar_bytes
         self.resident += self.state
@@ -83,10 +90,10 @@ class _Pruning:
         operators, trained = self.p.operators, self.trained
         exists = [o.needed or bool(o.serves & trained) for o in operators]  # `when_there`, of this plan
         self._join_norms(exists)
+        self._join_parts()
         for i, share in sorted(self.parts.items()):
             self.gradients[i] = self._select(self.p.roots[i], i, share)
         self._keep_wholes(exists)
-        joined = self._join_parts()
         masks = self._masks(exists)
         for n, o in enumerate(operators):
             if not exists[n]:
@@ -96,7 +103,8 @@ class _Pruning:
             operands = self._operands(n, o, i)
             if n in masks:
                 operands = tuple(masks[n] if s == operators[o.masks].storage else s for s in operands)
-            operands += tuple(joined[r] for r in o.reads if r in joined and n not in self.moved)
+            if n not in self.moved:
+                operands += self._joined(o.reads)
             storage = self._resolved(n) if o.storage == n else self._resolved(o.storage)
             if n in self.moved and o.storage != n:
                 storage = operands[0] if operands else n
@@ -111,14 +119,14 @@ class _Pruning:
         self.events.sort(key=lambda e: e[0])
         return PrunedStep([s for _, s in self.events], self.flops, self.work, self.resident, self.state)
 
-    def _amounts(self, n: int, o: Operator, i: int = -1) -> tuple[int, int, int]:
+    def _amounts(self, n: int, o: Operator, i: int = -1) -> Amounts:
         """(bytes, flops, work) of operator `n`; `i` as `_part_of` gives it."""
         if n in self.moved:
             share, *_ = self.moved[n]
             return round(o.bytes * share), round(o.flops * share), round(o.work * share)
         if i < 0 or n in self.twice:
             return o.bytes, o.flops, o.work
-        return amounts(self.p, n, i, self.parts[i], self.moves[i])
+        return amounts(self.p, n, i, self.parts[i], self.moves[i], self.fixed[i])
 
     def _operands(self, n: int, o: Operator, i: int = -1) -> tuple[int, ...]:
         """The storages that operator `n` reads; `i` as `_part_of` gives it."""
@@ -170,19 +178,25 @@ class _Pruning:
         onward = self.moves[i].get(n)
         if onward is None or o.sole(self.trained) != i:
             size = round(o.size_bytes * share)
-            # Later selections stand nearer to what they select from.
-            at = len(self.events)
-            storage = self._add(n, 1, 1000 - at, f"select_{o.name}", size, (self._resolved(o.storage),),
+            source = (self._resolved(o.storage),)
+            if not (o.bytes or o.inputs):  # a view of a weight
+                source += self._joined(o.reads)
+            storage = self._add(n, 1, self._nearer(), f"select_{o.name}", size, source,
                                 False, o.forward, size // SCALAR_BYTES)  # fmt: skip
         else:
             reads = selection(o, onward)
             operands = tuple(self._select(m, i, share) for m in reads.selected)
-            for nbytes in reads.input_bytes:
-                size, at = round(nbytes * share), 1000 - len(self.events)
-                operands += (
-                    self._add(-1, 1, at, "select_input", size, (), False, True, size // SCALAR_BYTES),
-                )
+            weights = self.weights[i].get(n, ())
+            inputs = list(reads.input_bytes)
+            for j in (j for j in weights if j in self.joined):
+                inputs.remove(self.p.tensors[j].nbytes)
+                operands += (self._select_joined(j, i, share),)
+            for nbytes in inputs:
+                size = round(nbytes * share)
+                operands += (self._add(-1, 1, self._nearer(), "select_input", size, (),
+                                       False, True, size // SCALAR_BYTES),)  # fmt: skip
             kept = tuple(self._resolved(self.p.operators[m].storage) for m in reads.whole)
+            kept += self._joined(-1 - j for j in weights if j < 0)
             self.moved[n] = share, operands, kept
             # A view of an input stands alone in the whole graph; here it may look at a selected part.
             view = o.storage != n or not (o.bytes or o.inputs)
@@ -211,16 +225,32 @@ class _Pruning:
             for m, (of, operands, kept) in self.moved.items():
                 self.moved[m] = of, tuple(part if s == n else s for s in operands), kept
 
-    def _join_parts(self) -> dict[int, int]:
-        """Whole weights made of constant and trained channels: tensor -> storage."""
-        joined = {}
+    def _join_parts(self) -> None:
+        """Whole weights made of constant and trained channels."""
         for i in self.parts:
             size = self.p.tensors[i].nbytes
-            at = self.p.first_reader[i]
-            joined[i] = self._add(
-                at, -1, i, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // SCALAR_BYTES
+            at, order = self.p.first_reader[i], 2 * i * _BEHIND_ALL
+            self.joined[i] = self._add(
+                at, -1, order, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // SCALAR_BYTES
             )
-        return joined
+
+    def _joined(self, tensors: Iterable[int]) -> tuple[int, ...]:
+        """The storages of those of these weights that are joined."""
+        return tuple(self.joined[i] for i in tensors if i in self.joined)
+
+    def _select_joined(self, j: int, i: int, share: float) -> int:
+        """The storage that holds the channels of the joined weight j that the gradient of tensor i needs."""
+        if (-1 - j, i) not in self.selected:
+            size, order = round(self.p.tensors[j].nbytes * share), 2 * j * _BEHIND_ALL + self._nearer()
+            self.selected[-1 - j, i] = self._add(
+                self.p.first_reader[j], -1, order, f"select_joined_{self.p.tensors[j].fqn}", size,
+                (self.joined[j],), False, True, size // SCALAR_BYTES,
+            )  # fmt: skip
+        return self.selected[-1 - j, i]
+
+    def _nearer(self) -> int:
+        """The order of a selection: behind masks, and nearer to what it selects from than those before it."""
+        return _BEHIND_ALL - len(self.events)
 
     def _masks(self, exists: list[bool]) -> dict[int, int]:
         """Clamp backwards that compare a kept mask: operator -> the mask's storage."""

@@ -21,7 +21,7 @@ from ..plan import BatchSpec, Plan, Trained
 from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
 from ..plan.tensor_info import TensorInfo
-from .operator_cost import SCALAR_BYTES, WORK_KINDS, Operator
+from .operator_cost import SCALAR_BYTES, WORK_KINDS, Amounts, Operator
 from .plan_cost import pruned_step
 from .validation import check
 
@@ -87,6 +87,10 @@ class Profile:
         resident_bytes: weights, constants and batch; `backward_constants`: (bytes, readers) of those
             that only the backward pass reads.
         state_bytes: of each tensor's optimizer state: (what stays, what shrinks with the trained channels).
+        path_weights: per tensor, by dimension: operator -> the trainable tensors among the inputs that it
+            reads when a selection along that dimension passes it: j the channels of one, -1 - j all of it.
+        other_state, other_fixed: per tensor, by dimension: `state_bytes`, and (bytes, flops, work) of
+            operators that does not shrink with a share along it; where these differ from the channels' only.
         scalar_bytes: of the optimizer state that all tensors share.
         time: how long work takes, once measured.
     """
@@ -111,6 +115,9 @@ class Profile:
     dropout: bool = False
     time: TimeModel | None = None
     other_moves: tuple[dict[int, dict[int, tuple[int, ...]]], ...] = ()
+    path_weights: tuple[dict[int, dict[int, tuple[int, ...]]], ...] = ()
+    other_state: tuple[dict[int, tuple[int, int]], ...] = ()
+    other_fixed: tuple[dict[int, dict[int, Amounts]], ...] = ()
 
     # ------------------------------------------------------------------ plans
 
@@ -205,11 +212,38 @@ class Profile:
         if dim == self.tensors[i].channel_dim:
             return self.moves[i]
         if not self.other_moves:
-            raise PlanError(
-                f"What channels of {self.tensors[i].fqn!r} along dim {dim} cost is not in this profile: an "
-                "earlier version made it. Derive it again from the training graph."
-            )
+            raise self._made_earlier(i, dim)
         return self.other_moves[i].get(dim, {})
+
+    def state_along(self, i: int, dim: int) -> tuple[int, int]:
+        """`state_bytes` of tensor i for a share along `dim`.
+
+        Raises:
+            PlanError: the profile comes from a version that knew it for channels only.
+        """
+        if dim == self.tensors[i].channel_dim:
+            return self.state_bytes[i]
+        if not self.other_state and any(
+            stays or shrinks % tensor.nbytes
+            for (stays, shrinks), tensor in zip(self.state_bytes, self.tensors)
+        ):
+            raise self._made_earlier(i, dim)  # some state has not its tensor's shape
+        return self.other_state[i].get(dim, self.state_bytes[i]) if self.other_state else self.state_bytes[i]
+
+    def fixed_along(self, i: int, dim: int) -> dict[int, Amounts]:
+        """`other_fixed` of tensor i for a share along `dim`."""
+        own = dim == self.tensors[i].channel_dim or not self.other_fixed
+        return {} if own else self.other_fixed[i].get(dim, {})
+
+    def weights_along(self, i: int, dim: int) -> dict[int, tuple[int, ...]]:
+        """`path_weights` of tensor i for a share along `dim`."""
+        return self.path_weights[i].get(dim, {}) if self.path_weights else {}
+
+    def _made_earlier(self, i: int, dim: int) -> PlanError:
+        return PlanError(
+            f"What channels of {self.tensors[i].fqn!r} along dim {dim} cost is not in this profile: an "
+            "earlier version made it. Derive it again from the training graph."
+        )
 
     def _count(self, i: int, ratio: float) -> int | None:
         """Channels trained at a ratio; None: the whole tensor."""
@@ -259,9 +293,9 @@ class Profile:
         data = {"rows" if key == "tensors" else key: value for key, value in asdict(self).items()}
         data["batch"] = {k: v.model_dump() for k, v in self.batch.items()}
         data["moves"] = [_keys_as(str, m) for m in self.moves]
-        data["other_moves"] = [
-            {str(d): _keys_as(str, m) for d, m in by_dim.items()} for by_dim in self.other_moves
-        ]
+        for key in ("other_moves", "path_weights", "other_fixed"):
+            data[key] = [{str(d): _keys_as(str, m) for d, m in dims.items()} for dims in getattr(self, key)]
+        data["other_state"] = [_keys_as(str, m) for m in self.other_state]
         data["operators"] = [[getattr(o, f) for f in Operator.__slots__] for o in self.operators]
         for o in data["operators"]:
             o[_SERVES] = hex(o[_SERVES])
@@ -295,9 +329,11 @@ class Profile:
         data["tensors"] = tuple(TensorInfo(**{**r, "shape": tuple(r["shape"])}) for r in data.pop("rows"))
         data["batch"] = {k: BatchSpec(**v) for k, v in data["batch"].items()}
         data["moves"] = tuple(_keys_as(int, m) for m in data["moves"])
-        data["other_moves"] = tuple(
-            {int(d): _keys_as(int, m) for d, m in by_dim.items()} for by_dim in data.get("other_moves", ())
-        )
+        data["other_state"] = tuple(_keys_as(int, m) for m in data.get("other_state", ()))
+        for key in ("other_moves", "path_weights", "other_fixed"):
+            data[key] = tuple(
+                {int(d): _keys_as(int, m) for d, m in by_dim.items()} for by_dim in data.get(key, ())
+            )
         data["channel_order"] = tuple(map(tuple, data["channel_order"]))
         data["backward_constants"] = tuple((n, tuple(r)) for n, r in data["backward_constants"])
         data["state_bytes"] = tuple(map(tuple, data["state_bytes"]))

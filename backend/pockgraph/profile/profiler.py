@@ -11,6 +11,7 @@ from torch import fx
 
 from ..cost.flops import node_flops
 from ..cost.graph_memory import steps_of
+from ..cost.liveness import Step
 from ..ir.graph import Graph, Role, aten, output_args, tensor_bytes, value_bytes
 from ..ir.operator_sets import VIEWS, storage_of
 from ..ir.reachability import ancestors, served_outputs
@@ -23,6 +24,7 @@ from ..recurrent.operators import BACKWARD
 from ..train_graph import TrainGraph
 from ..train_graph.channel_slicing import Along, moves
 from ..train_graph.prune import assemble
+from .operator_cost import Amounts
 from .profile import SCALAR_BYTES, WORK_KINDS, Operator, Profile
 
 MATRIX = (aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default,
@@ -49,9 +51,14 @@ def profile_of(graph: TrainGraph) -> Profile:
         y = compared(node)
         reads = {weights[s] for a in node.all_input_nodes if (s := storage_of(a)) in weights}
         kind, work = _work(node, serves[node])
-        fixed_bytes, fixed_flops, fixed_work = _fixed(
-            node, step.owns_bytes, work, serves[node], graph.tensors
-        )
+        fixed_bytes, fixed_flops, fixed_work = (0, 0, 0)
+        if node.meta["phase"] == "update":
+            fixed_bytes, fixed_flops, fixed_work = step.owns_bytes, node_flops(node), work
+            if serves[node].bit_count() == 1:
+                tensor = graph.tensors[serves[node].bit_length() - 1]
+                fixed_bytes, fixed_flops, fixed_work = _fixed(
+                    node, step.owns_bytes, tensor, tensor.channel_dim
+                )
         joins = node.meta.get("joins_norm_of")
         operators.append(
             Operator(
@@ -83,6 +90,7 @@ def profile_of(graph: TrainGraph) -> Profile:
     gradient = _gradient_nodes(graph, number)
     first, roots, order = [], [], []
     move_tables, other_tables = [], []
+    path_weights, state, other_state = [], [], []
     for i, tensor in enumerate(graph.tensors):
         placeholder = next(p for p, r in weights.items() if r == i)
         users = [u for u in placeholder.users if u in number]
@@ -90,9 +98,16 @@ def profile_of(graph: TrainGraph) -> Profile:
         roots.append(number[gradient[tensor.fqn]])
         has_channels = tensor.channel_dim is not None
         order.append(_by_norm(graph, tensor) if has_channels else ())
-        by_dim = {d: _moves(gradient[tensor.fqn], d, placeholder, number) for d in range(len(tensor.shape))}
+        found = {
+            d: _moves(gradient[tensor.fqn], d, placeholder, number, weights) for d in range(len(tensor.shape))
+        }
+        by_dim = {d: table for d, (table, _) in found.items()}
+        path_weights.append({d: read for d, (_, read) in found.items() if read})
         move_tables.append(by_dim.pop(tensor.channel_dim) if tensor.channel_dim is not None else {})
         other_tables.append({d: table for d, table in by_dim.items() if table})
+        state.append(_state_bytes(graph.optimizer, tensor, tensor.channel_dim))
+        along = {d: _state_bytes(graph.optimizer, tensor, d) for d in range(len(tensor.shape))}
+        other_state.append({d: amounts for d, amounts in along.items() if amounts != state[-1]})
 
     late_only = []
     resident = 0
@@ -118,7 +133,10 @@ def profile_of(graph: TrainGraph) -> Profile:
         roots=tuple(roots),
         resident_bytes=resident,
         backward_constants=tuple(late_only),
-        state_bytes=tuple(_state_bytes(graph.optimizer, tensor) for tensor in graph.tensors),
+        state_bytes=tuple(state),
+        path_weights=tuple(path_weights),
+        other_state=tuple(other_state),
+        other_fixed=_other_fixed(operators, nodes, steps, graph.tensors),
         scalar_bytes=SCALAR_BYTES * len(scalar_state(graph.optimizer)),
         batch_norm=graph.plan.batch_norm,
         dropout=graph.plan.dropout,
@@ -150,36 +168,45 @@ def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
     return out
 
 
-def _state_bytes(optimizer: Optimizer, tensor: TensorInfo) -> tuple[int, int]:
-    """Bytes of a tensor's optimizer state: what stays, and what shrinks with its trained channels."""
+def _state_bytes(optimizer: Optimizer, tensor: TensorInfo, dim: int | None) -> tuple[int, int]:
+    """Bytes of a tensor's optimizer state: what stays, and what shrinks with its trained part along `dim`."""
     amounts = [0, 0]
     for shape in tensor_state(optimizer, tensor.shape).values():
-        amounts[_shrinks(shape, tensor)] += tensor_bytes(shape, torch.float32)
+        amounts[_shrinks(shape, tensor, dim)] += tensor_bytes(shape, torch.float32)
     return amounts[0], amounts[1]
 
 
-def _shrinks(shape: tuple[int, ...], tensor: TensorInfo) -> bool:
-    """Does a value of an update with this shape have the trained channels of its tensor only?"""
-    dim = tensor.channel_dim
+def _shrinks(shape: tuple[int, ...], tensor: TensorInfo, dim: int | None) -> bool:
+    """Has a value of an update with this shape the trained part of its tensor along `dim` only?"""
     if dim is None:
         return shape == tensor.shape
     return len(shape) == len(tensor.shape) and shape[dim] == tensor.shape[dim]
 
 
-def _fixed(
-    node: fx.Node, owns_bytes: int, work: int, serves: int, tensors: Sequence[TensorInfo]
-) -> tuple[int, int, int]:
-    """Bytes, FLOPs and work of an operator that do not shrink with the trained channels of its tensor."""
-    if node.meta["phase"] != "update":
-        return (owns_bytes, node_flops(node), work) if owns_bytes == SCALAR_BYTES else (0, 0, 0)
-    flops = node_flops(node)
-    if serves.bit_count() != 1:
-        return owns_bytes, flops, work
-    tensor = tensors[serves.bit_length() - 1]
-    fixed = lambda n: not _shrinks(tuple(n.meta["val"].shape), tensor)  # noqa: E731
+def _fixed(node: fx.Node, owns_bytes: int, tensor: TensorInfo, dim: int | None) -> Amounts:
+    """What of a tensor's update does not shrink with its trained part along `dim`."""
+    fixed = lambda n: not _shrinks(tuple(n.meta["val"].shape), tensor, dim)  # noqa: E731
     moved = sum(value_bytes(n.meta["val"]) for n in (node, *node.all_input_nodes) if fixed(n))
     whole = all(fixed(n) for n in (node, *node.all_input_nodes))
-    return owns_bytes if fixed(node) else 0, flops if whole else 0, moved
+    return owns_bytes if fixed(node) else 0, node_flops(node) if whole else 0, moved
+
+
+def _other_fixed(
+    operators: Sequence[Operator],
+    nodes: Sequence[fx.Node],
+    steps: Sequence[Step],
+    tensors: Sequence[TensorInfo],
+) -> tuple[dict[int, dict[int, Amounts]], ...]:
+    """`Profile.other_fixed`."""
+    tables: tuple[dict[int, dict[int, Amounts]], ...] = tuple({} for _ in tensors)
+    for n, (o, node, step) in enumerate(zip(operators, nodes, steps)):
+        if node.meta["phase"] == "update" and o.serves.bit_count() == 1:
+            i = o.serves.bit_length() - 1
+            for d in range(len(tensors[i].shape)):
+                fixed = _fixed(node, step.owns_bytes, tensors[i], d)
+                if d != tensors[i].channel_dim and fixed != o.fixed:
+                    tables[i].setdefault(d, {})[n] = fixed
+    return tables
 
 
 def _work(node: fx.Node, serves: int) -> tuple[int, int]:
@@ -204,31 +231,44 @@ def _gradient_nodes(graph: TrainGraph, number: dict[fx.Node, int]) -> dict[str, 
     return {s.fqn: by_name[n.name] for s, n in outputs if s.role is Role.GRAD}
 
 
-def _input_code(node: fx.Node, weight: fx.Node) -> int:
-    """How `Profile.moves` writes an operand that is an input, see there."""
-    return -1 if node is weight else -1 - value_bytes(node.meta["val"])
-
-
 def _moves(
-    root: fx.Node, dim: int, weight: fx.Node, number: dict[fx.Node, int]
-) -> dict[int, tuple[int, ...]]:
-    """Where a selection of channels could move from `root`, were every node on the way its own."""
+    root: fx.Node, dim: int, weight: fx.Node, number: dict[fx.Node, int], weights: dict[fx.Node, int]
+) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]]]:
+    """Where a selection of channels could move from `root`, were every node on the way its own.
+
+    Returns:
+        The tables of `Profile.moves` and of `Profile.path_weights`.
+    """
     table: dict[int, tuple[int, ...]] = {}
+    read: dict[int, tuple[int, ...]] = {}
+
+    def code(operand: fx.Node, d: Along) -> int:
+        if operand in number:
+            return number[operand]
+        return -1 if operand is weight and d == dim else -1 - value_bytes(operand.meta["val"])
 
     def visit(node: fx.Node, d: Along) -> None:
         moved = moves(node, d, 1) if node in number else None
         if moved is None or number[node] in table:
             return
         inner: Any = node.args[0] if node.target is operator.getitem else node
-        operands = {inner.args[k]: at for k, at in moved[0].items()}
-        table[number[inner]] = tuple(number[a] if a in number else _input_code(a, weight) for a in operands)
+        to, changed = moved
+        operands = {inner.args[k]: at for k, at in to.items()}
+        table[number[inner]] = tuple(code(a, at) for a, at in operands.items())
+        selected = [weights[a] for a, at in operands.items() if a in weights and code(a, at) < -1]
+        rest = {
+            a for k, a in enumerate(inner.args) if isinstance(a, fx.Node) and k not in to.keys() | changed
+        }
+        whole = sorted({-1 - weights[s] for a in rest if (s := storage_of(a)) in weights})
+        if selected or whole:
+            read[number[inner]] = (*selected, *whole)
         if inner is not node:
             table[number[node]] = (number[inner],)
         for a, at in operands.items():
             visit(a, at)
 
     visit(root, dim)
-    return table
+    return table, read
 
 
 def _by_norm(graph: TrainGraph, tensor: Any) -> tuple[int, ...]:

@@ -16,15 +16,17 @@ becomes a variable. A set of tensors is an integer with the bits of their positi
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from .operator_cost import Operator
+from .operator_cost import Amounts, Operator
 
 if TYPE_CHECKING:
     from .profile import Profile
 
 INDEX_BYTES = 8  # of the number of a trained channel
+_AS_CHANNELS: Mapping[int, Amounts] = MappingProxyType({})
 
 
 class When(NamedTuple):
@@ -71,13 +73,22 @@ def selection(o: Operator, operands: Sequence[int]) -> Selection:
     return Selection(selected, tuple(-1 - code for code in operands if code < -1), whole)
 
 
-def amounts(profile: Profile, n: int, i: int, share: float, moves: Container[int]) -> tuple[int, int, int]:
+def amounts(
+    profile: Profile,
+    n: int,
+    i: int,
+    share: float,
+    moves: Container[int],
+    fixed: Mapping[int, Amounts] = _AS_CHANNELS,
+) -> Amounts:
     """(bytes, flops, work) of operator n, which serves tensor i alone, when a share of it is trained.
 
     Updates shrink with the share, and what a selection passes (`moves`); what stands above that does not.
+    `fixed` says of some operators what stays, where it is not a share of the channels (`other_fixed`).
     """
+    o = profile.operators[n]
     shrinks = n > profile.roots[i] or n in moves
-    return profile.operators[n].part(share if shrinks else 1.0)
+    return o.part(share if shrinks else 1.0, fixed.get(n) or o.fixed)
 
 
 def part_bytes(profile: Profile, i: int, share: float, channels: int) -> int:
@@ -85,9 +96,9 @@ def part_bytes(profile: Profile, i: int, share: float, channels: int) -> int:
     return round(profile.tensors[i].nbytes * share) + INDEX_BYTES * channels
 
 
-def state_bytes(profile: Profile, i: int, share: float) -> int:
-    """Of the optimizer state of a tensor of which a share of the channels is trained."""
-    stays, shrinks = profile.state_bytes[i]
+def state_bytes(profile: Profile, i: int, share: float, dim: int | None = None) -> int:
+    """Of the optimizer state of a tensor of which a share is trained: of its channels, or along `dim`."""
+    stays, shrinks = profile.state_bytes[i] if dim is None else profile.state_along(i, dim)
     return stays + round(shrinks * share)
 
 

@@ -29,7 +29,8 @@ def check(profile: Profile) -> None:
     _require(_indices([profile.loss], count), "the loss")
     for name in ("channel_order", "moves", "first_reader", "roots", "state_bytes"):
         _require(len(getattr(profile, name)) == tensors, name)
-    _require(len(profile.other_moves) in (0, tensors), "other_moves")
+    for name in ("other_moves", "path_weights", "other_state", "other_fixed"):
+        _require(len(getattr(profile, name)) in (0, tensors), name)
     _require(_indices((*profile.first_reader, *profile.roots), count), "first_reader or roots")
     for i, tensor in enumerate(profile.tensors):
         sizes = (*tensor.shape, tensor.flops, tensor.dx_flops, tensor.saved_bytes, tensor.depth)
@@ -46,17 +47,29 @@ def check(profile: Profile) -> None:
             to = [t for operands in moves.values() for t in operands]
             there = _indices(moves, count) and all(type(t) is int and t < count for t in to)
             _require(there, f"the moves of {tensor.fqn!r}")
+        for d, read in profile.path_weights[i].items() if profile.path_weights else ():
+            for n, on_path in read.items():
+                codes = list(profile.moves_along(i, d)[n])
+                weights = [j if j >= 0 else -1 - j for j in on_path]
+                _require(_indices(weights, tensors), f"the moves of {tensor.fqn!r}")
+                for j in (j for j in on_path if j >= 0):
+                    codes.remove(-1 - profile.tensors[j].nbytes)
     known = {r.fqn for r in profile.tensors}
     _require(len(known) == tensors and known.issuperset(profile.head), "the names of tensors")
     for name, preset in profile.presets.items():
         _require(known.issuperset(preset) and all(_is_share(v) for v in preset.values()), f"preset {name!r}")
     constants = profile.backward_constants
     _require(all(_amounts([n]) and _indices(readers, count) for n, readers in constants), "the constants")
-    states = [n for pair in profile.state_bytes for n in pair]
+    states = [*profile.state_bytes, *(pair for by_dim in profile.other_state for pair in by_dim.values())]
     _require(
-        _amounts((profile.resident_bytes, profile.scalar_bytes, *states)) and len(states) == 2 * tensors,
+        _amounts((profile.resident_bytes, profile.scalar_bytes, *(n for pair in states for n in pair)))
+        and all(len(pair) == 2 for pair in states),
         "the bytes of state",
     )
+    for fixed in (fixed for by_dim in profile.other_fixed for fixed in by_dim.values()):
+        triples = fixed.values()
+        there = _indices(fixed, count) and all(_amounts(t) and len(t) == 3 for t in triples)
+        _require(there, "what stays of an update")
     if profile.time is not None:
         time = (*profile.time.ms_per_unit, profile.time.overhead_ms, profile.time.error_ratio)
         _require(

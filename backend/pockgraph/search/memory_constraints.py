@@ -51,7 +51,7 @@ class LinearMemory:
         if name in number:
             return SchedulePoint(number[name])
         # A joined weight is alive together with all else in the operator that reads it.
-        onward = name.startswith("join_")
+        onward = name.startswith(("join_", "select_joined_"))
         steps = curve[peak:] if onward else curve[peak::-1]
         at = next((number[step] for step, *_ in steps if step in number), 0)
         return SchedulePoint(at, "" if onward else "select" if name.startswith("select_") else "mask")
