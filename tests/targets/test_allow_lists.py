@@ -15,9 +15,9 @@ from pockgraph.ir.serialize import _find_op  # pyright: ignore[reportPrivateUsag
 from pockgraph.ir.validation import OPERATORS
 from pockgraph.passes.legalize.table import expansion_of
 from pockgraph.runtime import onnx_file, openvino_xml
-from pockgraph.targets import elementwise, reduction
 from pockgraph.targets.onnx.rules import RULES as ONNX_RULES
 from pockgraph.targets.openvino.rules import RULES as OPENVINO_RULES
+from pockgraph.targets.shared import elementwise, reduction
 
 # Written by earlier releases, whose artefacts still open.
 OPENVINO_RETIRED, ONNX_RETIRED = {"OneHot", "ScatterUpdate"}, {"OneHot", "Trilu"}

@@ -24,12 +24,12 @@ from test_openvino_target import in_phases, stateful_graph
 from pockgraph import passes
 from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph, Role, Slot
-from pockgraph.targets.convolution import Geometry
 from pockgraph.targets.onnx import RULES, TARGET, lower
 from pockgraph.targets.onnx import weight_gradient as conv
 from pockgraph.targets.onnx.model import EMBEDDED_BYTES, build_model
 from pockgraph.targets.onnx.op import OPSET
 from pockgraph.targets.onnx.value import Value, parameter
+from pockgraph.targets.shared.convolution import Geometry
 
 aten = torch.ops.aten
 

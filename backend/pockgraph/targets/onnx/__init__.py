@@ -16,7 +16,10 @@ from ...ir.graph import Graph
 from ...passes import Pipeline, shared
 from ...passes.optimize.flatten_update import FlattenUpdate
 from .. import Unsupported, check_options, require_supported
+from ..shared import add_to
 from . import (  # noqa: F401  the rules register themselves on import
+    emit,
+    masking,
     ops_convolution,
     ops_elementwise,
     ops_matmul,
@@ -28,6 +31,8 @@ from . import (  # noqa: F401  the rules register themselves on import
 from .lowering import lower
 from .model import write_model
 from .rules import RULES, TABLE
+
+add_to(TABLE, emit, masking)
 
 
 class ONNX:

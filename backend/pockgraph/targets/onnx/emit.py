@@ -203,18 +203,6 @@ def pad(x: Value, before: Sequence[int], after: Sequence[int], value: float = 0.
     return op.pad(x, before, after, like(value, x)) if any(before) or any(after) else x
 
 
-def dilate(x: Value, dims: Sequence[int], steps: Sequence[int]) -> Value:
-    """`step - 1` zeros behind each element along each of `dims`: sizes grow by the factors `steps`."""
-    for d, step in zip(dims, steps, strict=True):
-        if step > 1:
-            size = x.shape
-            x = unsqueeze(x, [d + 1])
-            behind = [0] * rank(x)
-            behind[d + 1] = step - 1
-            x = reshape(pad(x, [0] * rank(x), behind), [*size[:d], size[d] * step, *size[d + 1 :]])
-    return x
-
-
 # ---------------------------------------------------------------- products and sums
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..loops import steps_an_iteration
+from ..shared.loops import steps_an_iteration
 from . import emit
 from .value import Body, Node, Value, parameter
 

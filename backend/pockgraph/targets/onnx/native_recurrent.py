@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .. import recurrent
+from ..shared import recurrent
 from . import emit
 from .value import Value, make_many
 

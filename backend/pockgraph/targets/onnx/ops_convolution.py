@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..convolution import Geometry, padding_amounts
+from ..shared.convolution import Geometry, padding_amounts
 from . import emit, op
 from .rules import Context, rule
 from .value import Value, is_constant

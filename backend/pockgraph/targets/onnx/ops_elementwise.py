@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from torch import fx
 
 from ...ir.graph import aten
-from .. import elementwise, indexing, layout, pooling, reduction, shared_rules  # noqa: F401  they register themselves
-from . import emit, masking, op
-from .rules import TABLE, Context, check, rule
+from ..shared.elementwise import floating
+from . import op
+from .rules import Context, check, rule
 from .value import Value
 
 for _overload, _function in {
@@ -24,5 +22,4 @@ def leaky_relu(ctx: Context, node: fx.Node, x: Value, slope: float) -> Value:
     return op.leaky_relu(x, slope)
 
 
-check(aten.leaky_relu.default)(elementwise.floating)
-shared_rules.add_to(TABLE, SimpleNamespace(**{**vars(emit), **vars(masking)}))
+check(aten.leaky_relu.default)(floating)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from ...recurrent.operators import ops
-from .. import recurrent
+from ..shared import recurrent
 from . import emit, native_recurrent
 from .loops import loop
 from .rules import rule

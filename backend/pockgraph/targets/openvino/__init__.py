@@ -18,7 +18,10 @@ from ...passes.optimize.flatten_update import FlattenUpdate
 from ...runtime.openvino_xml import check_model
 from ...runtime.precision import PRECISIONS
 from .. import Unsupported, check_choice, check_options, require_supported
+from ..shared import add_to
 from . import (  # noqa: F401  the rules register themselves on import
+    division,
+    emit,
     ops_convolution,
     ops_elementwise,
     ops_matmul,
@@ -31,6 +34,8 @@ from .emit import ov
 from .lowering import lower
 from .precision import keep_state_exact
 from .rules import RULES, TABLE
+
+add_to(TABLE, emit, division)
 
 
 class OpenVINO:

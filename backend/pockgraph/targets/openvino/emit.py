@@ -294,18 +294,6 @@ def pad(x: Value, before: Sequence[int], after: Sequence[int], value: float = 0.
     return op.pad(x, ints(list(before)), ints(list(after)), "constant", like(value, x)).output(0)
 
 
-def dilate(x: Value, dims: Sequence[int], steps: Sequence[int]) -> Value:
-    """`step - 1` zeros behind each element along each of `dims`: sizes grow by the factors `steps`."""
-    for d, step in zip(dims, steps, strict=True):
-        if step > 1:
-            size = shape(x)
-            x = unsqueeze(x, [d + 1])
-            behind = [0] * rank(x)
-            behind[d + 1] = step - 1
-            x = reshape(pad(x, [0] * rank(x), behind), [*size[:d], size[d] * step, *size[d + 1 :]])
-    return x
-
-
 # ---------------------------------------------------------------- products and sums
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...runtime.quiet_openvino import ov
-from ..loops import steps_an_iteration
+from ..shared.loops import steps_an_iteration
 from . import emit
 from .emit import Value, op
 

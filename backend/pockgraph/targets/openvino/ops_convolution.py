@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..convolution import Geometry, padding_amounts
+from ..shared.convolution import Geometry, padding_amounts
 from . import emit
 from .emit import Value, op
 from .rules import Context, rule

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from torch import fx
 
 from ...ir.graph import aten
-from .. import elementwise, indexing, layout, pooling, reduction, shared_rules  # noqa: F401  they register themselves
-from . import division, emit
+from ..shared.elementwise import floating
+from . import emit
 from .emit import Value, op
-from .rules import TABLE, Context, check, rule
+from .rules import Context, check, rule
 
 _UNARY: dict[Any, Any] = {
     aten.silu.default: op.swish,
@@ -34,5 +33,4 @@ def leaky_relu(ctx: Context, node: fx.Node, x: Value, slope: float) -> Value:
     return op.prelu(x, emit.const([slope], emit.dtype(x))).output(0)
 
 
-check(aten.gelu.default, aten.leaky_relu.default)(elementwise.floating)
-shared_rules.add_to(TABLE, SimpleNamespace(**{**vars(emit), **vars(division)}))
+check(aten.gelu.default, aten.leaky_relu.default)(floating)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from .. import recurrent
+from ..shared import recurrent
 from . import emit
 from .loops import loop
 from .rules import rule

@@ -1,4 +1,4 @@
-"""Splits, repeats and gathers of elements; `targets.layout` and `targets.indexing` have the others."""
+"""Splits, repeats and gathers of elements; `targets/shared` has the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..layout import cut
+from ..shared.layout import cut
 from . import emit
 from .emit import Value, op
 from .rules import Context, rule

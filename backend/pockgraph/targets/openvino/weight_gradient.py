@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..convolution import Geometry
+from ..shared.convolution import Geometry
 from . import emit
 from .emit import Value, op
 from .ops_convolution import convolve, transposed_convolution, unpadded

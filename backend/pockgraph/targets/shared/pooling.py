@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..ir.graph import aten
-from .shared_rules import check, rule
+from ...ir.graph import aten
+from .rules import check, rule
 
 
 def pair(x: Sequence[int]) -> tuple[int, int]:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..ir.graph import aten
-from ..passes.legalize.indexing import is_of_rows
-from .shared_rules import check, out_shape, rule
+from ...ir.graph import aten
+from ...passes.legalize.indexing import is_of_rows
+from .rules import check, out_shape, rule
 
 
 @rule(aten.embedding.default)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..ir.graph import aten
-from .shared_rules import out_dtype, rule
+from ...ir.graph import aten
+from .rules import out_dtype, rule
 
 # What is reduced whole, and along dimensions.
 REDUCTIONS: dict[str, tuple[Any, ...]] = {

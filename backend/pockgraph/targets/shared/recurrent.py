@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..recurrent.operators import ops
+from ...recurrent.operators import ops
 
 Values = Sequence[Any]
 

@@ -1,19 +1,19 @@
-"""Rules that are the same for every runtime with operators for arithmetic, comparisons and reductions.
+"""The table of the rules that runtimes share.
 
-A rule here gets the target's helpers, its module `emit`, in place of the half lowered graph, and then what
-`rule_table` says; `emit.native` has the runtime's operators as functions of values. A target's own rule for
-an overload goes before the one here.
+Such a rule gets a target's helpers (`emit`) in place of the half lowered graph, and then what `rule_table`
+says; `emit.native` has the runtime's operators as functions of values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import fx
 
-from .rule_table import C, R, RuleTable
+from ..rule_table import C, R, RuleTable
 
 RULES: dict[Any, Callable[..., Any]] = {}
 CHECKS: dict[Any, Callable[..., str]] = {}
@@ -48,8 +48,13 @@ def check(*overloads: Any) -> Callable[[C], C]:
     return register
 
 
-def add_to(table: RuleTable, emit: Any) -> None:
-    """Give a target the rules that it has not written itself."""
+def add_to(table: RuleTable, *helpers: ModuleType) -> None:
+    """Give a target the rules that it has not written itself.
+
+    Args:
+        helpers: modules with the functions that rules call as `emit.name`.
+    """
+    emit = SimpleNamespace(**{name: value for module in helpers for name, value in vars(module).items()})
     for overload, function in RULES.items():
         if overload not in table.rules:
             register = table.moves if overload in MOVES else table.rule

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from ..ir.graph import aten, bound_args
-from .shared_rules import moves, out_shape
+from ...ir.graph import aten, bound_args
+from .rules import moves, out_shape
 
 RESHAPES = (
     aten.reshape.default, aten._reshape_copy.default, aten.unsqueeze.default, aten.squeeze.default,
