@@ -24,6 +24,7 @@ from test_openvino_target import in_phases, stateful_graph
 from pockgraph import passes
 from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph, Role, Slot
+from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.targets.onnx import RULES, TARGET, lower
 from pockgraph.targets.onnx import weight_gradient as conv
 from pockgraph.targets.onnx.model import EMBEDDED_BYTES, build_model
@@ -227,7 +228,7 @@ def test_only_gradients_of_products_are_multiplied_with_masks(gradient: Any, sel
         return aten.threshold_backward(dy, x, 0), clamped, dy.masked_fill(x > 0, 0.0)
 
     args = rand(5, 4), rand(4, 4), rand(5, 4, seed=1)
-    graph = graph_of(function, *args)
+    graph = Canonicalize()(graph_of(function, *args))
     graph = in_phases(graph, **{n.name: "backward" for n in graph.nodes()})
     kinds = [n.op_type for n in lower(graph).graph.node]
     assert kinds.count("Where") == (3 if select else 0)
@@ -244,7 +245,7 @@ def test_gradients_of_embedding_rows_that_occur_often_add_up_exactly() -> None:
     graph = graph_of(lambda dy, i: aten.embedding_dense_backward(dy, i, 5, -1, False), dy, index)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 4
-    model = lower(graph).SerializeToString()
+    model = lower(TARGET.pipeline({}).finish(graph, "tested")).SerializeToString()
     run = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feeds = {"batch:a0": dy.numpy(), "batch:a1": index.numpy()}
     results = [run.run(None, feeds)[0] for _ in range(20)]
