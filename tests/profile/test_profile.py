@@ -196,6 +196,30 @@ def test_a_selection_under_a_norm_reads_the_joined_scale() -> None:
     ]
 
 
+class ClampedAs(nn.Module):
+    """Clamped activations of another element size, compared in the backward pass and selected from."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.dtype = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 4), dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return self.c(
+                F.relu6(self.b(F.relu(self.a(x).to(self.dtype)).to(x.dtype)).to(self.dtype)).float()
+            )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_masks_and_selections_count_elements_of_any_size(dtype: torch.dtype) -> None:
+    graph = pg.build(
+        task_of("clamped", ClampedAs(dtype), vectors(), lambda net, b: net(b["x"])), OPTIMIZERS["sgd"]
+    )
+    part = Trained(dim=1, channels=(1, 2, 3))
+    for choice in ({"a.bias": 1.0}, {"a.weight": part, "b.weight": part}, {"b.weight": part, "c.bias": 1.0}):
+        assert_figures_are_the_graphs(graph, choice)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "everything"])
 def test_a_profile_survives_json(optimizer: str) -> None:
     profile = profile_of(built("mobilenet", optimizer))

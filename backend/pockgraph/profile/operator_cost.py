@@ -37,6 +37,7 @@ class Operator:
             dimensions).
         joins: the tensor whose part in the norm of all gradients it adds to a sum. It exists when that tensor
             and an earlier one are trained; otherwise the sum is the one operand that there is. Else -1.
+        item_bytes: of one element of its result.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Operator:
     fixed_flops: int = 0
     fixed_work: int = 0
     joins: int = -1
+    item_bytes: int = SCALAR_BYTES
 
     def sole(self, trained: int = EVERY) -> int:
         """The one of these tensors that it serves; -1 where it serves none, several, or the loss."""
@@ -69,7 +71,7 @@ class Operator:
     @property
     def mask_bytes(self) -> int:
         """Of a mask of its result."""
-        return self.bytes // SCALAR_BYTES * MASK_BYTES
+        return self.bytes // self.item_bytes * MASK_BYTES
 
     @property
     def fixed(self) -> Amounts:

@@ -182,7 +182,7 @@ class _Pruning:
             if not (o.bytes or o.inputs):  # a view of a weight
                 source += self._joined(o.reads)
             storage = self._add(n, 1, self._nearer(), f"select_{o.name}", size, source,
-                                False, o.forward, size // SCALAR_BYTES)  # fmt: skip
+                                False, o.forward, size // o.item_bytes)  # fmt: skip
         else:
             reads = selection(o, onward)
             operands = tuple(self._select(m, i, share) for m in reads.selected)
@@ -266,7 +266,7 @@ class _Pruning:
             for order, step in enumerate(MASK_STEPS[o.clamps]):
                 reads = tuple(made[k] for k in step.reads) or (y.storage,)
                 made.append(self._add(o.masks, 1, order, f"{step.name}_{y.name}", y.mask_bytes, reads,
-                                      True, True, y.bytes // SCALAR_BYTES))  # fmt: skip
+                                      True, True, y.bytes // y.item_bytes))  # fmt: skip
             out[n] = made[-1]
         return out
 

@@ -48,7 +48,7 @@ def profile_of(graph: TrainGraph) -> Profile:
 
     operators = []
     for i, (node, step) in enumerate(zip(nodes, steps)):
-        y = compared(node)
+        y, val = compared(node), node.meta["val"]
         reads = {weights[s] for a in node.all_input_nodes if (s := storage_of(a)) in weights}
         kind, work = _work(node, serves[node])
         fixed_bytes, fixed_flops, fixed_work = (0, 0, 0)
@@ -65,7 +65,7 @@ def profile_of(graph: TrainGraph) -> Profile:
                 name=node.name,
                 storage=step.storage,
                 bytes=step.owns_bytes,
-                size_bytes=value_bytes(node.meta["val"]),
+                size_bytes=value_bytes(val),
                 flops=node_flops(node),
                 operands=step.operands,
                 inputs=tuple(sorted({number[a] for a in node.all_input_nodes if a in number})),
@@ -83,6 +83,7 @@ def profile_of(graph: TrainGraph) -> Profile:
                 fixed_flops=fixed_flops,
                 fixed_work=fixed_work,
                 joins=-1 if joins is None else row_of[joins],
+                item_bytes=val.dtype.itemsize if isinstance(val, torch.Tensor) else SCALAR_BYTES,
             )
         )
         assert number[node] == i

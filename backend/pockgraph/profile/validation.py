@@ -85,6 +85,7 @@ def _check_operator(o: Operator, i: int, count: int, tensors: int) -> None:
     _require(before and _indices(o.late, count) and _indices(o.reads, tensors), what)
     _require(_indices([o.kind], len(WORK_KINDS)) and _amounts([o.serves]) and o.serves < 1 << tensors, what)
     _require(_indices([o.masks + 1], count + 1) and _indices([o.joins + 1], tensors + 1), what)
+    _require(type(o.item_bytes) is int and o.item_bytes > 0, what)
     _require(o.masks < 0 or o.clamps in MASK_STEPS, what)
 
 

@@ -36,7 +36,7 @@ def _work(profile: Profile, variables: PlanVariables, memory: LinearMemory) -> l
             total[o.kind].add(literal, amounts(profile, n, i, share, profile.moves[i])[2])
         if o.masks >= 0:
             y = profile.operators[o.masks]
-            elements = y.bytes // SCALAR_BYTES
+            elements = y.bytes // y.item_bytes
             memory.add_masks(o.masks, len(MASK_STEPS[o.clamps]) * elements, total[_FORWARD])
     for (kind, serves), work in served.items():
         total[kind].add(variables.any_trained(serves) if serves else None, work)
@@ -46,10 +46,9 @@ def _work(profile: Profile, variables: PlanVariables, memory: LinearMemory) -> l
                 total[_FORWARD].add(literal, tensor.nbytes // SCALAR_BYTES)  # joined with what is frozen
     for made_of, nbytes, i in selections(profile):
         forward = made_of < 0 or profile.operators[made_of].forward
+        item_bytes = SCALAR_BYTES if made_of < 0 else profile.operators[made_of].item_bytes
         for share, literal in variables.variables_of(i):
             if share < 1:
                 size = round(nbytes * share)
-                total[_FORWARD if forward else _STREAM].add(
-                    literal, size // SCALAR_BYTES if forward else size
-                )
+                total[_FORWARD if forward else _STREAM].add(literal, size // item_bytes if forward else size)
     return total
