@@ -19,12 +19,13 @@ Before → after:
   (`x <= low` exactly when `y <= low`), and it is often saved anyway
 - `diagonal` → a strided `slice`, `diagonal_scatter` → a strided `slice_scatter`; `select_scatter`, and
   `slice_scatter` without a stride → `cat`
+- operators along a dimension of a tensor without any → the same along a line of one number
 - nodes without any input → constants
 - `x[arange, arange, None]`, as attention masks are made → `reshape`
 - `_safe_softmax` → `_softmax`, with rows that are masked out entirely set to zero where there can be any
 """
 
-from . import activations, convolution, normalization, views  # noqa: F401 — they add their rules
+from . import activations, convolution, normalization, scalars, views  # noqa: F401 — they add their rules
 from .apply_rules import Canonicalize
 
 __all__ = ["Canonicalize"]

@@ -40,8 +40,8 @@ def log10(x: Tensor) -> Tensor:
 def log1p(x: Tensor) -> Tensor:
     """log(u) * x / (u - 1) with u = 1 + x corrects the rounding of u (Kahan)."""
     u = 1 + x
-    exact = u == 1
-    return torch.where(exact, x, torch.log(u) * x / torch.where(exact, 1.0, u - 1))
+    exact = (u == 1) | (x == math.inf)
+    return torch.where(exact, x, torch.log(u) * (x / torch.where(exact, 1.0, u - 1)))
 
 
 @expands(aten.expm1.default)

@@ -21,6 +21,13 @@ Value = ov.Output
 class _Native:
     """OpenVINO's operators of one result as functions that give a value."""
 
+    # The CPU plugin finds NaN greater than any number, and not less.
+    def greater(self, a: Value, b: Value) -> Value:
+        return op.less(b, a).output(0)
+
+    def greater_equal(self, a: Value, b: Value) -> Value:
+        return op.less_equal(b, a).output(0)
+
     def __getattr__(self, name: str) -> Callable[..., Value]:
         return lambda *xs: getattr(op, name)(*xs).output(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import fx
 
 from ...ir.graph import aten
-from .rules import out_dtype, rule
+from .rules import out_dtype, out_shape, rule
 
 # What is reduced whole, and along dimensions.
 REDUCTIONS: dict[str, tuple[Any, ...]] = {
@@ -22,15 +23,22 @@ REDUCTIONS: dict[str, tuple[Any, ...]] = {
     "logical_and": (aten.all.default, aten.all.dim, aten.all.dims),
 }
 
+# What ATen says of no elements; it refuses to take their largest or smallest.
+EMPTY = {"sum": 0, "mean": math.nan, "prod": 1, "logical_or": False, "logical_and": True}
+
 
 def reduced(
     emit: Any, node: fx.Node, kind: str, x: Any, dims: Sequence[int] | int | None, keepdim: bool
 ) -> Any:
     """No dimension stands for all, as in ATen."""
+    if out_dtype(node) == torch.bool:  # the extremes of booleans, which runtimes take for no numbers
+        kind = {"max": "logical_or", "min": "logical_and"}.get(kind, kind)
     x = emit.convert(x, torch.bool if kind.startswith("logical") else out_dtype(node))
     ndim = emit.rank(x)
     dims = [dims] if isinstance(dims, int) else dims
     dims = [emit.axis(d, ndim) for d in dims] if dims else list(range(ndim))
+    if any(emit.shape(x)[d] == 0 for d in dims):  # runtimes begin some of these with other values
+        return emit.full(EMPTY[kind], out_shape(node), out_dtype(node))
     if kind in ("sum", "mean"):
         return {"sum": emit.total, "mean": emit.mean}[kind](x, dims, keepdim)
     return emit.reduced(kind, x, dims, keepdim) if ndim else x
