@@ -79,6 +79,9 @@ class Operator:
 
     def part(self, share: float, fixed: Amounts) -> Amounts:
         """(bytes, flops, work) when a share of its tensor is trained, and `fixed` of them do not shrink."""
-        amounts = zip((self.bytes, self.flops, self.work), fixed)
-        size, flops, work = (stays + round((whole - stays) * share) for whole, stays in amounts)
-        return size, flops, work
+        size, flops, work = fixed
+        return (
+            size + round((self.bytes - size) * share),
+            flops + round((self.flops - flops) * share),
+            work + round((self.work - work) * share),
+        )

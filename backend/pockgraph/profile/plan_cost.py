@@ -103,7 +103,7 @@ class _Pruning:
             operands = self._operands(n, o, i)
             if n in masks:
                 operands = tuple(masks[n] if s == operators[o.masks].storage else s for s in operands)
-            if n not in self.moved:
+            if o.reads and n not in self.moved:
                 operands += self._joined(o.reads)
             storage = self._resolved(n) if o.storage == n else self._resolved(o.storage)
             if n in self.moved and o.storage != n:
