@@ -321,7 +321,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data without a name": ((*TRAIN, "lacks.npz"), ("lacks 'y'", "an array for each")),
     "data of another shape": ((*TRAIN, "narrow.npz"), ("[8, 3] instead of [8, 4]", "Bring the data")),
     "data of two lengths": ((*TRAIN, "short.npz"), ("common number of samples", "'x': 9")),
-    "data of no rows": ((*TRAIN, "empty.npz"), ("number of rows",)),
+    "data of no rows": ((*TRAIN, "empty.npz"), ("number of samples",)),
     "data of words": ((*TRAIN, "words.npz"), ("not a number", "Encode")),
     "data of Python objects": ((*TRAIN, "objects.npz"), ("Python objects", "numpy.savez")),
     "checkpoint that is an artefact": ((*TRAIN, "data.npz", "--resume", "out"), ("out",)),
