@@ -64,3 +64,40 @@ def test_the_largest_and_the_smallest_of_booleans(target: str) -> None:
         return (s[:, 0] * above.amax(1) + s[:, 1] * above.amin(1)).sum() + above.max() * s.square().mean()
 
     assert_as_eager(task(mlp(), SMALL, loss), target)
+
+
+def test_everything_of_two_tensors_is_contracted_to_one_number(target: str) -> None:
+    def loss(m: nn.Module, b: Any) -> Tensor:
+        h = m(b["x"]).reshape(4, -1, 1)
+        whole = torch.einsum("bij,bij->", h, h.tanh())
+        return whole.square() + (h.reshape(1, -1) @ h.cos().reshape(-1, 1)).reshape(())
+
+    assert_as_eager(task(mlp(), SMALL, loss), target)
+
+
+def test_one_of_two_masks_is_chosen(target: str) -> None:
+    def loss(m: nn.Module, b: Any) -> Tensor:
+        s = m(b["x"])
+        chosen = torch.where(s[:, :1] > 0, s > 0.1, s < -0.1) ^ (s > 0).masked_fill(s > 1, True)
+        return (s.square() * chosen).sum()
+
+    assert_as_eager(task(mlp(), SMALL, loss), target)
+
+
+def test_an_empty_slice_is_joined_with_others(target: str) -> None:
+    def loss(m: nn.Module, b: Any) -> Tensor:
+        s = m(b["x"])
+        return torch.cat([s[:, :0], s, s[:, 5:]], 1).square().sum() + torch.cat([s[:0], s[4:]]).sum()
+
+    assert_as_eager(task(mlp(), SMALL, loss), target)
+
+
+def test_fewer_rows_and_columns_are_gathered_than_there_are(target: str) -> None:
+    index = torch.tensor([[3, 0, 1], [2, 2, 0]])
+
+    def loss(m: nn.Module, b: Any) -> Tensor:
+        s = m(b["x"])
+        of_slices = s[:, 1:4].gather(0, index) + s[:, :3].gather(0, index) * s[:2].gather(1, index)
+        return s.gather(0, index).square().sum() + s.gather(1, index).exp().sum() + of_slices.tanh().sum()
+
+    assert_as_eager(task(mlp(), SMALL, loss), target)

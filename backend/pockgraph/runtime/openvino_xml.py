@@ -27,7 +27,7 @@ _NAMES = (
     "LogicalXor LogSoftmax MatMul Maximum MaxPool Minimum Mish Mod Multiply MVN Negative NotEqual OneHot "
     "Pad Parameter Power PReLU ReadValue ReduceLogicalAnd ReduceLogicalOr ReduceMax ReduceMean ReduceMin "
     "ReduceProd ReduceSum ReLU Reshape Result Round ScatterElementsUpdate ScatterNDUpdate ScatterUpdate "
-    "Select Sigmoid Sign Sin Sinh Slice SoftMax SoftPlus Split Sqrt Subtract Swish Tan Tanh "
+    "Select Sigmoid Sign Sin Sinh Slice SoftMax SoftPlus Split Sqrt Squeeze Subtract Swish Tan Tanh "
     "TensorIterator Tile TopK Transpose VariadicSplit"
 )
 OPERATORS = frozenset(_NAMES.split())

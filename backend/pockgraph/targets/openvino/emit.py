@@ -177,7 +177,11 @@ def scale(x: Value, factor: float) -> Value:
 
 
 def select(condition: Value, a: Value, b: Value) -> Value:
-    return op.select(*lean(condition, a, b)).output(0)
+    condition, a, b = lean(condition, a, b)
+    if dtype(a) == dtype(b) == torch.bool:  # the CPU plugin's Select takes numbers only
+        taken = native.logical_and(condition, a)
+        return native.logical_or(taken, native.logical_and(native.logical_not(condition), b))
+    return op.select(condition, a, b).output(0)
 
 
 def keep_where(mask: Value, x: Value) -> Value:
@@ -209,6 +213,8 @@ def reshape(x: Value, size: Sequence[int]) -> Value:
         x = x.get_node().input_value(0)  # one reshape does what two do
     if shape(x) == tuple(size):
         return x
+    if not size:  # a Reshape to no dimensions, of a product, ends the process while it is compiled
+        return op.squeeze(x).output(0)
     return op.reshape(x, ints(list(size)), False).output(0)
 
 

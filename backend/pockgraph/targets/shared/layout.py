@@ -45,7 +45,9 @@ def select(emit: Any, node: fx.Node, x: Any, dim: int, index: int) -> Any:
 @moves(aten.cat.default)
 def cat(emit: Any, node: fx.Node, parts: Sequence[Any], dim: int) -> Any:
     out = node.meta["val"]
-    parts = [p for p in parts if emit.shape(p) != (0,) or out.ndim == 1]  # ATen skips legacy empties
+    parts = [p for p in parts if 0 not in emit.shape(p)]
+    if not parts:
+        return emit.full(0, tuple(out.shape), out.dtype)
     return emit.concat([emit.convert(p, out.dtype) for p in parts], emit.axis(dim, out.ndim))
 
 
