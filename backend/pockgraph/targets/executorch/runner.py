@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from ...errors import ArtifactError
+from ...ir.slot_names import Role
 from ...runtime.finite_check import nonfinite
 from ...runtime.manifest import GraphSpec, Manifest, require_unchanged
 from .library import require_installed, runtime, set_threads
 from .program import Program, running
 
-_GIVEN = ("batch", "lr", "seed")
+_GIVEN = (Role.BATCH, Role.LR, Role.SEED)
 
 
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> ExecuTorchRunner:
@@ -43,7 +44,7 @@ class ExecuTorchRunner:
         spec = manifest.train
         self._step = self._program("train", spec)
         self._inputs = _given(spec)
-        self._loss = next(i for i, s in enumerate(spec.outputs) if s.role == "loss")
+        self._loss = next(i for i, s in enumerate(spec.outputs) if s.role == Role.LOSS)
         place = {s.name: i for i, s in enumerate(spec.outputs)}
         self._next = {s.name: place[s.next_name] for s in manifest.changing_state}
         self._values = {

@@ -18,7 +18,7 @@ from ...errors import PockError
 from ...ir.graph import Graph, Slot
 from ...passes import Pipeline, shared
 from ...passes.legalize import Legalize
-from .. import Unsupported, check_options, require_supported
+from .. import Unsupported, check_options, require_supported, unsupported_calls
 from ..exported_program import arguments, exported_program
 from .kernels import refusal
 from .library import heard, imported, quiet, require_installed
@@ -35,13 +35,7 @@ class ExecuTorch:
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every operator of `graph` that has no right kernel, and that stands for no others."""
-        found = []
-        for node in graph.nodes():
-            reason = LEGALIZE.why_not(node)
-            if reason:
-                where = node.meta.get("layer", ""), node.meta.get("source", "")
-                found.append(Unsupported(str(node.target), *where, reason, node.name))
-        return found
+        return unsupported_calls(graph, LEGALIZE.why_not)
 
     def pipeline(self, options: Mapping[str, Any]) -> Pipeline:
         """What goes before `write`.

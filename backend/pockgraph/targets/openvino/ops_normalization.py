@@ -1,4 +1,4 @@
-"""Layer norm and softmax.
+"""Layer norm.
 
 OpenVINO's MVN gives the normalized tensor in one kernel. The statistics that ATen also returns are
 made only where a backward reads them.
@@ -36,9 +36,6 @@ def _affine(x: Value, weight: Value | None, bias: Value | None) -> Value:
     return x if bias is None else emit.add(x, bias)
 
 
-# ---------------------------------------------------------------- layer norm
-
-
 @rule(aten.native_layer_norm.default)
 def layer_norm(
     ctx: Context,
@@ -52,16 +49,3 @@ def layer_norm(
     dims = range(emit.rank(x) - len(size), emit.rank(x))
     center, rstd = _statistics(x, dims, eps)
     return _affine(_normalized(x, dims, eps), weight, bias), center, rstd
-
-
-# ---------------------------------------------------------------- softmax
-
-
-@rule(aten._softmax.default)
-def softmax(ctx: Context, node: fx.Node, x: Value, dim: int, half_to_float: bool) -> Value:
-    return op.softmax(emit.convert(x, node.meta["val"].dtype), emit.axis(dim, emit.rank(x))).output(0)
-
-
-@rule(aten._log_softmax.default)
-def log_softmax(ctx: Context, node: fx.Node, x: Value, dim: int, half_to_float: bool) -> Value:
-    return op.log_softmax(emit.convert(x, node.meta["val"].dtype), emit.axis(dim, emit.rank(x))).output(0)

@@ -69,3 +69,13 @@ def extreme(emit: Any, node: fx.Node, x: Any, dim: int, keepdim: bool) -> tuple[
 def cumsum(emit: Any, node: fx.Node, x: Any, dim: int, dtype: Any) -> Any:
     x = emit.convert(x, out_dtype(node))
     return emit.cumsum(x, emit.axis(dim, emit.rank(x))) if emit.rank(x) else x
+
+
+@rule(aten._softmax.default)
+def softmax(emit: Any, node: fx.Node, x: Any, dim: int, half_to_float: bool) -> Any:
+    return emit.native.softmax(emit.convert(x, out_dtype(node)), emit.axis(dim, emit.rank(x)))
+
+
+@rule(aten._log_softmax.default)
+def log_softmax(emit: Any, node: fx.Node, x: Any, dim: int, half_to_float: bool) -> Any:
+    return emit.native.log_softmax(emit.convert(x, out_dtype(node)), emit.axis(dim, emit.rank(x)))
