@@ -10,39 +10,7 @@ import torch
 from torch import nn
 
 from pockgraph.globs import matches
-
-
-class Lion(torch.optim.Optimizer):
-    """Lion (arXiv 2302.06675), which torch.optim lacks."""
-
-    def __init__(
-        self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for group in self.param_groups:
-            lr, (beta1, beta2) = group["lr"], group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["exp_avg"] = torch.zeros_like(p)
-                mean = state["exp_avg"]
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(torch.sign(mean.lerp(p.grad, 1 - beta1)), alpha=-lr)
-                mean.lerp_(p.grad, 1 - beta2)
-
-
-_KINDS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "lion": Lion,
-    "adafactor": torch.optim.Adafactor,
-}
+from pockgraph.parity.eager_optimizer import TORCH_CLASSES
 
 
 class PlainOptimizer:
@@ -69,7 +37,7 @@ class PlainOptimizer:
             own = {"weight_decay": group["weight_decay"]} if "weight_decay" in group else {}
             params.append({"params": [parameter], "lr_scale": group.get("lr_scale", 1.0), **own})
         merged = _merged(params)
-        self._optimizer: torch.optim.Optimizer = _KINDS[described["name"]](merged, **options)
+        self._optimizer = TORCH_CLASSES[described["name"]](merged, **options)
         self._seen = 0
         self._average: list[torch.Tensor] | None = None
 

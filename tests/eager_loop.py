@@ -1,6 +1,7 @@
 """The update of a plain PyTorch training loop, by `torch.optim`: written for the tests alone.
 
-Nothing of it is the judge's (`pockgraph.eager_optimizer`), so that a mistake there is seen here.
+Nothing of it is from `pockgraph.parity.eager_optimizer`, with which `compile` checks itself, so that a
+mistake there is seen here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The judge: it lets nothing pass but what rounding does."""
+"""The oracle: it lets nothing pass but what rounding does."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Cost(NamedTuple):
 
     Attributes:
         key: the attribute of `Figures`.
-        title: for axes and menus.
+        title: for tiles, axes and menus.
         help: what the number means.
         text: a figure with its unit.
         units: of axes, each a thousand of the one before.

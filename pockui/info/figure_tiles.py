@@ -1,4 +1,7 @@
-"""The tiles on top of the page: a figure of the current plan each."""
+"""The tiles on top of the page: a figure of the current plan each.
+
+Labels and units come from `costs.py`, the figures from `Profile.figures`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tiles on top of the page: a figure of the current plan each. They follow every drag."""
+"""The tiles on top of the page, drawn; they follow every drag. What they say is `info/figure_tiles.py`'s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a graph costs: floating-point operations of each node, and which bytes are alive when.
+"""What a graph costs: floating-point operations of each node, which bytes are alive when, and what a mask
+that is kept instead of an activation costs.
 
-Numbers only; whoever decides by them lives in `profile/` and `search/`. `liveness` imports no torch.
+Numbers only; whoever decides by them lives in `profile/` and `search/`. `liveness` and `masks` import
+no torch.
 """

@@ -1,4 +1,5 @@
-"""The mask that is kept of a clamped activation y where the backward pass only compares y with its bounds.
+"""What it takes to keep a mask of a clamped activation y (ReLU, ReLU6, hardtanh, clamp) instead of y itself,
+where the backward pass only compares y with its bounds: one byte an element, and the operators that make it.
 
     one bound:    below = y <= low
     two bounds:   below = y <= low;  above = y >= high;  outside = below or above

@@ -16,7 +16,9 @@ from ..runtime.manifest import EMA
 class Lion(torch.optim.Optimizer):
     """Algorithm 2 of arXiv 2302.06675, which torch.optim lacks."""
 
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+    def __init__(
+        self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -30,6 +32,15 @@ class Lion(torch.optim.Optimizer):
                 m.mul_(beta2).add_(p.grad, alpha=1 - beta2)
 
 
+TORCH_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "lion": Lion,
+    "adafactor": torch.optim.Adafactor,
+}
+
+
 class Stepper:
     """Updates tensors as `optimizer` says, with `torch.optim` and PyTorch's own utilities.
 
@@ -38,10 +49,7 @@ class Stepper:
 
     def __init__(self, optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
         options = optimizer.to_dict()
-        kind = {
-            "sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "lion": Lion,
-            "adafactor": torch.optim.Adafactor,
-        }[options.pop("name")]  # fmt: skip
+        kind = TORCH_CLASSES[options.pop("name")]
         self.leaves = leaves
         self.micro_batches = options.pop("accumulate", 1)
         self._clip_norm = options.pop("clip_norm", None)
@@ -56,7 +64,7 @@ class Stepper:
             group = next((g for g in groups if fnmatch.fnmatchcase(fqn, g["pattern"])), {})
             decay = {"weight_decay": group["weight_decay"]} if "weight_decay" in group else {}
             params.append({"params": [leaf], "lr_scale": group.get("lr_scale", 1.0), **decay})
-        self.torch: torch.optim.Optimizer = kind(params, **options)
+        self.torch = kind(params, **options)
         self._seen = 0
         self._average: list[Tensor] | None = None
         if self._ema_decay is not None:

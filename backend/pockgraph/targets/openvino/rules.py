@@ -1,4 +1,4 @@
-"""The table of rules.
+"""The table that OpenVINO's rules are entered in; they stand in `ops_*.py` and `targets/shared/`.
 
 A rule lowers one ATen overload. It gets the arguments of the call in the order of the operator's
 schema, defaults filled in, tensors as `ov.Output`s:

@@ -1,6 +1,6 @@
 """The PyTorch target: lowering, machine code on request, and the runner of its artefacts.
 
-The only target whose runner imports torch.
+Its runner imports torch, as ExecuTorch's does; those of other targets must not.
 """
 
 from .target import TARGET, Torch
