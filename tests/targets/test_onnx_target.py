@@ -15,10 +15,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from models import ZOO
-from openvino_oracle import assert_close, graph_of, ints, rand
+from onnx_graphs import run_onnx
+from operator_contract.comparison import assert_close, graph_of, ints, rand
+from operator_contract.convolution import CONVOLUTIONS, conv_args
 from oracle import PLANS, built
-from test_onnx_ops import run_onnx
-from test_openvino_convolution import CONVOLUTIONS, conv_args
 from test_openvino_target import in_phases, stateful_graph
 
 from pockgraph import passes

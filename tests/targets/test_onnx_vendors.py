@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch.nn.functional as F
-from openvino_oracle import graph_of, rand
+from operator_contract.comparison import graph_of, rand
 from typer.testing import CliRunner
 
 from pockgraph.errors import ArtifactError

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from openvino_oracle import CONFIG, CORE, assert_close, check, graph_of, ints, rand, run_openvino, traced
+from openvino_graphs import CONFIG, CORE, check, run_openvino
+from operator_contract.comparison import assert_close, graph_of, ints, rand, traced
 
 from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph, Role, Slot
