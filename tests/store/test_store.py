@@ -248,3 +248,50 @@ def test_killed_while_creating_leaves_a_whole_file_or_none(tmp_path: Path) -> No
         s = Store.create(path, {"name": "second"})
         assert s.facts()["name"] in ("x" * 5000, "second")
         s.close()
+
+
+# ---------------------------------------------------------------- many readers while one writes
+
+READER = """
+import sys, time
+from pockgraph.store import Store
+store = Store(sys.argv[1])
+print("ready", flush=True)
+pair, seen, changes, slowest_s = "SELECT a.json, b.json FROM documents a, documents b " \
+    "WHERE a.name = 'a' AND b.name = 'b'", 0, 0, 0.0
+while seen < int(sys.argv[2]):
+    start = time.perf_counter()
+    rows = store.read(pair)
+    slowest_s = max(slowest_s, time.perf_counter() - start)
+    a, b = (int(v) for v in rows[0]) if rows else (0, 0)
+    assert a == b, "half of a change"
+    assert a >= seen, "a change that was undone"
+    changes, seen = changes + (a > seen), a
+print(changes, slowest_s)
+"""
+
+
+def test_processes_read_while_another_one_writes(tmp_path: Path) -> None:
+    """Nobody waits for anybody: not the readers for the writer, nor it for them."""
+    path, last = tmp_path / "a.db", 60
+    Store.create(path, FACTS).close()
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", READER, str(path), str(last)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for r in readers:
+        assert r.stdout is not None
+        assert r.stdout.readline() == "ready\n"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    while int(writer.stdout.readline()) <= last:
+        pass
+    writer.kill()
+    writer.communicate()
+    for r in readers:
+        changes, slowest_s = r.communicate(timeout=60)[0].split()
+        assert r.returncode == 0
+        assert int(changes) > 3
+        assert float(slowest_s) < store_module.BUSY_TIMEOUT_MS / 1e3 / 4

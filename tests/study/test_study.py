@@ -24,7 +24,6 @@ from pockgraph.errors import NonFiniteLoss, PlanError, PockError, StudyError
 from pockgraph.optimizer import SGD
 from pockgraph.plan import Plan
 from pockgraph.store.schema import MIGRATIONS
-from pockgraph.store.store import APPLICATION_ID
 from pockgraph.study import Run, Study, TargetParity
 
 HERE = Path(__file__).parent
@@ -395,26 +394,70 @@ def test_parity_records_are_kept(study: Study) -> None:
 # ---------------------------------------------------------------- earlier releases
 
 
-def test_a_study_of_the_first_schema_goes_on_with_all_that_it_holds(tmp_path: Path, one_build) -> None:
-    """`data/version1.sql` was stopped after 7 of 11 measurements."""
-    path = tmp_path / "old.db"
-    with contextlib.closing(sqlite3.connect(path)) as c:
-        c.executescript((HERE / "data" / "version1.sql").read_text(encoding="utf-8"))
-        c.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        c.execute("PRAGMA user_version = 1")
-        c.execute("PRAGMA journal_mode = WAL")
-    with Study(path, make_shapes()) as study:
+def test_a_study_of_an_earlier_schema_goes_on_with_all_that_it_holds(older: Path, one_build) -> None:
+    with Study(older, make_shapes()) as study:
         assert study.progress() == (7, 11)
         first = {m.id: m for m in study.measurements() if m.status == "done"}
-        assert [r.name for r in study.runs()] == ["first"]
+        run = study.runs()[0]
+        assert (run.name, run.losses, run.origin, run.version) == ("first", (1.0, 0.5), "python", "")
+        study.update_run(dataclasses.replace(run, losses=(1.0, 0.5, 0.25)))
+        assert study.runs()[0].losses == (1.0, 0.5, 0.25)
+        assert study.runs()[0].uid == run.uid == "v2-1-1.000000"
         assert list(study.plans()) == ["head"]
         assert [p.errors for p in study.parities()] == [{"loss": 1e-7}]
         study.analyze(**{**QUICK, "seeds": (0,), "ratios": (1.0,)})
         assert study.progress() == (11, 11)
         assert first.items() <= {m.id: m for m in study.measurements()}.items()
         assert study._store.read("PRAGMA foreign_key_check") == []
-    with Study(path) as again:
+    with Study(older) as again:
         assert again._store.read("PRAGMA user_version")[0][0] == len(MIGRATIONS)
+
+
+def test_the_tables_of_a_migrated_study_are_those_of_a_new_one(older: Path, study: Study) -> None:
+    def tables(path: Path) -> dict[str, list]:
+        with Study(path) as s:
+            names = [r[0] for r in s._store.read("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            return {n: [tuple(r) for r in s._store.read(f"PRAGMA table_info({n})")] for n in sorted(names)}
+
+    assert tables(older) == tables(study.path)
+
+
+MIGRATE = """
+import sys, time
+from pockgraph.store import store
+real = store.statements
+def slowly(script):
+    for statement in real(script):
+        yield statement
+        print("executed", flush=True)
+        time.sleep(0.02)
+store.statements = slowly
+store.Store(sys.argv[1])
+print("end", flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 4, 99])
+def test_a_kill_in_the_middle_of_a_migration_damages_nothing(older: Path, after: int) -> None:
+    def content() -> tuple:
+        with contextlib.closing(sqlite3.connect(older)) as c:
+            rows = {t: c.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("runs", "measurements")}
+            return c.execute("PRAGMA user_version").fetchone()[0], rows
+
+    before = content()
+    process = subprocess.Popen([sys.executable, "-c", MIGRATE, str(older)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(after):
+        if process.stdout.readline() != "executed\n":
+            break
+    process.send_signal(signal.SIGKILL)
+    ended = "end" in process.communicate()[0] or after == 99
+    version, rows = content()
+    assert rows == before[1]
+    assert version == (len(MIGRATIONS) if ended else before[0])
+    with Study(older) as study:
+        assert study.progress() == (7, 11)
+        assert study.runs()[0].losses == (1.0, 0.5)
 
 
 # ---------------------------------------------------------------- without torch

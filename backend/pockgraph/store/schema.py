@@ -135,6 +135,13 @@ MIGRATIONS: tuple[str, ...] = (
     DROP TABLE runs;
     ALTER TABLE new_runs RENAME TO runs;
     """,
+    """
+    ALTER TABLE runs ADD COLUMN uid TEXT NOT NULL DEFAULT '';   -- the same in every file that holds the run
+    UPDATE runs SET uid = printf('v2-%d-%.6f', id, created);
+    CREATE UNIQUE INDEX runs_by_uid ON runs (uid);
+    ALTER TABLE runs ADD COLUMN losses BLOB;    -- little-endian float64; NULL: they stand in the JSON
+    ALTER TABLE runs ADD COLUMN holder TEXT;    -- the process that trains, while it does
+    """,
 )
 
 

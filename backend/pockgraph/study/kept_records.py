@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from ..errors import PlanError, StudyError, require, suggest
 from ..plan import Plan
 from ..store.store import Store
-from .records import ERRORS, RUN, Run, TargetParity, run_values
+from .records import ERRORS, RUN_COLUMNS, Run, TargetParity, identified, run_of, run_values
 
 T = TypeVar("T")
 
@@ -90,12 +90,12 @@ class KeptRecords:
         raise StudyError(f"The study {self.path} has no plan {name!r}.{suggest(name, known)}")
 
     def add_run(self, run: Run) -> Run:
-        """Keep a run; returns it with its id."""
+        """Keep a run; returns it with its id, and with machine, version and uid filled in."""
         require(StudyError, "run", run, Run, "Pass a pockgraph.study.Run.")
+        run = identified(run)
+        names, places = ", ".join(RUN_COLUMNS), ", ".join("?" * len(RUN_COLUMNS))
         with self._store.transaction("runs") as write:
-            cursor = write.execute(
-                "INSERT INTO runs (status, target, created, json) VALUES (?, ?, ?, ?)", run_values(run)
-            )
+            cursor = write.execute(f"INSERT INTO runs ({names}) VALUES ({places})", run_values(run))
         return dataclasses.replace(run, id=cursor.lastrowid)
 
     def update_run(self, run: Run) -> None:
@@ -105,23 +105,21 @@ class KeptRecords:
             StudyError: the study has no such run.
         """
         require(StudyError, "run", run, Run, "Pass what add_run returned, with its changes.")
+        values = dict(zip(RUN_COLUMNS, run_values(identified(run))))
+        del values["uid"]  # it stays what it was
+        assignments = ", ".join(f"{name} = ?" for name in values)
         with self._store.transaction("runs") as write:
-            cursor = write.execute(
-                "UPDATE runs SET status = ?, target = ?, created = ?, json = ? WHERE id = ?",
-                (*run_values(run), run.id),
-            )
+            cursor = write.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values.values(), run.id))
             if not cursor.rowcount:
                 raise StudyError(f"The study {self.path} has no run {run.id}. Keep it first, with add_run.")
 
     def runs(self) -> list[Run]:
         """Every run, oldest first. One that cannot be read is left out, with a `UserWarning`."""
-        return self._readable("SELECT id, json FROM runs ORDER BY id", self._run_of)
+        return self._readable("SELECT * FROM runs ORDER BY id", self._run_of)
 
     def _run_of(self, row: Any) -> Run:
         with self._store.decoding(f"run {row['id']}"):
-            data = json.loads(row["json"])
-            plan = Plan.from_json(json.dumps(data.pop("plan")), f"the plan of run {row['id']}")
-            return RUN.validate_python({**data, "plan": plan, "id": row["id"]})
+            return run_of(row)
 
     def add_parity(self, parity: TargetParity) -> None:
         """Keep a comparison with PyTorch."""

@@ -6,17 +6,41 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import sys
 import time
+import uuid
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
+from ..machine import machine
 from ..plan import BatchSpec, Plan
+from ..store.lease import Owner
+from ..version import __version__
 
 if TYPE_CHECKING:
     from ..train_graph import TrainGraph
+
+Origin = Literal["cli", "demo", "dashboard", "verify", "python"]
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """Which data a part of a task is.
+
+    Attributes:
+        batches: in one pass, as far as they are used; None: nothing says where a stream ends.
+        samples: in those; None where that is not known without reading them.
+        fingerprint: of the values, from samples spread over all of `Batches`, else of the first batch; empty
+            where two looks differ (random augmentation) or a stream would have to be read.
+    """
+
+    batches: int | None
+    samples: int | None
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -24,13 +48,24 @@ class Run:
     """One training of a plan.
 
     Attributes:
-        plan: what was trained; `name`: how people call the run.
+        plan: what was trained, and by which optimizer (`plan.optimizer`); `name`: how people call the run.
         status: `"running"`, `"done"`, `"cancelled"` or `"failed"` with `error`.
         target, device, seed, lr, steps: how. `losses`: of each step, before its update.
-        metric: on `task.eval` afterwards; `baseline`: the same before the first step.
+        metric: on `task.eval` (the test data) afterwards; `baseline`: the same before the first step.
         step_ms: median; `measured_peak_bytes`: of the process. Predictions are the plan's.
         created: seconds since 1970; `duration_s`: of the training.
         id: given by the study.
+        origin: which face trained it.
+        validation_metric, validation_baseline: as `metric` and `baseline`, on the validation data.
+        head_metric: validation metric of the head alone, trained in the same way; None where not known.
+        predicted_gain: what the study predicted then, over the head alone.
+        schedule: how the rate moved: `"constant"`, or `"cosine"` from `lr` down to 0.
+        fresh: whether the task's `fresh` tensors were drawn anew from `seed`.
+        began_at: steps that had been taken before, in a run that was resumed.
+        data: `"train"`, `"validation"` and `"test"` -> which data that was.
+        measured: figures of a process that did nothing else, named as by `measure.figures_to_json`.
+        machine, version: where it was trained, and by which release. `uid`: the same in every copy. The
+            study fills them in.
     """
 
     plan: Plan
@@ -50,6 +85,37 @@ class Run:
     error: str = ""
     created: float = field(default_factory=time.time)
     id: int | None = None
+    origin: Origin = "python"
+    validation_metric: float | None = None
+    validation_baseline: float | None = None
+    head_metric: float | None = None
+    predicted_gain: float | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    fresh: bool = False
+    began_at: int = 0
+    data: Mapping[str, DataSplit] = field(default_factory=dict)
+    measured: Mapping[str, float | None] = field(default_factory=dict)
+    machine: Mapping[str, str | int | None] = field(default_factory=dict)
+    version: str = ""
+    uid: str = ""
+
+    @property
+    def optimizer(self) -> Mapping[str, Any]:
+        """`{"name": "sgd", "momentum": 0.9, …}`; the rate that was used is `lr`."""
+        return self.plan.optimizer
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training data; None for a stream."""
+        train = self.data.get("train")
+        return self.steps / train.batches if train and train.batches else None
+
+    @property
+    def gain(self) -> float | None:
+        """Validation metric over that of the head alone; None where one of them is not known."""
+        if self.validation_metric is None or self.head_metric is None:
+            return None
+        return self.validation_metric - self.head_metric
 
 
 @dataclass(frozen=True)
@@ -111,8 +177,51 @@ def differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) 
     ]
 
 
-def run_values(run: Run) -> tuple[str, str, float, str]:
-    """A run as the columns of its table: status, target, created, JSON."""
-    data = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ("plan", "id")}
+RUN_COLUMNS = ("status", "target", "created", "json", "losses", "uid", "holder")
+
+
+def identified(run: Run) -> Run:
+    """A run with what tells where it was made, as far as it is not filled in."""
+    return dataclasses.replace(
+        run,
+        uid=run.uid or uuid.uuid4().hex,
+        version=run.version or __version__,
+        machine=run.machine or machine(),
+    )
+
+
+def run_values(run: Run) -> tuple[Any, ...]:
+    """A run as `RUN_COLUMNS` of its table."""
+    data = dataclasses.asdict(dataclasses.replace(run, plan=None))  # pyright: ignore[reportArgumentType]
+    for apart in ("id", "losses", "uid"):
+        del data[apart]
     data["plan"] = json.loads(run.plan.to_json())
-    return run.status, run.target, run.created, json.dumps(data)
+    holder = json.dumps(dataclasses.asdict(Owner.here())) if run.status == "running" else None
+    losses = array("d", run.losses)
+    if sys.byteorder == "big":
+        losses.byteswap()
+    return run.status, run.target, run.created, json.dumps(data), losses.tobytes(), run.uid, holder
+
+
+def run_of(row: Mapping[str, Any]) -> Run:
+    """A run from its row, of whatever schema.
+
+    One that was being trained by a process that is gone counts as cancelled.
+
+    Raises:
+        ValueError, PlanError, …: the row is damaged.
+    """
+    columns = dict(row)
+    data = json.loads(columns["json"])
+    plan = Plan.from_json(json.dumps(data.pop("plan")), f"the plan of run {columns['id']}")
+    if columns.get("losses") is not None:
+        losses = array("d", columns["losses"])
+        if sys.byteorder == "big":
+            losses.byteswap()
+        data["losses"] = tuple(losses)
+    uid = columns.get("uid") or f"v2-{columns['id']}-{columns['created']:.6f}"
+    run = RUN.validate_python({**data, "plan": plan, "id": columns["id"], "uid": uid})
+    holder = columns.get("holder")
+    if run.status == "running" and holder and Owner.of(holder).is_alive() is False:
+        return dataclasses.replace(run, status="cancelled", error="Its process ended before the run did.")
+    return run
