@@ -85,7 +85,7 @@ class World:
             of = {
                 "Task": self.task, "Batches": self.batches, "TrainGraph": self.graph, "Plan": self.plan,
                 "Trained": pg.Trained(), "Study": self.study, "Artifact": self.artifact,
-                "Trainer": self.trainer, "Budget": pg.Budget(),
+                "Trainer": self.trainer, "Budget": pg.Budget(), "Constraints": pg.Constraints(),
             }  # fmt: skip
             return getattr(of[owner], method), self.good().get(name, {})
         return getattr(pg, name, None) or getattr(pockgraph.runtime, name), self.good().get(name, {})
@@ -120,6 +120,9 @@ class World:
             "Plan.from_json": {"text": self.plan.to_json()},
             "Study.analyze": self.quick,
             "Study.search": {"budget": pg.Budget()},
+            "Constraints": {},
+            "Constraints.with_locked": {"locked": {}},
+            "Constraints.ratios": {"profile": self.study.profile},
             "Study.save_plan": {"name": "kept", "plan": self.plan},
             "Trainer.load": {"path": self.folder / "out"},
             "Trainer.step": {"batch": self.batch},

@@ -28,6 +28,7 @@ _HOME = {
     "compile": "artifact.compiler",
     "Artifact": "artifact",
     "Budget": "plan",
+    "Constraints": "search",
     "Study": "study",
     "PockError": "errors",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "Artifact",
     "Batches",
     "Budget",
+    "Constraints",
     "Group",
     "Lion",
     "Plan",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from .errors import PockError
     from .optimizer import SGD, Adafactor, Adam, AdamW, Group, Lion
     from .plan import Budget, Plan, Trained
+    from .search import Constraints
     from .study import Study
     from .task import Batches, Task
     from .train_graph import TrainGraph

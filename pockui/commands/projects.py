@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 TaskArgument = Annotated[
     str, typer.Argument(metavar="MODULE:TASK", help="A Task or a function that returns one; or vision, text.")
 ]
+WORDS = ("frozen", "free")  # instead of a ratio
 NAMED_PLANS = ("head", "full", "preset", "biases:K")
 
 
@@ -135,8 +136,26 @@ def search(
     extra_mb: Annotated[float | None, typer.Option(help="Saved activations and optimizer state, MB.")] = None,
     step_ms: Annotated[float | None, typer.Option(help="Predicted time of a step, ms.")] = None,
     lock: Annotated[
-        list[str] | None, typer.Option(metavar="TENSOR=RATIO", help="Fix a tensor's ratio; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=RATIO",
+            help="Fix the ratio of tensors: a name, a glob, or re: and a regular expression, and a ratio, "
+            "frozen, or free; may be repeated, the last one counts.",
+        ),
     ] = None,
+    whole_blocks: Annotated[
+        bool, typer.Option("--whole-blocks", help="Train all measured weights of a block, or none.")
+    ] = False,
+    weights_need_bias: Annotated[
+        bool, typer.Option("--weights-need-bias", help="Train a weight only where its bias is trained.")
+    ] = False,
+    max_tensors: Annotated[
+        int | None, typer.Option(min=1, help="Train at most so many tensors, the head's included.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="exact, or evolutionary: the paper's search, for comparison (needs pymoo).")
+    ] = "exact",
+    seed: Annotated[int, typer.Option(min=0, help="Of the evolutionary search.")] = 0,
     frontier: Annotated[
         int | None, typer.Option(min=2, help="Also list N best plans over the memory range.")
     ] = None,
@@ -144,7 +163,7 @@ def search(
     as_json: JsonFlag = False,
 ) -> None:
     """Find the plan that gains most within a budget of memory, time, or both."""
-    from pockgraph import Budget
+    from pockgraph import Budget, Constraints
 
     budget = Budget(
         peak_bytes=_bytes(peak_mb, "--peak-mb"),
@@ -153,11 +172,15 @@ def search(
     )
     if peak_mb is None and extra_mb is None and step_ms is None and frontier is None:
         raise PockError("Give a budget: --peak-mb, --extra-mb, --step-ms, or any of them together.")
+    asked = Constraints(
+        locked=_locked(lock or []), whole_blocks=whole_blocks, weights_need_bias=weights_need_bias,
+        max_tensors=max_tensors,
+    )  # fmt: skip
     record = open_study(study)
     start = time.perf_counter()
-    plan = record.search(budget, locked=_locked(lock or []))
+    plan = record.search(budget, constraints=asked, method=method, seed=seed)  # pyright: ignore
     query_ms = (time.perf_counter() - start) * 1e3
-    points = record.frontier(frontier) if frontier else []
+    points = record.frontier(frontier, constraints=asked) if frontier else []
     if out_file is not None:
         plan.save(out_file)
     if as_json:
@@ -333,16 +356,23 @@ def _ratios(text: str) -> tuple[float, ...]:
     return ratios
 
 
-def _locked(items: Iterable[str]) -> dict[str, float]:
-    locked = {}
+def _locked(items: Iterable[str]) -> dict[str, Any]:
+    locked: dict[str, Any] = {}
     for item in items:
-        fqn, equals, text = item.rpartition("=")  # the last one: a module may have another in its name
+        pattern, equals, text = item.rpartition("=")  # the last one: a module may have another in its name
         if not equals:
-            raise PockError(f"--lock takes TENSOR=RATIO, as in --lock conv.weight=0.5; got {item!r}.")
+            raise PockError(
+                "--lock takes PATTERN=RATIO, as in --lock conv.weight=0.5 or --lock 'blocks.0.*=frozen'; "
+                f"got {item!r}."
+            )
+        locked.pop(pattern, None)  # the last one counts, wherever it stood first
         try:
-            locked[fqn] = float(text)
+            locked[pattern] = text if text in WORDS else float(text)
         except ValueError:
-            raise PockError(f"--lock {item}: the ratio must be a number between 0 and 1.") from None
+            raise PockError(
+                f"--lock {item}: the ratio must be a number between 0 and 1, frozen or free."
+                f"{suggest(text, WORDS)}"
+            ) from None
     return locked
 
 

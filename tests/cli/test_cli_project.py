@@ -183,6 +183,36 @@ def test_locked_tensor_stays_out(study: Path, cli: Cli) -> None:
     assert found.json["plan"]["ratios"]["conv2.weight"] == 0.5
 
 
+def test_locks_by_pattern_and_constraints(study: Path, cli: Cli) -> None:
+    asked = [
+        "search",
+        study,
+        "--peak-mb",
+        1,
+        "--lock",
+        "conv*.weight=frozen",
+        "--lock",
+        "conv2.*=free",
+        "--json",
+    ]
+    asked += ["--max-tensors", 3, "--weights-need-bias", "--whole-blocks", "--frontier", 3]
+    found = cli(*asked)
+    assert found.code == 0, found.err
+    for plan in (found.json["plan"], *found.json["frontier"]):
+        assert "conv1.weight" not in plan["ratios"]
+        assert len(plan["ratios"]) <= 3
+    none = cli("search", study, "--peak-mb", 1, "--lock", "cnov1.*=0.5")
+    assert none.code == 2
+    assert "Did you mean 'conv1.*'" in none.err
+    assert "frozen or free" in cli("search", study, "--peak-mb", 1, "--lock", "conv1.weight=frzen").err
+
+
+def test_a_search_method_that_does_not_exist(study: Path, cli: Cli) -> None:
+    refused = cli("search", study, "--peak-mb", 1, "--method", "greedy")
+    assert refused.code == 2
+    assert "'exact' or 'evolutionary'" in refused.err
+
+
 def _measured(study: Path) -> int:
     """How many measurements a study holds, asked often: a command of ours would take longer than they do."""
     if not study.exists():

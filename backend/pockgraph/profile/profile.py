@@ -137,8 +137,16 @@ class Profile:
             f"The model has no trainable tensor {fqn!r}.{suggest(fqn, [r.fqn for r in self.tensors])}"
         )
 
-    def plan(self, choice: Mapping[str, float], provenance: Mapping[str, str] | None = None) -> Plan:
+    def plan(
+        self,
+        choice: Mapping[str, float],
+        provenance: Mapping[str, str] | None = None,
+        figures: Figures | None = None,
+    ) -> Plan:
         """A plan file from FQN -> ratio, with explicit channels: those of the largest L2 norm.
+
+        Args:
+            figures: those of the choice, where they are known.
 
         Raises:
             PlanError: an unknown tensor, or a part of one that has no channels.
@@ -154,7 +162,7 @@ class Profile:
             else:
                 channels = tuple(sorted(self.channel_order[i][:count]))
                 tensors[tensor.fqn] = Trained(dim=tensor.channel_dim, channels=channels)
-        figures = self.figures(choice)
+        figures = figures or self.figures(choice)
         predicted = {k: float(v) for k, v in asdict(figures).items() if isinstance(v, int | float)}
         return Plan(
             task=self.task,

@@ -1,8 +1,9 @@
-"""The best plan a budget allows, exactly: variables, constraints, and the solver.
+"""The best plan a budget allows, exactly; and the evolutionary search of the paper beside it.
 
 Numbers only, no torch: a `Profile` and a `Contribution` go in, a `Plan` comes out.
 """
 
+from .constraints import Constraints
 from .plan_search import frontier, search
 
-__all__ = ["frontier", "search"]
+__all__ = ["Constraints", "frontier", "search"]

@@ -12,9 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ..contribution import Contribution
-from ..errors import BudgetError, PlanError
+from ..errors import BudgetError, PlanError, listing
 from ..plan import Budget, Plan
-from ..profile import Profile
+from ..profile import Figures, Profile
+from .constraints import Constraints
 from .linear_solver import Constraint, Linear, minimize
 from .memory_constraints import LinearMemory, SchedulePoint
 from .plan_variables import PlanVariables
@@ -24,13 +25,14 @@ MAX_ROUNDS = 60
 
 
 class IntegerProgram:
-    """The mixed-integer program of one (profile, contribution, locks); constraints accumulate."""
+    """The mixed-integer program of one (profile, contribution, constraints); peaks found accumulate."""
 
-    def __init__(self, profile: Profile, contribution: Contribution, locked: Mapping[str, float]) -> None:
-        self.p, self.c = profile, contribution
-        self.variables = PlanVariables(profile, contribution, locked)
+    def __init__(self, profile: Profile, contribution: Contribution, asked: Constraints) -> None:
+        self.p, self.c, self.asked = profile, contribution, asked
+        self.variables = PlanVariables(profile, contribution, asked.ratios(profile), asked)
         self.memory = LinearMemory(profile, self.variables)
         self._peak_bytes: dict[SchedulePoint, Linear] = {}
+        self._least: Figures | None = None
 
     # ------------------------------------------------------------------ solving
 
@@ -41,12 +43,7 @@ class IntegerProgram:
             BudgetError: no plan fits, or the search did not settle.
         """
         start = time.perf_counter()
-        if budget.step_ms is not None and self.p.time is None:
-            raise BudgetError(
-                "The budget limits step_ms, but this profile holds no measured times. Measure them with "
-                "pockgraph.study.time_plans (pockui analyze --time), or leave step_ms out."
-            )
-        self._refuse_impossible(budget)
+        self.refuse_impossible(budget)
         resident, state = self.memory.resident_bytes(), self.memory.state_bytes()
         limits: list[Constraint] = []
         if budget.step_ms is not None:
@@ -67,7 +64,7 @@ class IntegerProgram:
             over_extra = figures.extra_bytes - (budget.extra_bytes or math.inf)
             over_ms = (figures.step_ms or 0.0) - (budget.step_ms or math.inf)
             if over_peak <= 0 and over_extra <= 0 and over_ms <= 0:
-                return self._plan(ratios, budget, (time.perf_counter() - start) * 1e3)
+                return self.plan(ratios, figures, budget, "search", (time.perf_counter() - start) * 1e3)
             point = self.memory.peak_point(ratios)
             if over_peak > 0 and point not in self._peak_bytes:
                 self._peak_bytes[point] = self.memory.live_bytes(point)
@@ -86,10 +83,16 @@ class IntegerProgram:
             raise self._too_small(budget)
         return values
 
-    def _plan(self, ratios: Mapping[str, float], budget: Budget, solve_ms: float) -> Plan:
-        plan = self.p.plan(ratios, {"made_by": "search", "budget": str(budget)})
-        figures = {**plan.predicted, "gain": self.c.predicted_gain(ratios), "solve_ms": solve_ms}
-        return plan.model_copy(update={"predicted": figures})
+    def plan(
+        self, ratios: Mapping[str, float], figures: Figures, budget: Budget, made_by: str, solve_ms: float
+    ) -> Plan:
+        """The plan file of a choice, with what it was asked for and what it costs and gains."""
+        provenance = {"made_by": made_by, "budget": str(budget)}
+        if self.asked != Constraints():
+            provenance["constraints"] = self.asked.model_dump_json(exclude_defaults=True)
+        plan = self.p.plan(ratios, provenance, figures)
+        predicted = {**plan.predicted, "gain": self.c.predicted_gain(ratios), "solve_ms": solve_ms}
+        return plan.model_copy(update={"predicted": predicted})
 
     # ------------------------------------------------------------------ limits
 
@@ -100,7 +103,8 @@ class IntegerProgram:
                 "Every tensor is locked out, the head too: nothing would be trained. Unlock one, or lock it "
                 "above 0."
             )
-        value = getattr(self.p.figures(self.variables.fixed), by)
+        self._least = self._least or self.p.figures(self.variables.fixed)
+        value = getattr(self._least, by)
         if value is None:
             raise BudgetError(
                 "This profile holds no measured times, so nothing can be said about step_ms. Measure some "
@@ -108,7 +112,22 @@ class IntegerProgram:
             )
         return float(value)
 
-    def _refuse_impossible(self, budget: Budget) -> None:
+    def refuse_impossible(self, budget: Budget) -> None:
+        """
+        Raises:
+            BudgetError: what every plan trains costs more than the budget, or it limits what is not known.
+        """
+        if budget.step_ms is not None and self.p.time is None:
+            raise BudgetError(
+                "The budget limits step_ms, but this profile holds no measured times. Measure them with "
+                "pockgraph.study.time_plans (pockui analyze --time), or leave step_ms out."
+            )
+        most, always = self.asked.max_tensors, len(self.variables.fixed)
+        if most is not None and always > most:
+            raise BudgetError(
+                f"A plan of at most {most} tensors cannot be: {listing(list(self.variables.fixed), 4)} are "
+                f"always trained, {always} tensors. Allow more, or lock some of them out."
+            )
         for by in ("peak_bytes", "extra_bytes", "step_ms"):
             limit = getattr(budget, by)
             if limit is not None and limit < self.smallest(by):
@@ -130,6 +149,11 @@ class IntegerProgram:
                 )
         more = len(self.variables.fixed) > len(self.c.head or self.p.head)
         what = "what is locked in" if more else "the head alone"
+        if not parts and self.asked != Constraints():
+            return BudgetError(
+                f"No plan meets the budget and the constraints together: {budget}, {self.asked}. Raise the "
+                "budget, or leave a constraint out."
+            )
         return BudgetError(
             f"No plan meets the budget: {'; '.join(parts) or 'its limits exclude each other'}. "
             f"That is what training {what} costs. Raise the budget, or make the batch or the input smaller."

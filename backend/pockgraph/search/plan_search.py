@@ -7,8 +7,11 @@ It ranks plans; it is no forecast of the metric, because gains measured one at a
 from __future__ import annotations
 
 import math
+import operator
 import threading
+import time
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -16,9 +19,13 @@ from ..contribution import Contribution
 from ..errors import BudgetError, PlanError, require
 from ..plan import Budget, Plan
 from ..profile import Profile
+from .constraints import Constraints, Lock
+from .evolution import Evolution
 from .integer_program import IntegerProgram
 
-__all__ = ["Budget", "frontier", "search"]
+__all__ = ["Budget", "Constraints", "Method", "frontier", "search"]
+
+Method = Literal["exact", "evolutionary"]
 
 
 def search(
@@ -26,7 +33,10 @@ def search(
     contribution: Contribution,
     budget: Budget,
     *,
-    locked: Mapping[str, float] | None = None,
+    locked: Mapping[str, Lock] | None = None,
+    constraints: Constraints | None = None,
+    method: Method = "exact",
+    seed: int = 0,
 ) -> Plan:
     """The plan with the largest sum of gains within a budget.
 
@@ -34,16 +44,42 @@ def search(
         profile: costs of every plan.
         contribution: measured gains; only measured (tensor, ratio) pairs and bias counts are chosen.
         budget: upper limits.
-        locked: FQN -> ratio a tensor is fixed at; 0 keeps it frozen. The head is trained unless locked.
+        locked: pattern -> ratio that tensors are fixed at (0 or `"frozen"`: not trained), as
+            `Constraints.locked`, and counting before it. The head is trained unless locked.
+        constraints: what the plan must keep to beside the budget.
+        method: `"exact"`, or `"evolutionary"`: the paper's genetic algorithm, for comparison. It takes
+            seconds to minutes, and finds at best what the exact search does.
+        seed: of the evolutionary search.
 
     Raises:
         BudgetError: no plan fits; the message names the smallest budget that can be met.
-        PlanError: `locked` names an unknown tensor.
+        PlanError: a lock matches no tensor, `method` is none of these, or pymoo is not installed.
     """
     require(BudgetError, "budget", budget, Budget, "Pass a Budget, such as Budget(peak_bytes=40_000_000).")
-    _check_locked(locked)
+    asked = _asked(locked, constraints)
+    if method not in ("exact", "evolutionary"):
+        raise PlanError(
+            f"A search is 'exact' or 'evolutionary', not {str(method)[:40]!r}. Pass one of the two."
+        )
+    seed = _whole("seed", seed)
     with _LOCK:
-        return _program(profile, contribution, locked or {}).solve(budget)
+        program = _program(profile, contribution, asked)
+        return program.solve(budget) if method == "exact" else _evolved(program, budget, seed)
+
+
+def _evolved(program: IntegerProgram, budget: Budget, seed: int) -> Plan:
+    start = time.perf_counter()
+    program.refuse_impossible(budget)
+    ratios = Evolution(program.p, program.variables, budget, seed).best()
+    if ratios is None:
+        raise BudgetError(
+            f"The evolutionary search found no plan that keeps to {budget} and the constraints. There may be "
+            "one: try the exact search, or another seed."
+        )
+    solve_ms = (time.perf_counter() - start) * 1e3
+    return program.plan(
+        ratios, program.p.figures(ratios), budget, f"evolutionary search, seed {seed}", solve_ms
+    )
 
 
 def frontier(
@@ -52,12 +88,14 @@ def frontier(
     n: int = 20,
     by: str = "peak_bytes",
     *,
-    locked: Mapping[str, float] | None = None,
+    locked: Mapping[str, Lock] | None = None,
+    constraints: Constraints | None = None,
 ) -> list[Plan]:
     """Best plans for `n` budgets, from the smallest that can be met to where more no longer helps.
 
     Args:
         by: `"peak_bytes"`, `"extra_bytes"` or `"step_ms"`.
+        locked, constraints: as for `search`.
 
     Returns:
         Plans of rising cost and rising gain; those that another one dominates are left out.
@@ -65,37 +103,57 @@ def frontier(
     if by not in ("peak_bytes", "extra_bytes", "step_ms"):
         raise BudgetError(f"A frontier runs over peak_bytes, extra_bytes or step_ms, not {by!r}.")
     require(BudgetError, "n", n, int, "Pass the number of plans, such as 20.")
-    _check_locked(locked)
+    asked = _asked(locked, constraints)
     with _LOCK:
-        program = _program(profile, contribution, locked or {})
-        least, most = program.smallest(by), program.solve(Budget()).predicted[by]
+        program = _program(profile, contribution, asked)
+        least, best = program.smallest(by), program.solve(Budget())
+    most = max(best.predicted[by], least)
     plans: list[Plan] = []
-    for value in np.linspace(least, max(most, least), max(n, 2)):
+    for value in np.linspace(least, most, max(n, 2)):
         limit = math.ceil(value) if by != "step_ms" else float(value) * (1 + 1e-9)
-        with _LOCK:
-            plan = program.solve(Budget(**{by: limit}))  # pyright: ignore[reportArgumentType]
+        try:
+            with _LOCK:
+                plan = program.solve(Budget(**{by: limit}))  # pyright: ignore[reportArgumentType]
+        except BudgetError:
+            if plans or value == most or asked == Constraints():
+                raise
+            continue  # the constraints ask for more than the least that could be trained
         if not plans or plan.predicted["gain"] > plans[-1].predicted["gain"] + 1e-12:
             plans.append(plan)
     return plans
 
 
-def _check_locked(locked: Mapping[str, float] | None) -> None:
+def _asked(locked: Mapping[str, Lock] | None, constraints: Constraints | None) -> Constraints:
     require(PlanError, "locked", locked or {}, Mapping, "Pass ratios by name, as in {'conv.weight': 0.5}.")
     for name, ratio in (locked or {}).items():
-        require(PlanError, f"locked[{name!r}]", ratio, (int, float), "Pass a ratio between 0 and 1.")
+        words = ratio in ("frozen", "free")
+        if isinstance(ratio, bool) or not (words or (isinstance(ratio, int | float) and 0 <= ratio <= 1)):
+            raise PlanError(
+                f"locked[{name!r}] is {str(ratio)[:40]!r}. Pass a ratio between 0 and 1, 'frozen' or 'free'."
+            )
+    asked = Constraints() if constraints is None else constraints
+    require(PlanError, "constraints", asked, Constraints, "Pass Constraints(…), or leave it out.")
+    return asked.with_locked(locked or {})
 
 
-# The constraints that one query found serve the next: a dragged budget is one solve, not several.
+def _whole(name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**32:
+        raise PlanError(f"{name} is {str(value)[:40]!r}. Pass a whole number of 0 or more, below 2^32.")
+    return number
+
+
+# The peaks that one query found serve the next: a dragged budget is one solve, not several.
 _LOCK = threading.Lock()
-_last: list[tuple[Profile, Contribution, dict[str, float], IntegerProgram]] = []
+_last: list[tuple[Profile, Contribution, IntegerProgram]] = []
 
 
-def _program(profile: Profile, contribution: Contribution, locked: Mapping[str, float]) -> IntegerProgram:
-    for p, c, fixed, program in _last:
-        if p is profile and c is contribution and fixed == dict(locked):
+def _program(profile: Profile, contribution: Contribution, asked: Constraints) -> IntegerProgram:
+    for p, c, program in _last:
+        if p is profile and c is contribution and program.asked == asked:
             return program
-    _last[:] = [
-        *_last[-3:],
-        (profile, contribution, dict(locked), IntegerProgram(profile, contribution, locked)),
-    ]
-    return _last[-1][3]
+    _last[:] = [*_last[-3:], (profile, contribution, IntegerProgram(profile, contribution, asked))]
+    return _last[-1][2]

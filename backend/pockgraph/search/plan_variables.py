@@ -9,33 +9,50 @@ A tensor is its position in `Profile.tensors`; a set of tensors is an integer wi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..contribution import Contribution
 from ..profile import Profile
+from .constraints import Constraints, biases_of_weights, blocks
 from .linear_solver import NEVER, Constraint, Terms
 
 
 class PlanVariables:
-    """The variables of one (profile, contribution, locks), and the constraints that tie them together.
+    """The variables of one (profile, contribution, constraints), and the rows that tie them together.
 
     Attributes:
         cost, integer, lower: per variable: minus its gain, 1 where it must be whole, its lower bound.
         constraints: what all plans obey.
+        choices: decisions of which a plan takes at most one: the ratios of a weight, the counts of biases.
+        rules: those of `constraints` that state the user's, of decisions only.
         fixed: FQN -> ratio of what every plan trains, the head as a rule.
         variables_by_share: tensor -> trained share of its channels -> the decisions that train that share.
         always: the set of tensors that every plan trains.
     """
 
-    def __init__(self, profile: Profile, contribution: Contribution, locked: Mapping[str, float]) -> None:
-        self.p, self.c = profile, contribution
+    def __init__(
+        self,
+        profile: Profile,
+        contribution: Contribution,
+        locked: Mapping[str, float],
+        asked: Constraints | None = None,
+    ) -> None:
+        """
+        Args:
+            locked: FQN -> ratio; `asked` has it by pattern.
+            asked: the rules that hold beside the locks.
+        """
+        self.p, self.c, self.asked = profile, contribution, asked or Constraints()
         for fqn in locked:
             profile.index(fqn)
         self.cost: list[float] = []
         self.integer: list[int] = []
         self.lower: list[float] = []
         self.constraints: list[Constraint] = []
+        self.choices: list[list[int]] = []
+        self.rules: list[Constraint] = []
         self.fixed = {fqn: 1.0 for fqn in contribution.head or profile.head if locked.get(fqn, 1.0) > 0}
         self.fixed |= {fqn: ratio for fqn, ratio in locked.items() if ratio > 0}
         self.variables_by_share: dict[int, dict[float, list[int]]] = {}
@@ -50,6 +67,10 @@ class PlanVariables:
         self._fix(index)
         self._decide_weights(index, out)
         self._decide_biases(index, out)
+        self._keep_blocks({fqn for fqn, ratio in locked.items() if ratio > 0})
+        self._keep_biases()
+        self._keep_count()
+        self.constraints += self.rules
 
     def _variable(self, gain: float = 0.0, integer: bool = False, fixed: bool = False) -> int:
         self.cost.append(-gain)
@@ -70,31 +91,39 @@ class PlanVariables:
         for fqn, gains in self.c.weights.items():
             if fqn not in index or fqn in self.fixed or fqn in out:
                 continue
-            chosen: Terms = {}
-            best = 0.0
+            chosen: list[int] = []
             for ratio, gain in sorted(gains.items()):
-                # A larger part that gains no more is never the better choice.
-                if math.isfinite(gain.mean) and gain.mean > best:
-                    best = gain.mean
+                if self._may_pay(gain.mean):
                     variable = self._variable(gain.mean, True)
-                    chosen[variable] = 1.0
+                    chosen.append(variable)
                     self._trains(variable, index[fqn], fqn, ratio)
-            if chosen:
-                self.constraints.append((chosen, 1.0))
+            self._at_most_one(chosen)
 
     def _decide_biases(self, index: Mapping[str, int], out: set[str]) -> None:
-        counts: Terms = {}
-        for k, gain in sorted(self.c.biases.items()):
+        counts: list[int] = []
+        # Locked biases lengthen the run of the last ones that are trained, and with it the gain.
+        locked = {fqn: self.fixed[fqn] for fqn in self.c.bias_order if fqn in self.fixed}
+        for k in sorted(self.c.biases):
             names = [fqn for fqn in self.c.bias_order[:k] if fqn not in self.fixed]
-            if not math.isfinite(gain.mean) or gain.mean <= 0 or any(fqn in out for fqn in names):
+            gain = self.c.predicted_gain(locked | dict.fromkeys(names, 1.0)) - self.c.predicted_gain(locked)
+            if not names or not self._may_pay(gain) or any(fqn in out for fqn in names):
                 continue
-            variable = self._variable(gain.mean, True)
+            variable = self._variable(gain, True)
             self._ratios_of[variable] = {}
-            counts[variable] = 1.0
+            counts.append(variable)
             for fqn in names:
                 self._trains(variable, index[fqn], fqn, 1.0)
-        if counts:
-            self.constraints.append((counts, 1.0))
+        self._at_most_one(counts)
+
+    def _may_pay(self, gain: float) -> bool:
+        """Could a decision of this gain be in the best plan? One that loses only where another needs it."""
+        forced = self.asked.whole_blocks or self.asked.weights_need_bias
+        return math.isfinite(gain) and (gain > 0 or forced)
+
+    def _at_most_one(self, decisions: list[int]) -> None:
+        if decisions:
+            self.choices.append(decisions)
+            self.constraints.append((dict.fromkeys(decisions, 1.0), 1.0))
 
     def _trains(self, variable: int, tensor: int, fqn: str, ratio: float) -> None:
         """Let a decision train a part of a tensor, beside what else it trains."""
@@ -107,6 +136,42 @@ class PlanVariables:
         for share, variables in self.variables_by_share.get(tensor, {}).items():
             for variable in variables:
                 yield share, variable
+
+    # ------------------------------------------------------------------ the user's constraints
+
+    def _keep_blocks(self, locked: set[str]) -> None:
+        """The measured weights of a block are trained all or none."""
+        if not self.asked.whole_blocks:
+            return
+        for tensors in blocks(self.p.tensors).values():
+            free = [terms for i in tensors if (terms := self._decisions(i))]
+            if any(self.p.tensors[i].fqn in locked for i in tensors if self.p.tensors[i].kind == "weight"):
+                self.rules += [(dict.fromkeys(terms, -1.0), -1.0) for terms in free]
+            for one, other in itertools.pairwise(free):
+                self.rules += [
+                    (one | dict.fromkeys(other, -1.0), 0.0),
+                    (other | dict.fromkeys(one, -1.0), 0.0),
+                ]
+
+    def _keep_biases(self) -> None:
+        """A weight is trained only where its bias is."""
+        if not self.asked.weights_need_bias:
+            return
+        for weight, bias in biases_of_weights(self.p.tensors).items():
+            terms = self._decisions(weight)
+            if terms and not self.always >> bias & 1:
+                self.rules.append((terms | {v: -1.0 for _, v in self.variables_of(bias)}, 0.0))
+
+    def _keep_count(self) -> None:
+        """No more than so many tensors."""
+        if self.asked.max_tensors is not None:
+            counts = {v: float(len(trained)) for v, trained in self._ratios_of.items()}
+            self.rules.append((counts, float(self.asked.max_tensors)))
+
+    def _decisions(self, tensor: int) -> Terms:
+        """The decisions on a weight, where there are any to make."""
+        is_weight = self.p.tensors[tensor].fqn in self.c.weights and not self.always >> tensor & 1
+        return {v: 1.0 for _, v in self.variables_of(tensor)} if is_weight else {}
 
     # ------------------------------------------------------------------ what follows
 

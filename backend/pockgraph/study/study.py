@@ -23,7 +23,8 @@ from ..store.store import Store, study_path
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
     from ..profile import Profile
-    from ..search.plan_search import Budget
+    from ..search.constraints import Constraints, Lock
+    from ..search.plan_search import Budget, Method
     from ..task import Task
     from ..train_graph import TrainGraph
 from .kept_records import KeptRecords
@@ -317,25 +318,42 @@ class Study(KeptRecords):
         analyze(self._store, task, self.graph, settings, progress, cancel, force)
         return self.contribution
 
-    def search(self, budget: Budget, locked: Mapping[str, float] | None = None) -> Plan:
+    def search(
+        self,
+        budget: Budget,
+        locked: Mapping[str, Lock] | None = None,
+        constraints: Constraints | None = None,
+        method: Method = "exact",
+        seed: int = 0,
+    ) -> Plan:
         """The plan of the largest predicted gain within a budget.
 
         Args:
-            locked: FQN -> ratio that the plan must have (0: frozen).
+            locked: name, glob or `re:` regular expression -> ratio that the plan must have (0 or
+                `"frozen"`: not trained; `"free"`: the search decides).
+            constraints: what else the plan must keep to.
+            method: `"exact"`, or `"evolutionary"`: the paper's, for comparison; it needs pymoo.
+            seed: of the evolutionary search.
 
         Raises:
             BudgetError: no plan meets the budget; it names the smallest that one does.
+            PlanError: a lock matches no tensor.
             StudyError: nothing was measured yet.
         """
         from ..search import search
 
-        return search(self.profile, self.contribution, budget, locked=locked or {})
+        return search(
+            self.profile, self.contribution, budget, locked=locked, constraints=constraints, method=method,
+            seed=seed,
+        )  # fmt: skip
 
-    def frontier(self, n: int = 20, by: str = "peak_bytes") -> list[Plan]:
+    def frontier(
+        self, n: int = 20, by: str = "peak_bytes", constraints: Constraints | None = None
+    ) -> list[Plan]:
         """Up to `n` plans, each the best for its cost, by `peak_bytes`, `extra_bytes` or `step_ms`."""
         from ..search import frontier
 
-        return frontier(self.profile, self.contribution, n, by=by)  # pyright: ignore
+        return frontier(self.profile, self.contribution, n, by, constraints=constraints)
 
     # ------------------------------------------------------------------ the file
 
