@@ -20,6 +20,7 @@ from torch import nn
 from pockgraph.artifact import Artifact
 from pockgraph.artifact.compiler import compile as compile_graph
 from pockgraph.errors import ArtifactError, PlanError
+from pockgraph.optimizer import SGD
 from pockgraph.plan import Plan
 from pockgraph.runtime import Trainer, register_target
 from pockgraph.targets.torch.target import Torch
@@ -328,3 +329,33 @@ def test_merging_knows_unused_and_tied_tensors(tmp_path: Path) -> None:
     values = {k: v.numpy() for k, v in net.state_dict().items()}
     assert all(np.array_equal(values[k], v) for k, v in trainer.state().items())
     assert trainer.evaluate(data).samples == 5
+
+
+# ---------------------------------------------------------------- loading
+
+
+_LOAD = """
+import sys
+from pockgraph.runtime import Trainer
+from pockgraph.runtime.process_memory import peak_resident_bytes, reset_peak, resident_bytes
+from pockgraph.runtime.runner import import_runtime
+import_runtime(sys.argv[1], "onnx")
+reset_peak()
+trainer = Trainer.load(sys.argv[1], threads=1)
+print(peak_resident_bytes() - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux says of a process's memory")
+def test_loading_holds_no_second_copy_of_the_state(tmp_path: Path) -> None:
+    """Weights and momentum are 67 MB; of them a device has to hold what it trains with, and no more."""
+    net = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(8)))
+    batch = {"x": torch.zeros(1, 1024)}
+    task = Task(
+        "wide", net, lambda m, b: m(b["x"]).square().mean(), lambda m, b: m(b["x"])[:, 0], [batch], [batch]
+    )
+    graph = build(task, SGD(lr=0.1, momentum=0.9))
+    compile_graph(graph, target="onnx", out=tmp_path / "out", parity=False)
+    command = [sys.executable, "-c", _LOAD, str(tmp_path / "out")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 20e6

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,10 +149,33 @@ def _read_header(path: Path) -> _Header:
         raise ArtifactError(f"{path} is no checkpoint: its header is not valid ({reason(e)}).") from None
 
 
-def initial_state(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The state slots' values that the artefact was compiled with."""
-    require_unchanged(folder, manifest, STATE)
-    return read_arrays(folder / STATE, [s.name for s in manifest.train.state])
+def initial_state(folder: Path, manifest: Manifest) -> Mapping[str, np.ndarray]:
+    """The state slots' values that the artefact was compiled with, each read when it is asked for.
+
+    Reading raises `ArtifactError`: the file changed since it was checked, or is damaged.
+    """
+    return _InitialState(folder, manifest)
+
+
+class _InitialState(Mapping[str, np.ndarray]):
+    """Arrays read one at a time: together, in the file's memory map and beside it, they can be what a process
+    that trains needs at most."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder, self._manifest = folder, manifest
+        self._names = {s.name: None for s in manifest.train.state}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        require_unchanged(self._folder, self._manifest, STATE)
+        return read_arrays(self._folder / STATE, [name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def check_state(folder: Path, manifest: Manifest, plan: Plan) -> None:
