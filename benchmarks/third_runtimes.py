@@ -18,6 +18,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from exported_steps import Function, run_exported  # noqa: E402
 from models import zoo  # noqa: E402
 from oracle import ALL_OPTIMIZERS, PLANS, assert_equal_steps, built, lrs_for, pruned, truth_of  # noqa: E402
 
-from pockgraph.ir.graph import Graph, aten, bound_args  # noqa: E402
+from pockgraph.ir.graph import Graph, aten  # noqa: E402
+from pockgraph.targets.executorch import kernels  # noqa: E402
 from pockgraph.targets.exported_program import exported_program, outside_core  # noqa: E402
 
 CASES = (
@@ -41,23 +43,10 @@ CASES = (
     "transformer-full-adamw", "dropping-full-sgd",
 )  # fmt: skip
 
-# Operators of core ATen that a runtime has not, or computes wrongly: written in terms of others.
+# Operators of core ATen that a runtime has not, or computes wrongly: written in terms of others. What
+# ExecuTorch has, its target says.
 LACKS: dict[str, tuple[Any, ...]] = {
     "torch": (),
-    "executorch": (  # 1.5.1, portable kernels
-        aten._adaptive_avg_pool2d_backward.default,
-        aten._adaptive_avg_pool3d.default,
-        aten.avg_pool1d.default,
-        aten.avg_pool2d_backward.default,
-        aten.avg_pool3d.default,
-        aten.col2im.default,
-        aten.embedding_dense_backward.default,
-        aten.max_pool3d_with_indices.default,
-        aten.native_group_norm_backward.default,
-        aten.native_layer_norm_backward.default,
-        # Adds to memory that it has not set to zero: github.com/pytorch/executorch/issues/21686.
-        aten.max_pool2d_with_indices_backward.default,
-    ),
     "litert": (  # litert-torch 0.10.0
         aten._adaptive_avg_pool2d_backward.default,
         aten.avg_pool2d_backward.default,
@@ -78,11 +67,11 @@ LACKS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def lacks(runtime: str, node: fx.Node) -> bool:
-    """Whether a call must be written in terms of others for `runtime`."""
-    if runtime == "executorch" and node.target is aten.convolution_backward.default:
-        return bool(bound_args(node)[7])  # "Transposed Convolution Backward not supported yet"
-    return node.target in LACKS[runtime]
+def refusal_of(runtime: str, node: fx.Node) -> str:
+    """Why a call must be written in terms of others for `runtime`, or an empty string."""
+    if runtime == "executorch":
+        return kernels.refusal(node)
+    return f"not in {runtime}" if node.target in LACKS[runtime] else outside_core(node)
 
 
 # ---------------------------------------------------------------- the runtimes
@@ -147,11 +136,8 @@ def outcome(runtime: str, case: str) -> str:
     graph = pruned(model, optimizer, PLANS[plan](built(model, optimizer)).to_json())
     figures: list[str] = []
 
-    def refusal(node: fx.Node) -> str:
-        return f"not in {runtime}" if lacks(runtime, node) else outside_core(node)
-
     def load(part: Graph) -> Function:
-        program = exported_program(part, refusal)
+        program = exported_program(part, partial(refusal_of, runtime))
         start = time.perf_counter()
         calls = sum(n.op == "call_function" for n in program.graph.nodes)
         with contextlib.redirect_stdout(sys.stderr):  # converters tell their progress

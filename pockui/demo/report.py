@@ -23,7 +23,6 @@ class Line(NamedTuple):
     step: str
     speedup: str
     modelled: str
-    modelled_ratio: str
     measured: str
     measured_ratio: str
     with_weights: str
@@ -55,7 +54,6 @@ def lines(report: Report) -> list[Line]:
 
 def _line(report: Report, row: Row, slowest: float, largest: float) -> Line:
     method = report.method(row.method)
-    full = report.method("full")
     frozen_only = row.runtime != "openvino" and any(r < 1 for r in method.ratios.values())
     return Line(
         method=method.label,
@@ -64,7 +62,6 @@ def _line(report: Report, row: Row, slowest: float, largest: float) -> Line:
         step=_step(row),
         speedup=times(report.speedup(row)),
         modelled=size(method.peak_bytes) if row.runtime == "openvino" else UNKNOWN,
-        modelled_ratio=times(method.peak_bytes / full.peak_bytes) if row.runtime == "openvino" else UNKNOWN,
         measured=size(row.over_loaded_bytes),
         measured_ratio=times(report.memory_ratio(row)),
         with_weights=size(row.over_imported_bytes),

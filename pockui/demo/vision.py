@@ -59,11 +59,6 @@ def task(batch_size: int = 8, px: int = 64, seed: int = 0, train_limit: int | No
     )
 
 
-def bench_batch(batch_size: int = 8, px: int = 224) -> Batch:
-    """One batch of training digits for timing: `{"x": float32 [N, 3, px, px], "y": int64 [N]}`."""
-    return next(iter(Batches(splits()[0], batch_size, transform=Enlarge(px))))
-
-
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy, averaged over the batch: scalar."""
     return F.cross_entropy(model(batch["x"]), batch["y"])

@@ -118,7 +118,6 @@ def test_extra_is_less_than_peak(name: str, plan: str) -> None:
     small = graph.prune(PLANS[plan](graph))
     weights = sum(s.nbytes for s in small.inputs if s.role is Role.PARAM)
     assert small.extra_bytes + weights <= small.peak_bytes
-    assert small.timeline.peak_at in small.timeline.names
 
 
 # ---------------------------------------------------------------- bytes, against real tensors

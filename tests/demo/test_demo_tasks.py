@@ -76,7 +76,7 @@ def features(model, batches, keys) -> tuple[torch.Tensor, torch.Tensor]:
 # --- assets -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [vision.task, vision.bench_batch, text.task, text.minilm])
+@pytest.mark.parametrize("make", [vision.task, text.task, text.minilm])
 def test_missing_package_says_what_and_how_to_install(make, monkeypatch):
     def absent(name: str):
         raise PackageNotFoundError(name)
@@ -174,12 +174,6 @@ def test_enlarging_keeps_pixels_in_place():
     assert (x[:, :, :5] == -127 / 128).all()
     assert (x[:, 0] == x[:, 1]).all()
     assert (x[:, 0] == x[:, 2]).all()
-
-
-def test_bench_batch():
-    batch = vision.bench_batch(batch_size=2, px=224)
-    assert batch["x"].shape == (2, 3, 224, 224)
-    assert batch["y"].shape == (2,)
 
 
 def test_tweet_batches_have_the_promised_shape(tweets):
@@ -304,7 +298,7 @@ def test_strided_convolutions_pad_like_tensorflow(size, kernel, before):
 def test_without_pretraining_the_signal_reaches_the_head():
     net = efficientnet.efficientnet_lite0(10, pretrained=False, seed=1)
     with torch.no_grad():
-        f = net.features(vision.bench_batch(16, 32)["x"])
+        f = net.features(vision.task(batch_size=16, px=32).example["x"])
     assert f.isfinite().all()
     assert 0.1 < f.std() < 10
     assert f.std(0).mean() > 0.01  # differs between digits

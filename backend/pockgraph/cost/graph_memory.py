@@ -27,7 +27,7 @@ class Timeline:
     """Bytes alive over one run of a graph's schedule.
 
     Attributes:
-        names, phases: node name and phase at each step.
+        names: the node of each step.
         live_bytes: everything alive while that node runs, resident memory included.
         resident_bytes: inputs, weights, buffers and optimizer state: alive all the time.
         saved_bytes: activations alive at the end of the forward pass.
@@ -35,7 +35,6 @@ class Timeline:
     """
 
     names: tuple[str, ...]
-    phases: tuple[str, ...]
     live_bytes: tuple[int, ...]
     resident_bytes: int
     saved_bytes: int
@@ -45,11 +44,6 @@ class Timeline:
     def peak_bytes(self) -> int:
         """The modelled peak."""
         return max(self.live_bytes, default=self.resident_bytes)
-
-    @property
-    def peak_at(self) -> str:
-        """The node that runs at the peak."""
-        return self.names[self.live_bytes.index(self.peak_bytes)] if self.names else ""
 
     @property
     def extra_bytes(self) -> int:
@@ -94,7 +88,6 @@ def timeline(graph: Graph) -> Timeline:
     state = sum(s.nbytes for s in graph.inputs if s.role is Role.OPT_STATE)
     return Timeline(
         tuple(s.name for s in steps),
-        tuple(n.meta["phase"] for n in nodes),
         tuple(live + resident for live in curve.live_bytes),
         resident,
         curve.saved_bytes,

@@ -33,7 +33,7 @@ class Figures:
     """What one plan costs a step.
 
     Attributes:
-        peak_bytes: modelled peak, weights included; `peak_at`: the operator that runs then.
+        peak_bytes: modelled peak, weights included.
         extra_bytes: saved activations and optimizer state.
         saved_bytes: activations kept from the forward to the backward pass.
         flops: of the step, a multiply-add counts two.
@@ -44,7 +44,6 @@ class Figures:
     extra_bytes: int
     saved_bytes: int
     flops: int
-    peak_at: str
     step_ms: float | None = None
 
 
@@ -281,7 +280,6 @@ class Profile:
             extra_bytes=curve.saved_bytes + step.state_bytes,
             saved_bytes=curve.saved_bytes,
             flops=step.flops,
-            peak_at=step.steps[curve.live_bytes.index(peak)].name if step.steps else "",
             step_ms=None if self.time is None else self.time.predict(step.work),
         )
 

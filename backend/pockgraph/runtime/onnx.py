@@ -66,7 +66,6 @@ class ONNXRunner:
         spec = manifest.train
         session = self._open("train")
         _check(folder / "train.onnx", session, spec)
-        self._state_slots = spec.state
         made = {s.name for s in spec.outputs}
         current = {s.name: _Tensor(s) for s in spec.state}
         # State that a step only reads has one place.
