@@ -21,7 +21,7 @@ from pockgraph import __version__
 from pockgraph.errors import NonFiniteLoss
 from pockgraph.standard_streams import UNREAD, drop_output, settle_streams
 
-from .commands import checking, comparison, device, doctor, operators, projects, studies
+from .commands import analysis, checking, comparison, compiling, device, doctor, operators, search, studies
 from .commands.output import FAILED, INTERRUPTED, fail, say
 from .foreign_exceptions import explain
 
@@ -116,10 +116,10 @@ def _options(
 
 app.command("demo")(comparison.demo)
 app.command("serve")(studies.serve)
-app.command("analyze")(projects.analyze)
-app.command("search")(projects.search)
+app.command("analyze")(analysis.analyze)
+app.command("search")(search.search)
 app.command("check")(checking.check)
-app.command("compile")(projects.compile_)
+app.command("compile")(compiling.compile_)
 app.command("train")(device.train)
 app.command("show")(device.show)
 app.command("bench")(comparison.bench)

@@ -9,7 +9,7 @@ import typer
 
 from .optimizers import DecayOption, MomentumOption, OptimizerOption, make_optimizer
 from .output import FAILED, JsonFlag, out, print_json, print_table, say, styled
-from .projects import NAMED_PLANS, TaskArgument, graph_and_plan
+from .tasks_and_plans import NAMED_PLANS, TaskArgument, graph_and_plan
 
 
 def check(

@@ -15,8 +15,8 @@ from pockgraph.errors import PockError
 
 from ..info.format import flops, milliseconds, size
 from ..info.parity import parity_badge
+from .compiling import print_parity
 from .output import JsonFlag, out, print_json, progress_bars, say, styled
-from .projects import print_parity
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer

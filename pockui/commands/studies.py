@@ -12,8 +12,9 @@ import typer
 from pockgraph.errors import PockError, StudyError
 
 from ..info.format import milliseconds, size
+from .analysis import contribution_json, print_contribution
 from .output import JsonFlag, out, print_json, print_table, say, styled
-from .projects import contribution_json, open_study, print_contribution
+from .tasks_and_plans import open_study
 
 if TYPE_CHECKING:
     from pockgraph import Study

@@ -1,0 +1,164 @@
+"""`pockui analyze`: what each tensor contributes when it learns beside the head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pockgraph.errors import PockError
+
+from ..info.format import percent
+from .optimizers import (
+    AccumulateOption,
+    ClipOption,
+    DecayOption,
+    EmaOption,
+    GroupOption,
+    MomentumOption,
+    OptimizerOption,
+    make_optimizer,
+)
+from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
+from .tasks_and_plans import TaskArgument
+
+if TYPE_CHECKING:
+    from pockgraph import Study
+    from pockgraph.contribution import Contribution
+
+
+def analyze(
+    task: TaskArgument,
+    study: Annotated[Path, typer.Option(help="The study file; made if it does not exist.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each measurement.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Repetitions with other heads and batches.")
+    ] = None,
+    ratios: Annotated[str | None, typer.Option(help="Shares of a weight's channels, as 1,0.5,0.25.")] = None,
+    tensors: Annotated[
+        list[str] | None, typer.Option(help="Only tensors that match this glob; may be repeated.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the measurements.")] = None,
+    optimizer: OptimizerOption = "sgd",
+    momentum: MomentumOption = 0.9,
+    weight_decay: DecayOption = 0.0,
+    clip_norm: ClipOption = None,
+    accumulate: AccumulateOption = 1,
+    ema_decay: EmaOption = None,
+    group: GroupOption = None,
+    target: Annotated[str, typer.Option(help="Where to measure: auto, openvino or torch.")] = "auto",
+    time_steps: Annotated[
+        bool, typer.Option("--time", help="Also time some plans on OpenVINO, for budgets in ms.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A rough analysis in about a minute.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure even if the gradients deviate from PyTorch's.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure what each tensor contributes when it learns beside the head.
+
+    Every measurement is stored as soon as it is made: stopped at any time, the same command goes on
+    where it was.
+    """
+    from pockgraph import Study
+
+    from ..project import load_task
+
+    options: dict[str, Any] = {}
+    if ratios is not None:
+        options["ratios"] = _ratios(ratios)
+    if seeds is not None:
+        options["seeds"] = tuple(range(seeds))
+    given = {"steps": steps, "tensors": tensors or None, "lr": lr}
+    options |= {k: v for k, v in given.items() if v is not None}
+
+    say(f"Loading {task} …")
+    around = clip_norm, accumulate, ema_decay, group
+    record = Study(study, load_task(task), make_optimizer(optimizer, momentum, weight_decay, *around))
+    profile = record.profile  # made now, so that the study can be searched where there is no model
+    if quick:
+        from pockgraph.contribution.candidates import quick_settings
+
+        options = quick_settings(profile) | options
+    contribution = run_analysis(record, target=target, force=force, **options)
+    if time_steps:
+        from pockgraph.study.time_plans import fit, time_plans
+
+        timed = time_plans(record.graph, profile, progress=lambda note: say(f"{note} …"))
+        model = fit(profile, "openvino", timed)
+        record.save_profile(profile.with_time(model))
+        say(f"Timed {model.points} plans; the time model is off by {percent(model.error_ratio)} (median).")
+    if as_json:
+        print_json(contribution_json(contribution))
+        return
+    print_contribution(contribution)
+    search_it, serve_it = (f"pockui search {study} --peak-mb N", "bold"), (f"pockui serve {study}", "bold")
+    out().print(styled(f"\nStudy: {study}. Next: ", search_it, " or ", serve_it))
+
+
+def run_analysis(record: Study, description: str = "Measuring contribution", **options: Any) -> Contribution:
+    """`Study.analyze` with a progress bar; Ctrl-C says how to go on."""
+    try:
+        with progress_bars() as bars:
+            bar = bars.add_task(description, total=None, note="")
+
+            def show(event: Any) -> None:
+                bars.update(bar, completed=event.done, total=event.total, note=event.label)
+
+            return record.analyze(progress=show, **options)
+    except KeyboardInterrupt:
+        done, planned = record.progress()
+        say(
+            f"Stopped after {done} of {planned} measurements; {record.path} keeps them. "
+            "The same command goes on from there."
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    try:
+        ratios = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise PockError(f"--ratios takes numbers with commas, as 1,0.5,0.25; got {text!r}.") from None
+    if not all(0 < r <= 1 for r in ratios):
+        raise PockError(f"--ratios: each lies above 0 and is at most 1; got {text!r}.")
+    return ratios
+
+
+def print_contribution(contribution: Contribution, limit: int = 20) -> None:
+    """The head's metric and the tensors that gain most."""
+    out().print(styled("Metric of the head alone: ", (f"{contribution.baseline.mean:.4f}", "bold"), "\n"))
+    best = sorted(contribution.weights.items(), key=lambda item: -max(g.mean for g in item[1].values()))[
+        :limit
+    ]
+    ratios = sorted({r for gains in contribution.weights.values() for r in gains}, reverse=True)
+    rows = [(fqn, *(_gain(gains.get(r)) for r in ratios)) for fqn, gains in best]
+    if rows:
+        print_table(("Weight", *(f">{percent(r)}" for r in ratios)), rows)
+        hidden = len(contribution.weights) - len(rows)
+        if hidden:
+            out().print(f"and {hidden} more that gain less", style="dim")
+    if contribution.biases:
+        print()
+        rows = [(k, _gain(g)) for k, g in sorted(contribution.biases.items())]
+        print_table(("Last biases", ">Gain"), rows)
+
+
+def _gain(gain: Any) -> str:
+    if gain is None:
+        return "–"
+    spread = f" ± {gain.std:.3f}" if gain.std == gain.std else ""
+    return f"{gain.mean:+.4f}{spread}"
+
+
+def contribution_json(contribution: Contribution) -> dict[str, Any]:
+    def gain(g: Any) -> dict[str, float]:
+        return {"mean": g.mean, "std": g.std, "seeds": g.seeds}
+
+    return {
+        "baseline": gain(contribution.baseline),
+        "weights": {f: {str(r): gain(g) for r, g in gs.items()} for f, gs in contribution.weights.items()},
+        "biases": {str(k): gain(g) for k, g in contribution.biases.items()},
+    }

@@ -1,0 +1,152 @@
+"""`pockui search`: the plan that gains most within a budget."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pockgraph.errors import PockError, suggest
+
+from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, size
+from .output import JsonFlag, out, print_json, print_table, say, styled
+from .tasks_and_plans import open_study
+
+if TYPE_CHECKING:
+    from pockgraph import Plan
+
+
+FIXED_BY_WORD = ("frozen", "free")  # instead of a ratio
+
+
+def search(
+    study: Annotated[Path, typer.Argument(help="A study that was analysed.")],
+    peak_mb: Annotated[
+        float | None, typer.Option(help="Modelled peak memory of a step, MB (10^6 bytes).")
+    ] = None,
+    extra_mb: Annotated[float | None, typer.Option(help="Saved activations and optimizer state, MB.")] = None,
+    step_ms: Annotated[float | None, typer.Option(help="Predicted time of a step, ms.")] = None,
+    lock: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=RATIO",
+            help="Fix the ratio of tensors: a name, a glob, or re: and a regular expression, and a ratio, "
+            "frozen, or free; may be repeated, the last one counts.",
+        ),
+    ] = None,
+    whole_blocks: Annotated[
+        bool, typer.Option("--whole-blocks", help="Train all measured weights of a block, or none.")
+    ] = False,
+    weights_need_bias: Annotated[
+        bool, typer.Option("--weights-need-bias", help="Train a weight only where its bias is trained.")
+    ] = False,
+    max_tensors: Annotated[
+        int | None, typer.Option(min=1, help="Train at most so many tensors, the head's included.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="exact, or evolutionary: the paper's search, for comparison (needs pymoo).")
+    ] = "exact",
+    seed: Annotated[int, typer.Option(min=0, help="Of the evolutionary search.")] = 0,
+    frontier: Annotated[
+        int | None, typer.Option(min=2, help="Also list N best plans over the memory range.")
+    ] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="Write the plan here.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the plan that gains most within a budget of memory, time, or both."""
+    from pockgraph import Budget, Constraints
+
+    budget = Budget(
+        peak_bytes=_bytes(peak_mb, "--peak-mb"),
+        extra_bytes=_bytes(extra_mb, "--extra-mb"),
+        step_ms=step_ms,
+    )
+    if peak_mb is None and extra_mb is None and step_ms is None and frontier is None:
+        raise PockError("Give a budget: --peak-mb, --extra-mb, --step-ms, or any of them together.")
+    asked = Constraints(
+        locked=_locked(lock or []), whole_blocks=whole_blocks, weights_need_bias=weights_need_bias,
+        max_tensors=max_tensors,
+    )  # fmt: skip
+    record = open_study(study)
+    start = time.perf_counter()
+    plan = record.search(budget, constraints=asked, method=method, seed=seed)  # pyright: ignore
+    query_ms = (time.perf_counter() - start) * 1e3
+    points = record.frontier(frontier, constraints=asked) if frontier else []
+    if out_file is not None:
+        plan.save(out_file)
+    if as_json:
+        print_json(
+            {
+                "plan": plan_json(plan),
+                "query_ms": query_ms,
+                "out": out_file and str(out_file),
+                "frontier": [plan_json(p) for p in points],
+            }
+        )
+        return
+    print_plan(plan)
+    if points:
+        out().print("\nFrontier", style="bold")
+        columns = (">Gain", ">Modelled peak", ">Extra", ">Work", ">Step", ">Tensors")
+        print_table(columns, [(*_predicted(p), len(p.tensors)) for p in points])
+    if out_file is not None:
+        say(f"Wrote {out_file} (found in {query_ms:.0f} ms).")
+
+
+def _bytes(megabytes: float | None, option: str) -> int | None:
+    if megabytes is None:
+        return None
+    if not 0 < megabytes < math.inf:
+        raise PockError(f"{option} is a number of megabytes above 0, such as {option} 40; got {megabytes}.")
+    return max(1, round(megabytes * 1e6))
+
+
+def _locked(items: Iterable[str]) -> dict[str, Any]:
+    locked: dict[str, Any] = {}
+    for item in items:
+        pattern, equals, text = item.rpartition("=")  # the last one: a module may have another in its name
+        if not equals:
+            raise PockError(
+                "--lock takes PATTERN=RATIO, as in --lock conv.weight=0.5 or --lock 'blocks.0.*=frozen'; "
+                f"got {item!r}."
+            )
+        locked.pop(pattern, None)  # the last one counts, wherever it stood first
+        try:
+            locked[pattern] = text if text in FIXED_BY_WORD else float(text)
+        except ValueError:
+            raise PockError(
+                f"--lock {item}: the ratio must be a number between 0 and 1, frozen or free."
+                f"{suggest(text, FIXED_BY_WORD)}"
+            ) from None
+    return locked
+
+
+def print_plan(plan: Plan) -> None:
+    gain, peak, extra, work, step = _predicted(plan)
+    said = (
+        f"; measured gains over the head alone add up to {gain} (they overlap), modelled peak {peak}, "
+        f"extra {extra}, {work} a step, {'time not measured' if step == UNKNOWN else step}.\n"
+    )
+    out().print(styled((f"{len(plan.tensors)} of {len(plan.model)} tensors learn", "bold"), said))
+    rows = [(fqn, percent(plan.ratio(fqn)), "×".join(map(str, plan.model[fqn]))) for fqn in plan.tensors]
+    print_table(("Tensor", ">Trained", ">Shape"), rows)
+
+
+def _predicted(plan: Plan) -> tuple[str, ...]:
+    p = plan.predicted
+    gain = p.get("gain")
+    return (
+        "–" if gain is None else signed(gain), size(p.get("peak_bytes")), size(p.get("extra_bytes")),
+        flops(p.get("flops")), milliseconds(p.get("step_ms")),
+    )  # fmt: skip
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "predicted": plan.predicted, "provenance": plan.provenance,
+        "ratios": {fqn: plan.ratio(fqn) for fqn in plan.tensors},
+    }  # fmt: skip

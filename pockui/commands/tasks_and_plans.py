@@ -1,0 +1,87 @@
+"""How commands are given what they work on: a task, a plan by file or by name, a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pockgraph.errors import PlanError, PockError, suggest
+
+from .output import say
+
+if TYPE_CHECKING:
+    from pockgraph import Plan, Study, TrainGraph
+    from pockgraph.optimizer import Optimizer
+
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="MODULE:TASK", help="A Task or a function that returns one; or vision, text.")
+]
+NAMED_PLANS = ("head", "full", "preset", "biases:K")
+
+
+def graph_and_plan(task: str, plan: str, rule: Callable[[], Optimizer]) -> tuple[TrainGraph, Plan]:
+    """A task's training graph, and a plan file or named plan.
+
+    Args:
+        rule: makes the optimizer of a named plan; a file brings its own.
+
+    Raises:
+        PockError: no such task, plan or optimizer, or a task that cannot be trained.
+    """
+    from pockgraph import build
+    from pockgraph.optimizer import optimizer_from_dict
+
+    from ..project import load_task
+
+    say(f"Loading {task} …")
+    loaded = load_task(task)
+    from_file = _file_plan(plan)
+    optimizer = rule() if from_file is None else optimizer_from_dict(from_file.optimizer)
+    say("Deriving the training graph …")
+    graph = build(loaded, optimizer)
+    return graph, from_file or named_plan(graph, plan)
+
+
+def open_study(path: Path) -> Study:
+    """An existing study, without its task."""
+    from pockgraph import Study
+
+    if not os.path.lexists(path):
+        near = suggest(path.name, [p.name for p in path.parent.glob("*.db")])
+        raise PockError(
+            f"There is no study {path}.{near} Make one with: pockui analyze MODULE:TASK --study {path}"
+        )
+    return Study(path)
+
+
+def named_plan(graph: TrainGraph, name: str) -> Plan:
+    """`head`, `full`, `preset` or `biases:K`.
+
+    Raises:
+        PlanError: none of these.
+    """
+    from pockgraph.plan import Plan
+
+    rules = {"head": Plan.head, "full": Plan.full, "preset": Plan.preset}
+    if name in rules:
+        return rules[name](graph)
+    kind, _, count = name.partition(":")
+    if kind == "biases" and count.isdecimal():
+        return Plan.last_k_biases(graph, int(count))
+    raise PlanError(
+        f"There is no plan file {name!r}, and no plan of that name: those are {', '.join(NAMED_PLANS)}."
+        f"{suggest(name, [*rules, 'biases:'])}"
+    )
+
+
+def _file_plan(name: str) -> Plan | None:
+    from pockgraph.plan import Plan
+
+    path = Path(name)
+    named = name in NAMED_PLANS or name.startswith("biases:")
+    is_file = path.suffix == ".json" or len(path.parts) > 1 or (not named and os.path.lexists(path))
+    return Plan.load(path) if is_file or path.is_file() else None
