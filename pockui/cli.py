@@ -21,7 +21,18 @@ from pockgraph import __version__
 from pockgraph.errors import NonFiniteLoss
 from pockgraph.standard_streams import UNREAD, drop_output, settle_streams
 
-from .commands import analysis, checking, comparison, compiling, device, doctor, operators, search, studies
+from .commands import (
+    analysis,
+    checking,
+    comparison,
+    compiling,
+    device,
+    doctor,
+    operators,
+    search,
+    studies,
+    verifying,
+)
 from .commands.output import FAILED, INTERRUPTED, fail, say
 from .foreign_exceptions import explain
 
@@ -118,6 +129,7 @@ app.command("demo")(comparison.demo)
 app.command("serve")(studies.serve)
 app.command("analyze")(analysis.analyze)
 app.command("search")(search.search)
+app.command("verify")(verifying.verify)
 app.command("check")(checking.check)
 app.command("compile")(compiling.compile_)
 app.command("train")(device.train)

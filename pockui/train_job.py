@@ -21,15 +21,19 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pockgraph.errors import PockError
 from pockgraph.files import sweep
 
 from .foreign_exceptions import explain
+from .landing import Held, held_of, metrics, study_at
+
+if TYPE_CHECKING:
+    from pockgraph.study.recorder import Recorder
 
 EVENT_SECONDS = 0.1  # a page cannot show more often, and a fast step would flood it
 
@@ -47,6 +51,7 @@ class TrainSpec:
         lr: learning rate; None takes the plan's optimizer's.
         seed: order of the training samples.
         measure: also measure time and memory in a fresh process afterwards.
+        study: the file of the study that keeps the run; empty keeps it in none.
     """
 
     reference: str
@@ -57,6 +62,7 @@ class TrainSpec:
     lr: float | None = None
     seed: int = 0
     measure: bool = True
+    study: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,6 +93,9 @@ def train(spec: TrainSpec, report: Reporter) -> None:
     """
     import pockgraph as pg
     from pockgraph.optimizer import optimizer_from_dict
+    from pockgraph.study import Run
+    from pockgraph.study.data_splits import splits_of
+    from pockgraph.study.recorder import recorded
 
     from .project import load_task
 
@@ -106,34 +115,56 @@ def train(spec: TrainSpec, report: Reporter) -> None:
         predicted=artifact.manifest.predicted, parity=artifact.manifest.parity_json,
     )  # fmt: skip
 
-    report("stage", text="Evaluating before training")
-    _evaluate(trainer, task.eval, "before", report)
-    report("stage", text="Training")
-    losses = _steps(trainer, task.forever(spec.seed), spec, report)
-    report("stage", text="Evaluating after training")
-    _evaluate(trainer, task.eval, "after", report)
-    checkpoint = trainer.save(checkpoint_of(spec.out))
+    with study_at(spec.study, plan, task.reference) or nullcontext() as study:
+        run = Run(
+            plan, name=f"Dashboard, seed {spec.seed}", origin="dashboard", target=spec.target, seed=spec.seed,
+            lr=plan.optimizer["lr"] if spec.lr is None else spec.lr, data=splits_of(task) if study else {},
+        )  # fmt: skip
+        with recorded(study, run, lambda words: print(words, file=sys.stderr)) as kept:
+            checkpoint, losses = _train(trainer, task, spec, report, kept)
+            if spec.measure:
+                from pockgraph.measure import figures_to_json, measure_step
 
-    if spec.measure:
-        from pockgraph.measure import figures_to_json, measure_step
-
-        report("stage", text="Measuring time and memory in a fresh process")
-        batch = {name: tensor.numpy() for name, tensor in task.example.items()}
-        report("measured", **figures_to_json(measure_step(artifact.path, batch)))
+                report("stage", text="Measuring time and memory in a fresh process")
+                batch = {name: tensor.numpy() for name, tensor in task.example.items()}
+                figures = figures_to_json(measure_step(artifact.path, batch))
+                report("measured", **figures)
+                kept.note(measured=figures, measured_peak_bytes=figures["whole_peak_bytes"])
     report("result", checkpoint=str(checkpoint), steps=trainer.steps, losses=losses)
 
 
-def _evaluate(trainer: Any, batches: Iterable[Any], when: str, report: Reporter) -> None:
-    found = trainer.evaluate(batches)
-    report("metric", when=when, value=found.metric, samples=found.samples)
+def _train(
+    trainer: Any, task: Any, spec: TrainSpec, report: Reporter, kept: Recorder
+) -> tuple[Path, list[list[float]]]:
+    """Train between two evaluations; returns the checkpoint, and [step, loss] of each step."""
+    held = held_of(task)
+
+    def evaluate(when: str) -> None:
+        report("stage", text=f"Evaluating {when} training")
+        found = trainer.evaluate(held.test)
+        report("metric", when=when, value=found.metric, samples=found.samples)
+        before = when == "before"
+        kept.note(**{"baseline" if before else "metric": found.metric})
+        if kept.run.id is not None:
+            kept.note(**metrics(trainer, Held(None, held.validation), before))
+
+    evaluate("before")
+    report("stage", text="Training")
+    losses = _steps(trainer, task.forever(spec.seed), spec, report, kept)
+    evaluate("after")
+    return trainer.save(checkpoint_of(spec.out)), losses
 
 
-def _steps(trainer: Any, batches: Iterable[Any], spec: TrainSpec, report: Reporter) -> list[list[float]]:
+def _steps(
+    trainer: Any, batches: Iterable[Any], spec: TrainSpec, report: Reporter, kept: Recorder
+) -> list[list[float]]:
     losses: list[list[float]] = []
+    kept.starts()
     start = shown = time.perf_counter()
     for batch in batches:
         result = trainer.step(batch, spec.lr)
         losses.append([result.step, result.loss])
+        kept.step(result.loss, result.duration_ms)
         now = time.perf_counter()
         last = result.step >= spec.steps
         if last or result.step == 1 or now - shown >= EVENT_SECONDS:

@@ -119,6 +119,7 @@ class World:
             "Plan.load": {"path": self.folder / "plan.json"},
             "Plan.from_json": {"text": self.plan.to_json()},
             "Study.analyze": self.quick,
+            "Study.verify": {"plan": self.plan},
             "Study.search": {"budget": pg.Budget()},
             "Constraints": {},
             "Constraints.with_locked": {"locked": {}},

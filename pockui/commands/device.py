@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -15,13 +15,16 @@ from pockgraph.errors import PockError
 
 from ..info.format import flops, milliseconds, size
 from ..info.parity import parity_badge
+from ..landing import Held, held_of, metrics, study_of
 from .compiling import print_parity
 from .output import JsonFlag, out, print_json, progress_bars, say, styled
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
-    from pockgraph.runtime.command import Saving
+    from pockgraph.runtime.command import Data, Saving
     from pockgraph.runtime.signals import StopRequest
+    from pockgraph.study.recorder import Recorder
+    from pockgraph.study.records import DataSplit
 
 
 def train(
@@ -52,16 +55,28 @@ def train(
         Literal["error", "skip"],
         typer.Option(help="What to do about a step whose batch, loss or update is NaN or infinite."),
     ] = "error",
+    study: Annotated[
+        Path | None,
+        typer.Option(help="The study that keeps this run; else one of the artefact's task in this folder."),
+    ] = None,
+    no_study: Annotated[bool, typer.Option("--no-study", help="Keep this run in no study.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train an artefact, and evaluate it on held-out data when there is some."""
+    """Train an artefact, and evaluate it on held-out data when there is some.
+
+    A study of its task keeps the run: the losses, and the metric before and after.
+    """
     from pockgraph.files import sweep
     from pockgraph.runtime import Trainer
-    from pockgraph.runtime.command import Saving, save_interval
+    from pockgraph.runtime.command import Data, Saving, save_interval
     from pockgraph.runtime.signals import stop_on_signal
+    from pockgraph.study import Run
+    from pockgraph.study.recorder import recorded
 
     if (task is None) == (data is None):
         raise PockError("Say what to train on: either MODULE:TASK or --data data.npz.")
+    if study is not None and no_study:
+        raise PockError("Say either --study or --no-study.")
     try:
         save_interval(save_every)
     except argparse.ArgumentTypeError as e:
@@ -74,28 +89,43 @@ def train(
     say(f"{parity_badge(trainer.manifest.parity_json).text} when it was compiled.")
     if resume is not None:
         trainer.load_checkpoint(resume)
-    batches, held_out = _task_data(task, seed, trainer) if task is not None else _file_data(data, trainer)
-    began_at = trainer.steps
+    source = _of_task(task, seed, trainer) if task is not None else _of_file(data, trainer)
+    began_at, held = trainer.steps, source.held
     if eval_data is not None:
-        from pockgraph.runtime.command import Data
+        held = Held(_Again(Data.load(eval_data, trainer.manifest)), None)
 
-        held_out = Data.load(eval_data, trainer.manifest).batches()
-
-    saving = Saving(trainer, save, save_every)
-    with stop_on_signal() as stop, saving.saved_on_refusal():
-        losses, times = _train(trainer, batches, steps, lr, saving, stop)
-    result: dict[str, Any] = {
-        "steps": trainer.steps, "loss": statistics.fmean(losses[-10:]) if losses else None,
-        "first_loss": losses[0] if losses else None, "step_ms": statistics.median(times) if times else None,
-    }  # fmt: skip
-    if trainer.skipped:
-        result["skipped"] = trainer.skipped
-    if save is not None and (trainer.steps > began_at or not stop.requested):
-        result["checkpoint"] = str(trainer.save(save))
-    if held_out is not None and not stop.requested:
-        say("Evaluating …")
-        evaluation = trainer.evaluate(held_out)
-        result |= {"metric": evaluation.metric, "samples": evaluation.samples}
+    keeper = None if no_study else study_of(trainer.plan, source.reference, study)
+    run = Run(
+        trainer.plan, name=f"pockui train, seed {seed}", origin="cli", target=trainer.manifest.target,
+        device=device, seed=seed, lr=trainer.manifest.optimizer["lr"] if lr is None else lr,
+        began_at=began_at, data=source.splits() if keeper else {},
+    )  # fmt: skip
+    saving, evaluation, result = Saving(trainer, save, save_every), None, {}
+    with stop_on_signal() as stop, recorded(keeper, run, say) as kept:
+        if keeper:
+            say(f"The study {keeper.path} keeps this run. Evaluating before training …")
+            kept.note(**metrics(trainer, held, before=True))
+        with saving.saved_on_refusal():
+            losses, times = _train(trainer, source.batches, steps, lr, saving, stop, kept)
+        result |= {
+            "steps": trainer.steps, "loss": statistics.fmean(losses[-10:]) if losses else None,
+            "first_loss": losses[0] if losses else None,
+            "step_ms": statistics.median(times) if times else None,
+        }  # fmt: skip
+        if trainer.skipped:
+            result["skipped"] = trainer.skipped
+        if save is not None and (trainer.steps > began_at or not stop.requested):
+            result["checkpoint"] = str(trainer.save(save))
+        if held.test is not None and not stop.requested:
+            say("Evaluating …")
+            evaluation = trainer.evaluate(held.test)
+            result |= {"metric": evaluation.metric, "samples": evaluation.samples}
+            kept.note(metric=evaluation.metric)
+        if keeper and not stop.requested:
+            kept.note(**metrics(trainer, Held(None, held.validation), before=False))
+        kept.note(status="cancelled" if stop.requested else "done")
+    if keeper:
+        result |= {"study": str(keeper.path), "run": kept.run.id}
     _show(result, as_json)
     if stop.requested:
         raise typer.Exit(stop.status)
@@ -140,16 +170,44 @@ def show(
     print_parity(manifest.parity_json)
 
 
-def _task_data(reference: str, seed: int, trainer: Trainer) -> tuple[Iterator[Any], Iterable[Any]]:
+class _Source(NamedTuple):
+    """What to train on.
+
+    Attributes:
+        held: what is held out. splits: which data that is. reference: `module:task`; empty for a file.
+    """
+
+    batches: Iterator[Any]
+    held: Held
+    splits: Callable[[], dict[str, DataSplit]]
+    reference: str
+
+
+class _Again:
+    """A file's batches, as often as they are asked for."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._data.batches()
+
+
+def _of_task(reference: str, seed: int, trainer: Trainer) -> _Source:
+    from pockgraph.study.data_splits import splits_of
+
     from ..project import load_task
 
     task = load_task(reference)
-    # The step number picks the batch, as in `_file_data`.
-    return itertools.islice(task.forever(seed), trainer.steps, None), task.eval
+    # The step number picks the batch, as in `_of_file`.
+    batches = itertools.islice(task.forever(seed), trainer.steps, None)
+    return _Source(batches, held_of(task), lambda: splits_of(task), task.reference)
 
 
-def _file_data(path: Path | None, trainer: Trainer) -> tuple[Iterator[Any], None]:
+def _of_file(path: Path | None, trainer: Trainer) -> _Source:
     from pockgraph.runtime.command import Data
+    from pockgraph.runtime.manifest import file_sha256
+    from pockgraph.study.records import DataSplit
 
     assert path is not None
     source = Data.load(path, trainer.manifest)
@@ -158,20 +216,32 @@ def _file_data(path: Path | None, trainer: Trainer) -> tuple[Iterator[Any], None
         while True:  # the step number picks the batch, so a resumed run goes on in the data
             yield source.batch(trainer.steps)
 
-    return batches(), None
+    def splits() -> dict[str, DataSplit]:
+        count = source.samples // source.batch_size
+        return {"train": DataSplit(count, source.samples, file_sha256(path)[:16])}
+
+    return _Source(batches(), Held(None, None), splits, "")
 
 
 def _train(
-    trainer: Trainer, batches: Iterator[Any], steps: int, lr: float | None, saving: Saving, stop: StopRequest
+    trainer: Trainer,
+    batches: Iterator[Any],
+    steps: int,
+    lr: float | None,
+    saving: Saving,
+    stop: StopRequest,
+    kept: Recorder,
 ) -> tuple[list[float], list[float]]:
     """Losses, and ms of each step."""
     losses: list[float] = []
     times: list[float] = []
+    kept.starts()
     with progress_bars() as bars:
         bar = bars.add_task("Training", total=steps, note="")
         while len(times) < steps and not stop.requested:
             result = trainer.step(next(batches), lr)
             times.append(result.duration_ms)
+            kept.step(result.loss, result.duration_ms)
             if not result.skipped:
                 losses.append(result.loss)
             note = f"loss {statistics.fmean(losses[-20:]):.4f}" if losses else ""

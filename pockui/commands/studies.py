@@ -1,9 +1,11 @@
-"""`pockui serve` and `pockui study ls|show`: look at what was measured."""
+"""`pockui serve` and `pockui study`: look at what was measured and trained, take it out and bring it in."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,16 +13,24 @@ import typer
 
 from pockgraph.errors import PockError, StudyError
 
-from ..info.format import milliseconds, size
+from ..info.format import UNKNOWN, milliseconds, size
 from .analysis import contribution_json, print_contribution
 from .output import JsonFlag, out, print_json, print_table, say, styled
 from .tasks_and_plans import open_study
 
 if TYPE_CHECKING:
     from pockgraph import Study
+    from pockgraph.study import Run
 
-app = typer.Typer(no_args_is_help=True, help="List and show studies.")
+app = typer.Typer(no_args_is_help=True, help="List, show, export and import studies.")
 ADDRESS = "127.0.0.1"
+
+
+class Table(StrEnum):
+    """What is written as a table."""
+
+    RUNS = "runs"
+    MEASUREMENTS = "measurements"
 
 
 def serve(
@@ -92,7 +102,7 @@ def list_studies(
         )
     else:
         print_table(
-            ("Study", "Task", ">Measured", ">Plans", ">Runs"),
+            ("Study", "Task", ">Measured", ">Plans", ">Runs", ">Size"),
             [
                 (
                     r["path"],
@@ -100,6 +110,7 @@ def list_studies(
                     f"{r['measured']} of {r['planned']}",
                     r["plans"],
                     r["runs"],
+                    size(r["bytes"]),
                 )
                 for r in rows
             ],
@@ -109,26 +120,29 @@ def list_studies(
 @app.command("show")
 def show_study(
     study: Annotated[Path, typer.Argument(help="A study file.")],
-    limit: Annotated[int, typer.Option(min=1, help="Tensors to list.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Tensors, and runs, to list.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what a study holds: contribution, plans and runs."""
+    """Show what a study holds: contribution, plans, runs and profiles."""
     record = open_study(study)
     summary = _summary(record)
     contribution = record.contribution if summary["measured"] else None
-    plans = record.plans()
+    plans, runs = record.plans(), record.runs()
     if as_json:
         print_json(
             {
                 **summary,
                 "contribution": contribution and contribution_json(contribution),
                 "saved_plans": {name: plan.predicted for name, plan in plans.items()},
+                "saved_runs": [_run_json(run) for run in runs],
             }
         )
         return
+    profiles = ", ".join(f"{name} {size(n)}" for name, n in record.documents().items()) or "no profile"
     said = (
         f" {summary['reference']}: {summary['measured']} of {summary['planned']} measurements, "
-        f"{summary['plans']} plans, {summary['runs']} runs\n"
+        f"{summary['plans']} plans, {summary['runs']} runs. {size(summary['bytes'])}, schema "
+        f"{summary['schema']}, {profiles}.\n"
     )
     out().print(styled((summary["task"], "bold"), said))
     if contribution is not None:
@@ -143,11 +157,88 @@ def show_study(
             for name, plan in plans.items()
         ]  # fmt: skip
         print_table(("Plan", ">Tensors", ">Modelled peak", ">Step"), rows)
+    if runs:
+        print()
+        columns = ("Run", "From", "State", ">Tensors", ">Steps", ">Rate", ">Step", ">Validation", ">Gain",
+                   ">Predicted", ">Test")  # fmt: skip
+        print_table(columns, map(_run_row, runs[-limit:]))
+        if len(runs) > limit:
+            out().print(f"and {len(runs) - limit} earlier ones", style="dim")
+
+
+@app.command("export")
+def export(
+    study: Annotated[Path, typer.Argument(help="A study file.")],
+    file: Annotated[
+        Path, typer.Argument(help="Where to: .json holds everything, .csv and .parquet one table.")
+    ],
+    table: Annotated[
+        Table, typer.Option(help="Which table: runs, or measurements with what each gained.")
+    ] = Table.RUNS,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a study to a file that other programs read."""
+    from pockgraph.study.exchange import export_study
+
+    with open_study(study) as record:
+        written = export_study(record, file, table.value)
+    found = {"file": str(file), "bytes": written.stat().st_size}
+    if as_json:
+        print_json(found)
+    else:
+        out().print(styled((str(file), "bold"), f": {size(found['bytes'])}."))
+
+
+@app.command("import")
+def import_(
+    study: Annotated[Path, typer.Argument(help="The study; a .json file makes it where there is none.")],
+    file: Annotated[Path, typer.Argument(help="What pockui study export wrote.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring an exported file into a study of the same task.
+
+    What the study lacks is added, what it has stays as it is.
+    """
+    from pockgraph.study.exchange import import_study
+
+    added = import_study(study, file)
+    if as_json:
+        print_json(asdict(added))
+        return
+    said = (
+        f"{' is new' if added.made else ''}: {added.runs} runs, {added.measurements} measurements and "
+        f"{added.plans} plans added; {added.known} runs and measurements were known."
+    )
+    out().print(styled((str(study), "bold"), said))
+    if added.other_plans:
+        say(f"Its own plans stay where the file has another one of the name: {', '.join(added.other_plans)}.")
+
+
+def _run_row(run: Run) -> tuple[object, ...]:
+    def number(value: float | None, form: str) -> str:
+        return UNKNOWN if value is None else format(value, form)
+
+    return (
+        run.name or f"run {run.id}", run.origin, run.status, len(run.plan.tensors), run.steps,
+        number(run.lr, "g"), milliseconds(run.step_ms), number(run.validation_metric, ".4f"),
+        number(run.gain, "+.4f"), number(run.predicted_gain, "+.4f"), number(run.metric, ".4f"),
+    )  # fmt: skip
+
+
+def _run_json(run: Run) -> dict[str, Any]:
+    """A run without its long parts: the plan, and all losses but the first and last."""
+    from pockgraph.study.records import run_json
+
+    found = run_json(run)
+    plan, losses = found.pop("plan"), found.pop("losses")
+    ends = {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
+    return {"id": run.id, **found, **ends, "gain": run.gain, "tensors": list(plan["tensors"])}
 
 
 def _summary(record: Study) -> dict[str, Any]:
     measured, planned = record.progress()
     return {
         "task": record.name, "reference": record.reference, "measured": measured, "planned": planned,
-        "plans": len(record.plans()), "runs": len(record.runs()),
+        "plans": len(record.plans()), "runs": len(record.runs()), "profiles": list(record.documents()),
+        "schema": record.schema_version, "bytes": record.nbytes(),
     }  # fmt: skip

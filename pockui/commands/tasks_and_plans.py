@@ -39,7 +39,7 @@ def graph_and_plan(task: str, plan: str, rule: Callable[[], Optimizer]) -> tuple
 
     say(f"Loading {task} …")
     loaded = load_task(task)
-    from_file = _file_plan(plan)
+    from_file = file_plan(plan)
     optimizer = rule() if from_file is None else optimizer_from_dict(from_file.optimizer)
     say("Deriving the training graph …")
     graph = build(loaded, optimizer)
@@ -78,7 +78,8 @@ def named_plan(graph: TrainGraph, name: str) -> Plan:
     )
 
 
-def _file_plan(name: str) -> Plan | None:
+def file_plan(name: str) -> Plan | None:
+    """The plan in a file of this name; None: it is the name of a plan."""
     from pockgraph.plan import Plan
 
     path = Path(name)

@@ -18,9 +18,9 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,13 +32,22 @@ from pockgraph.errors import PockError
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
 from pockgraph.profile import Profile
 from pockgraph.study import Run
+from pockgraph.study.data_splits import splits_of
 from pockgraph.study.time_plans import fit
 
 from ..eager import eager_command
 from ..machine import machine, usable_cores, versions
 from ..project import DEMOS, load_task
 from .results import Method, Report, Row, Trial
-from .training import CompiledLearner, EagerLearner, Outcome, TrainingHarness, choose_rate, fresh_head
+from .training import (
+    CompiledLearner,
+    EagerLearner,
+    Learner,
+    Outcome,
+    TrainingHarness,
+    choose_rate,
+    fresh_head,
+)
 
 TUNING_SEED = 1000  # of no final run
 BUDGET_SHARE = 0.5
@@ -140,6 +149,7 @@ class _Experiment:
         self.which, self.out, self.settings, self.progress = which, out, settings, progress
         self.seconds: dict[str, float] = {}
         self.losses: dict[tuple[str, str], list[tuple[float, ...]]] = {}  # (method, runtime) -> per seed
+        self.kept: dict[tuple[str, str], list[Run]] = {}  # final runs, likewise
         self.threads = usable_cores()
         torch.set_num_threads(self.threads)
 
@@ -152,6 +162,7 @@ class _Experiment:
             self.study = pg.Study(self.out / "study.db", self.task, pg.SGD(momentum=0.9))
             self.graph = self.study.graph
             self.optimizer = self.graph.optimizer.to_dict()
+            self.splits = splits_of(self.task, self.settings.validation_batches)
             profile = self.study.profile
         with self._stage("Measuring contribution"):
             analysis = self.settings.analysis or quick_settings(profile)
@@ -165,7 +176,7 @@ class _Experiment:
             with self._stage("Training on OpenVINO"):
                 methods, metrics = self._train(planned, folder)
             with self._stage("Training in plain PyTorch"):
-                metrics |= self._train_eager(methods)
+                metrics |= self._train_eager(methods, planned)
             agreement = {
                 key: loss_difference(self.losses[key, "openvino"], self.losses[key, "eager"])
                 for key, runtime in metrics
@@ -257,7 +268,19 @@ class _Experiment:
 
     def _harness(self, total: int) -> TrainingHarness:
         heads = {seed: fresh_head(self.task, seed) for seed in (*self.settings.seeds, TUNING_SEED)}
-        return TrainingHarness(self.task, heads, lambda done, note: self._report(done, total, note))
+        return TrainingHarness(
+            self.task, heads, lambda done, note: self._report(done, total, note), self.study
+        )
+
+    def _validation(self) -> list[Any]:
+        return list(itertools.islice(self.task.validation or (), self.settings.validation_batches))
+
+    def _run(self, plan: pg.Plan, label: str, seed: int, lr: float | None, target: str) -> Run:
+        """What is known of a run before it is trained."""
+        return Run(
+            plan, name=label, origin="demo", target=target, seed=seed, lr=lr, schedule="cosine",
+            fresh=bool(self.task.fresh), data=self.splits, predicted_gain=plan.predicted.get("gain"),
+        )  # fmt: skip
 
     def _train(
         self, planned: Mapping[str, PlannedMethod], folder: Path
@@ -265,51 +288,52 @@ class _Experiment:
         """Each method with its learning rate chosen, and its metric for each seed."""
         s = self.settings
         harness = self._harness(len(planned) * (len(s.rates) * s.tuning_steps + len(s.seeds) * s.steps))
-        validation = list(itertools.islice(self.task.validation or (), s.validation_batches))
-        test = list(self.task.eval)
+        validation, test = self._validation(), list(self.task.eval)
         methods: dict[str, Method] = {}
         metrics: dict[tuple[str, str], tuple[float | None, ...]] = {}
+        heads: dict[int, float | None] = {}
         for key, method in planned.items():
             learner, label = CompiledLearner(folder / key, self.threads), method.label
-            trials = harness.tune(learner, TUNING_SEED, s.rates, s.tuning_steps, validation, label)
+            trial = self._run(method.plan, label, TUNING_SEED, None, "openvino")
+            trials = harness.tune(learner, trial, s.rates, s.tuning_steps, validation)
             lr = choose_rate(trials)
             outcomes = []
             for seed in s.seeds if lr is not None else ():
-                outcomes.append(harness.train(learner, seed, lr, s.steps, test, f"{label}, seed {seed}"))  # pyright: ignore
-                self._keep(method, seed, lr, outcomes[-1])
+                run = self._run(method.plan, f"{label}, seed {seed}", seed, lr, "openvino")
+                run = replace(run, head_metric=heads.get(seed))
+                outcomes.append(self._final(harness, learner, run, key, "openvino", validation, test))
+            if key == "head":
+                heads = {run.seed: run.validation_metric for run in self.kept.get((key, "openvino"), ())}
             self.losses[key, "openvino"] = [o.losses for o in outcomes]
             metrics[key, "openvino"] = tuple(o.metric for o in outcomes) or (None,) * len(s.seeds)
             methods[key] = self._method(key, method, trials, lr)
         return methods, metrics
 
-    def _keep(self, planned: PlannedMethod, seed: int, lr: float | None, outcome: Outcome) -> None:
-        """Note a final run in the study."""
-        self.study.add_run(
-            Run(
-                plan=planned.plan, name=f"{planned.label}, seed {seed}", seed=seed, lr=lr,
-                status="failed" if outcome.metric is None else "done",
-                error="training diverged" if outcome.metric is None else "",
-                steps=len(outcome.losses), losses=outcome.losses, metric=outcome.metric,
-                duration_s=outcome.duration_s,
-            )
-        )  # fmt: skip
+    def _final(
+        self, harness: TrainingHarness, learner: Learner, run: Run, key: str, runtime: str,
+        validation: list[Any], test: list[Any],
+    ) -> Outcome:  # fmt: skip
+        outcome, kept = harness.train(learner, run, self.settings.steps, validation, test)
+        self.kept.setdefault((key, runtime), []).append(kept)
+        return outcome
 
-    def _train_eager(self, methods: Mapping[str, Method]) -> dict[tuple[str, str], tuple[float | None, ...]]:
+    def _train_eager(
+        self, methods: Mapping[str, Method], planned: Mapping[str, PlannedMethod]
+    ) -> dict[tuple[str, str], tuple[float | None, ...]]:
         """The same runs by PyTorch's autograd and torch.optim, at the same learning rates."""
         s = self.settings
         keys = [k for k in s.eager_trains if methods[k].lr is not None]
         harness = self._harness(len(keys) * len(s.seeds) * s.steps)
-        test = list(self.task.eval)
+        validation, test = self._validation(), list(self.task.eval)
         metrics: dict[tuple[str, str], tuple[float | None, ...]] = {}
         for key in keys:
             method = methods[key]
-            assert method.lr is not None
             # A task of its own: the weights of the other one are the graph's constants.
             learner = EagerLearner(load_task(DEMOS[self.which]), tuple(method.ratios), self.optimizer)
-            outcomes = [
-                harness.train(learner, seed, method.lr, s.steps, test, f"{method.label}, seed {seed}")
-                for seed in s.seeds
-            ]
+            outcomes = []
+            for seed in s.seeds:
+                run = self._run(planned[key].plan, f"{method.label}, seed {seed}", seed, method.lr, "eager")
+                outcomes.append(self._final(harness, learner, run, key, "eager", validation, test))
             self.losses[key, "eager"] = [o.losses for o in outcomes]
             metrics[key, "eager"] = tuple(o.metric for o in outcomes)
         return metrics
@@ -359,12 +383,21 @@ class _Experiment:
             if isinstance(figures, MeasureError):
                 row["reason"] = str(figures)
             else:
-                row |= {k: v for k, v in figures_to_json(figures).items() if k in Row.model_fields}
+                measured = figures_to_json(figures)
+                row |= {k: v for k, v in measured.items() if k in Row.model_fields}
+                self._note_figures(self.kept.get((key, runtime), ()), measured)
             rows.append(Row(**row))
         if not s.compiled:
             reason = "not run by --quick: compiling alone takes about a minute"
             rows.append(Row(method="full", runtime="compiled", reason=reason))
         return rows
+
+    def _note_figures(self, runs: Iterable[Run], measured: Mapping[str, Any]) -> None:
+        """Tell the study what a step of these runs needed in a process of its own."""
+        for run in runs:
+            if run.id is not None:
+                peak = measured["whole_peak_bytes"]
+                self.study.update_run(replace(run, measured=measured, measured_peak_bytes=peak))
 
     def _learn_times(self, profile: Profile, planned: Mapping[str, PlannedMethod], rows: list[Row]) -> None:
         """Teach the study how long steps take, so that budgets in ms can be searched."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 from pockgraph.contribution.data import fresh_values
 from pockgraph.errors import NonFiniteLoss
 from pockgraph.runtime import Trainer
+from pockgraph.study import Run, Study
+from pockgraph.study.recorder import Recorder, recorded
 from pockgraph.task import Task
 from pockgraph.task.batch import Batch
 
@@ -88,12 +90,10 @@ class Outcome:
     Attributes:
         metric: None when training diverged.
         losses: of each step, before its update.
-        duration_s: of the steps.
     """
 
     metric: float | None
     losses: tuple[float, ...]
-    duration_s: float
 
 
 @dataclass
@@ -104,50 +104,71 @@ class TrainingHarness:
         task: whose batches they get; its model is not touched.
         heads: seed -> the head that every learner starts from.
         tick: called with (steps done, note) now and then.
+        study: keeps every run.
     """
 
     task: Task
     heads: Mapping[int, Head]
     tick: Callable[[int, str], None]
+    study: Study | None = None
     done: int = field(default=0, init=False)
 
     def train(
-        self, learner: Learner, seed: int, lr: float, steps: int, held_out: Sequence[Any], note: str
-    ) -> Outcome:
-        """Reset, train on the batches that `seed` draws, evaluate."""
+        self,
+        learner: Learner,
+        run: Run,
+        steps: int,
+        validation: Sequence[Any],
+        test: Sequence[Any] | None = None,
+    ) -> tuple[Outcome, Run]:
+        """Reset, train on the batches that `run.seed` draws, evaluate.
+
+        Args:
+            run: what is known of it; `run.lr` is where the schedule starts.
+            test: None judges by the validation batches.
+
+        Returns:
+            What came out, and the run as the study keeps it.
+        """
+        assert run.lr is not None
+        with recorded(self.study, run) as kept:
+            if not self._train(learner, run.seed, run.lr, steps, run.name, kept):
+                kept.note(status="failed", error="Training diverged.")
+                return Outcome(None, kept.run.losses), kept.run
+            metric = learner.evaluate(validation)
+            kept.note(validation_metric=metric)
+            if test is not None:
+                metric = learner.evaluate(test)
+                kept.note(metric=metric)
+        return Outcome(metric, kept.run.losses), kept.run
+
+    def _train(self, learner: Learner, seed: int, lr: float, steps: int, note: str, kept: Recorder) -> bool:
+        """Whether it ended with finite losses."""
         learner.reset(self.heads[seed])
-        losses: list[float] = []
-        start, before = time.perf_counter(), self.done
-        finished = True
+        before, self.done = self.done, self.done + steps
+        kept.starts()
         for i, batch in enumerate(itertools.islice(self.task.forever(seed), steps)):
             if i % TICK_STEPS == 0:
                 self.tick(before + i, note)
             try:
-                losses.append(learner.step(batch, cosine(lr, i, steps)))
+                loss = learner.step(batch, cosine(lr, i, steps))
             except NonFiniteLoss:
-                finished = False
-                break
-            if not math.isfinite(losses[-1]):
-                finished = False
-                break
-        duration_s = time.perf_counter() - start
-        self.done = before + steps
-        return Outcome(learner.evaluate(held_out) if finished else None, tuple(losses), duration_s)
+                return False
+            kept.step(loss)
+            if not math.isfinite(loss):
+                return False
+        return True
 
     def tune(
-        self,
-        learner: Learner,
-        seed: int,
-        rates: Sequence[float],
-        steps: int,
-        held_out: Sequence[Any],
-        note: str,
+        self, learner: Learner, run: Run, rates: Sequence[float], steps: int, validation: Sequence[Any]
     ) -> list[Trial]:
-        """One run for each learning rate."""
-        return [
-            Trial(lr=lr, metric=self.train(learner, seed, lr, steps, held_out, f"{note}, rate {lr:g}").metric)
-            for lr in rates
-        ]
+        """One run for each learning rate, all else as in `run`."""
+        trials = []
+        for lr in rates:
+            tried = dataclasses.replace(run, lr=lr, name=f"{run.name}, rate {lr:g}")
+            outcome, _ = self.train(learner, tried, steps, validation)
+            trials.append(Trial(lr=lr, metric=outcome.metric))
+        return trials
 
 
 def cosine(lr: float, step: int, steps: int) -> float:

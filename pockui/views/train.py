@@ -131,6 +131,7 @@ class Train(pn.viewable.Viewer):
                 steps=self._steps.value,
                 lr=rate,
                 measure=self._measure.value,
+                study=str(s.facts.path),
             ).to_dict(),
         )
         self.follow(job.id)

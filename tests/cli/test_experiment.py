@@ -55,7 +55,21 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     assert Trainer.load(out / "artifact").plan.tensors == plan.tensors
     study = Study(out / "study.db")
     assert "Automatic" in study.plans()
-    assert len(study.runs()) == len(methods) * 2
+    trials, finals = [], []
+    for run in study.runs():
+        (trials if run.seed == experiment.TUNING_SEED else finals).append(run)
+    assert len(trials) == len(methods) * 2
+    assert len(finals) == len(methods) * 2 + 2  # and full fine-tuning in PyTorch
+    assert {(r.origin, r.status, r.schedule, r.fresh) for r in study.runs()} == {
+        ("demo", "done", "cosine", True)
+    }
+    assert all(r.metric is None and r.validation_metric is not None for r in trials)
+    assert all(r.measured_peak_bytes and r.measured["step_ms"] for r in finals)
+    assert tuple(r.metric for r in finals if r.name.startswith("Automatic, seed")) == (
+        rows["auto", "openvino"].metrics
+    )
+    assert all((r.head_metric is None) == (r.name.startswith("Head") or r.target == "eager") for r in finals)
+    assert all(r.data["test"].samples == 48 for r in finals)
     assert study.profile.time is not None
 
     data, page = report.write(found, out)

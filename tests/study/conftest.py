@@ -17,9 +17,12 @@ from pockgraph.train_graph import builder as autodiff
 DATA = Path(__file__).parent / "data"
 
 
+_build = autodiff.build
+
+
 @functools.cache
 def _built(task, optimizer):
-    return autodiff.build(task, optimizer)
+    return _build(task, optimizer)
 
 
 @pytest.fixture

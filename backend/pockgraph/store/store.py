@@ -14,7 +14,7 @@ import sqlite3
 import stat
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,24 @@ class Store:
             raise
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], facts: Mapping[str, Any]) -> Store:
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        facts: Mapping[str, Any],
+        fill: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> Store:
         """Make a study with these facts; if another process was faster, open that one's.
 
         The file appears complete or not at all.
+
+        Args:
+            fill: writes what else the new file holds.
         """
         final = study_path(path)
         partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            _write_new(partial, facts)
+            _write_new(partial, facts, fill)
             _move_into_place(partial, final)
         except (OSError, sqlite3.Error) as e:
             raise StudyError(
@@ -267,7 +275,9 @@ def study_path(path: str | os.PathLike[str]) -> Path:
     return found
 
 
-def _write_new(path: Path, facts: Mapping[str, Any]) -> None:
+def _write_new(
+    path: Path, facts: Mapping[str, Any], fill: Callable[[sqlite3.Connection], None] | None
+) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN")
@@ -276,6 +286,8 @@ def _write_new(path: Path, facts: Mapping[str, Any]) -> None:
                 connection.execute(statement)
         rows = [(k, json.dumps(v)) for k, v in facts.items()]
         connection.executemany("INSERT INTO facts VALUES (?, ?)", rows)
+        if fill is not None:
+            fill(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         connection.execute("COMMIT")

@@ -57,7 +57,8 @@ class Run:
         id: given by the study.
         origin: which face trained it.
         validation_metric, validation_baseline: as `metric` and `baseline`, on the validation data.
-        head_metric: validation metric of the head alone, trained in the same way; None where not known.
+        head_metric: validation metric of the head alone, trained in the same way (at a rate of its own
+            where rates were tuned); None where not known.
         predicted_gain: what the study predicted then, over the head alone.
         schedule: how the rate moved: `"constant"`, or `"cosine"` from `lr` down to 0.
         fresh: whether the task's `fresh` tensors were drawn anew from `seed`.
@@ -190,12 +191,27 @@ def identified(run: Run) -> Run:
     )
 
 
+def run_json(run: Run) -> dict[str, Any]:
+    """A run as JSON values, but for its id, which is another one in another file."""
+    data = dataclasses.asdict(dataclasses.replace(run, plan=None))  # pyright: ignore[reportArgumentType]
+    del data["id"]
+    return data | {"plan": json.loads(run.plan.to_json())}
+
+
+def run_of_json(data: Mapping[str, Any], where: str, **more: Any) -> Run:
+    """What `run_json` gave.
+
+    Raises:
+        ValueError, PlanError, …: it is none.
+    """
+    plan = Plan.from_json(json.dumps(data["plan"]), f"the plan of {where}")
+    return RUN.validate_python({**data, **more, "plan": plan})
+
+
 def run_values(run: Run) -> tuple[Any, ...]:
     """A run as `RUN_COLUMNS` of its table."""
-    data = dataclasses.asdict(dataclasses.replace(run, plan=None))  # pyright: ignore[reportArgumentType]
-    for apart in ("id", "losses", "uid"):
-        del data[apart]
-    data["plan"] = json.loads(run.plan.to_json())
+    data = run_json(run)
+    del data["losses"], data["uid"]
     holder = json.dumps(dataclasses.asdict(Owner.here())) if run.status == "running" else None
     losses = array("d", run.losses)
     if sys.byteorder == "big":
@@ -213,14 +229,13 @@ def run_of(row: Mapping[str, Any]) -> Run:
     """
     columns = dict(row)
     data = json.loads(columns["json"])
-    plan = Plan.from_json(json.dumps(data.pop("plan")), f"the plan of run {columns['id']}")
     if columns.get("losses") is not None:
         losses = array("d", columns["losses"])
         if sys.byteorder == "big":
             losses.byteswap()
         data["losses"] = tuple(losses)
     uid = columns.get("uid") or f"v2-{columns['id']}-{columns['created']:.6f}"
-    run = RUN.validate_python({**data, "plan": plan, "id": columns["id"], "uid": uid})
+    run = run_of_json(data, f"run {columns['id']}", id=columns["id"], uid=uid)
     holder = columns.get("holder")
     if run.status == "running" and holder and Owner.of(holder).is_alive() is False:
         return dataclasses.replace(run, status="cancelled", error="Its process ended before the run did.")

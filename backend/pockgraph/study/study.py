@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..search.plan_search import Budget, Method
     from ..task import Task
     from ..train_graph import TrainGraph
+    from .verification import Verification
 from .kept_records import KeptRecords
 from .records import NAMES, TaskFacts, differences, facts
 
@@ -141,6 +142,14 @@ class Study(KeptRecords):
         self._graph = graph
         return graph
 
+    @property
+    def task(self) -> Task:
+        """
+        Raises:
+            StudyError: the study was opened without it.
+        """
+        return self._needed_task()
+
     def _needed_task(self) -> Task:
         if self._task is None:
             made = f" It was made from {self.reference!r}." if self.reference else ""
@@ -220,6 +229,10 @@ class Study(KeptRecords):
         Raises:
             StudyError: nothing was measured yet.
         """
+        return self._last_analysis()[1]
+
+    def _last_analysis(self) -> tuple[int, Contribution]:
+        """The number of the analysis that was used last and has measured something, and what it says."""
         found = self._cached("measurements", self._tabulate)
         if found is None:
             raise StudyError(
@@ -228,13 +241,13 @@ class Study(KeptRecords):
             )
         return found
 
-    def _tabulate(self) -> Contribution | None:
+    def _tabulate(self) -> tuple[int, Contribution] | None:
         for row in self._store.read("SELECT * FROM analyses ORDER BY used DESC"):
             with self._store.decoding(f"the head or biases of analysis {row['id']}"):
                 head, order = (NAMES.validate_json(row[c]) for c in ("head", "bias_order"))
                 found = tabulate(self._measurements(row["id"]), head, order)
             if found is not None:
-                return found
+                return row["id"], found
         return None
 
     def measurements(self) -> list[Measurement]:
@@ -318,6 +331,64 @@ class Study(KeptRecords):
         analyze(self._store, task, self.graph, settings, progress, cancel, force)
         return self.contribution
 
+    def verify(
+        self,
+        plan: Plan | str,
+        *,
+        seeds: Sequence[int] | None = None,
+        target: str | None = None,
+        name: str = "",
+        progress: Callable[[Progress], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        force: bool = False,
+    ) -> Verification:
+        """Train a plan for real and compare its gain with the predicted one; the runs are kept.
+
+        It is trained as the last analysis trained: the same batches, steps, rate, fresh heads and validation
+        data. The test data is not read.
+
+        Args:
+            plan: or the name of one that the study keeps.
+            seeds: one training each; None takes the analysis's. The head alone is trained with those that
+                it lacks.
+            target: `"torch"`, `"openvino"` or `"onnx"`; None takes the analysis's.
+            name: of the runs; the plan's, if left out.
+            progress: called after every step and validation batch.
+            cancel: asked as often; True ends it.
+            force: train although the graph's gradients deviate from eager PyTorch's.
+
+        Raises:
+            StudyError: nothing was measured yet, or the study was opened without its task.
+            PlanError: the plan is another model's.
+            ParityError: the gradients that it would train with are not those of the task's own module.
+            NonFiniteLoss: training diverged; the run is kept as failed.
+            Cancelled: `cancel` said so (see `analysis.py`); what was trained is kept.
+        """
+        require(StudyError, "plan", plan, (Plan, str), "Pass a Plan, or the name of a kept one.")
+        require(StudyError, "name", name, str, "Pass a text, or leave it out.")
+        require(StudyError, "target", target or "", str, "Pass one such as 'openvino', or leave it out.")
+        for what, call in (("progress", progress), ("cancel", cancel)):
+            if call is not None and not callable(call):
+                raise StudyError(
+                    f"{what}={str(call)[:40]!r} cannot be called. Pass a function, or leave it out."
+                )
+        if isinstance(plan, str):
+            name = name or plan
+            plan = self.plan(plan)
+        analysis, _ = self._last_analysis()
+        self._needed_task()
+        self.check_writable()
+        from .verification import Conditions, checked_seeds, verify
+
+        settings = self._store.read("SELECT settings FROM analyses WHERE id = ?", analysis)[0][0]
+        with self._store.decoding(f"analysis {analysis}"):
+            conditions = Conditions.of(settings, self._measurements(analysis))
+        name = name or plan.provenance.get("made_by", "") or f"{len(plan.tensors)} tensors"
+        return verify(
+            self, plan, conditions, name=name, seeds=checked_seeds(seeds), target=target, progress=progress,
+            cancel=cancel, force=force,
+        )  # fmt: skip
+
     def search(
         self,
         budget: Budget,
@@ -356,6 +427,28 @@ class Study(KeptRecords):
         return frontier(self.profile, self.contribution, n, by, constraints=constraints)
 
     # ------------------------------------------------------------------ the file
+
+    @property
+    def schema_version(self) -> int:
+        """Of the file's tables."""
+        return self._store.read("PRAGMA user_version")[0][0]
+
+    def documents(self) -> dict[str, int]:
+        """Name -> bytes of what is kept as a whole: `"profile"`, and the profiles of devices."""
+        rows = self._store.read("SELECT name, length(CAST(json AS BLOB)) FROM documents ORDER BY name")
+        return dict(map(tuple, rows))
+
+    def nbytes(self) -> int:
+        """Of the file, and of the newest changes that lie beside it."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(f.stat().st_size for f in files if f.exists())
+
+    def check_writable(self) -> None:
+        """
+        Raises:
+            StudyError: the study can only be read.
+        """
+        self._store.check_writable()
 
     def close(self) -> None:
         """Release the file."""

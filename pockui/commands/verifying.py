@@ -1,0 +1,167 @@
+"""`pockui verify`: train a plan for real, and see whether it gains what was predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pockgraph.errors import PockError, suggest
+
+from ..info.format import milliseconds
+from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
+from .search import plan_json
+from .tasks_and_plans import NAMED_PLANS, file_plan, named_plan, open_study
+
+if TYPE_CHECKING:
+    from pockgraph import Plan, Study
+    from pockgraph.study.verification import Verification
+
+
+def verify(
+    study: Annotated[Path, typer.Argument(help="A study that was analysed.")],
+    plan: Annotated[
+        str,
+        typer.Argument(
+            help=f"A plan file, the name of a plan that the study keeps, or one of {', '.join(NAMED_PLANS)}."
+        ),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:TASK", help="The study's task; the demo's are found by themselves."),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many trainings, with other heads and batches; the analysis's if left out."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Where to train: openvino, onnx or torch; as the analysis did.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if the gradients deviate from PyTorch's.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a plan for real, and compare what it gains with what was predicted.
+
+    It is trained as the analysis trained: the same data, steps, learning rate and fresh heads. The study
+    keeps the runs.
+    """
+    record = _with_task(study, task)
+    chosen, name = _plan_of(record, plan)
+    try:
+        with progress_bars() as bars:
+            bar = bars.add_task("Training", total=None, note="")
+
+            def show(event: Any) -> None:
+                bars.update(bar, completed=event.done, total=event.total, note=event.label)
+
+            found = record.verify(
+                chosen, name=name, seeds=None if seeds is None else range(seeds), target=target, force=force,
+                progress=show,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        say(f"Stopped. {record.path} keeps the trainings that were finished, and this one as cancelled.")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(_json(found))
+    else:
+        _show(found, name, record)
+
+
+def _with_task(path: Path, task: str | None) -> Study:
+    """A study opened with its task, which the user named.
+
+    Raises:
+        PockError: nobody said what makes the task.
+    """
+    from pockgraph import Study
+
+    from ..project import load_task, named_reference
+
+    stored = open_study(path)
+    reference = task or named_reference(stored.reference)
+    stored.close()
+    if not reference:
+        why = (
+            f"This study says that its task is {stored.reference!r}; training runs that code, for which a "
+            f"file's word is not enough. If it is yours, say so with --task {stored.reference}"
+            if stored.reference
+            else "This study does not say what makes its task. Name it with --task MODULE:TASK."
+        )
+        raise PockError(why)
+    say(f"Loading {reference} …")
+    return Study(path, load_task(reference))
+
+
+def _plan_of(record: Study, name: str) -> tuple[Plan, str]:
+    """A plan and what it is called: of a file, kept in the study, or a named one."""
+    kept = record.plans()
+    if name in kept:
+        return kept[name], name
+    if (from_file := file_plan(name)) is not None:
+        return from_file, Path(name).name.removesuffix(".json")
+    if name in NAMED_PLANS or name.startswith("biases:"):
+        return named_plan(record.graph, name), name
+    near = suggest(name, [*kept, *NAMED_PLANS])
+    raise PockError(
+        f"There is no plan file {name!r}, and the study keeps no plan of that name; it keeps "
+        f"{', '.join(kept) or 'none'}, and there are {', '.join(NAMED_PLANS)}.{near}"
+    )
+
+
+def _json(found: Verification) -> dict[str, Any]:
+    measured = found.measured
+    return {
+        "plan": plan_json(found.plan),
+        "head_metric": found.head.mean,
+        "predicted_gain": found.predicted_gain,
+        "measured_gain": {"mean": measured.mean, "std": measured.std, "seeds": measured.seeds},
+        "difference": found.difference,
+        "runs": [
+            {
+                "id": run.id, "uid": run.uid, "seed": run.seed, "steps": run.steps, "lr": run.lr,
+                "target": run.target, "metric": run.validation_metric,
+                "metric_before": run.validation_baseline, "head_metric": run.head_metric,
+                "gain": run.gain, "step_ms": run.step_ms, "duration_s": run.duration_s,
+            }
+            for run in found.runs
+        ],
+    }  # fmt: skip
+
+
+def _show(found: Verification, name: str, record: Study) -> None:
+    run, count = found.runs[0], len(found.runs)
+    samples = run.data["validation"].samples
+    times = "once" if count == 1 else f"{count} times"
+    said = (
+        f": {len(found.plan.tensors)} of {len(found.plan.model)} tensors learn. Trained {times}, "
+        f"{run.steps} steps each at rate {run.lr:g} on {run.target} ({milliseconds(run.step_ms)} a step), "
+        f"and judged on {f'{samples:,} ' if samples else ''}validation samples.\n"
+    )
+    out().print(styled((name, "bold"), said))
+    head, predicted, measured = found.head.mean, found.predicted_gain, found.measured
+    spread = f" ± {measured.std:.4f}" if count > 1 else ""
+    rows = [
+        ("Head alone", f"{head:.4f}", ""),
+        ("Predicted", f"{head + predicted:.4f}", f"{predicted:+.4f}"),
+        ("Measured", f"{head + measured.mean:.4f}", f"{measured.mean:+.4f}{spread}"),
+        ("Difference", "", f"{found.difference:+.4f}"),
+    ]
+    print_table(("", ">Metric", ">Gain over the head"), rows)
+    out().print(f"\n{_verdict(found)}")
+    say(f"The study {record.path} keeps {'the run' if count == 1 else f'the {count} runs'}.")
+
+
+def _verdict(found: Verification) -> str:
+    """The difference in a sentence."""
+    measured = found.measured
+    if measured.seeds < 2:
+        return "Trained once: how much of the difference is chance shows only with --seeds 3 or more."
+    if abs(found.difference) <= measured.std:
+        return "Measured and predicted gain agree within what the trainings differ by among themselves."
+    less = "less" if found.difference < 0 else "more"
+    return f"The plan gains {less} than predicted, by more than the trainings differ by among themselves."
