@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pockgraph import Plan
 
 
-FIXED_BY_WORD = ("frozen", "free")  # instead of a ratio
+INSTEAD_OF_A_RATIO = ("frozen", "free")
 
 
 def search(
@@ -116,11 +116,11 @@ def _locked(items: Iterable[str]) -> dict[str, Any]:
             )
         locked.pop(pattern, None)  # the last one counts, wherever it stood first
         try:
-            locked[pattern] = text if text in FIXED_BY_WORD else float(text)
+            locked[pattern] = text if text in INSTEAD_OF_A_RATIO else float(text)
         except ValueError:
             raise PockError(
                 f"--lock {item}: the ratio must be a number between 0 and 1, frozen or free."
-                f"{suggest(text, FIXED_BY_WORD)}"
+                f"{suggest(text, INSTEAD_OF_A_RATIO)}"
             ) from None
     return locked
 
