@@ -1,4 +1,5 @@
 """The faces of pockgraph: the command line (`cli`, `commands/`) and the dashboard (`app`, `page`, `views/`).
 
-What they show is computed in `info/` and by the engine; nothing here knows of graphs.
+Not here: what measures gains, finds plans and makes steps; that is the engine (`pockgraph/`). What the faces
+show is computed in `info/`.
 """

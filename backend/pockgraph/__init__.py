@@ -1,6 +1,7 @@
 """PockGraph: choose what a network keeps learning, and compile that into a training step.
 
-Names are imported when first used, so that `pockgraph.runtime` works where torch is absent.
+Not here: command lines and dashboards (`pockui/`); this package imports none of them. Names are imported
+when first used, so that `pockgraph.runtime` works where torch is absent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The draggable parts: one `.js` file each, free of dependencies.
 
-What they show comes from `info/`, and what an edit means is decided in `views/` and `state.py`.
+Not here: what they show (`info/`), and what an edit means (`views/`, `state.py`).
 """
 
 from __future__ import annotations

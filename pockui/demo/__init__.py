@@ -1,4 +1,5 @@
-"""Two tasks with real models and real data, all from installed packages: `vision.task()`, `text.task()`.
+"""Two tasks with real models and real data, all from installed packages: `vision.task()`, `text.task()`; the
+experiment that compares plans on them, and its report.
 
-The experiment that compares plans on them, and its report, too. No view and no engine code lives here.
+Not here: views, and code of the engine.
 """

@@ -1,6 +1,6 @@
 """Training steps as folders: pruning, lowering, checking and writing them; trained weights brought home.
 
-What reads the folder on a device is `runtime/`.
+Not here: what reads the folder on a device (`runtime/`), and how a graph is lowered (`targets/`).
 """
 
 from .artifact import Artifact

@@ -1,4 +1,4 @@
 """Front ends: models that do not come as PyTorch code, made into modules that `Task` takes.
 
-What is trained of them, and how, is decided by the rooms that take every module.
+Not here: what is trained of them, and how. The other rooms take their modules as any other.
 """

@@ -1,4 +1,4 @@
 """Graphs (`torch.fx` on core ATen), and what reads, checks, runs and writes them without changing them.
 
-No pass, plan or target lives here.
+Not here: passes, plans and targets.
 """

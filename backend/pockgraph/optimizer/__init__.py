@@ -1,5 +1,7 @@
 """Optimizers as graph nodes: each says how one tensor is updated, in terms of ATen operators.
 
+Not here: optimizers of eager PyTorch; those that the steps are compared with are in `parity/`.
+
 The update is part of the training graph, so that it can be scheduled right behind its gradient,
 fused, and exists only for what a plan trains. Formulas and defaults are torch.optim's.
 

@@ -1,7 +1,8 @@
 """Passes: a graph in, another with the same results out. Each is a frozen dataclass with a `name`.
 
+Not here: what lowers a graph to a runtime (`targets/`), and which passes a target runs (its `pipeline`).
+
 All of them run in `run`, wherever they belong: building a graph, pruning it, or a target's `Pipeline`.
-What lowers a graph to a runtime does not live here, see `targets`.
 """
 
 from __future__ import annotations

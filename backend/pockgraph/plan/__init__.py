@@ -1,6 +1,7 @@
 """Plans: which tensors are trained, and which channels of each; rules that make them; budgets.
 
-Imports no torch: a device reads plans too.
+Not here: what a plan costs (`profile/`) or does to a graph (`train_graph/`); and torch, as a device reads
+plans too.
 """
 
 from .budget import Budget

@@ -1,6 +1,6 @@
 """The cost profile of a training graph: memory, operations and time of any plan, without making its graph.
 
-Measuring times is `study/time_plans.py`. Only `profiler` imports torch.
+Not here: measuring times (`study/time_plans.py`); and torch, except in `profiler`.
 """
 
 from .profile import Figures, Profile, TimeModel

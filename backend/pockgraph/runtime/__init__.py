@@ -1,7 +1,7 @@
-"""The runtime: everything a device needs to train an artefact, and nothing more.
+"""The runtime: everything a device needs to train an artefact.
 
-It imports numpy, pydantic, safetensors, and on loading an artefact the runtime of its target; torch
-only for artefacts of the torch target. Names are imported when first used.
+Not here: compiling, and torch. The runners that need torch stand with their targets, and are imported when
+such an artefact is loaded. Names are imported when first used.
 """
 
 from __future__ import annotations

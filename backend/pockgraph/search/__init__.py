@@ -1,6 +1,6 @@
 """The best plan a budget allows, exactly; and the evolutionary search of the paper beside it.
 
-Numbers only, no torch: a `Profile` and a `Contribution` go in, a `Plan` comes out.
+Not here: graphs and torch. A `Profile` and a `Contribution` go in, a `Plan` comes out.
 """
 
 from .constraints import Constraints

@@ -1,6 +1,6 @@
 """The SQLite file of a study: opening it, its tables and their versions, and who may write.
 
-`schema.py` says what its tables hold; making values of their rows is `study/`'s.
+Not here: making values of rows (`study/`). `schema.py` says what the tables hold.
 """
 
 from .store import Store

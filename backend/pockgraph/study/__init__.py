@@ -1,6 +1,6 @@
 """A study: everything known about one task, in one file that survives.
 
-How the file is written and locked is `store/`; how gains are measured is `contribution/`.
+Not here: how the file is written and locked (`store/`), and how gains are measured (`contribution/`).
 """
 
 from .records import Run, TargetParity

@@ -1,7 +1,7 @@
-"""Targets: what a graph is compiled to.
+"""Targets: what a graph is compiled to. Each says all that it lacks before it starts, and then writes files.
 
-A target says what it lacks before it starts, all at once, and then writes files that a runtime
-loads. Targets are imported when they are asked for, so that one can be missing without harm.
+Not here: expansions that are right for every target (`passes/legalize/`), and the runners that load files
+without torch (`runtime/`). A target is imported when it is asked for, so that one can be missing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is to be learnt: a model, its loss and metric, and data in whatever form people keep it.
 
-Nothing here runs the model or knows of graphs.
+Not here: running the model (`capture/`), and graphs.
 """
 
 from .batches import Batches

@@ -1,6 +1,6 @@
 """The whole training step of a task as one graph, and the smaller one of a plan.
 
-Lowering it for a runtime is `targets/`; comparing it with PyTorch is `parity/`.
+Not here: lowering it for a runtime (`targets/`), and comparing it with PyTorch (`parity/`).
 """
 
 from .builder import build

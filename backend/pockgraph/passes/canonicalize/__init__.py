@@ -1,4 +1,7 @@
-"""Trace -> the canonical form that every later room relies on.
+"""Trace -> the canonical form that every later room relies on: one rule per operator that autograd emits in
+a form that a plan cannot drop or slice piecewise.
+
+Not here: what makes a graph cheaper (`passes/optimize/`), or fits it to a target (`passes/legalize/`).
 
 Before → after:
 

@@ -1,10 +1,12 @@
-"""Write operators that a target lacks in terms of those it has.
+"""Operators that a target lacks, written in terms of those it has: short functions in plain PyTorch.
+
+Not here: what a target has as one kernel, and what it refuses: that the target says (`targets/`).
 
     glu(x, 1)    →    x[:, :4] * sigmoid(x[:, 4:])
 
 A target passes what it refuses; everything else is left alone, so its own fused operators stay. Where an
-operator stands for others, these are expanded in turn until all are the target's. The expansions are
-short functions in plain PyTorch, see `table`; what they compute on constants alone is folded.
+operator stands for others, these are expanded in turn until all are the target's. What the functions of
+`table` compute on constants alone is folded.
 """
 
 from __future__ import annotations

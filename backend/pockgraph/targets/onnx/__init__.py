@@ -1,5 +1,7 @@
 """The ONNX target: a training step as an inference model of stock operators, state in and state out.
 
+Not here: rules that OpenVINO has too (`targets/shared/`), and taking steps (`runtime/onnx.py`).
+
 A graph becomes `STEM.onnx` (opset 18) and, for its larger constants, `STEM.onnx.bin`. One small rule per
 ATen overload (the `ops_*` modules) makes ONNX nodes; no operator of a training extension or of another
 domain is used, so that any runtime of the standard can take the step. `runtime.onnx` runs it with ONNX

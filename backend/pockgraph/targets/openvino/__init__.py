@@ -1,5 +1,7 @@
 """The OpenVINO target: a training step as one inference model that updates its own state.
 
+Not here: rules that ONNX has too (`targets/shared/`), and taking steps (`runtime/openvino.py`).
+
 A graph becomes `STEM.xml` and `STEM.bin`. No converter is involved: one small rule per ATen overload
 (the `ops_*` modules) makes OpenVINO nodes, so names are kept, lowering takes milliseconds, and what
 cannot be lowered is known, all of it, before anything is made.

@@ -1,6 +1,7 @@
 """Lowering rules that runtimes share: each computes by the functions of a target's module `emit`.
 
-`add_to` gives them to a target. What only one runtime has, or does wrong, stands in the target's own folder.
+Not here: what only one runtime has, or does wrong: it stands in the target's own folder. `add_to` gives the
+rules to a target.
 """
 
 from __future__ import annotations

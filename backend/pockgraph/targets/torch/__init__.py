@@ -1,6 +1,7 @@
 """The PyTorch target: lowering, machine code on request, and the runner of its artefacts.
 
-Its runner imports torch, as ExecuTorch's does; those of other targets must not.
+Not here: rules. PyTorch runs the operators of a graph as they are, and its artefacts need torch on the
+device.
 """
 
 from .target import TARGET, Torch
