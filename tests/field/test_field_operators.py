@@ -41,7 +41,7 @@ class SideBySide(nn.Module):
         return torch.stack([one(x) for one in self.each.values()]).sum(0)
 
 
-# What a bicubic grid is made of, tests/passes/test_legalize.py compares without any runtime.
+# What a bicubic grid is made of is compared in tests/passes/test_legalize.py, without any runtime.
 SAMPLED = [name for name in [*OPERATORS][::2] if not name.startswith("grid_sample_bicubic")]
 NETWORKS = 12
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import models
 import pytest
 import torch
+from expansions import graph_of
 from hypothesis import given
 from hypothesis import strategies as st
 from models import ZOO
 from oracle import OPTIMIZERS, PLANS, assert_equal_gradients, assert_equal_steps, built, choices, run_steps
-from test_legalize import graph_of
 from torch import fx, nn
 from truth import Truth
 
