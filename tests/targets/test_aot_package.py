@@ -25,6 +25,7 @@ def step() -> fx.Graph:
     return graph
 
 
+@pytest.mark.slow  # PyTorch's headers take a C++ compiler most of a minute
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler here")
 def test_a_package_updates_its_inputs(tmp_path: Path) -> None:
     path = tmp_path / "train.pt2"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oracle import ALL_CASES, COVERING_CASES, OPTIMIZER_CASES, TrainingContract, run_steps
+import pytest
+from oracle import ALL_CASES, COVERING_CASES, OPTIMIZER_CASES, Case, TrainingContract, run_steps
 from truth import Steps
 
 from pockgraph import passes
@@ -15,10 +16,16 @@ from pockgraph.train_graph import TrainGraph
 class TestPruned(TrainingContract):
     """The graph as pruning leaves it."""
 
-    cases = ALL_CASES + OPTIMIZER_CASES
+    cases: Sequence[Case] = COVERING_CASES + OPTIMIZER_CASES
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         return run_steps(graph, graph, graph.evaluation(), batches, lrs)
+
+
+@pytest.mark.slow
+class TestPrunedWithEveryOptimizer(TestPruned):
+    cases = tuple(c for c in ALL_CASES if c not in COVERING_CASES)
+    test_any_plan_equals_eager_pytorch = None  # drawn above
 
 
 class TestAfterPasses(TrainingContract):

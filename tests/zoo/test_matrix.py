@@ -101,6 +101,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ran == planned * 2, "what other sources gave does not count"
 
 
+@pytest.mark.slow
 def test_cells_are_shared_out_to_processes(tmp_path: Path) -> None:
     planned = [Cell("mlp", plan, "torch", "sgd") for plan in ("head", "biases")]
     found = coverage.run(planned, tmp_path / "record.jsonl", jobs=2)
