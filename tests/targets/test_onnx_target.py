@@ -26,11 +26,11 @@ from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph, Role, Slot
 from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.targets.onnx import RULES, TARGET, lower
-from pockgraph.targets.onnx import weight_gradient as conv
+from pockgraph.targets.onnx import convolution as conv
 from pockgraph.targets.onnx.model import EMBEDDED_BYTES, build_model
 from pockgraph.targets.onnx.op import OPSET
 from pockgraph.targets.onnx.value import Value, parameter
-from pockgraph.targets.shared.convolution import Geometry
+from pockgraph.targets.shared.geometry import Geometry
 
 aten = torch.ops.aten
 
@@ -140,7 +140,9 @@ STRATEGIES = {
     conv.by_groups: lambda x, dy, g: g.groups > 1,
     conv.by_products: lambda x, dy, g: g.groups == x.shape[1] == dy.shape[1],
     conv.by_samples: lambda x, dy, g: g.groups == x.shape[1] == dy.shape[1],
-    conv.by_rows: lambda x, dy, g: g.groups == x.shape[1] == dy.shape[1] and x.ndim == 4,
+    conv.by_rows: lambda x, dy, g: (
+        g.groups == x.shape[1] == dy.shape[1] and x.ndim == 4 and {*g.stride} == {1}
+    ),
 }
 
 

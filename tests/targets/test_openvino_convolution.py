@@ -12,9 +12,9 @@ from openvino_graphs import CONFIG, CORE, check, check_with_constants
 from operator_contract.comparison import assert_close, graph_of, rand
 from operator_contract.convolution import CONVOLUTIONS, conv_args, input_gradient
 
+from pockgraph.runtime.quiet_openvino import ov
+from pockgraph.targets.openvino import convolution as conv
 from pockgraph.targets.openvino import lower
-from pockgraph.targets.openvino import weight_gradient as conv
-from pockgraph.targets.openvino.emit import ov
 
 aten = torch.ops.aten
 

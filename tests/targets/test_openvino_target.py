@@ -19,9 +19,9 @@ from operator_contract.comparison import assert_close, graph_of, ints, rand, tra
 from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph, Role, Slot
 from pockgraph.passes.canonicalize import Canonicalize
+from pockgraph.runtime.quiet_openvino import ov
 from pockgraph.targets import get_target, target_names
 from pockgraph.targets.openvino import RULES, TARGET, lower
-from pockgraph.targets.openvino.emit import ov
 from pockgraph.targets.openvino.rules import TABLE
 
 aten = torch.ops.aten

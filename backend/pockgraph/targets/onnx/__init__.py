@@ -20,21 +20,20 @@ from ...passes.optimize.flatten_update import FlattenUpdate
 from .. import Unsupported, check_options, require_supported
 from ..shared import add_to
 from . import (  # noqa: F401  the rules register themselves on import
+    convolution,
     emit,
     masking,
-    ops_convolution,
     ops_elementwise,
     ops_matmul,
     ops_normalization,
     ops_recurrent,
     ops_shape,
-    weight_gradient,
 )
 from .lowering import lower
 from .model import write_model
 from .rules import RULES, TABLE
 
-add_to(TABLE, emit, masking)
+add_to(TABLE, emit, masking, convolution)
 
 
 class ONNX:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from onnx import TensorProto
 
+from ..shared.geometry import Geometry
 from . import op
 from . import op as native  # noqa: F401  for the rules that targets share
-from .value import NUMPY_TYPES, Value, constant
+from .value import NUMPY_TYPES, Value, constant, is_constant
 
 TYPES: dict[torch.dtype, int] = {
     torch.float32: TensorProto.FLOAT,
@@ -189,6 +191,13 @@ def flip(x: Value, dims: Sequence[int]) -> Value:
     return op.reverse(x, dims) if dims else x
 
 
+def split(x: Value, sizes: Sequence[int], dim: int) -> tuple[Value, ...]:
+    return (x,) if len(sizes) == 1 else op.split(x, sizes, axis(dim, rank(x)))
+
+
+tile = op.tile
+
+
 def pieces(x: Value, count: int, dim: int) -> list[Value]:
     """`x` in `count` parts of the same size along `dim`."""
     return [x] if count == 1 else list(op.split(x, [x.shape[dim] // count] * count, dim))
@@ -289,3 +298,29 @@ def max_pool(x: Value, out: Pair, k: Pair, s: Pair, before: Pair, after: Pair, d
 def average_pool(x: Value, out: Pair, k: Pair, s: Pair, p: Pair, include_pad: bool) -> Value:
     space = {"kernel_shape": list(k), "strides": list(s), "pads": [*p, *p]}
     return op.average_pool(x, out, **space, count_include_pad=int(include_pad))
+
+
+def convolve(x: Value, g: Geometry, weight: Value, bias: Value | None = None) -> Value:
+    """x [N, I, *in], weight [O, I/G, *k] -> [N, O, *out]."""
+    # ONNX Runtime has fast kernels for convolutions of which all is constant: a trained bias stands apart.
+    apart = bias is not None and is_constant(weight) and not is_constant(bias)
+    pads = [*g.before, *g.after]
+    y = op.conv(x, weight, None if apart else bias, g.out(x.shape[2:]), pads=pads, **_space(g))
+    return add(y, per_channel(bias, rank(y))) if bias is not None and apart else y
+
+
+def convolve_transposed(x: Value, g: Geometry, weight: Value, out: Sequence[int]) -> Value:
+    """x [N, I, *in], weight [I, O/G, *k] -> [N, O, *out]."""
+    behind = g.behind(out, x.shape[2:])
+    # Padding gives `out`; where it would be negative, `output_padding` adds instead.
+    pads, extra = [max(b, 0) for b in behind], [max(-b, 0) for b in behind]
+    return op.conv_transpose(x, weight, out, pads=[*g.before, *pads], output_padding=extra, **_space(g))
+
+
+def _space(g: Geometry) -> dict[str, Any]:
+    return {
+        "kernel_shape": list(g.kernel),
+        "strides": list(g.stride),
+        "dilations": list(g.dilation),
+        "group": g.groups,
+    }

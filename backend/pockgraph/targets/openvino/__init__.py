@@ -22,22 +22,21 @@ from ...runtime.precision import PRECISIONS
 from .. import Unsupported, check_choice, check_options, require_supported
 from ..shared import add_to
 from . import (  # noqa: F401  the rules register themselves on import
+    convolution,
     division,
     emit,
-    ops_convolution,
     ops_elementwise,
     ops_matmul,
     ops_normalization,
     ops_recurrent,
     ops_shape,
-    weight_gradient,
 )
 from .emit import ov
 from .lowering import lower
 from .precision import keep_state_exact
 from .rules import RULES, TABLE
 
-add_to(TABLE, emit, division)
+add_to(TABLE, emit, division, convolution)
 
 
 class OpenVINO:

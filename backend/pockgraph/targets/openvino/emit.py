@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ...runtime.quiet_openvino import ov
+from ..shared.geometry import Geometry
 
 op = ov.opset15  # not imported: whatever imports openvino first must do it quietly
 Value = ov.Output
@@ -165,7 +166,7 @@ def _with_channels_of(factor: Value, x: Value) -> Value:
     size, other = ([*[1] * (ndim - rank(v)), *shape(v)] for v in (x, factor))
     if ndim < 3 or size[1] != 1 or other[1] == 1 or math.prod(other) != other[1] or not is_constant(factor):
         return x
-    return op.tile(x, ints([other[1] if i == 1 else 1 for i in range(ndim)])).output(0)
+    return tile(x, [other[1] if i == 1 else 1 for i in range(ndim)])
 
 
 def scale(x: Value, factor: float) -> Value:
@@ -291,6 +292,16 @@ def own_copy(x: Value) -> Value:
     return x if axis is None else flip(flip(x, [axis]), [axis])
 
 
+def split(x: Value, sizes: Sequence[int], dim: int) -> tuple[Value, ...]:
+    if len(sizes) == 1:
+        return (x,)
+    return tuple(op.variadic_split(x, ints(dim), ints(list(sizes))).outputs())
+
+
+def tile(x: Value, times: Sequence[int]) -> Value:
+    return op.tile(x, ints(list(times))).output(0)
+
+
 def pieces(x: Value, count: int, dim: int) -> list[Value]:
     """`x` in `count` parts of the same size along `dim`."""
     return [x] if count == 1 else list(op.split(x, ints(dim), count).outputs())
@@ -385,3 +396,44 @@ def max_pool(x: Value, out: Pair, k: Pair, s: Pair, before: Pair, after: Pair, d
 
 def average_pool(x: Value, out: Pair, k: Pair, s: Pair, p: Pair, include_pad: bool) -> Value:
     return op.avg_pool(x, list(s), list(p), list(p), list(k), not include_pad).output(0)
+
+
+def convolve(x: Value, g: Geometry, weight: Value, bias: Value | None = None) -> Value:
+    """x [N, I, *in], weight [O, I/G, *k] -> [N, O, *out]."""
+    space = list(g.stride), list(g.before), list(g.after), list(g.dilation)
+    if g.groups == 1:
+        y = op.convolution(x, weight, *space).output(0)
+    else:
+        y = op.group_convolution(x, _in_groups(weight, g.groups), *space).output(0)
+    return y if bias is None else add(y, per_channel(bias, rank(y)))
+
+
+def _in_groups(weight: Value, groups: int) -> Value:
+    """weight [O, I/G, *k] as [G, O/G, I/G, *k].
+
+    OpenVINO (2026.4) moves a constant factor behind a grouped convolution in front of the `Reshape`
+    of its weight, and with that into everything else that reads the same reshaped weight: its own
+    transpose in the backward. So a trained weight gets there by way of a transpose.
+    """
+    o, *rest = shape(weight)
+    size = [groups, o // groups, *rest]
+    if is_constant(weight):
+        return reshape(weight, size)
+    ndim = len(rest)
+    last = reshape(transpose(weight, [*range(1, ndim + 1), 0]), [*rest, *size[:2]])
+    return transpose(last, [ndim, ndim + 1, *range(ndim)])
+
+
+def convolve_transposed(x: Value, g: Geometry, weight: Value, out: Sequence[int]) -> Value:
+    """x [N, I, *in], weight [I, O/G, *k] -> [N, O, *out]."""
+    if is_constant(weight) and shape(weight)[0] == g.groups * shape(weight)[1]:
+        weight = own_copy(weight)
+    behind = g.behind(out, shape(x)[2:])
+    # Padding gives `out`; where it would be negative, `output_padding` adds instead.
+    pads, extra = [max(b, 0) for b in behind], [max(-b, 0) for b in behind]
+    space = list(g.stride), None, list(g.before), pads, list(g.dilation)
+    if g.groups == 1:
+        return op.convolution_backprop_data(x, weight, *space, output_padding=extra).output(0)
+    i, *rest = shape(weight)
+    weight = reshape(weight, [g.groups, i // g.groups, *rest])
+    return op.group_convolution_backprop_data(x, weight, *space, output_padding=extra).output(0)

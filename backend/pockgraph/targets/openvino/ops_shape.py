@@ -1,48 +1,15 @@
-"""Splits, repeats and gathers of elements; `targets/shared` has the others."""
+"""Gathers of elements; `targets/shared` has what else moves them."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx
 
-from ..shared.layout import cut
 from . import emit
 from .emit import Value, op
 from .rules import Context, rule
 
 aten = torch.ops.aten
-
-
-@rule(aten.slice.Tensor)
-def slice_tensor(ctx: Context, node: fx.Node, *args: Any) -> Value:
-    return cut(emit, ctx.values, node)
-
-
-@rule(aten.split.Tensor)
-def split(ctx: Context, node: fx.Node, x: Value, size: int, dim: int) -> tuple[Value, ...]:
-    return _split(x, [tuple(v.shape)[dim] for v in node.meta["val"]], dim)
-
-
-@rule(aten.split_with_sizes.default)
-def split_with_sizes(
-    ctx: Context, node: fx.Node, x: Value, sizes: Sequence[int], dim: int
-) -> tuple[Value, ...]:
-    return _split(x, sizes, dim)
-
-
-def _split(x: Value, sizes: Sequence[int], dim: int) -> tuple[Value, ...]:
-    if len(sizes) == 1:
-        return (x,)
-    return tuple(op.variadic_split(x, emit.ints(dim), emit.ints(list(sizes))).outputs())
-
-
-@rule(aten.repeat.default)
-def repeat(ctx: Context, node: fx.Node, x: Value, times: Sequence[int]) -> Value:
-    x = emit.reshape(x, [*[1] * (len(times) - emit.rank(x)), *emit.shape(x)])
-    return op.tile(x, emit.ints(list(times))).output(0) if times else x
 
 
 @rule(aten.gather.default)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from ...ir.graph import aten, bound_args
-from .rules import moves, out_shape
+from .rules import folds, moves, out_shape, rule
 
 RESHAPES = (
     aten.reshape.default, aten._reshape_copy.default, aten.unsqueeze.default, aten.squeeze.default,
@@ -51,13 +51,31 @@ def cat(emit: Any, node: fx.Node, parts: Sequence[Any], dim: int) -> Any:
     return emit.concat([emit.convert(p, out.dtype) for p in parts], emit.axis(dim, out.ndim))
 
 
+@rule(aten.split.Tensor)
+def split(emit: Any, node: fx.Node, x: Any, size: int, dim: int) -> tuple[Any, ...]:
+    return emit.split(x, [tuple(v.shape)[dim] for v in node.meta["val"]], dim)
+
+
+@rule(aten.split_with_sizes.default)
+def split_with_sizes(emit: Any, node: fx.Node, x: Any, sizes: Sequence[int], dim: int) -> tuple[Any, ...]:
+    return emit.split(x, sizes, dim)
+
+
+@rule(aten.repeat.default)
+def repeat(emit: Any, node: fx.Node, x: Any, times: Sequence[int]) -> Any:
+    x = emit.reshape(x, [*[1] * (len(times) - emit.rank(x)), *emit.shape(x)])
+    return emit.tile(x, times) if times else x
+
+
 def span_of(size: int, start: int | None, end: int | None, step: int) -> tuple[int, int, int]:
     start, stop, _ = slice(start, end).indices(size)
     return start, max(start, stop), step
 
 
-def cut(emit: Any, values: Mapping[fx.Node, Any], node: fx.Node) -> Any:
-    """A `slice`, which targets register: slices of slices, each along another dimension, are one."""
+@moves(aten.slice.Tensor)
+@folds
+def cut(emit: Any, values: Mapping[fx.Node, Any], node: fx.Node, *args: Any) -> Any:
+    """Slices of slices, each along another dimension, are one."""
     spans: dict[int, tuple[int, int, int]] = {}
     source: Any = node
     while source.target is aten.slice.Tensor:

@@ -18,6 +18,7 @@ from ..rule_table import C, R, RuleTable
 RULES: dict[Any, Callable[..., Any]] = {}
 CHECKS: dict[Any, Callable[..., str]] = {}
 MOVES: set[Any] = set()
+FOLDS: set[Any] = set()
 
 
 def rule(*overloads: Any) -> Callable[[R], R]:
@@ -36,6 +37,12 @@ def moves(*overloads: Any) -> Callable[[R], R]:
     """Like `rule`, for a function that computes nothing: it takes every dtype."""
     MOVES.update(overloads)
     return rule(*overloads)
+
+
+def folds(function: R) -> R:
+    """Mark a rule that takes nodes in front of its own in: after `emit` it gets what each became."""
+    FOLDS.add(function)
+    return function
 
 
 def check(*overloads: Any) -> Callable[[C], C]:
@@ -58,7 +65,10 @@ def add_to(table: RuleTable, *helpers: ModuleType) -> None:
     for overload, function in RULES.items():
         if overload not in table.rules:
             register = table.moves if overload in MOVES else table.rule
-            register(overload)(lambda ctx, node, *args, f=function: f(emit, node, *args))
+            if function in FOLDS:
+                register(overload)(lambda ctx, node, *args, f=function: f(emit, ctx.values, node, *args))
+            else:
+                register(overload)(lambda ctx, node, *args, f=function: f(emit, node, *args))
             if overload in CHECKS:
                 table.check(overload)(CHECKS[overload])
 
