@@ -13,6 +13,7 @@ from operator_contract.comparison import assert_close, graph_of, rand
 from operator_contract.convolution import CONVOLUTIONS, conv_args, input_gradient
 
 from pockgraph.runtime.quiet_openvino import ov
+from pockgraph.targets import get_target
 from pockgraph.targets.openvino import convolution as conv
 from pockgraph.targets.openvino import lower
 
@@ -85,6 +86,18 @@ def test_strategies_of_the_weight_gradient(name: str, strategy: Any) -> None:
     if not conv.applies(strategy, tuple(x.shape), tuple(dy.shape), g):
         pytest.skip("not for this shape")
     weight_gradient_by(strategy, x, dy, w, g)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx"])
+def test_several_gradients_at_once_are_refused(target: str) -> None:
+    """Canonical graphs have one node for each; the rule, which makes the weight's, would drop the others."""
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> Any:
+        space = [1, 1], [1, 1], [1, 1], False, [0, 0]
+        return aten.convolution_backward(dy, x, w, [4], *space, 1, [True, True, True])
+
+    graph = graph_of(backward, rand(2, 4, 5, 5), rand(2, 3, 5, 5), rand(4, 3, 3, 3))
+    assert "several gradients" in get_target(target).unsupported(graph)[0].reason
 
 
 # ---------------------------------------------------------------- constants shared by forward and backward

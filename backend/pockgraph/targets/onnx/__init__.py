@@ -21,7 +21,6 @@ from .. import Unsupported, check_options, require_supported
 from ..shared import add_to
 from . import (  # noqa: F401  the rules register themselves on import
     convolution,
-    emit,
     masking,
     ops_elementwise,
     ops_matmul,
@@ -29,6 +28,7 @@ from . import (  # noqa: F401  the rules register themselves on import
     ops_recurrent,
     ops_shape,
 )
+from .emitter import emit
 from .lowering import lower
 from .model import write_model
 from .rules import RULES, TABLE

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from ..shared import weight_gradient as shared
 from ..shared.convolution import by_turned_kernel, is_convolution
 from ..shared.geometry import Geometry
-from . import emit
+from .emitter import emit
 from .value import Value
 
 SMALL = 32  # px; above, `by_rows` has too much to multiply, and to hold

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..shared.loops import steps_an_iteration
-from . import emit
+from .emitter import emit
 from .value import Body, Node, Value, parameter
 
 MOST_STEPS = 8

@@ -14,7 +14,7 @@ from torch import fx
 
 from ...errors import PockError
 from ...ir.graph import Graph, Role
-from . import emit
+from .emitter import emit
 from .model import build_model
 from .rules import RULES, Context
 from .value import Node, Value, parameter

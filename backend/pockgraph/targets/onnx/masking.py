@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from . import emit, op
+from . import op
+from .emitter import emit
 from .value import Node, Value, is_constant
 
 _VIEWS = ("Reshape", "Transpose", "Expand", "Slice")
@@ -24,7 +25,7 @@ def keep_gradient(mask: Value, dy: Value) -> Value:
 
 def drop_gradient(mask: Value, dy: Value) -> Value:
     """0 where the boolean `mask` is set, else `dy`."""
-    return keep_gradient(op.logical_not(mask), dy) if _dense(dy) else emit.select(mask, emit.like(0, dy), dy)
+    return keep_gradient(op.logical_not(mask), dy) if _dense(dy) else emit.drop_gradient(mask, dy)
 
 
 def _dense(x: Value) -> bool:

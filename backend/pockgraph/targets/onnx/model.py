@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from ...runtime.onnx_file import check_model
 from ...version import __version__
-from .emit import TYPES
+from .emitter import TYPES
 from .op import OPSET
 from .value import Body, Node, Value, make
 

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ..shared import recurrent
-from . import emit
+from .emitter import emit
 from .value import Value, make_many
 
 Rule = Callable[..., Any]

@@ -131,8 +131,8 @@ def slice(x: Value, dims: Sequence[int], spans: Sequence[tuple[int, int, int]]) 
 
 
 def reverse(x: Value, dims: Sequence[int]) -> Value:
-    n = len(dims)
-    bounds = ints([-1] * n), ints([INT64_MIN] * n), ints(list(dims)), ints([-1] * n)
+    n, dims = len(dims), [d % len(x.shape) for d in dims]
+    bounds = ints([-1] * n), ints([INT64_MIN] * n), ints(dims), ints([-1] * n)
     return make("Slice", [x, *bounds], x.shape, x.dtype)
 
 
@@ -143,6 +143,7 @@ def concat(parts: Sequence[Value], dim: int) -> Value:
 
 
 def split(x: Value, sizes: Sequence[int], dim: int) -> tuple[Value, ...]:
+    dim %= len(x.shape)
     shapes = [[*x.shape[:dim], n, *x.shape[dim + 1 :]] for n in sizes]
     return make_many("Split", [x, ints(list(sizes))], shapes, [x.dtype] * len(sizes), axis=dim)
 
@@ -192,7 +193,7 @@ def top_k(x: Value, k: int, dim: int, largest: bool) -> tuple[Value, ...]:
     return make_many("TopK", [x, ints([k])], shapes, dtypes, axis=dim, largest=int(largest), sorted=1)
 
 
-def cumulative_sum(x: Value, dim: int) -> Value:
+def cumsum(x: Value, dim: int) -> Value:
     return make("CumSum", [x, ints(dim)], x.shape, x.dtype)
 
 

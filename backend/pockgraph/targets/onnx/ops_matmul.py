@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from . import emit
+from .emitter import emit
 from .rules import Context, rule
 from .value import Value
 

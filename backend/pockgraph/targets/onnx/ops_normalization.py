@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from . import emit, op
+from . import op
+from .emitter import emit
 from .rules import Context, rule
 from .value import Value
 

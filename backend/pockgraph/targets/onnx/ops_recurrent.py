@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from ...recurrent.operators import ops
 from ..shared import recurrent
-from . import emit, native_recurrent
-from .loops import loop
+from ..shared.rules import joined
+from . import loops, native_recurrent
+from .emitter import emit
 from .rules import rule
 
-_rules = recurrent.rules(SimpleNamespace(**vars(emit), loop=loop))
+_rules = recurrent.rules(joined(emit, loops))
 _rules[ops.lstm.default] = native_recurrent.lstm(_rules[ops.lstm.default])
 _rules[ops.gru.default] = native_recurrent.gru(_rules[ops.gru.default], reset_first=False)
 _rules[ops.gru_reset_first.default] = native_recurrent.gru(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from . import emit, op
+from . import op
+from .emitter import emit
 from .rules import Context, rule
 from .value import Value
 

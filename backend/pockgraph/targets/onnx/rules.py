@@ -20,14 +20,14 @@ import torch
 from torch import fx
 
 from ..rule_table import Context, R, RuleTable, dtypes_of
-from . import emit
+from .emitter import TYPES
 
 COMPUTED = (torch.float32, torch.int64, torch.int32, torch.bool)
 
 
 class _Table(RuleTable):
     def __init__(self) -> None:
-        super().__init__("ONNX", emit.TYPES)
+        super().__init__("ONNX", TYPES)
         self._moves: set[Any] = set()
 
     def moves(self, *overloads: Any) -> Callable[[R], R]:

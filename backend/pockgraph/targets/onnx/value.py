@@ -13,17 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-NUMPY_TYPES: dict[torch.dtype, Any] = {
-    torch.float32: np.float32,
-    torch.float64: np.float64,
-    torch.float16: np.float16,
-    torch.int64: np.int64,
-    torch.int32: np.int32,
-    torch.int16: np.int16,
-    torch.int8: np.int8,
-    torch.uint8: np.uint8,
-    torch.bool: np.bool_,
-}
+from ..shared.emitter import NUMPY_TYPES
+
 TORCH_TYPES = {np.dtype(v): k for k, v in NUMPY_TYPES.items()}
 _serial = itertools.count()
 

@@ -24,14 +24,13 @@ from ..shared import add_to
 from . import (  # noqa: F401  the rules register themselves on import
     convolution,
     division,
-    emit,
     ops_elementwise,
     ops_matmul,
     ops_normalization,
     ops_recurrent,
     ops_shape,
 )
-from .emit import ov
+from .emitter import emit, ov
 from .lowering import lower
 from .precision import keep_state_exact
 from .rules import RULES, TABLE

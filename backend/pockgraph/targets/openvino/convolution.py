@@ -19,8 +19,7 @@ from collections.abc import Callable, Sequence
 from ..shared import weight_gradient as shared
 from ..shared.convolution import by_turned_kernel, is_convolution
 from ..shared.geometry import Geometry
-from . import emit
-from .emit import Value
+from .emitter import Value, emit, is_constant
 
 Strategy = Callable[[Value, Value, Geometry], Value]
 Shape = tuple[int, ...]
@@ -39,7 +38,7 @@ def transposed_convolution(x: Value, weight: Value, g: Geometry, out: Sequence[i
     """x [N, I, *in], weight [I, O/G, *k] -> [N, O, *out]."""
     size = emit.shape(x)[2:]
     if is_convolution(g, size, out):
-        if g.groups > 1 or emit.is_constant(weight):
+        if g.groups > 1 or is_constant(weight):
             return by_turned_kernel(emit, x, weight, g, out)
         # A trained weight would have to be turned around in every step.
         if all(k == 1 for k in g.kernel) and tuple(out) == size:

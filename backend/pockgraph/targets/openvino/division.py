@@ -6,8 +6,7 @@ of a constant, which a rounding to whole numbers shows.
 
 from __future__ import annotations
 
-from . import emit
-from .emit import Value, op
+from .emitter import Value, emit, op
 
 
 def fmod(x: Value, y: Value) -> Value:

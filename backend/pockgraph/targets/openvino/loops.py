@@ -12,8 +12,7 @@ from typing import Any
 
 from ...runtime.quiet_openvino import ov
 from ..shared.loops import steps_an_iteration
-from . import emit
-from .emit import Value, op
+from .emitter import Value, emit, op
 
 # (one step of each sequence, what the step before left, what all steps share)
 # -> (what the next step gets, what is kept of this one)

@@ -14,8 +14,7 @@ from torch import fx
 
 from ...errors import PockError
 from ...ir.graph import Graph, Role, Slot
-from . import emit
-from .emit import Value, ov
+from .emitter import OV_TYPES, Value, emit, op, ov
 from .rules import RULES, Context
 
 Variable = ov.op.util.Variable
@@ -121,13 +120,13 @@ def _held_dtype(slot: Slot) -> torch.dtype:
 def _variable(slot: Slot) -> Variable:
     info = ov.op.util.VariableInfo()
     info.variable_id = slot.name
-    info.data_type = emit.OV_TYPES[_held_dtype(slot)]
+    info.data_type = OV_TYPES[_held_dtype(slot)]
     info.data_shape = ov.PartialShape(list(slot.shape))
     return Variable(info)
 
 
 def _parameter(slot: Slot) -> ov.op.Parameter:
-    parameter = ov.op.Parameter(emit.OV_TYPES[getattr(torch, slot.dtype)], ov.PartialShape(list(slot.shape)))
+    parameter = ov.op.Parameter(OV_TYPES[getattr(torch, slot.dtype)], ov.PartialShape(list(slot.shape)))
     parameter.set_friendly_name(slot.name)
     return parameter
 
@@ -153,7 +152,7 @@ class Names:
 
 def _single_output(value: Value) -> ov.Node:
     node = value.get_node()
-    return node if node.get_output_size() == 1 else emit.op.convert_like(value, value)
+    return node if node.get_output_size() == 1 else op.convert_like(value, value)
 
 
 def _check_value(node: fx.Node, value: Any) -> None:

@@ -8,8 +8,7 @@ from torch import fx
 
 from ...ir.graph import aten
 from ..shared.elementwise import floating
-from . import emit
-from .emit import Value, op
+from .emitter import Value, emit, op
 from .rules import Context, check, rule
 
 _UNARY: dict[Any, Any] = {

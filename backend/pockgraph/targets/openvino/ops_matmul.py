@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from . import emit
-from .emit import Value, ov
+from .emitter import Value, array, emit, is_constant, ov
 from .rules import Context, rule
 
 aten = torch.ops.aten
@@ -20,8 +19,8 @@ aten = torch.ops.aten
 
 @rule(aten.mm.default, aten.bmm.default)
 def mm(ctx: Context, node: fx.Node, a: Value, b: Value) -> Value:
-    if emit.rank(b) >= 2 and emit.shape(b)[-1] == emit.shape(b)[-2] and emit.is_constant(b):
+    if emit.rank(b) >= 2 and emit.shape(b)[-1] == emit.shape(b)[-2] and is_constant(b):
         if isinstance(b.get_node(), ov.op.Constant):
-            return emit.matmul(a, emit.array(np.swapaxes(b.get_node().data, -1, -2)), transpose_b=True)
+            return emit.matmul(a, array(np.swapaxes(b.get_node().data, -1, -2)), transpose_b=True)
         b = emit.own_copy(b)
     return emit.matmul(a, b)

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from . import emit
-from .emit import Value, op
+from .emitter import Value, emit, ints, op
 from .rules import Context, rule
 
 aten = torch.ops.aten
 
 
 def _normalized(x: Value, dims: Sequence[int], eps: float) -> Value:
-    return op.mvn(x, emit.ints(list(dims)), True, eps, "INSIDE_SQRT").output(0)
+    return op.mvn(x, ints(list(dims)), True, eps, "INSIDE_SQRT").output(0)
 
 
 def _statistics(x: Value, dims: Sequence[int], eps: float) -> tuple[Value, Value]:

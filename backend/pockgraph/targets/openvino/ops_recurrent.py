@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from ..shared import recurrent
-from . import emit
-from .loops import loop
+from ..shared.rules import joined
+from . import loops
+from .emitter import emit
 from .rules import rule
 
-for _operator, _rule in recurrent.rules(SimpleNamespace(**vars(emit), loop=loop)).items():
+for _operator, _rule in recurrent.rules(joined(emit, loops)).items():
     rule(_operator)(_rule)

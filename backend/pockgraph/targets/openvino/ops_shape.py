@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from . import emit
-from .emit import Value, op
+from .emitter import Value, emit, ints, op
 from .rules import Context, rule
 
 aten = torch.ops.aten
@@ -22,5 +21,5 @@ def gather(ctx: Context, node: fx.Node, x: Value, dim: int, index: Value, sparse
         rest = emit.shape(x)[d] - size
         if d != dim and rest:
             # A split, for a slice would be superfluous, too.
-            x = op.variadic_split(x, emit.ints(d), emit.ints([size, rest])).output(0)
+            x = op.variadic_split(x, ints(d), ints([size, rest])).output(0)
     return emit.reshape(op.gather_elements(x, index, dim).output(0), out)

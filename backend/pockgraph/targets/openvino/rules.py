@@ -20,7 +20,7 @@ from torch import fx
 
 from ...ir.graph import aten
 from ..rule_table import Context, RuleTable, dtypes_of
-from . import emit
+from .emitter import OV_TYPES
 
 _NARROW = (torch.uint8, torch.int8, torch.int16)
 _ARITHMETIC = {
@@ -56,7 +56,7 @@ class _Table(RuleTable):
         return ""
 
 
-TABLE = _Table("OpenVINO", emit.OV_TYPES)
+TABLE = _Table("OpenVINO", OV_TYPES)
 RULES, rule, check = TABLE.rules, TABLE.rule, TABLE.check
 
 __all__ = ["RULES", "TABLE", "Context", "check", "rule"]

@@ -1,4 +1,4 @@
-"""Lowering rules that runtimes share: each computes by the functions of a target's module `emit`.
+"""Lowering rules that runtimes share: each computes by the functions of a target's `emit`, an `Emitter`.
 
 Not here: what only one runtime has, or does wrong: it stands in the target's own folder. `add_to` gives the
 rules to a target.

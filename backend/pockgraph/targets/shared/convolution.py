@@ -34,8 +34,7 @@ def convolution(
     if not transposed:
         x, g = unpadded(values, node.args[0], x, g)
         return emit.convolve(x, g, weight, bias)
-    y = emit.transposed_convolution(x, weight, g, out_shape(node)[2:])
-    return y if bias is None else emit.add(y, emit.per_channel(bias, emit.rank(y)))
+    return emit.add_bias(emit.transposed_convolution(x, weight, g, out_shape(node)[2:]), bias)
 
 
 @rule(aten.convolution_backward.default)

@@ -46,6 +46,11 @@ class Geometry:
             for o, s, r, n, b in zip(out, self.stride, self.reach, size, self.before)
         )
 
+    def rim(self, size: Sequence[int], out: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """What a transposed convolution from `size` to `out` leaves out before and after, and adds behind."""
+        behind = self.behind(out, size)
+        return list(self.before), [max(b, 0) for b in behind], [max(-b, 0) for b in behind]
+
     def fitted(self, size: Sequence[int], out: Sequence[int]) -> Geometry:
         """The same with the padding behind that makes `out` of `size`; rows that no window reaches stay."""
         return replace(self, after=tuple(max(n, 0) for n in self.behind(size, out)))

@@ -17,18 +17,18 @@ from .rules import check, out_shape, rule
 def embedding(
     emit: Any, node: fx.Node, weight: Any, index: Any, padding_idx: int, scale: bool, sparse: bool
 ) -> Any:
-    return emit.gather(weight, index, 0)
+    return emit.native.gather(weight, index, 0)
 
 
 @rule(aten.index_select.default)
 def index_select(emit: Any, node: fx.Node, x: Any, dim: int, index: Any) -> Any:
-    return emit.reshape(emit.gather(x, index, emit.axis(dim, emit.rank(x))), out_shape(node))
+    return emit.reshape(emit.native.gather(x, index, emit.axis(dim, emit.rank(x))), out_shape(node))
 
 
 @rule(aten.index.Tensor, aten._unsafe_index.Tensor)
 def index(emit: Any, node: fx.Node, x: Any, indices: Sequence[Any]) -> Any:
     dim, index = next((d, i) for d, i in enumerate(indices) if i is not None)
-    return emit.gather(x, index, dim)
+    return emit.native.gather(x, index, dim)
 
 
 @check(aten.index.Tensor, aten._unsafe_index.Tensor)
@@ -53,7 +53,7 @@ def scatter_add(emit: Any, node: fx.Node, x: Any, dim: int, index: Any, source: 
 def _scattered(emit: Any, x: Any, dim: int, index: Any, source: Any, accumulate: bool) -> Any:
     for d, size in enumerate(emit.shape(index)):
         source = emit.cut(source, d, 0, size)
-    return emit.scatter(x, index, source, emit.axis(dim, emit.rank(x)), accumulate)
+    return emit.native.scatter_elements(x, index, source, emit.axis(dim, emit.rank(x)), accumulate)
 
 
 @rule(aten.index_add.default)

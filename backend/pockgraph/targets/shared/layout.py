@@ -64,7 +64,7 @@ def split_with_sizes(emit: Any, node: fx.Node, x: Any, sizes: Sequence[int], dim
 @rule(aten.repeat.default)
 def repeat(emit: Any, node: fx.Node, x: Any, times: Sequence[int]) -> Any:
     x = emit.reshape(x, [*[1] * (len(times) - emit.rank(x)), *emit.shape(x)])
-    return emit.tile(x, times) if times else x
+    return emit.native.tile(x, times) if times else x
 
 
 def span_of(size: int, start: int | None, end: int | None, step: int) -> tuple[int, int, int]:

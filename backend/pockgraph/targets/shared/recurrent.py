@@ -1,6 +1,6 @@
 """What one step of a recurrent loop computes, for every target that has loops.
 
-A target gives its own helpers, its module `emit`: these formulas are written in them, once for all.
+A target gives its own helpers, `emit`: these formulas are written in them, once for all.
 `emit.loop` runs a body over the steps of sequences `[T, …]`; see there.
 """
 
@@ -19,7 +19,7 @@ Values = Sequence[Any]
 
 
 def rules(emit: Any) -> dict[Any, Callable[..., Any]]:
-    """Operator -> its rule, as `rule_table` calls it; `emit` is the target's module of helpers."""
+    """Operator -> its rule, as `rule_table` calls it; `emit` has the target's helpers."""
     steps = _Steps(emit)
     return {
         ops.lstm.default: steps.lstm,

@@ -68,7 +68,7 @@ def extreme(emit: Any, node: fx.Node, x: Any, dim: int, keepdim: bool) -> tuple[
 @rule(aten.cumsum.default)
 def cumsum(emit: Any, node: fx.Node, x: Any, dim: int, dtype: Any) -> Any:
     x = emit.convert(x, out_dtype(node))
-    return emit.cumsum(x, emit.axis(dim, emit.rank(x))) if emit.rank(x) else x
+    return emit.native.cumsum(x, emit.axis(dim, emit.rank(x))) if emit.rank(x) else x
 
 
 @rule(aten._softmax.default)

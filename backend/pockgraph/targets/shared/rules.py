@@ -1,13 +1,14 @@
 """The table of the rules that runtimes share.
 
-Such a rule gets a target's helpers (`emit`) in place of the half lowered graph, and then what `rule_table`
-says; `emit.native` has the runtime's operators as functions of values.
+Such a rule gets a target's helpers (`emit`: its `Emitter`, with what other modules of it add) in place of the
+half lowered graph, and then what `rule_table` says; `emit.native` has the runtime's operators as functions
+of values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -55,13 +56,18 @@ def check(*overloads: Any) -> Callable[[C], C]:
     return register
 
 
-def add_to(table: RuleTable, *helpers: ModuleType) -> None:
+def joined(*helpers: object) -> Any:
+    """What all helpers have under one name, the last one's where several have it."""
+    return SimpleNamespace(**{n: getattr(h, n) for h in helpers for n in dir(h) if not n.startswith("_")})
+
+
+def add_to(table: RuleTable, *helpers: object) -> None:
     """Give a target the rules that it has not written itself.
 
     Args:
-        helpers: modules with the functions that rules call as `emit.name`.
+        helpers: the target's emitter, and modules with the functions that rules call as `emit.name`, too.
     """
-    emit = SimpleNamespace(**{name: value for module in helpers for name, value in vars(module).items()})
+    emit = joined(*helpers)
     for overload, function in RULES.items():
         if overload not in table.rules:
             register = table.moves if overload in MOVES else table.rule
