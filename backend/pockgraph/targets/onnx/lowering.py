@@ -12,8 +12,8 @@ import onnx
 import torch
 from torch import fx
 
-from ...errors import PockError
 from ...ir.graph import Graph, Role
+from ..shared.rules import check_value
 from .emitter import emit
 from .model import build_model
 from .rules import RULES, Context
@@ -43,23 +43,9 @@ def lower_to_values(graph: Graph) -> tuple[list[Value], dict[str, Value]]:
     named = {value.node for value in ctx.values.values()}
     for node in graph.nodes():
         ctx.values[node] = value = ctx.lower(node)
-        _check_value(node, value)
+        check_value(emit, "ONNX", node, value)
         _name(node, value, named)
     return inputs, {name: ctx.values[node] for name, node in graph.results.items()}
-
-
-def _check_value(node: fx.Node, value: Any) -> None:
-    """A rule that gives another shape or dtype than ATen is wrong: say so here, not ten nodes later."""
-    pairs = zip(node.meta["val"], value) if isinstance(value, tuple) else ((node.meta["val"], value),)
-    for meta, output in pairs:
-        if output is None or not isinstance(meta, torch.Tensor):
-            continue
-        if (output.shape, output.dtype) != (tuple(meta.shape), meta.dtype):
-            raise PockError(
-                f"The ONNX rule of {node.target} gave {output.shape} {output.dtype} for {node.name}, which "
-                f"is {tuple(meta.shape)} {meta.dtype} ({node.meta.get('layer', '')}). "
-                "This is a bug of the rule: please report it with the shapes above."
-            )
 
 
 def _name(node: fx.Node, value: Any, named: set[Node]) -> None:

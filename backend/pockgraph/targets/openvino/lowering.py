@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ...errors import PockError
 from ...ir.graph import Graph, Role, Slot
+from ..shared.rules import check_value
 from .emitter import OV_TYPES, Value, emit, op, ov
 from .rules import RULES, Context
 
@@ -50,7 +50,7 @@ def lower(graph: Graph) -> ov.Model:
     named = {v.get_node().get_name() for v in ctx.values.values()}
     for node in graph.nodes():
         ctx.values[node] = value = ctx.lower(node)
-        _check_value(node, value)
+        check_value(emit, "OpenVINO", node, value)
         anchored = _anchor(ctx, node)
         _name(node, value, named)
         if anchored is not None:
@@ -153,21 +153,6 @@ class Names:
 def _single_output(value: Value) -> ov.Node:
     node = value.get_node()
     return node if node.get_output_size() == 1 else op.convert_like(value, value)
-
-
-def _check_value(node: fx.Node, value: Any) -> None:
-    """A rule that gives another shape or dtype than ATen is wrong: say so here, not ten nodes later."""
-    pairs = zip(node.meta["val"], value) if isinstance(value, tuple) else ((node.meta["val"], value),)
-    for meta, output in pairs:
-        if output is None or not isinstance(meta, torch.Tensor):
-            continue
-        got = emit.shape(output), emit.dtype(output)
-        if got != (tuple(meta.shape), meta.dtype):
-            raise PockError(
-                f"The OpenVINO rule of {node.target} gave {got[0]} {got[1]} for {node.name}, which is "
-                f"{tuple(meta.shape)} {meta.dtype} ({node.meta.get('layer', '')}). "
-                "This is a bug of the rule: please report it with the shapes above."
-            )
 
 
 def _name(node: fx.Node, value: Any, named: set[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ...errors import PockError
 from ..rule_table import C, R, RuleTable
 
 RULES: dict[Any, Callable[..., Any]] = {}
@@ -77,6 +78,21 @@ def add_to(table: RuleTable, *helpers: object) -> None:
                 register(overload)(lambda ctx, node, *args, f=function: f(emit, node, *args))
             if overload in CHECKS:
                 table.check(overload)(CHECKS[overload])
+
+
+def check_value(emit: Any, target: str, node: fx.Node, value: Any) -> None:
+    """A rule that gives another shape or dtype than ATen is wrong: say so here, not ten nodes later."""
+    pairs = zip(node.meta["val"], value) if isinstance(value, tuple) else ((node.meta["val"], value),)
+    for meta, output in pairs:
+        if output is None or not isinstance(meta, torch.Tensor):
+            continue
+        size, dtype = emit.shape(output), emit.dtype(output)
+        if (size, dtype) != (tuple(meta.shape), meta.dtype):
+            raise PockError(
+                f"The {target} rule of {node.target} gave {size} {dtype} for {node.name}, which is "
+                f"{tuple(meta.shape)} {meta.dtype} ({node.meta.get('layer', '')}). "
+                "This is a bug of the rule: please report it with the shapes above."
+            )
 
 
 def out_dtype(node: fx.Node) -> torch.dtype:
