@@ -6,18 +6,23 @@ import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from tiny_task import CHOICES, Compile, make_graph
 
-from pockgraph.artifact import Artifact
-from pockgraph.artifact.compiler import compile as compile_graph
-from pockgraph.plan import Plan
+if TYPE_CHECKING:
+    from tiny_task import Compile
+
+    from pockgraph.artifact import Artifact
 
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     """`compiled(target, plan, optimizer, seed)`: an artefact that tests must not change."""
+    from tiny_task import CHOICES, make_graph
+
+    from pockgraph.artifact.compiler import compile as compile_graph
+    from pockgraph.plan import Plan
 
     @functools.cache
     def make(target: str, plan: str = "sparse", optimizer: str = "sgd", seed: int = 0) -> Artifact:

@@ -1,11 +1,14 @@
-"""Shared by all tests: helpers that are importable by name, and runs that repeat exactly."""
+"""Shared by all tests: helpers that are importable by name, and runs that repeat exactly.
+
+The process that shares tests out to others reads this file before it starts them: torch is imported where a
+test runs.
+"""
 
 from __future__ import annotations
 
 import signal
 
 import pytest
-import torch
 from compiled_steps import compiled, copied  # noqa: F401 — fixtures of the tests that run artefacts
 from hypothesis import settings
 
@@ -22,4 +25,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
+    import torch
+
     torch.manual_seed(0)

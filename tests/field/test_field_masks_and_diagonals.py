@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from users import CLASSES, assert_as_eager, batches, mlp, task
+from users import CLASSES, assert_as_eager, batches, in_turn, mlp, task
 
 import pockgraph as pg
 from pockgraph.errors import CaptureError
@@ -71,7 +71,7 @@ def diagonals(y: Tensor, x: Tensor) -> Tensor:
 CHANGES: dict[str, Change] = {"by_masks": by_masks, "of_integers": of_integers, "diagonals": diagonals}
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(("name", "target"), in_turn(CHANGES))
 def test_elements_that_are_written(name: str, target: str) -> None:
     assert_as_eager(task(Changes(CHANGES[name]), DATA), target)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from users import CLASSES, assert_as_eager, batches, task
+from users import CLASSES, assert_as_eager, batches, in_turn, task
 
 import pockgraph as pg
 from pockgraph.errors import UnsupportedOperators
@@ -64,18 +64,17 @@ def loops(graph: pg.graph.Graph, which: tuple[object, ...] = (*FORWARD, *BACKWAR
     return [n.meta["layer"] for n in graph.nodes() if n.target in which]
 
 
-@pytest.mark.parametrize(
-    "net",
-    [
-        lambda: Recurrent(nn.LSTM, 2, bidirectional=True),
-        lambda: Recurrent(nn.GRU, bidirectional=True),
-        lambda: Recurrent(nn.LSTM, proj_size=3, bias=False),
-        lambda: Recurrent(nn.RNN, 2, nonlinearity="relu"),
-    ],
-    ids=["bilstm", "bigru", "lstm_projected", "rnn_relu"],
-)
-def test_a_recurrent_classifier_trains_as_in_eager_pytorch(net: Callable[[], nn.Module], target: str) -> None:
-    assert_as_eager(task(net(), batches(4, 6, FEATURES)), target)
+CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
+    "bilstm": lambda: Recurrent(nn.LSTM, 2, bidirectional=True),
+    "bigru": lambda: Recurrent(nn.GRU, bidirectional=True),
+    "lstm_projected": lambda: Recurrent(nn.LSTM, proj_size=3, bias=False),
+    "rnn_relu": lambda: Recurrent(nn.RNN, 2, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize(("net", "target"), in_turn(CLASSIFIERS))
+def test_a_recurrent_classifier_trains_as_in_eager_pytorch(net: str, target: str) -> None:
+    assert_as_eager(task(CLASSIFIERS[net](), batches(4, 6, FEATURES)), target)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from oracle import assert_equal_steps, assert_frozen_unchanged, lrs_for
@@ -20,6 +21,7 @@ from truth import Steps, Truth
 
 import pockgraph as pg
 from pockgraph.optimizer import Optimizer
+from pockgraph.targets import target_names
 from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 
@@ -58,6 +60,16 @@ def task(
 def mlp() -> nn.Sequential:
     """`[N, 12]` to logits `[N, CLASSES]`."""
     return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def in_turn(names: Iterable[str]) -> list[Any]:
+    """(name, target) for `parametrize`: the fast suite takes each name to one target, in turn."""
+    targets = target_names()
+    return [
+        pytest.param(name, target, id=f"{name}-{target}", marks=[pytest.mark.slow] * (i % len(targets) != j))
+        for i, name in enumerate(names)
+        for j, target in enumerate(targets)
+    ]
 
 
 def assert_as_eager(

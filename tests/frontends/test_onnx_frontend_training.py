@@ -171,7 +171,18 @@ PLANS = {
 
 @pytest.mark.parametrize(
     ("kind", "plan"),
-    [*(("convolutional", plan) for plan in PLANS), ("transformer", "full"), ("transformer", "preset")],
+    [
+        ("convolutional", "half"),
+        ("transformer", "full"),
+        *(
+            pytest.param(kind, plan, marks=pytest.mark.slow)
+            for kind, plan in (
+                ("convolutional", "full"),
+                ("convolutional", "preset"),
+                ("transformer", "preset"),
+            )
+        ),
+    ],
 )
 def test_three_steps_on_openvino_equal_eager_pytorch(kind: str, plan: str, tmp_path: Path) -> None:
     task = task_of(kind, tmp_path)

@@ -28,12 +28,22 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return pg.compile(graph, PLANS["full"](graph), target=request.param, out=out)
 
 
+@pytest.fixture(scope="module")
+def trainers(artifact: Artifact) -> tuple[Trainer, Trainer]:
+    """Two that tests reset before they train."""
+    return artifact.trainer(), artifact.trainer()
+
+
 def losses(trainer: Trainer, batches: list[dict[str, np.ndarray]]) -> list[float]:
     return [trainer.step(b, lr=0.05).loss for b in batches]
 
 
-def test_resuming_equals_going_on(artifact: Artifact, tmp_path: Path) -> None:
-    whole, first, second = artifact.trainer(seed=7), artifact.trainer(seed=7), artifact.trainer()
+def test_resuming_equals_going_on(
+    artifact: Artifact, trainers: tuple[Trainer, Trainer], tmp_path: Path
+) -> None:
+    (whole, first), second = trainers, artifact.trainer()
+    for trainer in trainers:
+        trainer.reset(seed=7)
     expected = losses(whole, BATCHES)
     assert losses(first, BATCHES[:2]) == expected[:2]
     path = first.save(tmp_path / "two.ckpt")
@@ -46,9 +56,11 @@ def test_resuming_equals_going_on(artifact: Artifact, tmp_path: Path) -> None:
     assert second.evaluate(BATCHES[:1]).metric == whole.evaluate(BATCHES[:1]).metric
 
 
-def test_a_seed_repeats_and_another_differs(artifact: Artifact) -> None:
-    trainer = artifact.trainer(seed=1)
-    one = losses(trainer, BATCHES[:2])
+def test_a_seed_repeats_and_another_differs(artifact: Artifact, trainers: tuple[Trainer, Trainer]) -> None:
+    one = losses(artifact.trainer(seed=1), BATCHES[:2])
+    trainer = trainers[0]
+    trainer.reset(seed=1)
+    assert losses(trainer, BATCHES[:2]) == one
     trainer.reset()
     assert losses(trainer, BATCHES[:2]) == one
     trainer.reset(seed=2)
@@ -66,19 +78,22 @@ def test_reset_brings_the_running_statistics_back(artifact: Artifact) -> None:
         np.testing.assert_array_equal(trainer.state()[name], value, err_msg=name)
 
 
-def test_running_statistics_can_be_set(artifact: Artifact) -> None:
-    trainer = artifact.trainer()
+def test_running_statistics_can_be_set(trainers: tuple[Trainer, Trainer]) -> None:
+    trainer, other = trainers
+    for each in trainers:
+        each.reset()
     losses(trainer, BATCHES[:2])
     state = trainer.state()
-    other = artifact.trainer()
     other.set_state(state)
     assert other.evaluate(BATCHES[:1]).metric == trainer.evaluate(BATCHES[:1]).metric
     with pytest.raises(ArtifactError, match=r"norm.running_mean.*shape is \[8\], not \[3\]"):
         other.set_state({"norm.running_mean": np.zeros(3, np.float32)})
 
 
-def test_evaluation_drops_nothing(artifact: Artifact) -> None:
-    one, other = artifact.trainer(seed=1), artifact.trainer(seed=2)
+def test_evaluation_drops_nothing(trainers: tuple[Trainer, Trainer]) -> None:
+    one, other = trainers
+    one.reset(seed=1)
+    other.reset(seed=2)
     np.testing.assert_array_equal(one.evaluate(BATCHES[:1]).values, other.evaluate(BATCHES[:1]).values)
 
 
