@@ -141,8 +141,8 @@ def show_study(
     profiles = ", ".join(f"{name} {size(n)}" for name, n in record.documents().items()) or "no profile"
     said = (
         f" {summary['reference']}: {summary['measured']} of {summary['planned']} measurements, "
-        f"{summary['plans']} plans, {summary['runs']} runs. {size(summary['bytes'])}, schema "
-        f"{summary['schema']}, {profiles}.\n"
+        f"{_count(summary['plans'], 'plan')}, {_count(summary['runs'], 'run')}. "
+        f"{size(summary['bytes'])}, schema {summary['schema']}, {profiles}.\n"
     )
     out().print(styled((summary["task"], "bold"), said))
     if contribution is not None:
@@ -163,7 +163,7 @@ def show_study(
                    ">Predicted", ">Test")  # fmt: skip
         print_table(columns, map(_run_row, runs[-limit:]))
         if len(runs) > limit:
-            out().print(f"and {len(runs) - limit} earlier ones", style="dim")
+            out().print(f"and {len(runs) - limit} earlier", style="dim")
 
 
 @app.command("export")
@@ -206,12 +206,17 @@ def import_(
         print_json(asdict(added))
         return
     said = (
-        f"{' is new' if added.made else ''}: {added.runs} runs, {added.measurements} measurements and "
-        f"{added.plans} plans added; {added.known} runs and measurements were known."
+        f"{' is new' if added.made else ''}: added {_count(added.runs, 'run')}, "
+        f"{_count(added.measurements, 'measurement')} and {_count(added.plans, 'plan')}; "
+        f"{added.known} runs and measurements were known."
     )
     out().print(styled((str(study), "bold"), said))
     if added.other_plans:
         say(f"Its own plans stay where the file has another one of the name: {', '.join(added.other_plans)}.")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _run_row(run: Run) -> tuple[object, ...]:

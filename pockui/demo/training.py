@@ -111,6 +111,7 @@ class TrainingHarness:
     heads: Mapping[int, Head]
     tick: Callable[[int, str], None]
     study: Study | None = None
+    _before: dict[int, float] = field(default_factory=dict, init=False)  # seed -> metric of its fresh head
     done: int = field(default=0, init=False)
 
     def train(
@@ -132,7 +133,7 @@ class TrainingHarness:
         """
         assert run.lr is not None
         with recorded(self.study, run) as kept:
-            if not self._train(learner, run.seed, run.lr, steps, run.name, kept):
+            if not self._train(learner, run.seed, run.lr, steps, validation, kept):
                 kept.note(status="failed", error="Training diverged.")
                 return Outcome(None, kept.run.losses), kept.run
             metric = learner.evaluate(validation)
@@ -142,14 +143,19 @@ class TrainingHarness:
                 kept.note(metric=metric)
         return Outcome(metric, kept.run.losses), kept.run
 
-    def _train(self, learner: Learner, seed: int, lr: float, steps: int, note: str, kept: Recorder) -> bool:
+    def _train(
+        self, learner: Learner, seed: int, lr: float, steps: int, validation: Sequence[Any], kept: Recorder
+    ) -> bool:
         """Whether it ended with finite losses."""
         learner.reset(self.heads[seed])
+        if seed not in self._before:  # the same for every learner
+            self._before[seed] = learner.evaluate(validation)
+        kept.note(validation_baseline=self._before[seed])
         before, self.done = self.done, self.done + steps
         kept.starts()
         for i, batch in enumerate(itertools.islice(self.task.forever(seed), steps)):
             if i % TICK_STEPS == 0:
-                self.tick(before + i, note)
+                self.tick(before + i, kept.run.name)
             try:
                 loss = learner.step(batch, cosine(lr, i, steps))
             except NonFiniteLoss:

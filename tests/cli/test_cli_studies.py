@@ -168,7 +168,7 @@ def test_a_study_goes_out_and_comes_in(study: Path, cli: Cli) -> None:
     assert json.loads(Path("all.json").read_text())["schema"] == "pockui.study/1"
     new = cli("study", "import", "copy.db", "all.json")
     assert new.code == 0, new.err
-    assert "copy.db is new: 1 runs" in new.out
+    assert "copy.db is new: added 1 run, " in new.out
     again = cli("study", "import", "copy.db", "all.json", "--json").json
     assert (again["made"], again["runs"], again["measurements"]) == (False, 0, 0)
     first, copy = (cli("study", "show", s, "--json").json for s in (study, "copy.db"))

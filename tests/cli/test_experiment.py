@@ -63,6 +63,9 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     assert {(r.origin, r.status, r.schedule, r.fresh) for r in study.runs()} == {
         ("demo", "done", "cosine", True)
     }
+    for seed in (0, 1, experiment.TUNING_SEED):  # the fresh head's, the same for every method
+        (before,) = {r.validation_baseline for r in study.runs() if (r.seed, r.target) == (seed, "openvino")}
+        assert before is not None
     assert all(r.metric is None and r.validation_metric is not None for r in trials)
     assert all(r.measured_peak_bytes and r.measured["step_ms"] for r in finals)
     assert tuple(r.metric for r in finals if r.name.startswith("Automatic, seed")) == (
