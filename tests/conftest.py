@@ -12,7 +12,7 @@ import pytest
 from compiled_steps import compiled, copied  # noqa: F401 — fixtures of the tests that run artefacts
 from hypothesis import settings
 
-pytest.register_assert_rewrite("oracle", "operator_contract", "runner_contract")
+pytest.register_assert_rewrite("oracle", "operator_contract", "project_on_disk", "runner_contract", "users")
 
 # The same examples on every machine; a fresh seed belongs to a fuzzing run, not to a gate.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=12)

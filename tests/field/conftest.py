@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from artefact_files import artefact_copy, artefact_of  # noqa: F401  fixtures
+from project_on_disk import built, project  # noqa: F401
+from study_files import measured, study_file  # noqa: F401
 
 from pockgraph.targets import target_names
-
-pytest.register_assert_rewrite("users")
 
 
 @pytest.fixture(params=target_names())

@@ -8,159 +8,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
-from torch.nn import functional as F
+from project_on_disk import one_paragraph, told, told_by_device
 from typer.testing import CliRunner
 
-import pockgraph as pg
-from pockgraph.errors import BatchError, PockError
-from pockgraph.profile import Profile
-from pockgraph.runtime import Trainer
 from pockgraph.runtime.command import main as device
 from pockui.cli import app
 
-MOST_LINES = 8
-SAYS_ONLY_WHAT_IT_DOES = ("Loading ", "Deriving ", "Compiling ", "Measuring ", "Training ", "Agrees ", "Not ")
-
-PROJECT = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-import pockgraph as pg
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 6)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.head(self.fc(x).relu())
-
-
-def arrays(n=32):
-    g = torch.Generator().manual_seed(0)
-    return {"x": torch.randn(n, 4, generator=g), "y": torch.randint(0, 3, (n,), generator=g)}
-
-
-def loss(model, batch):
-    return F.cross_entropy(model(batch["x"]), batch["y"])
-
-
-def metric(model, batch):
-    return (model(batch["x"]).argmax(1) == batch["y"]).float()
-
-
-def make(**changes):
-    torch.manual_seed(0)
-    parts = dict(name="clouds", model=Net(), loss=loss, metric=metric, train=pg.Batches(arrays(), 8))
-    parts |= dict(eval=pg.Batches(arrays(), 8), validation=pg.Batches(arrays(), 8))
-    return pg.Task(**(parts | changes))
-
-
-task = make
-"""
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project, its artefact, plan, study and data, and files that are none of these."""
-    folder = tmp_path_factory.mktemp("built")
-    (folder / "my_project.py").write_text(PROJECT)
-    space: dict[str, Any] = {}
-    exec(compile(PROJECT, str(folder / "my_project.py"), "exec"), space)
-    task = space["task"]()
-    graph = pg.build(task, pg.SGD(lr=0.1))
-    plan = pg.Plan.full(graph)
-    plan.save(folder / "plan.json")
-    pg.compile(graph, plan, target="openvino", out=folder / "out")
-    study = pg.Study(folder / "study.db", task, pg.SGD(lr=0.1))
-    study.analyze(steps=2, ratios=(1.0,), lr=0.1, target="torch")
-    assert study.profile.tensors
-    arrays = {k: v.numpy() for k, v in space["arrays"]().items()}
-    np.savez(folder / "data.npz", **arrays)
-    np.savez(folder / "lacks.npz", x=arrays["x"])
-    np.savez(folder / "narrow.npz", x=arrays["x"][:, :3], y=arrays["y"])
-    np.savez(folder / "short.npz", x=arrays["x"][:9], y=arrays["y"])
-    np.savez(folder / "empty.npz", x=arrays["x"][:0], y=arrays["y"][:0])
-    np.savez(folder / "words.npz", x=arrays["x"].astype(str), y=arrays["y"])
-    np.savez(folder / "objects.npz", x=np.array([{}] * 32, dtype=object), y=arrays["y"])
-    np.savez(folder / "nan.npz", x=arrays["x"] * np.nan, y=arrays["y"])
-    text = (folder / "plan.json").read_text()
-    (folder / "cut.json").write_text(text[:99])
-    (folder / "deep.json").write_text("[" * 100_000)
-    (folder / "list.json").write_text("[1]")
-    (folder / "newer.json").write_text(text.replace("pockui.plan/1", "pockui.plan/9"))
-    (folder / "extra.json").write_text(text.replace('"task"', '"colour": 1, "task"', 1))
-    (folder / "another.json").write_text(text.replace("fc.", "fd."))
-    (folder / "latin.json").write_bytes('{"é": 1}'.encode("latin-1"))
-    (folder / "text.txt").write_text("hello\n")
-    (folder / "binary.bin").write_bytes(bytes(range(256)) * 9)
-    (folder / "used").mkdir()
-    (folder / "used" / "mine.txt").write_text("mine")
-    (folder / "bare").mkdir()
-    os.mkfifo(folder / "pipe")
-    (folder / "circle").symlink_to("circle")
-    return folder
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working folder with all of that; nothing a case does reaches the next one."""
-    for path in built.iterdir():
-        if path.name not in ("pipe", "circle"):
-            (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "circle").symlink_to("circle")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
-    yield tmp_path
-    for name in ("my_project", "mine"):
-        sys.modules.pop(name, None)
-
-
-def told(*command: object, status: int = 2) -> str:
-    """The paragraph that `pockui` ends with, on one line."""
-    result = CliRunner().invoke(app, [str(c) for c in command])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == status, result.output
-    return one_paragraph(result.stdout + result.stderr)
-
-
-def told_by_device(capfd: pytest.CaptureFixture[str], *command: object, status: int = 2) -> str:
-    """The same of `python -m pockgraph.runtime`."""
-    try:
-        code = device([str(c) for c in command])
-    except SystemExit as e:  # argparse's
-        code = e.code
-    out, err = capfd.readouterr()
-    assert code == status, err
-    return one_paragraph(out + err)
-
-
-def one_paragraph(text: str) -> str:
-    assert "Traceback" not in text
-    assert "bug of pockui" not in text
-    lines = [
-        line for line in text.splitlines() if line.strip() and not line.startswith(SAYS_ONLY_WHAT_IT_DOES)
-    ]
-    assert 0 < len(lines) <= MOST_LINES, text
-    return " ".join(" ".join(lines).replace("│", " ").split())
-
-
 # ---------------------------------------------------------------- the user's own project
+
 
 OWN_CODE = {
     "a syntax error": ("def task(:\n", ("mine.py, line 1", "cannot read this", "Mend it")),
@@ -234,6 +94,7 @@ def test_a_mistake_in_the_project_is_told_with_its_line(case: str, project: Path
 
 
 # ---------------------------------------------------------------- commands
+
 
 COMPILE = ("compile", "my_project:task", "--out", "new", "--plan")
 ANALYZE = ("analyze", "my_project:task", "--study", "new.db")
@@ -375,6 +236,7 @@ def test_a_mistake_on_the_device_is_told_in_one_paragraph(
 
 # ---------------------------------------------------------------- what is not installed
 
+
 MISSING = {
     "torch": (("compile", "my_project:task", "--plan", "full"), ("'torch'", "pockui[app]")),
     "onnx": (("operators", "out"), ("'onnx'", "pockui[app]")),
@@ -462,91 +324,3 @@ def test_a_locale_of_ascii_gets_the_same_paragraph(project: Path) -> None:
     assert ended.returncode == 2
     assert b"no artefact folder gr" in ended.stderr
     assert b"Traceback" not in ended.stderr
-
-
-# ---------------------------------------------------------------- the same in Python
-
-
-def _net() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 3))
-
-
-def _task(**changes: Any) -> pg.Task:
-    batch = {"x": torch.ones(8, 4), "y": torch.zeros(8, dtype=torch.int64)}
-    parts: dict[str, Any] = {
-        "name": "t",
-        "model": _net(),
-        "loss": lambda m, b: F.cross_entropy(m(b["x"]), b["y"]),
-        "metric": lambda m, b: (m(b["x"]).argmax(1) == b["y"]).float(),
-        "train": [batch],
-        "eval": [batch],
-    }
-    return pg.Task(**(parts | changes))
-
-
-IN_PYTHON: dict[str, tuple[Callable[[Any], object], str]] = {
-    "a torch optimizer": (lambda g: pg.build(_task(), torch.optim.SGD(_net().parameters())), "pockgraph.SGD"),
-    "a model to build": (lambda g: pg.build(_net()), "pockgraph.Task"),
-    "a task to compile": (lambda g: pg.compile(_task()), "pockgraph.build"),
-    "a plan by name": (lambda g: pg.compile(g, "full"), "Plan.preset"),
-    "no target": (lambda g: pg.compile(g, target=None), "'openvino'"),
-    "options as text": (lambda g: pg.compile(g, options="precision=f32"), "by name"),
-    "a list of tensors": (lambda g: pg.Plan.of(g, ["0.weight"]), "ratios by name"),
-    "a ratio in words": (lambda g: pg.Plan.of(g, {"0.weight": "half"}), "0.weight"),
-    "a number as a name": (lambda g: pg.Plan.of(g, {3: 1.0}), "3"),
-    "scores in words": (lambda g: pg.Plan.of(g, {"0.weight": 0.5}, channels={"0.weight": "abc"}), "scores"),
-    "a plan of bytes": (lambda g: pg.Plan.from_json(b"{}"), "text of a plan"),
-    "a plan that is empty": (lambda g: pg.Plan.from_json(""), "not JSON"),
-    "a plan without all": (lambda g: pg.Plan.from_json('{"schema": "pockui.plan/1"}'), "task: it is missing"),
-    "a profile that is none": (lambda g: Profile.from_json("[]"), "no profile"),
-    "a budget in words": (lambda g: pg.Budget(peak_bytes="40 MB"), "'40 MB'"),
-    "an artefact of a name without end": (lambda g: pg.Artifact.load("a" * 300), "name too long"),
-    "a trainer of a null byte": (lambda g: Trainer.load("a\0b"), "cannot be used"),
-    "a study of a task's name": (lambda g: pg.Study("none.db", "digits"), "pockgraph.Task"),
-    "fresh tensors as text": (lambda g: _task(fresh="0.*"), "('0.*',)"),
-}
-
-
-@pytest.mark.parametrize("case", IN_PYTHON)
-def test_a_mistake_in_python_is_an_error_of_this_project(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    act, words = IN_PYTHON[case]
-    with pytest.raises(PockError) as caught:
-        act(pg.build(_task()))
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("lr", ["fast", [0.1], 10**400, float("nan"), -1])
-def test_a_learning_rate_that_is_no_finite_number_takes_no_step(lr: Any, built: Path) -> None:
-    with Trainer.load(built / "out") as trainer:
-        with pytest.raises(BatchError, match="no learning rate"):
-            trainer.step({"x": np.ones((8, 4), np.float32), "y": np.zeros(8, np.int64)}, lr=lr)
-        assert trainer.steps == 0
-
-
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        ({"budget": "40"}, "Pass a Budget"),
-        ({"budget": pg.Budget(peak_bytes=10**9), "locked": ["fc.weight"]}, "by name"),
-        ({"budget": pg.Budget(peak_bytes=10**9), "locked": {"fc.weight": "half"}}, "ratio between"),
-    ],
-)
-def test_a_search_for_what_is_no_budget(asked: dict[str, Any], words: str, project: Path) -> None:
-    with pytest.raises(PockError, match=words):
-        pg.Study(project / "study.db").search(**asked)
-
-
-def test_a_study_whose_schema_has_a_flipped_bit(project: Path) -> None:
-    whole = (project / "study.db").read_bytes()
-    at = whole.index(b"CREATE TABLE")
-    for offset in range(-3, 60):
-        damaged = bytearray(whole)
-        damaged[at + offset] ^= 0x80
-        (project / "damaged.db").write_bytes(damaged)
-        with suppress(PockError):
-            pg.Study(project / "damaged.db").contribution  # noqa: B018
