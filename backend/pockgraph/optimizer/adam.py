@@ -20,7 +20,7 @@ _CORRECTIONS = ("bias_correction1", "bias_correction2")
 
 @dataclass(frozen=True)
 class _Moments(Base):
-    """The running means of the gradient and of its square that both keep."""
+    """The running means of the gradient and of its square, which both optimizers keep."""
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -47,7 +47,7 @@ class _Moments(Base):
     def _step(
         self, b: Builder, grad: fx.Node, state: State, scalars: State, lr: fx.Node
     ) -> tuple[fx.Node, State]:
-        """What is subtracted from the tensor, and the next states."""
+        """What is subtracted from the tensor, of its shape and with the rate in it; and the next states."""
         beta1, beta2 = self.betas
         mean = b.call(
             aten.add.Tensor,
@@ -55,12 +55,12 @@ class _Moments(Base):
             b.call(aten.mul.Scalar, grad, 1 - beta1),
         )
         square = b.call(aten.mul.Scalar, b.call(aten.mul.Tensor, grad, grad), 1 - beta2)
-        variance = b.call(aten.add.Tensor, b.call(aten.mul.Scalar, state["exp_avg_sq"], beta2), square)
-        new = {"exp_avg": mean, "exp_avg_sq": variance}
+        mean_square = b.call(aten.add.Tensor, b.call(aten.mul.Scalar, state["exp_avg_sq"], beta2), square)
+        new = {"exp_avg": mean, "exp_avg_sq": mean_square}
         if "max_exp_avg_sq" in state:
-            variance = b.call(aten.maximum.default, state["max_exp_avg_sq"], variance)
-            new["max_exp_avg_sq"] = variance
-        root = b.call(aten.sqrt.default, b.call(aten.div.Tensor, variance, scalars["bias_correction2"]))
+            mean_square = b.call(aten.maximum.default, state["max_exp_avg_sq"], mean_square)
+            new["max_exp_avg_sq"] = mean_square
+        root = b.call(aten.sqrt.default, b.call(aten.div.Tensor, mean_square, scalars["bias_correction2"]))
         step_size = b.call(aten.div.Tensor, lr, scalars["bias_correction1"])
         step = b.call(
             aten.div.Tensor, b.call(aten.mul.Tensor, mean, step_size), b.call(aten.add.Scalar, root, self.eps)
@@ -75,7 +75,7 @@ class Adam(_Moments):
     Args:
         lr: default learning rate; a step may pass another.
         betas: decay rates of the running means of gradient and squared gradient.
-        eps: added to the root of the latter.
+        eps: added to the root of the mean square.
         weight_decay: factor of the penalty.
         amsgrad: divide by the largest mean square so far (openreview ryQu7f-RZ); a third state a tensor.
 
@@ -105,7 +105,7 @@ class AdamW(_Moments):
     Args:
         lr: default learning rate; a step may pass another.
         betas: decay rates of the running means of gradient and squared gradient.
-        eps: added to the root of the latter.
+        eps: added to the root of the mean square.
         weight_decay: times the learning rate: the share of a weight that each update takes off.
 
     Its further options are those of `Base`.

@@ -14,7 +14,7 @@ from .base import Base, Shape, State, require_betas
 
 @dataclass(frozen=True)
 class Lion(Base):
-    """Lion (arXiv 2302.06675, algorithm 2): one state a tensor, and steps of the same size everywhere.
+    """Lion (arXiv 2302.06675, algorithm 2): one state a tensor, and, but for decay, steps of one size.
 
         p  ←  p - lr (sign(beta1 m + (1 - beta1) g) + weight_decay p)
         m  ←  beta2 m + (1 - beta2) g
@@ -42,15 +42,15 @@ class Lion(Base):
     def update(
         self, b: Builder, p: fx.Node, grad: fx.Node, state: State, scalars: State, lr: fx.Node
     ) -> tuple[fx.Node, State]:
-        blend, step = (
+        momentum, step = (
             b.call(
                 aten.add.Tensor,
                 b.call(aten.mul.Scalar, state["exp_avg"], beta),
                 b.call(aten.mul.Scalar, grad, 1 - beta),
             )
-            for beta in self.betas[::-1]
+            for beta in self.betas[::-1]  # the second is the momentum's
         )
         step = b.call(aten.sign.default, step)
         if self.weight_decay:
             step = b.call(aten.add.Tensor, step, b.call(aten.mul.Scalar, p, self.weight_decay))
-        return b.call(aten.sub.Tensor, p, b.call(aten.mul.Tensor, step, lr)), {"exp_avg": blend}
+        return b.call(aten.sub.Tensor, p, b.call(aten.mul.Tensor, step, lr)), {"exp_avg": momentum}

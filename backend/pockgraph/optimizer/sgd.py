@@ -1,4 +1,8 @@
-"""Stochastic gradient descent."""
+"""Stochastic gradient descent.
+
+`torch.optim.SGD` starts its momentum with the first gradient. Without dampening, which there is none of here,
+a momentum that starts at zero comes to the same.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,9 @@ class SGD(Base):
         momentum: 0 keeps no state.
         weight_decay: L2 penalty added to the gradient.
         nesterov: look ahead along the momentum; needs momentum.
+
+    Raises:
+        TaskError: a value that an option cannot have; Nesterov's without a momentum.
 
     Its further options are those of `Base`.
     """

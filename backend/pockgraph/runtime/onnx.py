@@ -29,6 +29,9 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
     """See `runner.open_runner`; a device is an execution provider: `"CPU"`, `"CUDA"`, `"QNN"`, …
 
     `threads=None` leaves the number to ONNX Runtime.
+
+    Raises:
+        ArtifactError: no such device, a model that is not the manifest's, or one that cannot be loaded.
     """
     names = devices()
     if device.upper() not in names:
@@ -58,7 +61,7 @@ def devices() -> dict[str, str]:
 
 
 class ONNXRunner:
-    """A `Runner` on an execution provider of ONNX Runtime."""
+    """A `Runner` on an execution provider of ONNX Runtime; an undone step is the other set of state again."""
 
     def __init__(self, folder: Path, manifest: Manifest, options: Any, providers: list[str]) -> None:
         self._open = lambda stem: _session(_graph(folder, manifest, stem), options, providers)
@@ -71,14 +74,15 @@ class ONNXRunner:
         # State that a step only reads has one place.
         other = {s.name: _Tensor(s) if s.next_name in made else current[s.name] for s in spec.state}
         self._states = (current, other)
-        self._now = 0
+        self._now = 0  # the set with the current state: the next step reads it and writes the other one
+        # The slots that `nonfinite` looks at, flat, in each set.
         self._judged = [
             {n: state[n].array.reshape(-1) for n in manifest.judged_state} for state in self._states
         ]
         self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in _FED}
         self._loss = _Tensor(next(s for s in spec.outputs if s.role == Role.LOSS))
-        self._steps = tuple(
-            _Step(
+        self._bound_steps = tuple(
+            _Bound(
                 session,
                 {**self._feeds, **before},
                 {"loss": self._loss}
@@ -86,15 +90,15 @@ class ONNXRunner:
             )
             for before, after in ((current, other), (other, current))
         )
-        self._evals: tuple[_Step, ...] = ()
+        self._bound_evals: tuple[_Bound, ...] = ()
 
     def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
         self._feed(batch)
         if keys is not None:
             np.copyto(self._feeds["seed"].array, keys)
-        if "lr" in self._feeds:
+        if "lr" in self._feeds:  # a step that does not read the rate has no such input
             self._feeds["lr"].array[...] = lr
-        self._steps[self._now].run()
+        self._bound_steps[self._now].run()
         self._now = 1 - self._now
         return float(self._loss.array)
 
@@ -105,22 +109,23 @@ class ONNXRunner:
         self._now = 1 - self._now
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        if not self._evals:
-            self._evals = tuple(self._evaluations())
+        if not self._bound_evals:
+            self._bound_evals = tuple(self._evaluations())
         self._feed(batch)
-        self._evals[self._now].run()
+        self._bound_evals[self._now].run()
         return self._metric.array.copy()
 
-    def _evaluations(self) -> Iterable[_Step]:
+    def _evaluations(self) -> Iterable[_Bound]:
         spec, session = self._eval_spec, self._open("eval")
         _check(self._folder / "eval.onnx", session, spec)
         self._metric = _Tensor(next(s for s in spec.outputs if s.role == Role.METRIC))
         for s in spec.batch:
             self._feeds.setdefault(s.name, _Tensor(s))
         for state in self._states:
-            yield _Step(session, {**self._feeds, **state}, {"metric": self._metric})
+            yield _Bound(session, {**self._feeds, **state}, {"metric": self._metric})
 
     def _feed(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Copy a batch into the inputs; an entry that no graph reads has none."""
         for name, array in batch.items():
             tensor = self._feeds.get(f"batch:{name}")
             if tensor is not None:
@@ -152,11 +157,11 @@ class _Tensor:
         self.value = ort.OrtValue.ortvalue_from_numpy(self.array)
 
 
-class _Step:
-    """A session bound to the tensors of its inputs and outputs."""
+class _Bound:
+    """A session, of a step or an evaluation, bound to the memory of its inputs and outputs."""
 
     def __init__(self, session: Any, inputs: Mapping[str, _Tensor], outputs: Mapping[str, _Tensor]) -> None:
-        self._session, self._kept = session, (inputs, outputs)
+        self._session, self._kept = session, (inputs, outputs)  # kept as long as they are bound
         self._binding = session.io_binding()
         for node in session.get_inputs():
             self._binding.bind_ortvalue_input(node.name, inputs[node.name].value)

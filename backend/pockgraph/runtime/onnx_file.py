@@ -2,7 +2,7 @@
 
 A file passes that holds operators of the standard domain which the lowering emits, no functions, and
 constants that lie inside it or inside the `.onnx.bin` beside it. The format is protobuf: a message is a
-sequence of (field number, wire type, value).
+sequence of (field number, wire type, value); which number is which field, `onnx.proto` of the standard says.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NAMES = (
 )
 OPERATORS = frozenset(_NAMES.split())
 _STANDARD = (b"", b"ai.onnx")
-# Bytes an element, by number of the data type.
+# Data type -> bytes of an element. Texts, complex numbers, 8-bit floats and 4-bit integers are not taken.
 _BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
-# Fields that are lists of numbers, and the bytes of one.
-_LISTS = {4: "float_data", 5: "int32_data", 7: "int64_data", 10: "double_data", 11: "uint64_data"}
+# Fields of a constant that are lists of numbers: float, int32, int64, double and uint64.
+_LISTS = frozenset({4, 5, 7, 10, 11})
 _MAX_DEPTH = 8
 _MAX_ELEMENTS = 1 << 40
 
@@ -59,6 +59,12 @@ def check_model(path: Path, constants: Mapping[str, int]) -> None:
 
 
 class _Checker:
+    """Walks the messages of a model; a field that is not named here is refused.
+
+    Args:
+        constants: file -> its size in bytes, as for `check_model`.
+    """
+
     def __init__(self, constants: Mapping[str, int]) -> None:
         self._constants = constants
 
@@ -71,7 +77,7 @@ class _Checker:
                 case 7:
                     graphs += 1
                     self._graph(_message(value), 0)
-                case 8:
+                case 8:  # operator set
                     domain = next((_message(v) for n, _, v in _fields(_message(value)) if n == 1), b"")
                     if bytes(domain) not in _STANDARD:
                         raise _Wrong(f"it takes operators from {_cut(domain)}")
@@ -89,7 +95,7 @@ class _Checker:
                     self._node(_message(value), depth)
                 case 5:
                     self._tensor(_message(value))
-                case 2 | 10 | 11 | 12 | 13 | 16:
+                case 2 | 10 | 11 | 12 | 13 | 16:  # name, documentation, inputs, outputs, types, metadata
                     continue
                 case _:
                     raise _Wrong(f"its graph has field {number}: sparse, quantised, or unknown")
@@ -98,7 +104,7 @@ class _Checker:
         kind: bytes = b""
         for number, _, value in _fields(data):
             match number:
-                case 1 | 2 | 3 | 6 | 9:
+                case 1 | 2 | 3 | 6 | 9:  # inputs, outputs, name, documentation, metadata
                     continue
                 case 4:
                     kind = bytes(_message(value))
@@ -115,11 +121,11 @@ class _Checker:
     def _attribute(self, data: memoryview, depth: int) -> None:
         for number, _, value in _fields(data):
             match number:
-                case 1 | 2 | 3 | 4 | 7 | 8 | 9 | 13 | 20:
+                case 1 | 2 | 3 | 4 | 7 | 8 | 9 | 13 | 20:  # name, numbers, texts, documentation, type
                     continue
-                case 5 | 10:
+                case 5 | 10:  # one tensor, or several
                     self._tensor(_message(value))
-                case 6 | 11:
+                case 6 | 11:  # one graph, or several: the body of a loop
                     self._graph(_message(value), depth + 1)
                 case _:
                     raise _Wrong(f"an attribute has field {number}")
@@ -129,7 +135,7 @@ class _Checker:
         kind, raw, listed, external, outside = 0, None, False, [], 0
         for number, _, value in _fields(data):
             match number:
-                case 1:
+                case 1:  # packed into one field, or one a field
                     dims += [int(value)] if isinstance(value, int) else list(_varints(value))
                 case 2:
                     kind = int(value) if isinstance(value, int) else 0
@@ -139,7 +145,7 @@ class _Checker:
                     external.append(_message(value))
                 case 14:
                     outside = int(value) if isinstance(value, int) else 1
-                case 8 | 12:
+                case 8 | 12:  # name, documentation
                     continue
                 case _ if number in _LISTS:
                     listed = True
@@ -157,6 +163,7 @@ class _Checker:
             raise _Wrong("a constant has no values")
 
     def _external(self, entries: Mapping[str, str], size: int) -> None:
+        """Refuse a constant of `size` bytes that does not lie inside a file of the folder."""
         location = entries.get("location", "")
         if location not in self._constants:
             raise _Wrong(f"a constant lies in {location[:60]!a}")
@@ -169,6 +176,7 @@ class _Checker:
 
 
 def _entry(data: memoryview) -> tuple[str, str]:
+    """Key and value of where a constant lies."""
     found = {n: bytes(_message(v)).decode("utf-8", "replace") for n, _, v in _fields(data)}
     return found.get(1, ""), found.get(2, "")
 
@@ -177,7 +185,11 @@ def _entry(data: memoryview) -> tuple[str, str]:
 
 
 def _fields(data: memoryview) -> Iterator[Field]:
-    """The fields of a message: number, wire type, and an integer or the bytes."""
+    """The fields of a message: number, wire type, and an integer or the bytes.
+
+    Raises:
+        _Wrong: it ends within a field, or has a wire type that ONNX does not use.
+    """
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -198,6 +210,7 @@ def _fields(data: memoryview) -> Iterator[Field]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """The integer at a place, seven bits a byte, and the place behind it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -218,6 +231,7 @@ def _varints(data: memoryview) -> Iterator[int]:
 
 
 def _message(value: int | memoryview) -> memoryview:
+    """The bytes of a field that is a message, a text or bytes."""
     if isinstance(value, int):
         raise _Wrong("it is no ONNX file")
     return value

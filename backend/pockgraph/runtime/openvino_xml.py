@@ -36,12 +36,15 @@ _BITS = {
     "u32": 32, "u16": 16, "u8": 8, "boolean": 8,
 }  # fmt: skip
 _PRECISIONS = frozenset({*_BITS, "fp64", "fp32", "fp16", "bool"})
+# The attributes of <data>, exactly, of operators that name a size or a variable. Those of others are plain
+# text, and OpenVINO checks them.
 _DATA: dict[str, frozenset[str]] = {
     "Const": frozenset({"element_type", "shape", "offset", "size"}),
     "Parameter": frozenset({"element_type", "shape"}),
     "ReadValue": frozenset({"variable_id", "variable_type", "variable_shape"}),
     "Assign": frozenset({"variable_id"}),
 }
+# Element -> which elements it may hold.
 _INSIDE: dict[str, frozenset[str]] = {
     "": frozenset({"net"}),
     "net": frozenset({"layers", "edges", "rt_info"}),
@@ -56,6 +59,7 @@ _INSIDE: dict[str, frozenset[str]] = {
     "port_map": frozenset({"input", "output"}),
     "back_edges": frozenset({"edge"}),
 }
+# Element -> which attributes it may have, where that is restricted.
 _ATTRIBUTES: dict[str, frozenset[str]] = {
     "net": frozenset({"name", "version"}),
     "layer": frozenset({"id", "name", "type", "version", "output_names"}),
@@ -104,10 +108,16 @@ class _Net:
     def __init__(self) -> None:
         self.layers: dict[int, tuple[set[int], set[int]]] = {}  # id -> ports that it takes, that it gives
         self.edges: list[tuple[int, int]] = []
-        self.fed: set[tuple[int, int]] = set()
+        self.fed: set[tuple[int, int]] = set()  # (layer, port) that an edge leads to
 
 
 class _Checker:
+    """Follows a parser through a file. What is open stands on stacks: a loop is a layer with a net inside.
+
+    Args:
+        constants_bytes: size of the `.bin` file.
+    """
+
     def __init__(self, constants_bytes: int) -> None:
         self._bytes = constants_bytes
         self._path: list[str] = [""]
@@ -115,7 +125,8 @@ class _Checker:
         self._layers: list[tuple[int, str]] = []
         self._has_data: list[bool] = []
         self._inner: list[set[int]] = []  # layers of its body that a loop names
-        self._dims: list[int] = []
+        self._body: set[int] = set()  # layers of the net that was closed last
+        self._dims: list[int] = []  # of the open port
         self._text = ""
 
     def parse(self, data: bytes) -> None:
@@ -189,7 +200,7 @@ class _Checker:
         self._layers.append((number, kind))
         self._has_data.append(False)
         self._inner.append(set())
-        self._body: set[int] = set()
+        self._body = set()  # a layer without a net inside has none
 
     def _data(self, attributes: Mapping[str, str]) -> None:
         number, kind = self._layers[-1]
@@ -202,7 +213,8 @@ class _Checker:
         for name, value in attributes.items():
             if name in ("element_type", "variable_type") and value not in _BITS:
                 raise _Wrong(f"{where} has the element type {_cut(value)}")
-            if name not in ("variable_id",) and not _TEXT.fullmatch(value):
+            # Variables are named after the user's tensors, in whatever letters.
+            if name != "variable_id" and not _TEXT.fullmatch(value):
                 raise _Wrong(f"the attribute {_cut(name)} of {where} is no plain text")
         shape = attributes.get("variable_shape", attributes.get("shape", "")) if kind in _DATA else ""
         count = _elements(shape, where)
@@ -224,6 +236,7 @@ class _Checker:
         ports.add(port)
 
     def _loop(self, attributes: Mapping[str, str]) -> None:
+        """An entry that joins a loop with its body: all its attributes are numbers."""
         for name, value in attributes.items():
             number = _number(value.removeprefix("-"), f"{_cut(name)} of a loop")
             if name in ("internal_layer_id", "from-layer", "to-layer"):
@@ -243,6 +256,7 @@ class _Checker:
 
 
 def _require_acyclic(net: _Net) -> None:
+    """Refuse a net with an input that nothing feeds, or with a circle."""
     waiting = dict.fromkeys(net.layers, 0)
     follow: dict[int, list[int]] = {n: [] for n in net.layers}
     for source, sink in net.edges:
@@ -264,6 +278,7 @@ def _require_acyclic(net: _Net) -> None:
 
 
 def _elements(shape: str, where: str) -> int:
+    """How many elements a shape such as `"8,3,6,6"` has; an empty one is a number."""
     sizes = [_number(s.strip(), f"the shape of {where}") for s in shape.split(",")] if shape else []
     count = math.prod(sizes)
     if count > _MAX_ELEMENTS:
