@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from operator_contract.convolution import CONVOLUTIONS, conv_args
 from oracle import PLANS, built
 from test_openvino_target import in_phases, stateful_graph
 
+import pockgraph as pg
 from pockgraph import passes
 from pockgraph.errors import PockError, UnsupportedOperators
 from pockgraph.ir.graph import Graph, Role, Slot
@@ -123,6 +125,33 @@ def test_nodes_are_named_after_phase_layer_and_node() -> None:
     model = lower(graph_of(lambda x, w: F.conv2d(x, w).relu(), rand(1, 3, 5, 5), rand(4, 3, 1, 1)))
     assert [n.name for n in model.graph.node] == ["forward/tested/convolution", "forward/tested/relu"]
     assert [n.output[0] for n in model.graph.node] == ["forward/tested/convolution", "grad:out0"]
+
+
+def test_onnx_runtime_updates_each_layer_as_soon_as_its_gradient_is_there(tmp_path: Path) -> None:
+    """Its order is its own, and with gradients kept to the end a step would need twice the memory."""
+    net = torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(6)))
+    batch = {"x": torch.zeros(2, 16)}
+    task = pg.Task(
+        "deep", net, lambda m, b: m(b["x"]).relu().sum(), lambda m, b: m(b["x"])[:, 0], [batch], [batch]
+    )
+    TARGET.write(
+        TARGET.pipeline({}).finish(pg.build(task, pg.SGD(lr=0.1, momentum=0.9)), "train"),
+        tmp_path,
+        "train",
+        {},
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+    running = ort.InferenceSession(tmp_path / "train.onnx", options, providers=["CPUExecutionProvider"])
+    running.run(None, {x.name: np.zeros(x.shape, np.float32) for x in running.get_inputs()})
+    events = json.loads(Path(running.end_profiling()).read_text())
+    suffix = "_kernel_time"
+    timed = sorted((e["ts"], e["name"]) for e in events if e["name"].endswith(suffix))
+    order = [name.removesuffix(suffix).split("/")[:2] for _, name in timed]
+    updated = [max(i for i, at in enumerate(order) if at == ["update", str(layer)]) for layer in range(6)]
+    assert updated == sorted(updated, reverse=True)
+    assert updated[5] < max(i for i, (phase, _) in enumerate(order) if phase == "backward")
 
 
 def test_no_runtime_is_needed_to_lower() -> None:

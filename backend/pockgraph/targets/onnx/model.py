@@ -53,7 +53,7 @@ def _written(
 
     `prefix`: of the names that are given here; no name may occur twice, in bodies of loops either.
     """
-    nodes = _needed(results.values())
+    nodes = _unread_last(_needed(results.values()))
     constants: dict[object, str] = {}
     initializers = []
     for node in nodes:
@@ -145,6 +145,17 @@ def _needed(results: Iterable[Value]) -> list[Node]:
             found.add(node)
             stack.extend(i.node for i in node.operands)
     return sorted(found, key=lambda node: node.serial)
+
+
+def _unread_last(nodes: Sequence[Node]) -> list[Node]:
+    """Nodes whose outputs no other node reads (updates, the loss) go last, the latest of them first.
+
+    ONNX Runtime takes nothing else from the order of a file: it begins at the last node that is not read,
+    computes what that depends on, and goes on with the one before it. With the update of the first layer
+    at the end, it would hold the gradients of all activations until the last update has been computed.
+    """
+    read = {operand.node for node in nodes for operand in node.operands}
+    return [n for n in nodes if n in read] + [n for n in reversed(nodes) if n not in read]
 
 
 def _content(data: np.ndarray) -> object:
