@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from operator_cases import Between as Network
-from operator_cases import Case, Lambda
+from between import Between as Network
+from between import Case, Lambda
 from torch import Tensor, nn
 from users import CLASSES, MOMENTUM, assert_as_eager, batches, mlp, task
 

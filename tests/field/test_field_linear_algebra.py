@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from operator_cases import Between, Case, Lambda
+from between import Between, Case, Lambda
 from torch import Tensor, nn
 from users import MOMENTUM, assert_as_eager, batches, task
 

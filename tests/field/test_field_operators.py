@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from operator_cases import OPERATORS, Between
+from between import Between
+from operator_cases import OPERATORS
 from torch import nn
 from users import MOMENTUM, assert_as_eager, batches, cross_entropy, mlp, summed, task
 
