@@ -1,12 +1,16 @@
-"""The mixed-integer program behind `search`: `plan_variables.py` within a budget.
+"""The integer program behind `search`: `plan_variables.py` within a budget.
 
 A schedule has thousands of points, and few of them can be the peak. The program starts without
 memory constraints; whenever its plan's exact peak (`Profile.figures`) is above the budget, the
 constraint of that point is added and it is solved again. What is returned has been checked exactly.
+
+It is solved by cut depth where it can be (`cut_depths.py`), in milliseconds; else by HiGHS.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,12 +20,16 @@ from ..errors import BudgetError, PlanError, listing
 from ..plan import Budget, Plan
 from ..profile import Figures, Profile
 from .constraints import Constraints
+from .cut_depths import CutDepths, NotSeparable
+from .knapsack import TooManyStates
 from .linear_solver import Constraint, Linear, minimize
 from .memory_constraints import LinearMemory, SchedulePoint
 from .plan_variables import PlanVariables
 from .time_constraints import step_ms
 
 MAX_ROUNDS = 60
+PLANS_KEPT = 64  # of earlier budgets, as lower bounds for the next
+FIGURES_KEPT = 4 * PLANS_KEPT
 
 
 class IntegerProgram:
@@ -33,6 +41,10 @@ class IntegerProgram:
         self.memory = LinearMemory(profile, self.variables)
         self._peak_bytes: dict[SchedulePoint, Linear] = {}
         self._least: Figures | None = None
+        self._by_depth = not self.variables.rules
+        self._depths: CutDepths | None = None
+        self._found: list[tuple[float, list[float]]] = []  # the best plans of some budgets, with their gains
+        self._known_figures: dict[frozenset[tuple[str, float]], Figures] = {}
 
     # ------------------------------------------------------------------ solving
 
@@ -44,44 +56,100 @@ class IntegerProgram:
         """
         start = time.perf_counter()
         self.refuse_impossible(budget)
-        resident, state = self.memory.resident_bytes(), self.memory.state_bytes()
-        limits: list[Constraint] = []
-        if budget.step_ms is not None:
-            assert self.p.time is not None
-            limits.append(step_ms(self.p, self.p.time, self.variables, self.memory).at_most(budget.step_ms))
-        if budget.extra_bytes is not None:
-            limits.append((self.memory.saved_bytes() + state).at_most(budget.extra_bytes))
         refused: list[Constraint] = []
         for _ in range(MAX_ROUNDS):
-            constraints = limits + refused
-            if budget.peak_bytes is not None:
-                room = budget.peak_bytes - self.p.resident_bytes
-                constraints += [(live + resident + state).at_most(room) for live in self._peak_bytes.values()]
-            values = self._optimum(constraints, budget)
+            values = self._optimum(budget, refused)
             ratios = self.variables.ratios(values)
-            figures = self.p.figures(ratios)
-            over_peak = figures.peak_bytes - (budget.peak_bytes or math.inf)
-            over_extra = figures.extra_bytes - (budget.extra_bytes or math.inf)
-            over_ms = (figures.step_ms or 0.0) - (budget.step_ms or math.inf)
-            if over_peak <= 0 and over_extra <= 0 and over_ms <= 0:
+            figures = self._figures(ratios)
+            if not _excess(figures, budget):
                 return self.plan(ratios, figures, budget, "search", (time.perf_counter() - start) * 1e3)
             point = self.memory.peak_point(ratios)
-            if over_peak > 0 and point not in self._peak_bytes:
-                self._peak_bytes[point] = self.memory.live_bytes(point)
+            if "peak_bytes" in _excess(figures, budget) and point not in self._peak_bytes:
+                self._peak_bytes[point] = self.memory.live_bytes(point) + self._resident
             else:  # within the solver's tolerance of a constraint, or where constraints say too little
                 refused.append(self.variables.excluding(values))
         raise BudgetError(
             f"The search did not settle within {MAX_ROUNDS} rounds for {budget}. Allow a little more memory."
         )
 
-    def _optimum(self, constraints: Sequence[Constraint], budget: Budget) -> list[float]:
+    def _figures(self, ratios: Mapping[str, float]) -> Figures:
+        """Those of a plan; of the last few without computing them again."""
+        key = frozenset(ratios.items())
+        if key not in self._known_figures:
+            if len(self._known_figures) >= FIGURES_KEPT:
+                self._known_figures.pop(next(iter(self._known_figures)))
+            self._known_figures[key] = self.p.figures(ratios)
+        return self._known_figures[key]
+
+    def _limited(self, budget: Budget) -> dict[str | SchedulePoint, tuple[Linear, float]]:
+        """Linear expressions of a plan's costs, with what they may come to."""
+        found: dict[str | SchedulePoint, tuple[Linear, float]] = {}
+        if budget.peak_bytes is not None:
+            room = budget.peak_bytes - self.p.resident_bytes
+            found |= {point: (live, room) for point, live in self._peak_bytes.items()}
+        if budget.extra_bytes is not None:
+            found["extra_bytes"] = self._extra_bytes, budget.extra_bytes
+        if budget.step_ms is not None:
+            found["step_ms"] = self._step_ms, budget.step_ms
+        return found
+
+    @functools.cached_property
+    def _resident(self) -> Linear:
+        return self.memory.resident_bytes() + self.memory.state_bytes()
+
+    @functools.cached_property
+    def _extra_bytes(self) -> Linear:
+        return self.memory.saved_bytes() + self.memory.state_bytes()
+
+    @functools.cached_property
+    def _step_ms(self) -> Linear:
+        assert self.p.time is not None
+        return step_ms(self.p, self.p.time, self.variables, self.memory)
+
+    def _optimum(self, budget: Budget, refused: Sequence[Constraint]) -> list[float]:
+        """Values of the variables, of the decisions at least."""
         v = self.variables
         # Of plans with equal gain the one that reaches less deep, and trains less, is better.
         tie = 1e-7 * max((-c for c in v.cost), default=1.0)
-        values = minimize([c + tie for c in v.cost], v.integer, v.lower, [*v.constraints, *constraints])
+        limited = self._limited(budget)
+        if not limited and not refused and not v.rules:
+            return v.most_gain()
+        if self._by_depth and not refused:
+            with contextlib.suppress(NotSeparable, TooManyStates):
+                return self._optimum_by_depth(limited, budget, tie)
+        constraints = [linear.at_most(room) for linear, room in limited.values()]
+        values = minimize(
+            [c + tie for c in v.cost], v.integer, v.lower, [*v.constraints, *constraints, *refused]
+        )
         if values is None:
             raise self._too_small(budget)
         return values
+
+    def _optimum_by_depth(
+        self, limited: Mapping[str | SchedulePoint, tuple[Linear, float]], budget: Budget, tie: float
+    ) -> list[float]:
+        rows = {name: linear for name, (linear, _) in limited.items()}
+        if self._depths is None or not rows.keys() <= set(self._depths.rows):
+            known = dict(zip(self._depths.rows, self._depths.linear)) if self._depths else {}
+            try:
+                self._depths = CutDepths(self.variables, known | rows, tie)
+            except NotSeparable:
+                self._by_depth = False
+                raise
+        room = [limited[name][1] if name in limited else math.inf for name in self._depths.rows]
+        fits = [
+            (gain, values)
+            for gain, values in self._found
+            if not _excess(self._figures(self.variables.ratios(values)), budget)
+        ]
+        best = max(fits, default=(-math.inf, None), key=lambda found: found[0])
+        better = self._depths.best(room, best[0])
+        if better is not None:
+            self._found = [*self._found[1 - PLANS_KEPT :], better]
+            return better[1]
+        if best[1] is None:
+            raise self._too_small(budget)
+        return best[1]
 
     def plan(
         self, ratios: Mapping[str, float], figures: Figures, budget: Budget, made_by: str, solve_ms: float
@@ -103,7 +171,7 @@ class IntegerProgram:
                 "Every tensor is locked out, the head too: nothing would be trained. Unlock one, or lock it "
                 "above 0."
             )
-        self._least = self._least or self.p.figures(self.variables.fixed)
+        self._least = self._least or self._figures(self.variables.fixed)
         value = getattr(self._least, by)
         if value is None:
             raise BudgetError(
@@ -158,3 +226,9 @@ class IntegerProgram:
             f"No plan meets the budget: {'; '.join(parts) or 'its limits exclude each other'}. "
             f"That is what training {what} costs. Raise the budget, or make the batch or the input smaller."
         )
+
+
+def _excess(figures: Figures, budget: Budget) -> list[str]:
+    """The limits of a budget that a plan exceeds."""
+    limits = {by: getattr(budget, by) for by in ("peak_bytes", "extra_bytes", "step_ms")}
+    return [by for by, limit in limits.items() if limit is not None and (getattr(figures, by) or 0.0) > limit]

@@ -27,6 +27,8 @@ class PlanVariables:
         constraints: what all plans obey.
         choices: decisions of which a plan takes at most one: the ratios of a weight, the counts of biases.
         rules: those of `constraints` that state the user's, of decisions only.
+        demands: (variable, terms, less): a variable that follows is at least sum(terms) - less. No variable
+            is demanded before all that it follows from have been.
         fixed: FQN -> ratio of what every plan trains, the head as a rule.
         variables_by_share: tensor -> trained share of its channels -> the decisions that train that share.
         always: the set of tensors that every plan trains.
@@ -53,6 +55,7 @@ class PlanVariables:
         self.constraints: list[Constraint] = []
         self.choices: list[list[int]] = []
         self.rules: list[Constraint] = []
+        self.demands: list[tuple[int, Terms, float]] = []
         self.fixed = {fqn: 1.0 for fqn in contribution.head or profile.head if locked.get(fqn, 1.0) > 0}
         self.fixed |= {fqn: ratio for fqn, ratio in locked.items() if ratio > 0}
         self.variables_by_share: dict[int, dict[float, list[int]]] = {}
@@ -251,6 +254,7 @@ class PlanVariables:
 
     def _at_least(self, variable: int, terms: Terms, less: float = 0.0) -> None:
         """variable >= sum(terms) - less."""
+        self.demands.append((variable, terms, less))
         self.constraints.append((terms | {variable: -1.0}, less))
         if not less:
             self._demands.setdefault(variable, set()).update(v for v, factor in terms.items() if factor > 0)
@@ -280,6 +284,18 @@ class PlanVariables:
             if values[variable] > 0.5:
                 ratios |= trained
         return ratios
+
+    def most_gain(self) -> list[float]:
+        """Values of the variables where nothing limits decisions; of equal gains the smaller part."""
+        values = list(self.lower)
+        for decisions in self.choices:
+            best = min(decisions, key=lambda j: self.cost[j])
+            values[best] = 1.0 if self.cost[best] < 0 else 0.0
+        return values
+
+    def deepest(self, decision: int) -> int:
+        """The first of the tensors, in forward order, that a decision trains."""
+        return min(self.p.index(fqn) for fqn in self._ratios_of[decision])
 
     def excluding(self, values: Sequence[float]) -> Constraint:
         """The constraint that only the plan which these values of the variables describe does not satisfy."""
