@@ -8,7 +8,7 @@ minimal algorithm for the multiple-choice knapsack problem", 1995.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,9 +217,8 @@ def not_dominated(gains: Numbers, left: Numbers) -> Places:
 
 def _covers(states: Numbers, others: Numbers) -> NDArray[np.bool_]:
     """[states, others]: has the other one at least as much left of every row?"""
-    found: Any = np.all(others[None] >= states[:, None], 2)
-    return found
+    return cast("NDArray[np.bool_]", np.all(others[None] >= states[:, None], 2))
 
 
 def _covered(states: Numbers, others: Numbers) -> NDArray[np.bool_]:
-    return _covers(states, others).any(1) if len(others) else np.zeros(len(states), bool)
+    return cast("NDArray[np.bool_]", np.any(_covers(states, others), 1))
