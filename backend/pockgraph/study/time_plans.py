@@ -82,7 +82,8 @@ def time_plans(
     from ..runtime import Trainer
 
     chosen = [dict(c) for c in (choices or probe_choices(profile))]
-    example = {slot.fqn: value for slot, value in zip(graph.batch_slots, _example(graph))}
+    # A real batch: of zeros, a mean over the tokens that a mask counts is 0 / 0, and the step refuses that.
+    example = graph.task.example
     with tempfile.TemporaryDirectory(prefix="pockgraph-timing-") as folder:
         trainers = []
         for i, choice in enumerate(chosen):
@@ -100,8 +101,3 @@ def time_plans(
                     trainer.step(example, lr=0.0)
                     taken.append((time.perf_counter() - start) * 1e3)
     return [(c, statistics.median(t)) for c, t in zip(chosen, times_ms)]
-
-
-def _example(graph: TrainGraph) -> list[np.ndarray]:
-    """A batch of zeros: what is timed does not depend on the values."""
-    return [np.zeros(slot.shape, dtype=slot.dtype) for slot in graph.batch_slots]

@@ -1,0 +1,40 @@
+"""Timing a few plans of a task, on its own data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import pockgraph as pg
+from pockgraph.profile.profiler import profile_of
+from pockgraph.study.time_plans import time_plans
+from pockgraph.task.batch import Batch
+
+
+class MaskedMean(nn.Module):
+    """[N, T, 4], [N, T] -> [N, 2]: the mean of the vectors that the mask keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        keep = mask.float()[:, :, None]
+        return self.out((self.hidden(x) * keep).sum(1) / keep.sum(1))
+
+
+def test_a_network_that_averages_what_a_mask_keeps_can_be_timed() -> None:
+    batch = {"x": torch.randn(2, 3, 4), "mask": torch.ones(2, 3, dtype=torch.int64)}
+
+    def loss(net: nn.Module, b: Batch) -> Tensor:
+        return net(b["x"], b["mask"]).square().mean()
+
+    task = pg.Task(
+        "masked", MaskedMean(), loss, lambda net, b: net(b["x"], b["mask"])[:, 0], [batch], [batch]
+    )
+    graph = pg.build(task, pg.SGD(lr=0.1))
+    profile = profile_of(graph)
+    choices = [{"out.bias": 1.0}, {t.fqn: 1.0 for t in profile.tensors}]
+    timed = time_plans(graph, profile, choices=choices, rounds=1, steps=1)
+    assert [choice for choice, _ in timed] == choices
+    assert all(ms > 0 for _, ms in timed)
