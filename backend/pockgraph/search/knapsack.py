@@ -19,7 +19,8 @@ Numbers = NDArray[np.floating[Any]]
 Places = NDArray[np.integer[Any]]
 
 BEAM = 48  # partial solutions that the first, inexact pass keeps
-MOST_STATES = 20_000
+MOST_STATES = 1_500
+TRIED = 8  # times as many are compared with each other
 BLOCK = 128  # states compared with each other at once
 BETTER = 1e-12  # solutions that differ by less are the same
 TOLERANCE = 1e-12  # of a row's room, for sums of floats
@@ -165,11 +166,13 @@ def _search(
         useful = np.minimum((left[:, None] + apart).min(2), most)
         unused = (left - useful) @ multipliers
         alive = np.flatnonzero((losses + unused < gap) & np.all(left >= least, 1))
-        alive = alive[not_dominated(costs[alive] @ multipliers - losses[alive], useful[alive])]
-        if len(alive) > width:
-            if width == MOST_STATES:
-                raise TooManyStates
-            alive = alive[np.argpartition(losses[alive] + unused[alive], width)[:width]]
+        for most_states in (TRIED * width, width):
+            if len(alive) > most_states:
+                if width == MOST_STATES:
+                    raise TooManyStates
+                alive = alive[np.argpartition(losses[alive] + unused[alive], most_states)[:most_states]]
+            if most_states > width:
+                alive = alive[not_dominated(costs[alive] @ multipliers - losses[alive], useful[alive])]
         if not len(alive):
             return None
         trail.append((alive // ways, items[alive % ways]))
