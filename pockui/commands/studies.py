@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pockgraph.errors import PockError, StudyError
+from pockgraph.errors import PockError, StudyError, reason
 
 from ..info.format import UNKNOWN, milliseconds, size
 from .analysis import contribution_json, print_contribution
@@ -92,8 +92,8 @@ def list_studies(
     for path in sorted({*folder.glob("*.db"), *folder.glob("*/*.db")}):
         try:
             rows.append({"path": str(path), **_summary(open_study(path))})
-        except (StudyError, sqlite3.DatabaseError):
-            continue  # some other program's database
+        except (StudyError, sqlite3.DatabaseError) as e:  # damaged, or some other program's
+            say(f"Left out: {reason(e)}.")
     if as_json:
         print_json(rows)
     elif not rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,19 @@ def test_a_study_goes_out_and_comes_in(study: Path, cli: Cli) -> None:
     listed = cli("study", "ls", "--json").json
     assert [(s["path"], s["runs"]) for s in listed] == [("copy.db", 1), ("study.db", 1)]
     assert all(s["bytes"] > 0 and s["schema"] == 3 and s["profiles"] == ["profile"] for s in listed)
+
+
+def test_databases_that_are_no_studies_are_named_and_left_alone(cli: Cli, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("CREATE TABLE notes (text)")
+    other.close()
+    (tmp_path / "damaged.db").write_bytes(b"no database" * 99)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    listed = cli("study", "ls", tmp_path)
+    assert listed.code == 0
+    assert "No study in" in listed.out
+    left_out = [line for line in listed.err.splitlines() if line.startswith("Left out: ")]
+    assert [str(tmp_path / name) in line for name, line in zip(("damaged.db", "other.db"), left_out)] == [
+        True
+    ] * 2
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
