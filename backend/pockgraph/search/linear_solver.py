@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-GAP = 1e-4
+GAP = 1e-9  # relative, of the gain: what is called exact is
 NEVER = -1  # a literal that is always 0
 
 Terms = dict[int, float]
