@@ -27,6 +27,7 @@ needs_executorch = pytest.mark.skipif(
 
 
 @needs_executorch
+@pytest.mark.timeout(1200)  # a program takes seconds to convert, and a case converts a dozen
 class TestExecuTorch(TargetContract):
     target = "executorch"
     cases = COVERING_CASES[::3] + OPTIMIZER_CASES[::3]

@@ -1,4 +1,4 @@
-"""Group norm and the gradients of norms and softmax, where PyTorch's own decompositions do not serve.
+"""Norms, and the gradients of norms and softmax, where PyTorch's own decompositions do not serve.
 
 A group norm is a layer norm of its groups, which runtimes have as one kernel.
 """
@@ -19,6 +19,18 @@ def _gradient(g: Tensor, normalized: Tensor, rstd: Tensor, dims: list[int]) -> T
     """rstd (g - mean(g) - normalized mean(g normalized)), g the gradient of the normalized tensor."""
     along = normalized * (g * normalized).mean(dims, keepdim=True)
     return rstd * (g - g.mean(dims, keepdim=True) - along)
+
+
+@expands(aten.native_layer_norm.default)
+def layer_norm(
+    x: Tensor, size: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    inner = list(range(x.ndim - len(size), x.ndim))
+    mean = x.mean(inner, keepdim=True)
+    rstd = (x.var(inner, correction=0, keepdim=True) + eps).rsqrt()
+    y = (x - mean) * rstd
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias, mean, rstd
 
 
 @expands(aten.native_layer_norm_backward.default)

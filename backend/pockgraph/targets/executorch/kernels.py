@@ -39,6 +39,9 @@ _WRONG = frozenset(
     {
         # Adds to memory that it has not set to zero: github.com/pytorch/executorch/issues/21686.
         aten.max_pool2d_with_indices_backward.default,
+        # The variance is a mean square less a squared mean: at a mean of 100 the result is off by 6e-3.
+        aten.native_group_norm.default,
+        aten.native_layer_norm.default,
     }
 )
 # What programs of training steps call: the kernels that compute something from tensors alone, as
