@@ -7,7 +7,9 @@ the step, and a digest of the values. It carries no graph and no frozen weight.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ SCHEMA = "pockui.checkpoint/2"
 # In the first version the digest covers the values alone, and the computation is not said.
 _SCHEMAS = ("pockui.checkpoint/1", SCHEMA)
 _HEADER = "pockui"
+READ_BYTES = 1 << 22  # of initial values, read at once
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "I8": "int8",
     "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
@@ -150,7 +153,7 @@ def _read_header(path: Path) -> _Header:
 
 
 def initial_state(folder: Path, manifest: Manifest) -> Mapping[str, np.ndarray]:
-    """The state slots' values that the artefact was compiled with, each read when it is asked for.
+    """The state slots' values that the artefact was compiled with, read when they are asked for.
 
     Reading raises `ArtifactError`: the file changed since it was checked, or is damaged.
     """
@@ -158,24 +161,38 @@ def initial_state(folder: Path, manifest: Manifest) -> Mapping[str, np.ndarray]:
 
 
 class _InitialState(Mapping[str, np.ndarray]):
-    """Arrays read one at a time: together, in the file's memory map and beside it, they can be what a process
-    that trains needs at most."""
+    """Arrays read a few at a time, in their order.
+
+    All together, in the file's memory map and beside it, can be the most that a process needs; and one at a
+    time, the file is opened and its header read for each.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder, self._manifest = folder, manifest
-        self._names = {s.name: None for s in manifest.train.state}
+        self._sizes = {s.name: math.prod(s.shape) * np.dtype(s.dtype).itemsize for s in manifest.train.state}
+        self._at_hand: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
+        if name not in self._sizes:
             raise KeyError(name)
-        require_unchanged(self._folder, self._manifest, STATE)
-        return read_arrays(self._folder / STATE, [name])[name]
+        if name not in self._at_hand:
+            self._at_hand = {}
+            require_unchanged(self._folder, self._manifest, STATE)
+            self._at_hand = read_arrays(self._folder / STATE, self._from(name))
+        return self._at_hand.pop(name)
+
+    def _from(self, name: str) -> list[str]:
+        """`name` and the names behind it, of `READ_BYTES` together."""
+        order = list(self._sizes)
+        onward = order[order.index(name) :]
+        ends = itertools.accumulate(self._sizes[n] for n in onward)
+        return [n for n, end in zip(onward, ends) if n == name or end <= READ_BYTES]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._sizes)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._sizes)
 
 
 def check_state(folder: Path, manifest: Manifest, plan: Plan) -> None:
