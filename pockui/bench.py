@@ -23,6 +23,7 @@ from typing import Any
 
 import pockgraph as pg
 from pockgraph.errors import PockError
+from pockgraph.machine import machine, usable_cores
 from pockgraph.measure import (
     MeasureError,
     StepFigures,
@@ -35,8 +36,8 @@ from pockgraph.measure import (
 from .demo.results import write_text
 from .eager import eager_command
 from .info.format import UNKNOWN, milliseconds, significant, size
-from .machine import machine, usable_cores, versions
 from .project import DEMOS, load_task
+from .versions import versions
 
 SCHEMA = "pockui.bench/1"
 OPTIMIZER = pg.SGD(lr=1e-2, momentum=0.9)

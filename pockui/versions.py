@@ -1,12 +1,8 @@
-"""What this machine is, and the versions of what is installed on it."""
+"""The versions of the packages that figures depend on."""
 
 from __future__ import annotations
 
-import importlib.metadata
-
-from pockgraph.machine import machine, usable_cores
-
-__all__ = ["machine", "usable_cores", "version", "versions"]
+from pockgraph.version import installed_version
 
 PACKAGES = (
     "pockui", "numpy", "openvino", "torch", "onnx", "onnxruntime", "transformers", "panel", "plotly",
@@ -14,11 +10,4 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    return {name: version(name) for name in PACKAGES}
-
-
-def version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return {name: installed_version(name) for name in PACKAGES}

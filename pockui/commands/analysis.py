@@ -20,12 +20,12 @@ from .optimizers import (
     OptimizerOption,
     make_optimizer,
 )
-from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
+from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bar, say, styled
 from .tasks_and_plans import TaskArgument
 
 if TYPE_CHECKING:
     from pockgraph import Study
-    from pockgraph.contribution import Contribution
+    from pockgraph.contribution import Contribution, Gain
 
 
 def analyze(
@@ -101,12 +101,7 @@ def analyze(
 def run_analysis(record: Study, description: str = "Measuring contribution", **options: Any) -> Contribution:
     """`Study.analyze` with a progress bar; Ctrl-C says how to go on."""
     try:
-        with progress_bars() as bars:
-            bar = bars.add_task(description, total=None, note="")
-
-            def show(event: Any) -> None:
-                bars.update(bar, completed=event.done, total=event.total, note=event.label)
-
+        with progress_bar(description) as show:
             return record.analyze(progress=show, **options)
     except KeyboardInterrupt:
         done, planned = record.progress()
@@ -154,11 +149,13 @@ def _gain(gain: Any) -> str:
 
 
 def contribution_json(contribution: Contribution) -> dict[str, Any]:
-    def gain(g: Any) -> dict[str, float]:
-        return {"mean": g.mean, "std": g.std, "seeds": g.seeds}
-
+    weights = contribution.weights
     return {
-        "baseline": gain(contribution.baseline),
-        "weights": {f: {str(r): gain(g) for r, g in gs.items()} for f, gs in contribution.weights.items()},
-        "biases": {str(k): gain(g) for k, g in contribution.biases.items()},
+        "baseline": gain_json(contribution.baseline),
+        "weights": {f: {str(r): gain_json(g) for r, g in gains.items()} for f, gains in weights.items()},
+        "biases": {str(k): gain_json(g) for k, g in contribution.biases.items()},
     }
+
+
+def gain_json(gain: Gain) -> dict[str, float]:
+    return {"mean": gain.mean, "std": gain.std, "seeds": gain.seeds}

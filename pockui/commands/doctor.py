@@ -8,8 +8,11 @@ import shutil
 import sys
 from typing import Any
 
+from pockgraph.machine import machine
+from pockgraph.version import installed_version
+
 from ..info.format import size
-from ..machine import machine, version, versions
+from ..versions import versions
 from .output import JsonFlag, out, print_json, print_table, styled
 
 DEMO_PACKAGES = (
@@ -59,7 +62,7 @@ def targets() -> list[dict[str, Any]]:
     """A row per target and device: does it train here, and if not, why."""
     probes = {"openvino": _openvino, "onnx": _onnx, "torch": _torch}
     # Which targets there are is asked of the engine, whose package of targets needs torch.
-    names = tuple(probes) if version("torch") is None else _target_names()
+    names = tuple(probes) if installed_version("torch") is None else _target_names()
     rows: list[dict[str, Any]] = []
     for name in names:
         unknown = _target(name, "–", True, [], "installed; this command knows no more of it")
@@ -74,7 +77,7 @@ def _target_names() -> tuple[str, ...]:
 
 
 def _openvino() -> list[dict[str, Any]]:
-    if version("openvino") is None:
+    if installed_version("openvino") is None:
         return [_target("openvino", "–", False, [], "openvino is not installed: pip install pockui")]
     from pockgraph.runtime import quiet_openvino
 
@@ -103,7 +106,7 @@ def _openvino() -> list[dict[str, Any]]:
 
 def _lowered_operators() -> str:
     """How many operators the OpenVINO target lowers; compiling needs torch, which a device may lack."""
-    if version("torch") is None:
+    if installed_version("torch") is None:
         return "; runs artefacts, compiling new ones needs torch: pip install 'pockui[app]'"
     from pockgraph.targets.openvino import RULES
 
@@ -111,12 +114,12 @@ def _lowered_operators() -> str:
 
 
 def _onnx() -> list[dict[str, Any]]:
-    if version("onnxruntime") is None:
+    if installed_version("onnxruntime") is None:
         return [_target("onnx", "–", False, [], "onnxruntime is not installed: pip install 'pockui[onnx]'")]
     from pockgraph.runtime.onnx import devices
 
     note = "ONNX Runtime; training runs in FP32"
-    if version("onnx") is None:
+    if installed_version("onnx") is None:
         note += "; compiling new artefacts needs onnx: pip install 'pockui[onnx]'"
     return [
         _target("onnx", device, True, ["FP32"], note if device == "CPU" else f"{note}, untested")
@@ -125,7 +128,7 @@ def _onnx() -> list[dict[str, Any]]:
 
 
 def _torch() -> list[dict[str, Any]]:
-    if version("torch") is None:
+    if installed_version("torch") is None:
         return [_target("torch", "–", False, [], "torch is not installed: pip install 'pockui[app]'")]
     import torch
 
@@ -161,8 +164,8 @@ def _torch() -> list[dict[str, Any]]:
 
 
 def _extras() -> list[dict[str, Any]]:
-    absent = [name for name in DEMO_PACKAGES if version(name) is None]
-    panel, executorch = version("panel"), version("executorch")
+    absent = [name for name in DEMO_PACKAGES if installed_version(name) is None]
+    panel, executorch = installed_version("panel"), installed_version("executorch")
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     needs_demo = f"missing {', '.join(absent)}: pip install 'pockui[demo]'"
     on_linux = sys.platform == "linux"

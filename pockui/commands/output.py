@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -94,3 +94,15 @@ def progress_bars() -> Iterator[Progress]:
     )
     with Progress(*columns, console=_console(sys.stderr, soft_wrap=False)) as progress:
         yield progress
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[Any], None]]:
+    """One bar, and the function that shows what the engine says of its progress (`contribution.Progress`)."""
+    with progress_bars() as bars:
+        bar = bars.add_task(description, total=None, note="")
+
+        def show(event: Any) -> None:
+            bars.update(bar, completed=event.done, total=event.total, note=event.label)
+
+        yield show

@@ -78,11 +78,15 @@ def named_plan(graph: TrainGraph, name: str) -> Plan:
     )
 
 
+def is_named(name: str) -> bool:
+    """Is it one of `NAMED_PLANS`, with any K?"""
+    return name in NAMED_PLANS or name.startswith("biases:")
+
+
 def file_plan(name: str) -> Plan | None:
     """The plan in a file of this name; None: it is the name of a plan."""
     from pockgraph.plan import Plan
 
     path = Path(name)
-    named = name in NAMED_PLANS or name.startswith("biases:")
-    is_file = path.suffix == ".json" or len(path.parts) > 1 or (not named and os.path.lexists(path))
+    is_file = path.suffix == ".json" or len(path.parts) > 1 or (not is_named(name) and os.path.lexists(path))
     return Plan.load(path) if is_file or path.is_file() else None

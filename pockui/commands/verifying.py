@@ -10,9 +10,10 @@ import typer
 from pockgraph.errors import PockError, suggest
 
 from ..info.format import milliseconds
-from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
+from .analysis import gain_json
+from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bar, say, styled
 from .search import plan_json
-from .tasks_and_plans import NAMED_PLANS, file_plan, named_plan, open_study
+from .tasks_and_plans import NAMED_PLANS, file_plan, is_named, named_plan, open_study
 
 if TYPE_CHECKING:
     from pockgraph import Plan, Study
@@ -53,12 +54,7 @@ def verify(
     record = _with_task(study, task)
     chosen, name = _plan_of(record, plan)
     try:
-        with progress_bars() as bars:
-            bar = bars.add_task("Training", total=None, note="")
-
-            def show(event: Any) -> None:
-                bars.update(bar, completed=event.done, total=event.total, note=event.label)
-
+        with progress_bar("Training") as show:
             found = record.verify(
                 chosen, name=name, seeds=None if seeds is None else range(seeds), target=target, force=force,
                 progress=show,
@@ -104,7 +100,7 @@ def _plan_of(record: Study, name: str) -> tuple[Plan, str]:
         return kept[name], name
     if (from_file := file_plan(name)) is not None:
         return from_file, Path(name).name.removesuffix(".json")
-    if name in NAMED_PLANS or name.startswith("biases:"):
+    if is_named(name):
         return named_plan(record.graph, name), name
     near = suggest(name, [*kept, *NAMED_PLANS])
     raise PockError(
@@ -114,12 +110,11 @@ def _plan_of(record: Study, name: str) -> tuple[Plan, str]:
 
 
 def _json(found: Verification) -> dict[str, Any]:
-    measured = found.measured
     return {
         "plan": plan_json(found.plan),
         "head_metric": found.head.mean,
         "predicted_gain": found.predicted_gain,
-        "measured_gain": {"mean": measured.mean, "std": measured.std, "seeds": measured.seeds},
+        "measured_gain": gain_json(found.measured),
         "difference": found.difference,
         "runs": [
             {

@@ -29,6 +29,7 @@ import torch
 import pockgraph as pg
 from pockgraph.contribution.candidates import quick_settings
 from pockgraph.errors import PockError
+from pockgraph.machine import machine, usable_cores
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
 from pockgraph.profile import Profile
 from pockgraph.study import Run
@@ -36,8 +37,8 @@ from pockgraph.study.data_splits import splits_of
 from pockgraph.study.time_plans import fit
 
 from ..eager import eager_command
-from ..machine import machine, usable_cores, versions
 from ..project import DEMOS, load_task
+from ..versions import versions
 from .results import Method, Report, Row, Trial
 from .training import (
     CompiledLearner,

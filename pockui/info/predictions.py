@@ -29,9 +29,9 @@ class Prediction(NamedTuple):
 def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
     """Key of `COSTS` -> by how much the figures exceed the budget."""
     excess = {}
-    for key in ("peak_bytes", "extra_bytes", "step_ms"):
-        limit, need = getattr(budget, key), getattr(figures, key)
-        if limit is not None and need is not None and need > limit * (1 + 1e-9):
+    for key, limit in budget.limits.items():
+        need = getattr(figures, key)
+        if need is not None and need > limit * (1 + 1e-9):
             excess[key] = need - limit
     return excess
 

@@ -12,7 +12,7 @@ from .figure_tiles import Tile
 from .names import file_name
 
 if TYPE_CHECKING:
-    from pockgraph.plan import Plan
+    from pockgraph.plan import Budget, Plan
 
 # Target -> its name, and the packages that compiling for it and running it need.
 RUNTIMES = {
@@ -190,14 +190,11 @@ def training_code(plan: Plan, reference: str, target: str, steps: int, lr: float
     )
 
 
-def planning_code(study: str, budget: Any, locked: Mapping[str, float], file: str) -> str:
+def planning_code(study: str, budget: Budget, locked: Mapping[str, float], file: str) -> str:
     """The search that leads to the current plan, as Python."""
-    limits = {
-        key: value
-        for key in ("peak_bytes", "extra_bytes", "step_ms")
-        if (value := getattr(budget, key)) is not None
-    }
-    inside = ", ".join(f"{k}={round(v) if k.endswith('bytes') else round(v, 3)}" for k, v in limits.items())
+    inside = ", ".join(
+        f"{k}={round(v) if k.endswith('bytes') else round(v, 3)}" for k, v in budget.limits.items()
+    )
     held = f", locked={dict(locked)!r}" if locked else ""
     return "\n".join(
         [

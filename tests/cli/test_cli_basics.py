@@ -67,7 +67,7 @@ def test_doctor_knows_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     providers = {row["device"]: row for row in doctor._onnx()}
     assert providers["CPU"]["runs"]
     assert "AZURE" not in providers, "nothing that sends data elsewhere"
-    monkeypatch.setattr(doctor, "version", lambda name: None)
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None)
     (absent,) = doctor._onnx()
     assert not absent["runs"]
     assert "pip install 'pockui[onnx]'" in absent["note"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +43,7 @@ from ..runtime.result_marks import INEXACT, OUT_OF_BOUNDS
 from ..runtime.trained_parts import whole_tensors
 from ..runtime.trainer import Trainer
 from ..task.batch import nonfinite_entries
-from ..version import __version__
+from ..version import __version__, installed_version
 from . import identity
 from .finiteness import telling_state
 from .sample_independence import samples_apart
@@ -375,10 +374,6 @@ def _file_spec(path: Path) -> FileSpec:
 
 def _versions() -> dict[str, str]:
     """Of this project and of the runtimes installed here."""
-    versions = {"pockui": __version__}
-    for name in ("torch", "openvino", "onnx", "onnxruntime", "executorch"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    packages = ("torch", "openvino", "onnx", "onnxruntime", "executorch")
+    found = {name: version for name in packages if (version := installed_version(name))}
+    return {"pockui": __version__, **found}

@@ -97,6 +97,11 @@ def _gain_at(gains: Mapping[float, Gain] | Mapping[int, Gain], amount: float) ->
     return gain_below
 
 
+Kind = Literal["head", "weight", "bias_k"]
+Purpose = Literal["contribution", "tuning"]
+Status = Literal["planned", "done", "diverged", "failed"]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """What is trained beside the head in one measurement.
@@ -106,7 +111,7 @@ class Candidate:
             `"bias_k"` (the last `k` biases).
     """
 
-    kind: Literal["head", "weight", "bias_k"]
+    kind: Kind
     fqn: str = ""
     ratio: float = 0.0
     k: int = 0
@@ -136,10 +141,10 @@ class Measurement:
     """
 
     id: int
-    purpose: Literal["contribution", "tuning"]
+    purpose: Purpose
     candidate: Candidate
     seed: int
-    status: Literal["planned", "done", "diverged", "failed"]
+    status: Status
     lr: float | None
     steps: int
     target: str

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..globs import matches
 from ..optimizer import Optimizer
 from ..runtime.manifest import EMA
 
@@ -61,7 +61,7 @@ class Stepper:
             options["eps"] = (torch.finfo(torch.float32).eps if first is None else first, second)
         params: list[dict[str, Any]] = []
         for fqn, leaf in leaves.items():
-            group = next((g for g in groups if fnmatch.fnmatchcase(fqn, g["pattern"])), {})
+            group = next((g for g in groups if matches(fqn, g["pattern"])), {})
             decay = {"weight_decay": group["weight_decay"]} if "weight_decay" in group else {}
             params.append({"params": [leaf], "lr_scale": group.get("lr_scale", 1.0), **decay})
         self.torch = kind(params, **options)

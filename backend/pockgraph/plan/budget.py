@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ..errors import BudgetError
 
+LIMITS = ("peak_bytes", "extra_bytes", "step_ms")  # what a budget may limit
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -23,8 +25,12 @@ class Budget:
     extra_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("peak_bytes", "step_ms", "extra_bytes"):
-            value = getattr(self, name)
+        for name, value in self.limits.items():
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if value is not None and not (number and value > 0):  # pyright: ignore[reportOperatorIssue]
+            if not (number and value > 0):
                 raise BudgetError(f"Budget: {name} must be a number above 0, got {value!r}.")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Name -> limit, of those that are given."""
+        return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}

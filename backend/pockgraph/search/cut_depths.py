@@ -41,12 +41,6 @@ class Demand(NamedTuple):
     terms: tuple[tuple[int, float], ...]
 
 
-class Item(NamedTuple):
-    """The decisions that one item of a class takes."""
-
-    decisions: tuple[int, ...]
-
-
 class Depth(NamedTuple):
     """All plans that reach to the same tensor.
 
@@ -91,7 +85,7 @@ class CutDepths:
         self._gain = np.array([-cost - tie if cost else 0.0 for cost in variables.cost])
         self._class_of = {j: c for c, decisions in enumerate(variables.choices) for j in decisions}
         self._classes: dict[Any, int] = {}
-        self._items: list[list[Item]] = []
+        self._items: list[list[tuple[int, ...]]] = []  # of each class: the decisions that an item takes
         self._gains: list[Numbers] = []
         self._costs: list[Numbers] = []
         self.depths: list[Depth] = []
@@ -150,7 +144,7 @@ class CutDepths:
         places = iter(found.items)
         start = 0
         for c in depth.classes:
-            chosen += self._items[c][int(next(places)) - start].decisions
+            chosen += self._items[c][int(next(places)) - start]
             start += len(self._items[c])
         return chosen
 
@@ -317,11 +311,11 @@ class CutDepths:
         kinds = [[(w or ()) for w in one if w != ()] for one in ways]
         if np.prod([float(len(kind)) for kind in kinds]) > MOST_ITEMS:
             raise NotSeparable
-        items = [Item(tuple(itertools.chain(*one))) for one in itertools.product(*kinds)]
+        items = [tuple(itertools.chain(*one)) for one in itertools.product(*kinds)]
         local: dict[int, NDArray[np.bool_]] = {}
         for decisions, _ in choices:
             for j in decisions:
-                local[j] = np.array([j in item.decisions for item in items])
+                local[j] = np.array([j in item for item in items])
         for variable, base, terms in demands:
             reached = np.full(len(items), base)
             for w, factor in terms:

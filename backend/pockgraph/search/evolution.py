@@ -83,9 +83,7 @@ class Evolution:
 
     def decided(self, genes: NDArray[Any]) -> list[float]:
         """The values of the decisions that genes stand for."""
-        values = [0.0] * len(self.v.cost)
-        for variable, lowest in enumerate(self.v.lower):
-            values[variable] = lowest
+        values = list(self.v.lower)
         for decisions, gene in zip(self.v.choices, genes, strict=True):
             if gene > 0:
                 values[decisions[gene - 1]] = 1.0
@@ -105,9 +103,7 @@ class Evolution:
         return self._known[key]
 
     def _over_budget(self, figures: Figures) -> list[float]:
-        limits = {by: getattr(self.budget, by) for by in ("peak_bytes", "extra_bytes", "step_ms")}
-        over = [getattr(figures, by) / limit - 1 for by, limit in limits.items() if limit is not None]
-        return over or [0.0]
+        return [getattr(figures, by) / limit - 1 for by, limit in self.budget.limits.items()] or [0.0]
 
 
 def _excess(rule: Constraint, values: list[float]) -> float:

@@ -61,10 +61,11 @@ class IntegerProgram:
             values = self._optimum(budget, refused)
             ratios = self.variables.ratios(values)
             figures = self._figures(ratios)
-            if not _excess(figures, budget):
+            over = _excess(figures, budget)
+            if not over:
                 return self.plan(ratios, figures, budget, "search", (time.perf_counter() - start) * 1e3)
             point = self.memory.peak_point(ratios)
-            if "peak_bytes" in _excess(figures, budget) and point not in self._peak_bytes:
+            if "peak_bytes" in over and point not in self._peak_bytes:
                 self._peak_bytes[point] = self.memory.live_bytes(point) + self._resident
             else:  # within the solver's tolerance of a constraint, or where constraints say too little
                 refused.append(self.variables.excluding(values))
@@ -196,20 +197,14 @@ class IntegerProgram:
                 f"A plan of at most {most} tensors cannot be: {listing(list(self.variables.fixed), 4)} are "
                 f"always trained, {always} tensors. Allow more, or lock some of them out."
             )
-        for by in ("peak_bytes", "extra_bytes", "step_ms"):
-            limit = getattr(budget, by)
-            if limit is not None and limit < self.smallest(by):
-                raise self._too_small(budget)
+        if any(limit < self.smallest(by) for by, limit in budget.limits.items()):
+            raise self._too_small(budget)
 
     def _too_small(self, budget: Budget) -> BudgetError:
         parts = []
-        for by, unit, scale in (
-            ("peak_bytes", "MB", 1e6),
-            ("extra_bytes", "MB", 1e6),
-            ("step_ms", "ms", 1.0),
-        ):
-            limit = getattr(budget, by)
-            if limit is not None and limit < self.smallest(by):
+        for by, limit in budget.limits.items():
+            if limit < self.smallest(by):
+                unit, scale = ("ms", 1.0) if by == "step_ms" else ("MB", 1e6)
                 # Rounded up, so that the figure printed is itself a budget that can be met.
                 least = math.ceil(self.smallest(by) / scale * 1000) / 1000
                 parts.append(
@@ -230,5 +225,4 @@ class IntegerProgram:
 
 def _excess(figures: Figures, budget: Budget) -> list[str]:
     """The limits of a budget that a plan exceeds."""
-    limits = {by: getattr(budget, by) for by in ("peak_bytes", "extra_bytes", "step_ms")}
-    return [by for by, limit in limits.items() if limit is not None and (getattr(figures, by) or 0.0) > limit]
+    return [by for by, limit in budget.limits.items() if (getattr(figures, by) or 0.0) > limit]

@@ -18,6 +18,7 @@ import numpy as np
 from ..contribution import Contribution
 from ..errors import BudgetError, PlanError, require
 from ..plan import Budget, Plan
+from ..plan.budget import LIMITS
 from ..profile import Profile
 from .constraints import Constraints, Lock
 from .evolution import Evolution
@@ -100,7 +101,7 @@ def frontier(
     Returns:
         Plans of rising cost and rising gain; those that another one dominates are left out.
     """
-    if by not in ("peak_bytes", "extra_bytes", "step_ms"):
+    if by not in LIMITS:
         raise BudgetError(f"A frontier runs over peak_bytes, extra_bytes or step_ms, not {by!r}.")
     require(BudgetError, "n", n, int, "Pass the number of plans, such as 20.")
     asked = _asked(locked, constraints)

@@ -157,10 +157,7 @@ class Store:
             try:
                 yield connection
                 if touch:
-                    connection.execute(
-                        "INSERT INTO revisions VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1",
-                        (touch,),
-                    )
+                    advance(connection, touch)
                 self._check_same_file()
             except BaseException:
                 with suppress(sqlite3.Error):  # SQLite has undone it where the disk was full
@@ -257,6 +254,13 @@ class Store:
                     "Check that its folder can be written to, has room, and that no other process blocks it."
                 )
             raise StudyError(f"Cannot use the study {self.path}: {reason(e)}. {hint}") from e
+
+
+def advance(write: sqlite3.Connection, revision: str) -> None:
+    """Count a revision on, in the caller's transaction; see `Store.revision`."""
+    write.execute(
+        "INSERT INTO revisions VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1", (revision,)
+    )
 
 
 def study_path(path: str | os.PathLike[str]) -> Path:

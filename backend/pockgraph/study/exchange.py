@@ -21,12 +21,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..contribution.gains import Kind, Purpose, Status
 from ..errors import PockError, StudyError, listing, reason, require, suggest, violations
 from ..files import as_path, parse_json, read_text, write_atomically
 from ..plan import Plan
 from ..profile import Profile
 from ..store.lease import Owner
-from ..store.store import Store
+from ..store.store import Store, advance
 from . import tables
 from .records import RUN_COLUMNS, Run, TaskFacts, differences, identified, run_json, run_of_json, run_values
 from .study import Study
@@ -47,14 +48,14 @@ class _Strict(BaseModel):
 class MeasurementRow(_Strict):
     """A measurement as its table has it, see `Measurement`."""
 
-    purpose: Literal["tuning", "contribution"]
-    kind: Literal["head", "weight", "bias_k"]
+    purpose: Purpose
+    kind: Kind
     fqn: str
     ratio: float
     k: int
     seed: int
     tried_lr: float
-    status: Literal["planned", "done", "diverged", "failed"]
+    status: Status
     lr: float | None
     steps: int
     target: str
@@ -320,9 +321,7 @@ def _add(write: sqlite3.Connection, content: Content, made: bool) -> Imported:
             (name, json.dumps(document), time.time()),
         )
     for touched in ("measurements", "plans", "runs", "parities", "profile"):
-        write.execute(
-            "INSERT INTO revisions VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1", (touched,)
-        )
+        advance(write, touched)
     return Imported(made, runs, measurements, plans, known, tuple(other))
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import json
-import sys
 import time
 import uuid
-from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
 from ..machine import machine
 from ..plan import BatchSpec, Plan
 from ..store.lease import Owner
-from ..version import __version__
+from ..version import __version__, installed_version
 
 if TYPE_CHECKING:
     from ..train_graph import TrainGraph
@@ -151,10 +148,7 @@ RUN, NAMES, ERRORS = TypeAdapter(Run), TypeAdapter(list[str]), TypeAdapter(dict[
 
 def facts(graph: TrainGraph) -> dict[str, Any]:
     """What a study says about its task; enough to recognise it and to read it without torch."""
-    versions = {}
-    for package in ("pockui", "torch", "openvino", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    packages = ("pockui", "torch", "openvino", "numpy")
     return {
         "name": graph.name,
         "reference": graph.reference,
@@ -163,7 +157,7 @@ def facts(graph: TrainGraph) -> dict[str, Any]:
         "batch": {k: v.model_dump(mode="json") for k, v in graph.plan.batch.items()},
         "model": {r.fqn: list(r.shape) for r in graph.tensors},
         "unused": sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})}),
-        "versions": versions,
+        "versions": {name: found for name in packages if (found := installed_version(name))},
         "created": time.time(),
     }
 
@@ -178,6 +172,7 @@ def differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) 
     ]
 
 
+_LOSS = np.dtype("<f8")  # of one step, in the blob of a run's row
 RUN_COLUMNS = ("status", "target", "created", "json", "losses", "uid", "holder")
 
 
@@ -213,10 +208,8 @@ def run_values(run: Run) -> tuple[Any, ...]:
     data = run_json(run)
     del data["losses"], data["uid"]
     holder = json.dumps(dataclasses.asdict(Owner.here())) if run.status == "running" else None
-    losses = array("d", run.losses)
-    if sys.byteorder == "big":
-        losses.byteswap()
-    return run.status, run.target, run.created, json.dumps(data), losses.tobytes(), run.uid, holder
+    losses = np.array(run.losses, _LOSS).tobytes()
+    return run.status, run.target, run.created, json.dumps(data), losses, run.uid, holder
 
 
 def run_of(row: Mapping[str, Any]) -> Run:
@@ -230,10 +223,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
     columns = dict(row)
     data = json.loads(columns["json"])
     if columns.get("losses") is not None:
-        losses = array("d", columns["losses"])
-        if sys.byteorder == "big":
-            losses.byteswap()
-        data["losses"] = tuple(losses)
+        data["losses"] = tuple(np.frombuffer(columns["losses"], _LOSS).tolist())
     uid = columns.get("uid") or f"v2-{columns['id']}-{columns['created']:.6f}"
     run = run_of_json(data, f"run {columns['id']}", id=columns["id"], uid=uid)
     holder = columns.get("holder")

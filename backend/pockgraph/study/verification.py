@@ -130,7 +130,7 @@ def verify(
     head = dict.fromkeys(study.contribution.head, 1.0)
     head_plan = Plan.of(study.graph, head, provenance={"made_by": "head"})
     heads = dict(conditions.heads) if trial.target == conditions.target else {}
-    heads |= {s: m for s in seeds if s not in heads and (m := trial.known(head_plan, s)) is not None}
+    heads |= trial.known(head_plan, [s for s in seeds if s not in heads])
     missing = [s for s in seeds if s not in heads]
     trial.expect(len(seeds) + len(missing))
     for run in trial.train(head_plan, missing, "head alone", {}, None):
@@ -171,16 +171,16 @@ class _Trial:
         """Tell how many runs will come."""
         self._total = runs * (self.conditions.steps + 2 * self.data.validation_count)
 
-    def known(self, plan: Plan, seed: int) -> float | None:
-        """The metric of an earlier run of the same plan under the same conditions, if there is one."""
+    def known(self, plan: Plan, seeds: Sequence[int]) -> dict[int, float]:
+        """Seed -> metric of the last run of the same plan under the same conditions, where there is one."""
         c = self.conditions
-        for run in reversed(self.study.runs()):
-            alike = (run.origin, run.status, run.seed, run.steps, run.lr, run.target, run.plan.tensors)
-            if alike == ("verify", "done", seed, c.steps, c.lr, self.target, plan.tensors) and (
-                dict(run.data) == self.splits
-            ):
-                return run.validation_metric
-        return None
+        wanted = ("verify", "done", c.steps, c.lr, self.target, plan.tensors, self.splits)
+        found: dict[int, float] = {}
+        for run in self.study.runs() if seeds else ():
+            alike = (run.origin, run.status, run.steps, run.lr, run.target, run.plan.tensors, dict(run.data))
+            if run.seed in seeds and alike == wanted and run.validation_metric is not None:
+                found[run.seed] = run.validation_metric
+        return found
 
     def train(
         self, plan: Plan, seeds: Sequence[int], name: str, heads: Mapping[int, float], predicted: float | None
@@ -210,7 +210,10 @@ class _Trial:
 
     def _train(self, tuner: Finetuner, seed: int, kept: Recorder) -> None:
         fresh = fresh_values(self.task, seed)
-        tick = lambda: self._tick(kept.run.name, 1)  # noqa: E731
+
+        def tick() -> None:
+            self._tick(kept.run.name, 1)
+
         try:
             tuner.reset(fresh)
             before = []

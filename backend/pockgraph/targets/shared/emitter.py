@@ -162,13 +162,9 @@ class Emitter(Generic[V]):
             size.append(1 if i in where else next(old))
         return self.reshape(x, size)
 
-    def per_channel(self, x: V, ndim: int) -> V:
-        """`[C]` as `[1, C, 1, …]`, for tensors of `ndim` dimensions."""
-        return self.reshape(x, [1, -1, *[1] * (ndim - 2)])
-
     def add_bias(self, y: V, bias: V | None) -> V:
         """y [N, C, …] plus `bias` [C]."""
-        return y if bias is None else self.add(y, self.per_channel(bias, self.rank(y)))
+        return y if bias is None else self.add(y, self.reshape(bias, [1, -1, *[1] * (self.rank(y) - 2)]))
 
     def cut(self, x: V, dim: int, start: int, stop: int, step: int = 1) -> V:
         """`x[start:stop:step]` along one dimension; 0 <= start <= stop <= size."""
