@@ -32,7 +32,7 @@ from typing import Any, Self
 import numpy as np
 
 from .errors import PockError
-from .runtime.process_memory import peak_resident_bytes, reset_peak, resident_bytes
+from .runtime.process_memory import Memory, peak_resident_bytes, reset_peak, resident_bytes
 
 LEARNING_RATE = 1e-4  # of measured steps: the work is the same at any rate, and this one cannot diverge
 _ANSWER = "pockgraph.measure:"
@@ -58,33 +58,6 @@ class StepTime:
             return cls(times_ms[0], times_ms[0], times_ms[0], len(times_ms))
         q1, median, q3 = statistics.quantiles(times_ms, n=4, method="inclusive")
         return cls(median, q1, q3, len(times_ms))
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Resident memory of a process that trains, in bytes.
-
-    Attributes:
-        imported_bytes: libraries and one batch, before there is a model.
-        loaded_bytes: the model loaded and compiled, before the first step.
-        peak_bytes: the most while training.
-        whole_peak_bytes: the most ever, loading and compiling included.
-    """
-
-    imported_bytes: int
-    loaded_bytes: int
-    peak_bytes: int
-    whole_peak_bytes: int
-
-    @property
-    def over_loaded_bytes(self) -> int:
-        """What training adds to the loaded process."""
-        return self.peak_bytes - self.loaded_bytes
-
-    @property
-    def over_imported_bytes(self) -> int:
-        """What the model and its training add to the libraries: weights, activations, all else."""
-        return self.peak_bytes - self.imported_bytes
 
 
 @dataclass(frozen=True)

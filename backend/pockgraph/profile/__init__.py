@@ -3,6 +3,7 @@
 Not here: measuring times (`study/time_plans.py`); and torch, except in `profiler`.
 """
 
+from .measured_plan import MeasuredPlan
 from .profile import Figures, Profile, TimeModel
 
-__all__ = ["Figures", "Profile", "TimeModel"]
+__all__ = ["Figures", "MeasuredPlan", "Profile", "TimeModel"]

@@ -1,13 +1,41 @@
-"""Memory of this process, as the operating system says it. Imports nothing that a device may lack."""
+"""Memory of a process, as the operating system says it. Imports nothing that a device may lack."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")  # Linux's
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of a process that trains, in bytes.
+
+    Attributes:
+        imported_bytes: libraries and one batch, before there is a model.
+        loaded_bytes: the model loaded and compiled, before the first step.
+        peak_bytes: the most while training.
+        whole_peak_bytes: the most ever, loading and compiling included.
+    """
+
+    imported_bytes: int
+    loaded_bytes: int
+    peak_bytes: int
+    whole_peak_bytes: int
+
+    @property
+    def over_loaded_bytes(self) -> int:
+        """What training adds to the loaded process."""
+        return self.peak_bytes - self.loaded_bytes
+
+    @property
+    def over_imported_bytes(self) -> int:
+        """What the model and its training add to the libraries: weights, activations, all else."""
+        return self.peak_bytes - self.imported_bytes
 
 
 def resident_bytes() -> int | None:
