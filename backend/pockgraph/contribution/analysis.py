@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,7 @@ from .eager_finetuning import EagerBackend
 from .finetuning import Finetuner, FinetuningBackend, finetune
 from .finetuning_time import Estimate
 from .gains import HEAD, Candidate, Measurement, Progress
+from .schedule import Everything, Request, Schedule
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
@@ -86,7 +87,7 @@ class _Analysis:
             c: fixed + passes * forward.work_after(self._choice(c)) for c in (HEAD, *self.candidates)
         }
         self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
-        self._wanted: list[Measurement] = []
+        self._known: dict[Request, Measurement] = {}  # asked for so far, in order
         # The first measurements also fill the cache of activations: one forward pass for every batch.
         batches = settings.steps * len(settings.seeds) + self.data.validation_count
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
@@ -97,48 +98,59 @@ class _Analysis:
         new = {"lr": rate, "head": json.dumps(self.head), "bias_order": json.dumps(self.bias_order)}
         with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
             self.id = self._lease.analysis
-            self._plan()
+            schedule = self._schedule()
+            self._want(schedule.foreseen, forget_unfinished=True)
             self._report("preparing", None)
-            if not force and any(m.status == "planned" for m in self._wanted):
+            if not force and any(m.status == "planned" for m in self._known.values()):
                 check_gradients(self.graph)
-            self._measure_all([m for m in self._wanted if m.purpose == "tuning"])
-            lr = self._learning_rate()
-            self._measure_all([m for m in self._wanted if m.purpose == "contribution"], lr)
+            while wanted := schedule.next(self._known):
+                self._check_head()
+                self._want(wanted)
+                self._measure(wanted)
+            self._check_head()
         failed = self._read("status = 'failed' AND purpose = 'contribution'")
         if failed:
             names = listing([m.candidate.label for m in failed])
             raise StudyError(
-                f"{len(failed)} of {len(self._wanted)} measurements failed ({names}); the others are kept. "
+                f"{len(failed)} of {len(self._known)} measurements failed ({names}); the others are kept. "
                 f"The first says: {failed[0].error}"
             )
 
     # ------------------------------------------------------------------ the study's side
 
-    def _plan(self) -> None:
-        """Write down what is wanted: the study then knows how much is left, whoever asks."""
-        keys: list[tuple[Any, ...]] = []
+    def _schedule(self) -> Schedule:
+        tuning = []
         if self._lease.row()["lr"] is None:
             for rate in self.settings.grid(self.graph.optimizer.lr):
-                for c in (HEAD, *self._middle()):
-                    keys.append(("tuning", c.kind, c.fqn, c.ratio, c.k, self.settings.seeds[0], rate))
-        for c in (HEAD, *self.candidates):
-            for seed in self.settings.seeds:
-                keys.append(("contribution", c.kind, c.fqn, c.ratio, c.k, seed, 0.0))
+                tuning += [
+                    Request("tuning", c, self.settings.seeds[0], rate) for c in (HEAD, *self._middle())
+                ]
+        return Everything(tuning, self.candidates, self.settings.seeds)
+
+    def _want(self, requests: Iterable[Request], forget_unfinished: bool = False) -> None:
+        """Write down what is wanted: the study then knows how much is left, whoever asks.
+
+        Args:
+            forget_unfinished: drop what an earlier call planned, or failed at, and may not be wanted again.
+        """
+        new = [r for r in requests if r not in self._known]
+        if not new and not forget_unfinished:
+            return
         names = ", ".join(KEY)
         with self._lease.transaction("measurements") as write:
-            # What an earlier call planned, or failed at, and this one does not want, is dropped.
-            write.execute(
-                "DELETE FROM measurements WHERE analysis = ? AND status IN ('planned', 'failed')", (self.id,)
-            )
+            if forget_unfinished:
+                write.execute(
+                    "DELETE FROM measurements WHERE analysis = ? AND status IN ('planned', 'failed')",
+                    (self.id,),
+                )
             write.executemany(
                 f"INSERT INTO measurements (analysis, steps, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO NOTHING",
-                [(self.id, self.settings.steps, *key) for key in keys],
+                [(self.id, self.settings.steps, *_key(r)) for r in new],
             )
-        order = {key: i for i, key in enumerate(keys)}
         rows = self.store.read("SELECT * FROM measurements WHERE analysis = ?", self.id)
-        picked = {order[key]: r for r in rows if (key := tuple(r[n] for n in KEY)) in order}
-        self._wanted = [Measurement.of_row(picked[i]) for i in sorted(picked)]
+        found = {tuple(row[n] for n in KEY): row for row in rows}
+        self._known |= {r: Measurement.of_row(found[_key(r)]) for r in new if _key(r) in found}
 
     def _read(self, where: str) -> list[Measurement]:
         rows = self.store.read(f"SELECT * FROM measurements WHERE analysis = ? AND {where}", self.id)
@@ -146,24 +158,23 @@ class _Analysis:
 
     # ------------------------------------------------------------------ the measuring side
 
-    def _measure_all(self, wanted: Sequence[Measurement], lr: float | None = None) -> None:
-        """Take what is missing of `wanted`; one candidate's graph serves all its measurements."""
-        groups: dict[Candidate, list[Measurement]] = {}
-        for m in wanted:
-            if m.status == "planned":
-                groups.setdefault(m.candidate, []).append(m)
-        for candidate, measurements in groups.items():
+    def _measure(self, wanted: Sequence[Request]) -> None:
+        """Take measurements; one candidate's graph serves all that are of it."""
+        groups: dict[Candidate, list[Request]] = {}
+        for request in wanted:
+            groups.setdefault(request.candidate, []).append(request)
+        for candidate, requests in groups.items():
             tuner: Finetuner | None = None
             try:
-                for m in measurements:
+                for request in requests:
                     self._tick()
                     self._report(candidate.label, None)
                     start = time.perf_counter()
-                    rate = lr if lr is not None else m.lr
-                    assert rate is not None
+                    rate = request.tried_lr or self._learning_rate()
                     try:
                         tuner = tuner or self._backend.prepare(self._plan_of(candidate))
-                        outcome = finetune(tuner, self.fresh[m.seed], m.seed, rate, self._tick)
+                        seed = request.seed
+                        outcome = finetune(tuner, self.fresh[seed], seed, rate, self._tick)
                         result: dict[str, Any] = {"status": "done", **asdict(outcome)}
                     except NonFiniteLoss as e:
                         result = {"status": "diverged", "error": str(e)}
@@ -173,21 +184,24 @@ class _Analysis:
                         if candidate == HEAD:
                             raise
                         result = {"status": "failed", "error": str(e)}
-                    self._save(m, rate, time.perf_counter() - start, result)
+                    self._save(request, rate, time.perf_counter() - start, result)
             finally:
                 if tuner is not None:
                     tuner.close()
-            if (
-                candidate == HEAD
-                and lr is not None
-                and self._read("kind = 'head' AND status = 'diverged' AND purpose = 'contribution'")
-            ):
-                raise StudyError(
-                    f"Training the head alone diverged at lr {lr:g}, so there is nothing to compare with. "
-                    "Pass a lower lr."
-                )  # fmt: skip
 
-    def _save(self, m: Measurement, lr: float, duration_s: float, result: dict[str, Any]) -> None:
+    def _check_head(self) -> None:
+        """
+        Raises:
+            StudyError: the head alone diverged.
+        """
+        heads = (m for r, m in self._known.items() if r.purpose == "contribution" and r.candidate == HEAD)
+        if any(m.status == "diverged" for m in heads):
+            raise StudyError(
+                f"Training the head alone diverged at lr {self._learning_rate():g}, so there is nothing to "
+                "compare with. Pass a lower lr."
+            )
+
+    def _save(self, request: Request, lr: float, duration_s: float, result: dict[str, Any]) -> None:
         values = {
             "lr": lr, "target": self._backend.target, "duration_s": duration_s, "finished": time.time(),
         } | result  # fmt: skip
@@ -197,19 +211,18 @@ class _Analysis:
             found = write.execute(
                 f"UPDATE measurements SET {columns} WHERE analysis = ? AND {where} AND status = 'planned' "
                 "RETURNING *",
-                (*values.values(), self.id, *_key_of(m)),
+                (*values.values(), self.id, *_key(request)),
             ).fetchall()
             if len(found) != 1:
                 raise StudyError(
-                    f"The measurement of {m.candidate.label} with seed {m.seed} was deleted from "
+                    f"The measurement of {request.candidate.label} with seed {request.seed} was deleted from "
                     f"{self.store.path}, or filled in, while it was being taken. The others are kept; call "
                     "analyze again to go on."
                 )
-        saved = Measurement.of_row(found[0])
-        self._wanted = [saved if _key_of(w) == _key_of(m) else w for w in self._wanted]
+        saved = self._known[request] = Measurement.of_row(found[0])
         self._measured_s += duration_s
-        self._measured_work += self.work[m.candidate]
-        self._report(m.candidate.label, saved)
+        self._measured_work += self.work[request.candidate]
+        self._report(request.candidate.label, saved)
 
     def _learning_rate(self) -> float:
         """The analysis's rate, chosen now if the grid has just been measured.
@@ -220,7 +233,7 @@ class _Analysis:
         stored = self._lease.row()["lr"]
         if stored is not None:
             return stored
-        tuning = [m for m in self._wanted if m.purpose == "tuning"]
+        tuning = [m for m in self._known.values() if m.purpose == "tuning"]
         scores = []
         for rate in {m.lr for m in tuning}:
             tried = [m for m in tuning if m.lr == rate]
@@ -301,16 +314,17 @@ class _Analysis:
             )
 
     def _counts(self) -> tuple[int, int]:
-        return sum(m.status in ("done", "diverged") for m in self._wanted), len(self._wanted)
+        done = sum(m.status in ("done", "diverged") for m in self._known.values())
+        return done, len(self._known)
 
     def _report(self, label: str, last: Measurement | None) -> None:
         if self._progress is None:
             return
-        left = sum(self.work[m.candidate] for m in self._wanted if m.status == "planned")
+        left = sum(self.work[m.candidate] for m in self._known.values() if m.status == "planned")
         seconds = self._measured_s / self._measured_work * left if self._measured_s else None
         self._progress(Progress(*self._counts(), label, seconds, last))
 
 
-def _key_of(m: Measurement) -> tuple[Any, ...]:
-    c = m.candidate
-    return m.purpose, c.kind, c.fqn, c.ratio, c.k, m.seed, m.lr if m.purpose == "tuning" else 0.0
+def _key(request: Request) -> tuple[Any, ...]:
+    c = request.candidate
+    return request.purpose, c.kind, c.fqn, c.ratio, c.k, request.seed, request.tried_lr
