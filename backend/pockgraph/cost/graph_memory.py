@@ -19,7 +19,7 @@ from torch import fx
 
 from ..ir.graph import Graph, Role, output_args, value_bytes
 from ..ir.operator_sets import is_elementwise, storage_of
-from .liveness import Step, liveness
+from .liveness import Step, liveness, schedule_of
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def timeline(graph: Graph) -> Timeline:
     nodes, steps = steps_of(graph)
     number = {n: i for i, n in enumerate(nodes)}
     results = zip(output_args(graph.fx), graph.outputs)
-    kept = frozenset(number[storage_of(n)] for n, s in results if s.role in (Role.LOSS, Role.METRIC))
-    curve = liveness(steps, kept)
+    kept = {number[storage_of(n)] for n, s in results if s.role in (Role.LOSS, Role.METRIC)}
+    curve = liveness(schedule_of(steps), kept)
     resident = sum(s.nbytes for s in graph.inputs)
     state = sum(s.nbytes for s in graph.inputs if s.role is Role.OPT_STATE)
     return Timeline(
         tuple(s.name for s in steps),
-        tuple(live + resident for live in curve.live_bytes),
+        tuple((curve.live_bytes + resident).tolist()),
         resident,
         curve.saved_bytes,
         state,

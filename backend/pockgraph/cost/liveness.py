@@ -1,4 +1,4 @@
-"""Which bytes are alive when, for any schedule. Pure Python: graphs and profiles share it.
+"""Which bytes are alive when, for any schedule. No torch: graphs and profiles share it.
 
 The rules, stated once:
 
@@ -10,8 +10,15 @@ The rules, stated once:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.integer[Any]]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -34,48 +41,77 @@ class Step:
     forward: bool
 
 
+class Schedule(NamedTuple):
+    """The steps of a schedule as arrays.
+
+    Attributes:
+        storage, owns_bytes, elementwise, forward: of each step [S], as `Step` has them. Storages are numbers
+            from 0; one of -1 is no memory at all.
+        readers, reads: [P], a step and a storage that it reads, for each operand, in any order.
+    """
+
+    storage: Integers
+    owns_bytes: Integers
+    elementwise: Flags
+    forward: Flags
+    readers: Integers
+    reads: Integers
+
+
 @dataclass(frozen=True)
 class Curve:
     """Bytes alive while each step runs, resident ones not included.
 
     Attributes:
-        live_bytes: one figure a step.
+        live_bytes: [S], one figure a step.
         saved_bytes: alive between the forward and the backward pass.
     """
 
-    live_bytes: list[int]
+    live_bytes: Integers
     saved_bytes: int
 
 
-def liveness(steps: Sequence[Step], kept: frozenset[int] = frozenset()) -> Curve:
-    """The curve of a schedule; `kept` storages (results) stay alive to the end."""
-    last: dict[int, int] = {}
-    for i, step in enumerate(steps):
-        for operand in step.operands:
-            last[operand] = i
-        last.setdefault(step.storage, i)
-    dying: list[list[int]] = [[] for _ in steps]
-    for storage, i in last.items():
-        if storage not in kept:
-            dying[i].append(storage)
-    boundary = max((i for i, s in enumerate(steps) if s.forward), default=-1)
+def schedule_of(steps: Sequence[Step]) -> Schedule:
+    operands = [(i, operand) for i, step in enumerate(steps) for operand in step.operands]
+    readers, reads = np.array(operands, np.int64).reshape(-1, 2).T
+    return Schedule(
+        np.array([s.storage for s in steps], np.int64),
+        np.array([s.owns_bytes for s in steps], np.int64),
+        np.array([s.elementwise for s in steps], bool),
+        np.array([s.forward for s in steps], bool),
+        readers,
+        reads,
+    )
 
-    size: dict[int, int] = {}
-    live = saved = 0
-    curve = []
-    for i, step in enumerate(steps):
-        own = step.owns_bytes
-        if own:
-            size[step.storage] = own
-            live += own
-            reuse = step.elementwise and any(
-                o in step.operands and o != step.storage and size.get(o) == own for o in dying[i]
-            )
-            curve.append(live - own if reuse else live)
-        else:
-            curve.append(live)
-        for storage in dying[i]:
-            live -= size.get(storage, 0)
-        if i == boundary:
-            saved = live
-    return Curve(curve, saved)
+
+def liveness(schedule: Schedule, kept: Collection[int] = ()) -> Curve:
+    """The curve of a schedule; `kept` storages (results) stay alive to the end."""
+    storage, owns, elementwise, forward, readers, reads = schedule
+    count, places = len(storage), np.arange(len(storage))
+    if not count:
+        return Curve(np.zeros(0, np.int64), 0)
+    # One place more, where -1 points: it has no bytes.
+    storages = int(max(storage.max(), reads.max(initial=-1))) + 2
+    owned, size = np.flatnonzero(owns), np.zeros(storages, np.int64)
+    size[storage[owned]] = owns[owned]
+    dies = np.full(storages, -1)
+    np.maximum.at(dies, reads, readers)
+    first = np.full(storages, count)
+    np.minimum.at(first, storage, places)
+    dies = np.where(dies < 0, first, dies)  # what nobody reads dies where it is made
+    dies[list(kept)] = count
+    freed = np.zeros(count + 1, np.int64)
+    np.add.at(freed, dies, size)
+    live = np.cumsum(owns)
+    gone = np.cumsum(freed[:count])
+    written_over = (
+        elementwise[readers]
+        & (dies[reads] == readers)
+        & (size[reads] == owns[readers])
+        & (reads != storage[readers])
+    )
+    reuses = np.zeros(count, bool)
+    reuses[readers[written_over]] = True
+    boundary = np.flatnonzero(forward)[-1:]
+    curve = live - gone + freed[:count] - np.where(reuses, owns, 0)
+    return Curve(curve, int((live - gone)[boundary].sum()))

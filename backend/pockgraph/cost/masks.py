@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .liveness import Step, liveness
+from .liveness import Step, liveness, schedule_of
 
 MASK_BYTES = 1  # of one element: a boolean
 
@@ -48,4 +48,4 @@ def masks_alive(bounds: int) -> int:
     """The most masks alive at once while one is made."""
     steps = MASK_STEPS[bounds]
     made = [Step(s.name, i, MASK_BYTES, s.reads, True, True) for i, s in enumerate(steps)]
-    return max(liveness(made, frozenset([len(steps) - 1])).live_bytes) // MASK_BYTES
+    return int(liveness(schedule_of(made), [len(steps) - 1]).live_bytes.max()) // MASK_BYTES

@@ -1,15 +1,20 @@
 """Pruning on numbers: which operators remain for one plan, at which size, and what is added.
 
 What `train_graph/prune.py` makes of a graph, this makes of a profile's operators, to the byte. What an
-operator reads and costs in a plan, `pruning_rules.py` says; here is the schedule that comes of it.
+operator reads and costs in a plan, `pruning_rules.py` says; here is the schedule that comes of it. Most
+operators remain as they are: those are rows of `OperatorTable`, and only what a trained part or a mask
+changes is gone through one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..cost.liveness import Step
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cost.liveness import Flags, Integers, Schedule, Step
 from ..cost.masks import MASK_STEPS
 from ..plan import Trained
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Amounts, Operator
@@ -26,16 +31,24 @@ class PrunedStep(NamedTuple):
     """A plan's step.
 
     Attributes:
-        steps: its schedule, as `liveness` takes it.
+        schedule: its steps.
+        operators: of each step, the operator of the profile that it is; those below 0 are added ones.
+        added: the added steps, that of -1 first.
         flops: of the step; `work`: amount of each of `WORK_KINDS`.
         resident_bytes: alive all the time, `state_bytes` included.
     """
 
-    steps: list[Step]
+    schedule: Schedule
+    operators: list[int]
+    added: list[Step]
     flops: int
     work: list[int]
     resident_bytes: int
     state_bytes: int
+
+    def names(self, profile: Profile) -> list[str]:
+        """Of its steps."""
+        return [profile.operators[n].name if n >= 0 else self.added[-1 - n].name for n in self.operators]
 
 
 def pruned_step(profile: Profile, choice: Mapping[str, float | Trained]) -> PrunedStep:
@@ -47,7 +60,7 @@ class _Pruning:
     """Prunes to one plan: which operators remain, at what size, and what is added."""
 
     def __init__(self, profile: Profile, choice: Mapping[str, float | Trained]) -> None:
-        self.p = profile
+        self.p, self.table = profile, profile.table
         self.trained = 0
         self.parts: dict[int, float] = {}
         self.resident = profile.resident_bytes
@@ -75,10 +88,10 @@ class _Pruning:
         if self.trained:
             self.state += profile.scalar_bytes
         self.resident += self.state
-        # (position, -1 before / 0 itself / 1 behind, order) -> step; storages of added steps count on.
-        self.events: list[tuple[tuple[int, int, int], Step]] = []
+        # Added steps, as (operator, -1 before / 1 behind it, order); their storages count on.
+        self.added: list[tuple[tuple[int, int, int], Step]] = []
         self.next_storage = len(profile.operators)
-        self.flops = 0
+        self.flops = 0  # beside those of operators that remain as they are, as `work`
         self.work = [0] * len(WORK_KINDS)
         self.gradients: dict[int, int] = {}  # tensor trained in part -> storage of what is selected of it
         self.selected: dict[tuple[int, int], int] = {}
@@ -87,40 +100,95 @@ class _Pruning:
         self.storage: dict[int, int] = {}
 
     def run(self) -> PrunedStep:
-        operators, trained = self.p.operators, self.trained
-        exists = [o.needed or bool(o.serves & trained) for o in operators]  # `when_there`, of this plan
+        table, operators = self.table, self.p.operators
+        exists = table.there(self.trained).tolist()
         self._join_norms(exists)
         self._join_parts()
         for i, share in sorted(self.parts.items()):
             self.gradients[i] = self._select(self.p.roots[i], i, share)
         self._keep_wholes(exists)
         masks = self._masks(exists)
-        for n, o in enumerate(operators):
+        there, size = np.array(exists, bool), table.bytes.copy()
+        resolved = np.arange(len(operators))
+        resolved[list(self.storage)] = list(self.storage.values())
+        storage = resolved[table.storage]
+        pairs = [(n, s) for i, s in self.joined.items() for n in table.weight_readers[i]
+                 if exists[n] and n not in self.moved]  # fmt: skip
+        rewired = np.zeros(len(operators), bool)
+        for n, i in (dict.fromkeys([*self.moved, *masks], -1) | self._in_part()).items():
             if not exists[n]:
                 continue
-            i = self._part_of(o)
-            size, flops, work = self._amounts(n, o, i)
+            o = operators[n]
+            nbytes, flops, work = self._amounts(n, o, i)
+            self.flops += flops - o.flops
+            self.work[o.kind] += work - o.work
             operands = self._operands(n, o, i)
             if n in masks:
                 operands = tuple(masks[n] if s == operators[o.masks].storage else s for s in operands)
-            if o.reads and n not in self.moved:
-                operands += self._joined(o.reads)
-            storage = self._resolved(n) if o.storage == n else self._resolved(o.storage)
+            rewired[n] = True
+            pairs += [(n, s) for s in operands]
+            size[n] = nbytes
             if n in self.moved and o.storage != n:
-                storage = operands[0] if operands else n
-                size = 0
-            step = Step(o.name, storage, size if storage == n else 0, operands, o.elementwise, o.forward)
-            self.events.append(((n, 0, 0), step))
-            self.flops += flops
-            self.work[o.kind] += work
+                storage[n] = operands[0] if operands else n
+                size[n] = 0
+        size[storage != np.arange(len(operators))] = 0
+        flops, *work = (there @ table.work).tolist()
         self.resident += sum(
-            size for size, readers in self.p.backward_constants if any(exists[r] for r in readers)
+            nbytes for nbytes, readers in self.p.backward_constants if any(exists[r] for r in readers)
         )
-        self.events.sort(key=lambda e: e[0])
-        return PrunedStep([s for _, s in self.events], self.flops, self.work, self.resident, self.state)
+        plain = (there & ~rewired)[table.readers]
+        readers, reads = np.array(pairs, np.int64).reshape(-1, 2).T
+        readers = np.concatenate([table.readers[plain], readers])
+        reads = np.concatenate([resolved[table.reads[plain]], reads])
+        schedule, order = self._schedule(there, storage, size, readers, reads)
+        work = [a + b for a, b in zip(work, self.work, strict=True)]
+        added = [step for _, step in self.added]
+        return PrunedStep(schedule, order, added, flops + self.flops, work, self.resident, self.state)
+
+    def _schedule(
+        self, there: Flags, storage: Integers, size: Integers, readers: Integers, reads: Integers
+    ) -> tuple[Schedule, list[int]]:
+        """The operators that are there with the added steps between them, as `PrunedStep` has them."""
+        table, count = self.table, len(there)
+        self.added.sort(key=lambda event: event[0])
+        added = [step for _, step in self.added]
+        onward = np.array([at + (side > 0) for (at, side, _), _ in self.added], np.int64)
+        before = np.concatenate([[0], np.cumsum(there)])  # operators that are there before one
+        place = before[:-1] + np.searchsorted(onward, np.arange(count), "right")
+        places = np.concatenate([place[there], before[onward] + np.arange(len(added))])
+
+        def merged(of_operators: NDArray[Any], of_added: list[Any]) -> NDArray[Any]:
+            found = np.empty(len(places), of_operators.dtype)
+            found[places] = np.concatenate([of_operators[there], np.array(of_added, of_operators.dtype)])
+            return found
+
+        pairs = [(j, s) for j, step in enumerate(added) for s in step.operands]
+        readers_added, reads_added = np.array(pairs, np.int64).reshape(-1, 2).T
+        schedule = Schedule(
+            merged(storage, [s.storage for s in added]),
+            merged(size, [s.owns_bytes for s in added]),
+            merged(table.elementwise, [s.elementwise for s in added]),
+            merged(table.forward, [s.forward for s in added]),
+            np.concatenate([place[readers], places[len(places) - len(added) :][readers_added]]),
+            np.concatenate([reads, reads_added]),
+        )
+        return schedule, merged(np.arange(count), [-1 - j for j in range(len(added))]).tolist()
+
+    def _in_part(self) -> dict[int, int]:
+        """Operators behind a gradient, or passed by its selection, that serve one tensor trained in part."""
+        if not self.parts:
+            return {}
+        found: dict[int, int] = {}
+        for i, operators in self.table.solely(self.trained):
+            if i in self.parts:
+                root, moves = self.p.roots[i], self.moves[i]
+                found |= {n: i for n in operators if n > root or n in moves}
+        return {
+            n: i for n, i in found.items() if not (self.p.operators[n].forward or self.p.operators[n].needed)
+        }
 
     def _amounts(self, n: int, o: Operator, i: int = -1) -> Amounts:
-        """(bytes, flops, work) of operator `n`; `i` as `_part_of` gives it."""
+        """(bytes, flops, work) of operator `n`; `i` as `_in_part` gives it."""
         if n in self.moved:
             share, *_ = self.moved[n]
             return round(o.bytes * share), round(o.flops * share), round(o.work * share)
@@ -129,7 +197,7 @@ class _Pruning:
         return amounts(self.p, n, i, self.parts[i], self.moves[i], self.fixed[i])
 
     def _operands(self, n: int, o: Operator, i: int = -1) -> tuple[int, ...]:
-        """The storages that operator `n` reads; `i` as `_part_of` gives it."""
+        """The storages that operator `n` reads; `i` as `_in_part` gives it."""
         if n in self.moved:
             _, parts, wholes = self.moved[n]
             return (*parts, *wholes)
@@ -139,19 +207,15 @@ class _Pruning:
             operands = [self.gradients[i] if s == whole else r for s, r in zip(o.operands, operands)]
         return tuple(operands)
 
-    def _part_of(self, o: Operator) -> int:
-        """The tensor that a backward operator alone serves, if only a part of it is trained; else -1."""
-        i = -1 if o.forward or not self.parts else o.sole(self.trained)
-        return i if i in self.parts else -1
-
     def _resolved(self, storage: int) -> int:
         return self.storage.get(storage, storage)
 
     def _join_norms(self, exists: list[bool]) -> None:
         """Leave out sums of the gradients' norm that have only one operand."""
-        for n, o in enumerate(self.p.operators):
-            if o.joins < 0 or not exists[n]:
+        for n in self.table.joins:
+            if not exists[n]:
                 continue
+            o = self.p.operators[n]
             there = [m for m in o.inputs if self._makes(m)]
             if len(there) < len(o.inputs):
                 exists[n] = False
@@ -165,7 +229,7 @@ class _Pruning:
              elementwise: bool, forward: bool, flops: int) -> int:  # fmt: skip
         storage = self.next_storage
         self.next_storage += 1
-        self.events.append(((at, side, order), Step(name, storage, size, operands, elementwise, forward)))
+        self.added.append(((at, side, order), Step(name, storage, size, operands, elementwise, forward)))
         self.flops += flops
         self.work[WORK_KINDS.index("forward" if forward else "stream")] += flops if forward else size
         return storage
@@ -208,16 +272,19 @@ class _Pruning:
 
     def _keep_wholes(self, exists: list[bool]) -> None:
         """Where somebody reads all of an operator whose channels are selected, both are computed."""
-        operators = self.p.operators
-        read = {s for n, o in enumerate(operators) if exists[n] and n not in self.moved for s in o.operands}
-        read |= {s for _, _, wholes in self.moved.values() for s in wholes}
+        operators, readers = self.p.operators, self.table.readers_of
+        read = {
+            n for n in self.moved
+            if operators[n].storage == n and any(exists[r] and r not in self.moved for r in readers[n])
+        }  # fmt: skip
+        read |= {s for _, _, wholes in self.moved.values() for s in wholes if s in self.moved}
         read -= {operators[self.p.roots[i]].storage for i in self.parts}  # an update reads the part
-        for n in sorted(n for n in self.moved if operators[n].storage == n and n in read):
+        for n in sorted(n for n in read if operators[n].storage == n):
             o, part = operators[n], self.next_storage
             self.next_storage += 1
             size, flops, work = self._amounts(n, o)
             step = Step(f"part_{o.name}", part, size, self._operands(n, o), o.elementwise, o.forward)
-            self.events.append(((n, -1, 0), step))
+            self.added.append(((n, -1, 0), step))
             self.flops += flops
             self.work[o.kind] += work
             self.twice.add(n)
@@ -250,15 +317,16 @@ class _Pruning:
 
     def _nearer(self) -> int:
         """The order of a selection: behind masks, and nearer to what it selects from than those before it."""
-        return _BEHIND_ALL - len(self.events)
+        return _BEHIND_ALL - len(self.added)
 
     def _masks(self, exists: list[bool]) -> dict[int, int]:
         """Clamp backwards that compare a kept mask: operator -> the mask's storage."""
         out = {}
         operators = self.p.operators
-        for n, o in enumerate(operators):
-            if o.masks < 0 or not exists[n]:
+        for n in self.table.clamps:
+            if not exists[n]:
                 continue
+            o = operators[n]
             y = operators[o.masks]
             if any(exists[r] and not self._reads_part(r, o.masks) for r in o.late):
                 continue

@@ -9,6 +9,7 @@ machine that has neither model nor framework.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
 from ..plan.tensor_info import TensorInfo
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Amounts, Operator
+from .operator_table import OperatorTable
 from .plan_cost import pruned_step
 from .validation import check
 
@@ -129,12 +131,13 @@ class Profile:
         Raises:
             PlanError: no such tensor; with suggestions.
         """
-        for i, tensor in enumerate(self.tensors):
-            if tensor.fqn == fqn:
-                return i
-        raise PlanError(
-            f"The model has no trainable tensor {fqn!r}.{suggest(fqn, [r.fqn for r in self.tensors])}"
-        )
+        if fqn not in self._index:
+            raise PlanError(f"The model has no trainable tensor {fqn!r}.{suggest(fqn, self._index)}")
+        return self._index[fqn]
+
+    @functools.cached_property
+    def _index(self) -> dict[str, int]:
+        return {tensor.fqn: i for i, tensor in enumerate(self.tensors)}
 
     def plan(
         self,
@@ -273,10 +276,9 @@ class Profile:
             choice: FQN -> ratio in (0, 1], or explicit channels; tensors left out (or 0) are frozen.
         """
         step = pruned_step(self, choice)
-        curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
-        peak = max(curve.live_bytes, default=0)
+        curve = liveness(step.schedule, [self.operators[self.loss].storage])
         return Figures(
-            peak_bytes=peak + step.resident_bytes,
+            peak_bytes=int(curve.live_bytes.max(initial=0)) + step.resident_bytes,
             extra_bytes=curve.saved_bytes + step.state_bytes,
             saved_bytes=curve.saved_bytes,
             flops=step.flops,
@@ -290,8 +292,14 @@ class Profile:
     def live_bytes(self, choice: Mapping[str, float | Trained]) -> list[tuple[str, bool, int]]:
         """(operator, is forward, bytes alive) over the schedule, weights included."""
         step = pruned_step(self, choice)
-        curve = liveness(step.steps, frozenset([self.operators[self.loss].storage]))
-        return [(s.name, s.forward, b + step.resident_bytes) for s, b in zip(step.steps, curve.live_bytes)]
+        curve = liveness(step.schedule, [self.operators[self.loss].storage])
+        live_bytes = (curve.live_bytes + step.resident_bytes).tolist()
+        return list(zip(step.names(self), step.schedule.forward.tolist(), live_bytes, strict=True))
+
+    @functools.cached_property
+    def table(self) -> OperatorTable:
+        """The operators as arrays."""
+        return OperatorTable(self)
 
     # ------------------------------------------------------------------ files
 

@@ -26,6 +26,8 @@ def check(profile: Profile) -> None:
     count, tensors = len(profile.operators), len(profile.tensors)
     for i, o in enumerate(profile.operators):
         _check_operator(o, i, count, tensors)
+    # They are added up as 64-bit integers.
+    _require(sum(o.bytes + o.flops + o.work for o in profile.operators) < 1 << 62, "the operators")
     _require(_indices([profile.loss], count), "the loss")
     for name in ("channel_order", "moves", "first_reader", "roots", "state_bytes"):
         _require(len(getattr(profile, name)) == tensors, name)
