@@ -51,6 +51,7 @@ class Facts:
         known_plans: by name, cheapest first: the head alone, the paper's preset, the best
             without a limit, everything.
         progress: measurements that are finished, and planned in all.
+        coverage: what was measured and what was not, in sentences.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Facts:
     rows: tuple[LayerRow, ...]
     known_plans: Mapping[str, Prediction]
     progress: tuple[int, int] = (0, 0)
+    coverage: str = ""
     _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
     _searched: dict[Any, Plan] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -138,7 +140,10 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
 
 def _facts(where: Path, study: Study, profile: Profile, contribution: Contribution) -> Facts:
     rows = layer_rows(profile, contribution)
-    made = Facts(where, study.name, study.reference, profile, contribution, rows, {}, study.progress())
+    made = Facts(
+        where, study.name, study.reference, profile, contribution, rows, {}, study.progress(),
+        study.coverage.text,
+    )  # fmt: skip
     full = {row.fqn: 1.0 for row in profile.tensors}
     best = profile.ratios_of(search(profile, contribution, Budget()))
     known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pockgraph.contribution.agreement import RANKED_BY
 from pockgraph.errors import PockError
 
 from ..info.format import percent
@@ -26,6 +29,14 @@ from .tasks_and_plans import TaskArgument
 if TYPE_CHECKING:
     from pockgraph import Study
     from pockgraph.contribution import Contribution, Gain
+    from pockgraph.contribution.agreement import Agreement
+
+
+class Mode(StrEnum):
+    """How contribution is found."""
+
+    MEASURED = "measured"
+    PROBE = "probe"
 
 
 def analyze(
@@ -48,6 +59,14 @@ def analyze(
     ema_decay: EmaOption = None,
     group: GroupOption = None,
     target: Annotated[str, typer.Option(help="Where to measure: auto, openvino or torch.")] = "auto",
+    mode: Annotated[
+        Mode,
+        typer.Option(help="measured: train each tensor; probe: score all by their gradients, in seconds."),
+    ] = Mode.MEASURED,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Measure no longer than this; call again to go on."),
+    ] = None,
     time_steps: Annotated[
         bool, typer.Option("--time", help="Also time some plans on OpenVINO, for budgets in ms.")
     ] = False,
@@ -71,7 +90,7 @@ def analyze(
         options["ratios"] = _ratios(ratios)
     if seeds is not None:
         options["seeds"] = tuple(range(seeds))
-    given = {"steps": steps, "tensors": tensors or None, "lr": lr}
+    given = {"steps": steps, "tensors": tensors or None, "lr": lr, "time_budget_s": time_budget}
     options |= {k: v for k, v in given.items() if v is not None}
 
     say(f"Loading {task} …")
@@ -82,7 +101,7 @@ def analyze(
         from pockgraph.contribution.candidates import quick_settings
 
         options = quick_settings(profile) | options
-    contribution = run_analysis(record, target=target, force=force, **options)
+    contribution = run_analysis(record, target=target, force=force, mode=mode.value, **options)
     if time_steps:
         from pockgraph.study.time_plans import fit, time_plans
 
@@ -91,9 +110,10 @@ def analyze(
         record.save_profile(profile.with_time(model))
         say(f"Timed {model.points} plans; the time model is off by {percent(model.error_ratio)} (median).")
     if as_json:
-        print_json(contribution_json(contribution))
+        print_json(contribution_json(contribution) | analysis_json(record))
         return
     print_contribution(contribution)
+    print_analysis(record)
     search_it, serve_it = (f"pockui search {study} --peak-mb N", "bold"), (f"pockui serve {study}", "bold")
     out().print(styled(f"\nStudy: {study}. Next: ", search_it, " or ", serve_it))
 
@@ -139,6 +159,46 @@ def print_contribution(contribution: Contribution, limit: int = 20) -> None:
         print()
         rows = [(k, _gain(g)) for k, g in sorted(contribution.biases.items())]
         print_table(("Last biases", ">Gain"), rows)
+
+
+def print_analysis(record: Study, limit: int = 10) -> None:
+    """What was measured and what was not, and what gradients say of the latter."""
+    coverage = record.coverage
+    if coverage.probed:
+        scores = record.scores
+        whole = {fqn: scores.weights[fqn][max(scores.weights[fqn])] for fqn in coverage.probed}
+        best = sorted(whole.items(), key=lambda item: -getattr(item[1], RANKED_BY))
+        print()
+        rows = [(fqn, f"{s.update:.3g}", f"{s.taylor:.3g}", f"{s.fisher:.3g}") for fqn, s in best[:limit]]
+        print_table(("Probed, not measured", ">Update", ">Taylor", ">Fisher"), rows)
+        if len(best) > limit:
+            out().print(f"and {len(best) - limit} more of a lower score", style="dim")
+    out().print(f"\n{coverage.text}")
+    for line in map(agreement_text, record.agreements()):
+        out().print(line)
+
+
+def agreement_text(found: Agreement) -> str:
+    return (
+        f"Ranks by the {found.by} score and by measured gain: Spearman {found.spearman:+.2f} (90 % interval "
+        f"{found.low:+.2f} to {found.high:+.2f}), Kendall {found.kendall:+.2f}, over {found.pairs} ratios of "
+        f"{found.tensors} weights."
+    )
+
+
+def analysis_json(record: Study) -> dict[str, Any]:
+    """Coverage, scores and how they agree with the gains."""
+    coverage = record.coverage
+    scores = record.scores if coverage.scores else None
+    return {
+        "coverage": {**asdict(coverage), "text": coverage.text},
+        "scores": scores
+        and {
+            "weights": {f: {str(r): asdict(s) for r, s in by.items()} for f, by in scores.weights.items()},
+            "biases": {str(k): asdict(s) for k, s in scores.biases.items()},
+        },
+        "agreement": [asdict(found) for found in record.agreements()],
+    }
 
 
 def _gain(gain: Any) -> str:

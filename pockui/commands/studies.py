@@ -14,7 +14,7 @@ import typer
 from pockgraph.errors import PockError, StudyError, reason
 
 from ..info.format import UNKNOWN, milliseconds, size
-from .analysis import contribution_json, print_contribution
+from .analysis import analysis_json, contribution_json, print_analysis, print_contribution
 from .output import JsonFlag, out, print_json, print_table, say, styled
 from .tasks_and_plans import open_study
 
@@ -133,6 +133,7 @@ def show_study(
             {
                 **summary,
                 "contribution": contribution and contribution_json(contribution),
+                **analysis_json(record),
                 "saved_plans": {name: plan.predicted for name, plan in plans.items()},
                 "saved_runs": [_run_json(run) for run in runs],
             }
@@ -147,6 +148,7 @@ def show_study(
     out().print(styled((summary["task"], "bold"), said))
     if contribution is not None:
         print_contribution(contribution, limit)
+        print_analysis(record)
     if plans:
         print()
         rows = [

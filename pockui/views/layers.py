@@ -43,6 +43,7 @@ class Layers(pn.viewable.Viewer):
         self._bars = LayerBars(sizing_mode="stretch_width", margin=0)
         self._table = parts.text(visible=False)
         self._progress = parts.text(visible=False)
+        self._coverage = parts.text(visible=False)
         self._redraw_table = parts.Trailing(self._show_table)
 
         answer(self._bars, self._edited)
@@ -94,6 +95,7 @@ class Layers(pn.viewable.Viewer):
             return
         self._shown = shown
         parts.put(self._progress, _progress(*s.facts.progress))
+        parts.put(self._coverage, parts.hint_html(s.facts.coverage))
         with pn.io.hold():
             self._cost.value = s.cost
             self._bars.param.update(
@@ -141,6 +143,7 @@ class Layers(pn.viewable.Viewer):
             tools,
             self._bars,
             self._table,
+            self._coverage,
         )
 
 

@@ -79,6 +79,11 @@ def badge_html(text: str, detail: str, level: str) -> str:
     )
 
 
+def hint_html(text: str) -> str:
+    """A remark in small letters, for `put`."""
+    return f'<p class="hint">{html.escape(text)}</p>' if text else ""
+
+
 def problem_html(message: str, kind: str = "problem") -> str:
     """A sentence that says what is wrong, for `put`; empty for none.
 

@@ -6,15 +6,17 @@ is the best of a small logarithmic grid around the optimizer's own, judged on va
 mean metric of two plans: the head alone, and the head with one weight from the middle of the network.
 
 Each measurement is one transaction in the study. Whatever ends an analysis, the next one goes on
-behind the last finished measurement.
+behind the last finished measurement. Before them, unless everything is to be measured, gradients score every
+candidate there is (`probe.py`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +36,9 @@ from .eager_finetuning import EagerBackend
 from .finetuning import Finetuner, FinetuningBackend, finetune
 from .finetuning_time import Estimate
 from .gains import HEAD, Candidate, Measurement, Progress
+from .probe import probe
 from .schedule import Everything, Request, Schedule
+from .scores import Scores
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
@@ -91,6 +95,7 @@ class _Analysis:
         # The first measurements also fill the cache of activations: one forward pass for every batch.
         batches = settings.steps * len(settings.seeds) + self.data.validation_count
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
+        self._start = time.monotonic()
         self._lease: Lease
 
     def run(self, force: bool) -> None:
@@ -98,16 +103,21 @@ class _Analysis:
         new = {"lr": rate, "head": json.dumps(self.head), "bias_order": json.dumps(self.bias_order)}
         with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
             self.id = self._lease.analysis
+            self._ended("")
             schedule = self._schedule()
             self._want(schedule.foreseen, forget_unfinished=True)
             self._report("preparing", None)
             if not force and any(m.status == "planned" for m in self._known.values()):
                 check_gradients(self.graph)
-            while wanted := schedule.next(self._known):
+            if self.settings.mode != "measured":
+                self._scores()
+            in_time = True
+            while in_time and (wanted := schedule.next(self._known)):
                 self._check_head()
                 self._want(wanted)
-                self._measure(wanted)
+                in_time = self._measure(wanted)
             self._check_head()
+            self._ended("finished" if in_time else "time")
         failed = self._read("status = 'failed' AND purpose = 'contribution'")
         if failed:
             names = listing([m.candidate.label for m in failed])
@@ -118,7 +128,39 @@ class _Analysis:
 
     # ------------------------------------------------------------------ the study's side
 
+    def _ended(self, why: str) -> None:
+        """Note how this call ended, for `coverage.py`; an empty text while it has not."""
+        limit = self.settings.time_budget_s
+        note = {"mode": self.settings.mode, "why": why} | ({"limit_s": limit} if limit < math.inf else {})
+        with self._lease.transaction("measurements") as write:
+            write.execute("UPDATE analyses SET ended = ? WHERE id = ?", (json.dumps(note), self.id))
+
+    def _scores(self) -> Scores:
+        """Of all candidates there are, also those that are not to be measured; the study's, or made now."""
+        every = candidates(self.graph, self.head, replace(self.settings, tensors=None, bias_counts=None))
+        every += [c for c in self.candidates if c not in every]
+        for row in self.store.read("SELECT json FROM probes WHERE analysis = ?", self.id):
+            with self.store.decoding(f"the probe of analysis {self.id}"):
+                found = Scores.from_json(row["json"])
+            if all(found.of(c) for c in every):
+                return found
+        self._report("probing", None)
+        rate = self.settings.lr if isinstance(self.settings.lr, int | float) else self.graph.optimizer.lr
+        found = probe(
+            self.task, self.graph, every, self._plan_of, self._plan_of(HEAD), self.settings.seeds[0], rate,
+            self._tick,
+        )  # fmt: skip
+        with self._lease.transaction("measurements") as write:
+            write.execute(
+                "INSERT INTO probes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "finished = excluded.finished, json = excluded.json",
+                (self.id, time.time(), found.to_json()),
+            )
+        return found
+
     def _schedule(self) -> Schedule:
+        if self.settings.mode == "probe":
+            return Everything((), (), self.settings.seeds)
         tuning = []
         if self._lease.row()["lr"] is None:
             for rate in self.settings.grid(self.graph.optimizer.lr):
@@ -158,8 +200,12 @@ class _Analysis:
 
     # ------------------------------------------------------------------ the measuring side
 
-    def _measure(self, wanted: Sequence[Request]) -> None:
-        """Take measurements; one candidate's graph serves all that are of it."""
+    def _measure(self, wanted: Sequence[Request]) -> bool:
+        """Take measurements; one candidate's graph serves all that are of it.
+
+        Returns:
+            Whether there was time for all of them. What the head alone reaches is measured in any case.
+        """
         groups: dict[Candidate, list[Request]] = {}
         for request in wanted:
             groups.setdefault(request.candidate, []).append(request)
@@ -168,6 +214,8 @@ class _Analysis:
             try:
                 for request in requests:
                     self._tick()
+                    if candidate != HEAD and request.purpose != "tuning" and not self._in_time(candidate):
+                        return False
                     self._report(candidate.label, None)
                     start = time.perf_counter()
                     rate = request.tried_lr or self._learning_rate()
@@ -188,6 +236,13 @@ class _Analysis:
             finally:
                 if tuner is not None:
                     tuner.close()
+        return True
+
+    def _in_time(self, candidate: Candidate) -> bool:
+        """Whether one more measurement will be finished within the time budget."""
+        pace = self._measured_s / self._measured_work if self._measured_s else 0.0
+        left = self.settings.time_budget_s - (time.monotonic() - self._start)
+        return pace * self.work[candidate] < left
 
     def _check_head(self) -> None:
         """

@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import StudyError, listing, suggest
 from ..globs import matches
@@ -24,6 +24,8 @@ LR_GRID = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)  # times the optimizer's rate
 MAX_BIAS_COUNTS = 8
 CACHE_BYTES = 1 << 30
 MOST_STEPS = 2**31 - 1
+Mode = Literal["measured", "probe"]
+MODES = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Settings:
     target: str = "auto"
     batches: int | None = None
     cache_bytes: int = CACHE_BYTES
+    mode: str = "measured"
+    time_budget_s: float = math.inf
 
     def __post_init__(self) -> None:
         rates = (self.lr,) if isinstance(self.lr, int | float) else self.lr or (1.0,)
@@ -53,6 +57,8 @@ class Settings:
             "ratios must lie above 0 and at most at 1": all(0 < r <= 1 for r in self.ratios),
             "lr must be positive and finite": all(0 < r < math.inf for r in rates),
             "batches must be 1 or more": self.batches is None or self.batches >= 1,
+            f"mode must be one of {', '.join(MODES)}": self.mode in MODES,
+            "time_budget_s must be positive": self.time_budget_s > 0,
         }
         broken = [rule for rule, holds in wrong.items() if not holds]
         if broken:
@@ -118,6 +124,8 @@ _KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "target": (str, "the name of a target"),
     "batches": (operator.index, "a number of batches"),
     "cache_bytes": (operator.index, "a number of bytes"),
+    "mode": (str, "the name of a mode"),
+    "time_budget_s": (float, "a number of seconds"),
 }
 
 
@@ -125,12 +133,14 @@ def quick_settings(profile: Profile) -> dict[str, Any]:
     """Keywords for `Study.analyze` that give a first, rough table within a minute on two cores.
 
     One seed, 25 steps, 200 validation samples, two ratios, three learning rates, and of each block only the
-    weight that matters most (arXiv 2310.17752): its first pointwise convolution, or its first matrix.
+    weight that matters most (arXiv 2310.17752): its first pointwise convolution, or its first matrix; where
+    it has neither, its first weight.
     """
     first: dict[str, str] = {}
-    for tensor in sorted(profile.tensors, key=lambda r: r.depth):
-        spatial = tensor.shape[2:]
-        if tensor.kind == "weight" and tensor.channels is not None and all(s == 1 for s in spatial):
+    weights = [t for t in profile.tensors if t.kind == "weight" and t.fqn not in profile.head]
+    pointwise = [t for t in weights if t.channels is not None and all(s == 1 for s in t.shape[2:])]
+    for tensors in (pointwise, weights):
+        for tensor in sorted(tensors, key=lambda t: t.depth):
             first.setdefault(tensor.block, tensor.fqn)
     samples = max((spec.shape[0] for spec in profile.batch.values() if spec.shape), default=1)
     rate = float(profile.optimizer["lr"])
@@ -138,7 +148,7 @@ def quick_settings(profile: Profile) -> dict[str, Any]:
         "steps": 25,
         "seeds": (0,),
         "ratios": (1.0, 0.25),
-        "tensors": tuple(fqn for fqn in first.values() if fqn not in profile.head),
+        "tensors": tuple(first.values()),
         "bias_counts": None,
         "lr": (rate * 0.1, rate * 10**-0.5, rate),
         "batches": max(1, 200 // samples),

@@ -169,6 +169,11 @@ class EagerFinetuner:
                 if at is not None:
                     self._step.args[at] = value
 
+    def trained(self) -> dict[str, torch.Tensor]:
+        """FQN -> value of each tensor that is trained whole, as the last step left it."""
+        names = {f"trained:{fqn}": fqn for fqn in self.plan.tensors}
+        return {fqn: self._step.args[self._step.at[n]] for n, fqn in names.items() if n in self._step.at}
+
     def train(self, seed: int, lr: float) -> Iterator[float]:
         self._step.args[self._step.at["lr"]] = torch.tensor(lr)
         for step, (batch, _) in enumerate(self._batches(self._train, self._cut, seed)):

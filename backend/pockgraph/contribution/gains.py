@@ -98,7 +98,7 @@ def _gain_at(gains: Mapping[float, Gain] | Mapping[int, Gain], amount: float) ->
 
 
 Kind = Literal["head", "weight", "bias_k"]
-Purpose = Literal["contribution", "tuning"]
+Purpose = Literal["contribution", "screening", "tuning"]
 Status = Literal["planned", "done", "diverged", "failed"]
 
 
@@ -132,7 +132,8 @@ class Measurement:
     """One candidate fine-tuned with one seed.
 
     Attributes:
-        purpose: `"contribution"`, or `"tuning"` of the learning rate.
+        purpose: `"contribution"`; `"screening"`, with fewer steps, to drop what is hopeless; or `"tuning"` of
+            the learning rate.
         status: `"planned"`, `"done"`, `"diverged"`, or `"failed"` with `error` (it is tried again).
         lr, steps, target: how it was trained; `metric`: mean over the validation samples afterwards.
         loss: mean training loss of the last quarter of the steps, each before its update.

@@ -142,6 +142,42 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE runs ADD COLUMN losses BLOB;    -- little-endian float64; NULL: they stand in the JSON
     ALTER TABLE runs ADD COLUMN holder TEXT;    -- the process that trains, while it does
     """,
+    """
+    CREATE TABLE probes (           -- what gradients say of every candidate, replaced as a whole
+        analysis INTEGER PRIMARY KEY REFERENCES analyses(id),
+        finished REAL NOT NULL,
+        json TEXT NOT NULL
+    ) STRICT;
+    ALTER TABLE analyses ADD COLUMN ended TEXT NOT NULL DEFAULT '{}';   -- how the last call of it ended
+    CREATE TABLE new_measurements (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        analysis INTEGER NOT NULL REFERENCES analyses(id),
+        purpose TEXT NOT NULL CHECK (purpose IN ('tuning', 'screening', 'contribution')),
+        kind TEXT NOT NULL CHECK (kind IN ('head', 'weight', 'bias_k')),
+        fqn TEXT NOT NULL DEFAULT '',
+        ratio REAL NOT NULL DEFAULT 0,
+        k INTEGER NOT NULL DEFAULT 0,
+        seed INTEGER NOT NULL,
+        tried_lr REAL NOT NULL DEFAULT 0,
+        status TEXT NOT NULL DEFAULT 'planned'
+            CHECK (status IN ('planned', 'done', 'diverged', 'failed')),
+        lr REAL,
+        steps INTEGER NOT NULL,             -- fewer while screening
+        target TEXT NOT NULL DEFAULT '',
+        metric REAL,
+        loss REAL,
+        duration_s REAL,
+        finished REAL,
+        error TEXT NOT NULL DEFAULT '',
+        UNIQUE (analysis, purpose, kind, fqn, ratio, k, seed, tried_lr)
+    ) STRICT;
+    INSERT INTO new_measurements SELECT * FROM measurements;
+    DELETE FROM sqlite_sequence WHERE name = 'new_measurements';
+    INSERT INTO sqlite_sequence SELECT 'new_measurements', seq FROM sqlite_sequence
+        WHERE name = 'measurements';
+    DROP TABLE measurements;
+    ALTER TABLE new_measurements RENAME TO measurements;
+    """,
 )
 
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..contribution.gains import Kind, Purpose, Status
+from ..contribution.scores import Scores
 from ..errors import PockError, StudyError, listing, reason, require, suggest, violations
 from ..files import as_path, parse_json, read_text, write_atomically
 from ..plan import Plan
@@ -66,11 +67,28 @@ class MeasurementRow(_Strict):
     error: str
 
 
+class Probe(_Strict):
+    """Scores as their table has them, see `Scores`."""
+
+    finished: float
+    scores: dict[str, Any]
+
+    @field_validator("scores")
+    @classmethod
+    def _are_scores(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            Scores.from_json(json.dumps(value))
+        except (LookupError, TypeError) as e:
+            raise ValueError(f"these are no scores ({e!r})") from None
+        return value
+
+
 class Analysis(_Strict):
     """Measurements that can be compared with each other.
 
     Attributes:
         settings: which those share. lr: None while it is being chosen. used: larger is later.
+        ended: how its last call ended. probe: its scores, and when they were computed.
     """
 
     settings: dict[str, Any]
@@ -80,6 +98,8 @@ class Analysis(_Strict):
     head: list[str]
     bias_order: list[str]
     used: int = 0
+    ended: dict[str, Any] = {}
+    probe: Probe | None = None
     measurements: list[MeasurementRow]
 
 
@@ -191,7 +211,8 @@ def _everything(study: Study) -> dict[str, Any]:
         "schema": SCHEMA,
         "facts": dict(study.facts),
         "documents": documents,
-        "analyses": [a.model_dump() for a in _analyses(study)],
+        # What is as by default is left out, so that earlier versions read it.
+        "analyses": [a.model_dump(exclude_defaults=True) for a in _analyses(study)],
         "plans": [
             {"name": name, "created": created[name], "plan": json.loads(plan.to_json())}
             for name, plan in study.plans().items()
@@ -211,7 +232,11 @@ def _analyses(study: Study) -> list[Analysis]:
             loaded = {c: json.loads(row[c]) for c in ("settings", "estimates", "head", "bias_order")}
             rows = study._store.read("SELECT * FROM measurements WHERE analysis = ? ORDER BY id", row["id"])
             measurements = [{c: m[c] for c in (*KEY, *RESULT)} for m in rows]
-            plain = {c: row[c] for c in ("lr", "target", "used")}
+            plain: dict[str, Any] = {c: row[c] for c in ("lr", "target", "used")}
+            if "ended" in row.keys():  # noqa: SIM118 - of a row, `in` looks at values
+                plain["ended"] = json.loads(row["ended"])
+                for probe in study._store.read("SELECT * FROM probes WHERE analysis = ?", row["id"]):
+                    plain["probe"] = {"finished": probe["finished"], "scores": json.loads(probe["json"])}
             found.append(Analysis.model_validate({**loaded, **plain, "measurements": measurements}))
     return found
 
@@ -334,8 +359,8 @@ def _add_analysis(write: sqlite3.Connection, given: Analysis, made: bool) -> tup
     ).fetchone()
     if row is None:
         cursor = write.execute(
-            "INSERT INTO analyses (settings, lr, target, estimates, head, bias_order, used) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO analyses (settings, lr, target, estimates, head, bias_order, used, ended) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             # What a study last used stays what it last used.
             (
                 settings,
@@ -345,6 +370,7 @@ def _add_analysis(write: sqlite3.Connection, given: Analysis, made: bool) -> tup
                 head,
                 order,
                 given.used if made else 0,
+                json.dumps(given.ended),
             ),
         )
         id = cursor.lastrowid
@@ -357,6 +383,11 @@ def _add_analysis(write: sqlite3.Connection, given: Analysis, made: bool) -> tup
                 "Nothing was imported; import it into a study of its own."
             )
         write.execute("UPDATE analyses SET lr = coalesce(lr, ?) WHERE id = ?", (given.lr, id))
+    if given.probe is not None:
+        write.execute(
+            "INSERT INTO probes VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (id, given.probe.finished, json.dumps(given.probe.scores)),
+        )
     columns = (*KEY, *RESULT)
     added = finished = 0
     for m in given.measurements:

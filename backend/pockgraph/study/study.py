@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from ..plan import Plan
 from ..store.store import Store, study_path
 
 if TYPE_CHECKING:
+    from ..contribution.candidates import Mode
     from ..optimizer import Optimizer
     from ..profile import Profile
     from ..search.constraints import Constraints, Lock
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ..task import Task
     from ..train_graph import TrainGraph
     from .verification import Verification
+from .analysis_records import AnalysisRecords
 from .kept_records import KeptRecords
 from .records import NAMES, TaskFacts, differences, facts
 
@@ -39,7 +42,7 @@ MAKE_PROFILE = (
 )
 
 
-class Study(KeptRecords):
+class Study(KeptRecords, AnalysisRecords):
     """A durable record of one task.
 
     Args:
@@ -266,13 +269,17 @@ class Study(KeptRecords):
         status = [m.status for m in self.measurements()]
         return sum(s in ("done", "diverged") for s in status), len(status)
 
-    def _cached(self, name: str, load: Callable[[], T]) -> T:
-        """`load()`, called again only after some process changed what it reads."""
-        revision = self._store.revision(name)
+    def _cached(self, name: str, load: Callable[[], T], key: str = "") -> T:
+        """`load()`, called again only after some process changed what it reads.
+
+        Args:
+            name: the revision of that. key: of the result, where several are read from it.
+        """
+        revision, key = self._store.revision(name), key or name
         with self._lock:
-            if name not in self._cache or self._cache[name][0] != revision:
-                self._cache[name] = (revision, load())
-            return self._cache[name][1]
+            if key not in self._cache or self._cache[key][0] != revision:
+                self._cache[key] = (revision, load())
+            return self._cache[key][1]
 
     # ------------------------------------------------------------------ measuring and planning
 
@@ -288,11 +295,15 @@ class Study(KeptRecords):
         target: str = "auto",
         batches: int | None = None,
         cache_bytes: int | None = None,
+        mode: Mode = "measured",
+        time_budget_s: float | None = None,
         progress: Callable[[Progress], None] | None = None,
         cancel: Callable[[], bool] | None = None,
         force: bool = False,
     ) -> Contribution:
         """Measure what each tensor is worth; goes on where an earlier call with these settings ended.
+
+        `Study.coverage` says what was measured and what was not.
 
         Args:
             steps: training steps of each measurement.
@@ -306,6 +317,11 @@ class Study(KeptRecords):
                 included.
             batches: at most so many validation batches.
             cache_bytes: memory for activations below the trained tensors; 1 GiB by default, 0 keeps none.
+            mode: `"measured"`: train everything that is asked for. `"probe"`: train the head alone, and score
+                all tensors at all ratios from gradients, in seconds: see `Study.scores`. Its rate is `lr`, or
+                the optimizer's own: it tries no others.
+            time_budget_s: begin no measurement that would take longer than this, in seconds from now. The
+                rate is chosen, and the head alone measured, in any case.
             progress: called at least once a measurement.
             cancel: asked after each step; True ends the analysis within about a step.
             force: measure although the graph's gradients deviate from eager PyTorch's.
@@ -320,7 +336,7 @@ class Study(KeptRecords):
 
         settings = Settings.of(
             steps=steps, seeds=seeds, ratios=ratios, tensors=tensors, bias_counts=bias_counts, lr=lr,
-            target=target, batches=batches, cache_bytes=cache_bytes,
+            target=target, batches=batches, cache_bytes=cache_bytes, mode=mode, time_budget_s=time_budget_s,
         )  # fmt: skip
         for name, call in (("progress", progress), ("cancel", cancel)):
             if call is not None and not callable(call):
@@ -328,6 +344,8 @@ class Study(KeptRecords):
                     f"{name}={str(call)[:40]!r} cannot be called. Pass a function, or leave it out."
                 )
         task = self._needed_task()
+        if settings.mode == "probe" and not isinstance(settings.lr, int | float):
+            settings = replace(settings, lr=self.graph.optimizer.lr)
         analyze(self._store, task, self.graph, settings, progress, cancel, force)
         return self.contribution
 
