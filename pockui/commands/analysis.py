@@ -37,6 +37,10 @@ class Mode(StrEnum):
 
     MEASURED = "measured"
     PROBE = "probe"
+    MIXED = "mixed"
+
+
+QUICK_S = 50.0  # of `--quick`; loading and compiling come on top
 
 
 def analyze(
@@ -60,9 +64,12 @@ def analyze(
     group: GroupOption = None,
     target: Annotated[str, typer.Option(help="Where to measure: auto, openvino or torch.")] = "auto",
     mode: Annotated[
-        Mode,
-        typer.Option(help="measured: train each tensor; probe: score all by their gradients, in seconds."),
-    ] = Mode.MEASURED,
+        Mode | None,
+        typer.Option(
+            help="measured: train each tensor; probe: score all by their gradients, in seconds; mixed: "
+            "probe, and train what could change the plans."
+        ),
+    ] = None,
     time_budget: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Measure no longer than this; call again to go on."),
@@ -70,7 +77,9 @@ def analyze(
     time_steps: Annotated[
         bool, typer.Option("--time", help="Also time some plans on OpenVINO, for budgets in ms.")
     ] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A rough analysis in about a minute.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rough analysis in about a minute, in mode mixed.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Measure even if the gradients deviate from PyTorch's.")
     ] = False,
@@ -100,8 +109,11 @@ def analyze(
     if quick:
         from pockgraph.contribution.candidates import quick_settings
 
-        options = quick_settings(profile) | options
-    contribution = run_analysis(record, target=target, force=force, mode=mode.value, **options)
+        rough = {"mode": Mode.MIXED, "tensors": None, "time_budget_s": QUICK_S}
+        options = quick_settings(profile) | rough | options
+    if mode is not None:
+        options["mode"] = mode
+    contribution = run_analysis(record, target=target, force=force, **options)
     if time_steps:
         from pockgraph.study.time_plans import fit, time_plans
 

@@ -31,17 +31,21 @@ from ..train_graph import TrainGraph
 from .activation_cache import Forward
 from .candidates import Settings, bias_order_of, candidates, choice_of, head_of
 from .compiled_finetuning import CompiledBackend
+from .contested import Chooser, Contested
 from .data import Data, fresh_values, with_validation
 from .eager_finetuning import EagerBackend
 from .finetuning import Finetuner, FinetuningBackend, finetune
 from .finetuning_time import Estimate
 from .gains import HEAD, Candidate, Measurement, Progress
 from .probe import probe
-from .schedule import Everything, Request, Schedule
+from .schedule import Everything, Request, Schedule, missing
 from .scores import Scores
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
+
+# What a short training may cost of a whole one, that it is worth its time.
+WORTH_SCREENING = 0.6
 
 # What a measurement is of; in the study, its row is found by nothing else.
 KEY = ("purpose", "kind", "fqn", "ratio", "k", "seed", "tried_lr")
@@ -59,10 +63,15 @@ def analyze(
     progress: Callable[[Progress], None] | None = None,
     cancel: Callable[[], bool] | None = None,
     force: bool = False,
+    choose: Chooser | None = None,
 ) -> None:
-    """Take every measurement that the study lacks; see `Study.analyze`."""
+    """Take every measurement that the study lacks; see `Study.analyze`.
+
+    Args:
+        choose: what plans take; mode `"mixed"` needs it.
+    """
     store.check_writable()
-    _Analysis(store, with_validation(task), graph, settings, progress, cancel).run(force)
+    _Analysis(store, with_validation(task), graph, settings, progress, cancel, choose).run(force)
 
 
 class _Analysis:
@@ -74,7 +83,9 @@ class _Analysis:
         settings: Settings,
         progress: Callable[[Progress], None] | None,
         cancel: Callable[[], bool] | None,
+        choose: Chooser | None,
     ) -> None:
+        self._choose = choose
         self.store, self.task, self.graph, self.settings = store, task, graph, settings
         self._progress, self._cancel = progress, cancel
         self.head = head_of(graph, task)
@@ -85,7 +96,7 @@ class _Analysis:
         )
         self.fresh = {seed: fresh_values(task, seed) for seed in settings.seeds}
         forward = Forward(graph.gradients)
-        passes = 3 * settings.steps + self.data.validation_count
+        passes = self._passes()
         fixed = 10 * forward.work_before[-1]
         self.work = {
             c: fixed + passes * forward.work_after(self._choice(c)) for c in (HEAD, *self.candidates)
@@ -96,6 +107,7 @@ class _Analysis:
         batches = settings.steps * len(settings.seeds) + self.data.validation_count
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
         self._start = time.monotonic()
+        self._is_checked = False
         self._lease: Lease
 
     def run(self, force: bool) -> None:
@@ -104,18 +116,19 @@ class _Analysis:
         with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
             self.id = self._lease.analysis
             self._ended("")
+            self._is_checked = force
             schedule = self._schedule()
+            if self.settings.mode == "mixed":
+                self._recall()
             self._want(schedule.foreseen, forget_unfinished=True)
             self._report("preparing", None)
-            if not force and any(m.status == "planned" for m in self._known.values()):
-                check_gradients(self.graph)
-            if self.settings.mode != "measured":
-                self._scores()
+            if any(m.status == "planned" for m in self._known.values()):
+                self._check_gradients()
             in_time = True
             while in_time and (wanted := schedule.next(self._known)):
                 self._check_head()
                 self._want(wanted)
-                in_time = self._measure(wanted)
+                in_time = self._measure(missing(wanted, self._known))
             self._check_head()
             self._ended("finished" if in_time else "time")
         failed = self._read("status = 'failed' AND purpose = 'contribution'")
@@ -145,6 +158,7 @@ class _Analysis:
             if all(found.of(c) for c in every):
                 return found
         self._report("probing", None)
+        self._check_gradients()
         rate = self.settings.lr if isinstance(self.settings.lr, int | float) else self.graph.optimizer.lr
         found = probe(
             self.task, self.graph, every, self._plan_of, self._plan_of(HEAD), self.settings.seeds[0], rate,
@@ -158,7 +172,14 @@ class _Analysis:
             )
         return found
 
+    def _check_gradients(self) -> None:
+        """Before the first gradient that counts."""
+        if not self._is_checked:
+            check_gradients(self.graph)
+        self._is_checked = True
+
     def _schedule(self) -> Schedule:
+        scores = None if self.settings.mode == "measured" else self._scores()
         if self.settings.mode == "probe":
             return Everything((), (), self.settings.seeds)
         tuning = []
@@ -167,7 +188,23 @@ class _Analysis:
                 tuning += [
                     Request("tuning", c, self.settings.seeds[0], rate) for c in (HEAD, *self._middle())
                 ]
-        return Everything(tuning, self.candidates, self.settings.seeds)
+        if scores is None or self._choose is None:
+            return Everything(tuning, self.candidates, self.settings.seeds)
+        screens = self._passes(self.settings.screening_steps) < WORTH_SCREENING * self._passes()
+        return Contested(
+            tuning, self.candidates, self.settings.seeds, scores, self._choose, screens, self.bias_order,
+            self.head,
+        )  # fmt: skip
+
+    def _passes(self, steps: int | None = None) -> int:
+        """Forward passes that a measurement takes, or as much work; a backward pass is two."""
+        return 3 * (steps or self.settings.steps) + self.data.validation_count
+
+    def _recall(self) -> None:
+        """Everything that the analysis has measured, whoever asked for it."""
+        for m in self._read("status IN ('done', 'diverged')"):
+            tried = (m.lr or 0.0) if m.purpose == "tuning" else 0.0
+            self._known[Request(m.purpose, m.candidate, m.seed, tried)] = m
 
     def _want(self, requests: Iterable[Request], forget_unfinished: bool = False) -> None:
         """Write down what is wanted: the study then knows how much is left, whoever asks.
@@ -188,7 +225,7 @@ class _Analysis:
             write.executemany(
                 f"INSERT INTO measurements (analysis, steps, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO NOTHING",
-                [(self.id, self.settings.steps, *_key(r)) for r in new],
+                [(self.id, self._steps(r), *_key(r)) for r in new],
             )
         rows = self.store.read("SELECT * FROM measurements WHERE analysis = ?", self.id)
         found = {tuple(row[n] for n in KEY): row for row in rows}
@@ -214,15 +251,15 @@ class _Analysis:
             try:
                 for request in requests:
                     self._tick()
-                    if candidate != HEAD and request.purpose != "tuning" and not self._in_time(candidate):
+                    if not self._in_time(request):
                         return False
                     self._report(candidate.label, None)
                     start = time.perf_counter()
                     rate = request.tried_lr or self._learning_rate()
                     try:
                         tuner = tuner or self._backend.prepare(self._plan_of(candidate))
-                        seed = request.seed
-                        outcome = finetune(tuner, self.fresh[seed], seed, rate, self._tick)
+                        seed, steps = request.seed, self._steps(request)
+                        outcome = finetune(tuner, self.fresh[seed], seed, rate, self._tick, steps)
                         result: dict[str, Any] = {"status": "done", **asdict(outcome)}
                     except NonFiniteLoss as e:
                         result = {"status": "diverged", "error": str(e)}
@@ -238,11 +275,28 @@ class _Analysis:
                     tuner.close()
         return True
 
-    def _in_time(self, candidate: Candidate) -> bool:
-        """Whether one more measurement will be finished within the time budget."""
+    def _steps(self, request: Request) -> int:
+        short = request.purpose == "screening"
+        return self.settings.screening_steps if short else self.settings.steps
+
+    def _work(self, request: Request) -> float:
+        """What a measurement takes, in FLOPs and what is as long as they."""
+        share = self._passes(self._steps(request)) / self._passes()
+        return share * self.work[request.candidate]
+
+    def _in_time(self, request: Request) -> bool:
+        """Whether one more measurement will be finished within the time budget.
+
+        The rate is chosen, and the head and one candidate are measured, in any case: no table is empty.
+        """
+        if request.candidate == HEAD or request.purpose == "tuning":
+            return True
+        if not any(r.purpose == "contribution" and r.candidate != HEAD and m.status == "done"
+                   for r, m in self._known.items()):  # fmt: skip
+            return True
         pace = self._measured_s / self._measured_work if self._measured_s else 0.0
         left = self.settings.time_budget_s - (time.monotonic() - self._start)
-        return pace * self.work[candidate] < left
+        return pace * self._work(request) < left
 
     def _check_head(self) -> None:
         """
@@ -276,7 +330,7 @@ class _Analysis:
                 )
         saved = self._known[request] = Measurement.of_row(found[0])
         self._measured_s += duration_s
-        self._measured_work += self.work[request.candidate]
+        self._measured_work += self._work(request)
         self._report(request.candidate.label, saved)
 
     def _learning_rate(self) -> float:
@@ -375,7 +429,7 @@ class _Analysis:
     def _report(self, label: str, last: Measurement | None) -> None:
         if self._progress is None:
             return
-        left = sum(self.work[m.candidate] for m in self._known.values() if m.status == "planned")
+        left = sum(self._work(r) for r, m in self._known.items() if m.status == "planned")
         seconds = self._measured_s / self._measured_work * left if self._measured_s else None
         self._progress(Progress(*self._counts(), label, seconds, last))
 

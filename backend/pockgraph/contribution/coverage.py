@@ -14,6 +14,7 @@ from .gains import HEAD, Measurement
 from .scores import Scores
 
 NAMED = 3  # tensors that a text names of each kind
+SETTLED = "ended as more measurements would hardly change the plans for a quarter and half of the memory"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def coverage_of(
     for m in taken:
         if m.candidate.kind == "weight":
             by_weight.setdefault(m.candidate.fqn, set()).add(m.status)
+    short = {m.candidate.fqn for m in measurements if m.purpose == "screening" and m.metric is not None}
     why, mode, limit = ended.get("why", ""), ended.get("mode", ""), ended.get("limit_s")
     probed = scores.weights if scores else {}
     measured, skipped = [], {}
@@ -86,20 +88,25 @@ def coverage_of(
             skipped[fqn] = "because training it diverged"
         elif "failed" in status:
             skipped[fqn] = "because its measurement failed"
-        elif status and why == "time":
+        elif fqn in short:
+            skipped[fqn] = "as it gained less than others in a short training"
+        elif why == "time" and (status or mode == "mixed"):
             skipped[fqn] = "because the time was used up"
         elif status:
             skipped[fqn] = "not yet"
         elif mode == "probe":
             skipped[fqn] = "as a probe trains nothing"
+        elif mode == "mixed" and why == "finished":
+            skipped[fqn] = "as by its score no plan would train it"
+        elif mode == "mixed":
+            skipped[fqn] = "not yet"
         else:
             skipped[fqn] = "as it was not asked for"
     how = {
         "finished": "measured all that it was asked for",
         "time": f"used up its {limit:g} s" if limit else "used up its time",
     }
-    if mode == "probe":
-        how["finished"] = "only probed"
+    how |= {"probe": {"finished": "only probed"}, "mixed": {"finished": SETTLED}}.get(mode, {})
     return Coverage(
         tuple(measured),
         tuple(fqn for fqn in skipped if fqn in probed),

@@ -8,6 +8,7 @@ steps.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,11 +63,17 @@ class Outcome:
 
 
 def finetune(
-    tuner: Finetuner, fresh: Mapping[str, torch.Tensor], seed: int, lr: float, tick: Callable[[], None]
+    tuner: Finetuner,
+    fresh: Mapping[str, torch.Tensor],
+    seed: int,
+    lr: float,
+    tick: Callable[[], None],
+    steps: int | None = None,
 ) -> Outcome:
     """Train from the initial weights and evaluate.
 
     Args:
+        steps: take only the first so many.
         tick: called after every step and every validation batch; it may raise to stop.
 
     Raises:
@@ -74,7 +81,7 @@ def finetune(
     """
     tuner.reset(fresh)
     losses = []
-    for loss in tuner.train(seed, lr):
+    for loss in itertools.islice(tuner.train(seed, lr), steps):
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"The loss became {loss} in step {len(losses) + 1} at lr {lr:g}.")
         losses.append(loss)

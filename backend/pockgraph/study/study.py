@@ -319,9 +319,10 @@ class Study(KeptRecords, AnalysisRecords):
             cache_bytes: memory for activations below the trained tensors; 1 GiB by default, 0 keeps none.
             mode: `"measured"`: train everything that is asked for. `"probe"`: train the head alone, and score
                 all tensors at all ratios from gradients, in seconds: see `Study.scores`. Its rate is `lr`, or
-                the optimizer's own: it tries no others.
+                the optimizer's own: it tries no others. `"mixed"`: score all, and train what could change the
+                plans for some budgets, until they settle; see `contribution/contested.py`.
             time_budget_s: begin no measurement that would take longer than this, in seconds from now. The
-                rate is chosen, and the head alone measured, in any case.
+                rate is chosen, and the head alone and one candidate are measured, in any case.
             progress: called at least once a measurement.
             cancel: asked after each step; True ends the analysis within about a step.
             force: measure although the graph's gradients deviate from eager PyTorch's.
@@ -346,7 +347,12 @@ class Study(KeptRecords, AnalysisRecords):
         task = self._needed_task()
         if settings.mode == "probe" and not isinstance(settings.lr, int | float):
             settings = replace(settings, lr=self.graph.optimizer.lr)
-        analyze(self._store, task, self.graph, settings, progress, cancel, force)
+        choose = None
+        if settings.mode == "mixed":
+            from .contested_plans import chooser
+
+            choose = chooser(self.profile)
+        analyze(self._store, task, self.graph, settings, progress, cancel, force, choose)
         return self.contribution
 
     def verify(

@@ -1,0 +1,132 @@
+"""Contested: a schedule that measures what could change the plan, until the plan settles.
+
+A few candidates, spread over the scores, are measured first: they say what gain a score lets expect. Then, in
+rounds: plans are chosen for a few budgets, unmeasured candidates counting with what they may well gain; those
+of them that a plan takes are contested. They are trained for a quarter of the steps, and the better half is
+measured (successive halving, Jamieson and Talwalkar 2016). When nothing contested is left, or the plans stay
+the same for some rounds, what the plans take is measured with the other seeds, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean, median
+
+from .calibration import estimates
+from .gains import HEAD, Candidate, Contribution, Gain, Measurement
+from .schedule import Request, missing
+from .scores import Scores
+
+# The candidates that the plans for a few budgets train, given a table of gains.
+Chooser = Callable[[Contribution], frozenset[Candidate]]
+
+FIRST = 8  # candidates that calibrate
+ROUND = 6  # candidates that are measured before plans are chosen again
+PATIENCE = 3  # rounds in which the plans stay the same
+
+
+class Contested:
+    """See the module.
+
+    Args:
+        tuning: of the learning rate; none where it is settled.
+        candidates: all that may be measured.
+        seeds: the first one is that of the short trainings.
+        scores: of the candidates.
+        choose: which candidates plans take.
+        screens: whether a short training is worth its time.
+        bias_order, head: as in the table of gains.
+    """
+
+    def __init__(
+        self,
+        tuning: Iterable[Request],
+        candidates: Sequence[Candidate],
+        seeds: Sequence[int],
+        scores: Scores,
+        choose: Chooser,
+        screens: bool,
+        bias_order: Sequence[str] = (),
+        head: Sequence[str] = (),
+    ) -> None:
+        self._candidates, self._seeds, self._scores = candidates, seeds, scores
+        self._choose, self._screens = choose, screens
+        self._bias_order, self._head = tuple(bias_order), tuple(head)
+        heads = [Request("contribution", HEAD, seed) for seed in seeds]
+        if screens:
+            heads.append(Request("screening", HEAD, seeds[0]))
+        self._begin = (tuple(tuning), tuple(heads), tuple(map(self._measured, self._spread())))
+        self._plans: list[frozenset[Candidate]] = []
+
+    @property
+    def foreseen(self) -> Sequence[Request]:
+        return tuple(request for wanted in self._begin for request in wanted)
+
+    def next(self, known: Mapping[Request, Measurement]) -> Sequence[Request]:
+        for wanted in self._begin:
+            if left := missing(wanted, known):
+                return left
+        gains = self._gains(known)
+        out = {r.candidate for r, m in known.items() if m.status in ("diverged", "failed")}
+        out |= self._hopeless(known)
+        expected = estimates(self._scores, self._candidates, gains)
+        open_ = {c: e for c, e in expected.items() if c not in gains and c not in out}
+        hopeful = gains | {c: e.mean + e.std for c, e in open_.items()}
+        contested = [c for c in self._choose(self._table(hopeful, known)) if c in open_]
+        contested = sorted(contested, key=lambda c: (-expected[c].mean, c.fqn, c.ratio, c.k))[:ROUND]
+        if self._screens:
+            short = [Request("screening", c, self._seeds[0]) for c in contested]
+            if left := missing(short, known):
+                return left
+        plans = self._choose(self._table(gains | {c: e.mean for c, e in open_.items()}, known))
+        self._plans.append(plans)
+        recent = self._plans[-PATIENCE - 1 :]
+        settled = len(recent) > PATIENCE and len(set(recent)) == 1
+        if contested and not settled:
+            return [self._measured(c) for c in contested]
+        kept = sorted(plans & gains.keys(), key=lambda c: (c.fqn, c.ratio, c.k))
+        return missing([Request("contribution", c, s) for c in kept for s in self._seeds], known)
+
+    def _measured(self, candidate: Candidate) -> Request:
+        return Request("contribution", candidate, self._seeds[0])
+
+    def _spread(self) -> list[Candidate]:
+        """Candidates whose scores are spread over all."""
+        whole: dict[str, Candidate] = {}
+        for c in sorted(self._candidates, key=lambda c: c.ratio):
+            if c.kind == "weight":
+                whole[c.fqn] = c  # the largest ratio
+        rank = {c: s.update for c in whole.values() if (s := self._scores.of(c)) is not None}
+        order = sorted(rank, key=rank.__getitem__, reverse=True)
+        count = min(FIRST, len(order))
+        return [order[round(i * (len(order) - 1) / max(1, count - 1))] for i in range(count)]
+
+    def _gains(
+        self, known: Mapping[Request, Measurement], purpose: str = "contribution"
+    ) -> dict[Candidate, float]:
+        """Mean gain over the seeds that were taken."""
+        alone = {r.seed: m.metric for r, m in known.items() if (r.purpose, r.candidate) == (purpose, HEAD)}
+        found: dict[Candidate, list[float]] = {}
+        for r, m in known.items():
+            base = alone.get(r.seed)
+            if r.purpose == purpose and r.candidate != HEAD and m.metric is not None and base is not None:
+                found.setdefault(r.candidate, []).append(m.metric - base)
+        return {c: fmean(values) for c, values in found.items()}
+
+    def _hopeless(self, known: Mapping[Request, Measurement]) -> set[Candidate]:
+        """What gained less than half of the others in a short training."""
+        short = self._gains(known, "screening")
+        middle = median(short.values()) if short else 0.0
+        return {c for c, gain in short.items() if gain < middle}
+
+    def _table(self, gains: Mapping[Candidate, float], known: Mapping[Request, Measurement]) -> Contribution:
+        heads = [known[Request("contribution", HEAD, s)].metric for s in self._seeds]
+        weights: dict[str, dict[float, Gain]] = {}
+        biases: dict[int, Gain] = {}
+        for c, gain in sorted(gains.items(), key=lambda item: (item[0].fqn, item[0].ratio, item[0].k)):
+            if c.kind == "weight":
+                weights.setdefault(c.fqn, {})[c.ratio] = Gain.of([gain])
+            else:
+                biases[c.k] = Gain.of([gain])
+        baseline = Gain.of(h for h in heads if h is not None)
+        return Contribution(baseline, weights, biases, self._bias_order, self._head)
