@@ -44,6 +44,8 @@ from .scores import Scores
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
 
+# Pruning a graph and making it run takes some tenths of a second, whatever its size (at 20 GFLOP/s).
+PREPARING_FLOPS = 4_000_000_000
 # What a short training may cost of a whole one, that it is worth its time.
 WORTH_SCREENING = 0.6
 
@@ -97,9 +99,9 @@ class _Analysis:
         self.fresh = {seed: fresh_values(task, seed) for seed in settings.seeds}
         forward = Forward(graph.gradients)
         passes = self._passes()
-        fixed = 10 * forward.work_before[-1]
+        self._fixed = PREPARING_FLOPS + 10 * forward.work_before[-1]
         self.work = {
-            c: fixed + passes * forward.work_after(self._choice(c)) for c in (HEAD, *self.candidates)
+            c: self._fixed + passes * forward.work_after(self._choice(c)) for c in (HEAD, *self.candidates)
         }
         self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
         self._known: dict[Request, Measurement] = {}  # asked for so far, in order
@@ -190,7 +192,9 @@ class _Analysis:
                 ]
         if scores is None or self._choose is None:
             return Everything(tuning, self.candidates, self.settings.seeds)
-        screens = self._passes(self.settings.screening_steps) < WORTH_SCREENING * self._passes()
+        middle = next(iter(self._middle()), HEAD)
+        short, whole = Request("screening", middle, 0), Request("contribution", middle, 0)
+        screens = self._work(short) < WORTH_SCREENING * self._work(whole)
         return Contested(
             tuning, self.candidates, self.settings.seeds, scores, self._choose, screens, self.bias_order,
             self.head,
@@ -282,7 +286,7 @@ class _Analysis:
     def _work(self, request: Request) -> float:
         """What a measurement takes, in FLOPs and what is as long as they."""
         share = self._passes(self._steps(request)) / self._passes()
-        return share * self.work[request.candidate]
+        return self._fixed + share * (self.work[request.candidate] - self._fixed)
 
     def _in_time(self, request: Request) -> bool:
         """Whether one more measurement will be finished within the time budget.
