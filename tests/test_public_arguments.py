@@ -104,6 +104,8 @@ class World:
             "Manifest": self.artifact.manifest.model_dump(by_alias=True),
             "heads": {"graph": built("transformer"), "layer": "blocks.1.attention", "heads": [0]},
             "fisher_scores": {**graph, "batches": [self.batch]},
+            "lora": {"task": self.task, "layers": "layers.0"},
+            "merge_lora": {"model": pg.lora(self.task, "layers.0").model},
             "register_target": {"target": "mine", "module": "mine"},
             "Task.from_onnx": {"path": self.folder / "no.onnx", "name": "a", **how},
             "Task.named": {"batch": self.batch},

@@ -20,6 +20,8 @@ _HOME = {
     "AdamW": "optimizer",
     "Group": "optimizer",
     "Lion": "optimizer",
+    "lora": "task.lora",
+    "merge_lora": "task.lora",
     "build": "train_graph",
     "TrainGraph": "train_graph",
     "Plan": "plan",
@@ -54,6 +56,8 @@ __all__ = [
     "compile",
     "fisher_scores",
     "heads",
+    "lora",
+    "merge_lora",
 ]
 
 if TYPE_CHECKING:
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from .search import Constraints
     from .study import Study
     from .task import Batches, Task
+    from .task.lora import lora, merge_lora
     from .train_graph import TrainGraph
     from .train_graph.attention_heads import heads
     from .train_graph.builder import build
