@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pockgraph import Study
     from pockgraph.contribution import Contribution, Gain
     from pockgraph.contribution.agreement import Agreement
+    from pockgraph.profile import Profile
 
 
 class Mode(StrEnum):
@@ -75,7 +76,10 @@ def analyze(
         typer.Option(metavar="SECONDS", help="Measure no longer than this; call again to go on."),
     ] = None,
     time_steps: Annotated[
-        bool, typer.Option("--time", help="Also time some plans on OpenVINO, for budgets in ms.")
+        bool,
+        typer.Option(
+            "--time", help="Also measure some plans on OpenVINO, for budgets in ms and of process memory."
+        ),
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A rough analysis in about a minute, in mode mixed.")
@@ -115,12 +119,13 @@ def analyze(
         options["mode"] = mode
     contribution = run_analysis(record, target=target, force=force, **options)
     if time_steps:
-        from pockgraph.study.time_plans import fit, time_plans
+        from pockgraph.profile.model_fits import fit_models
+        from pockgraph.study.measured_plans import measure_plans
 
-        timed = time_plans(record.graph, profile, progress=lambda note: say(f"{note} …"))
-        model = fit(profile, "openvino", timed)
-        record.save_profile(profile.with_time(model))
-        say(f"Timed {model.points} plans; the time model is off by {percent(model.error_ratio)} (median).")
+        measured = measure_plans(record.graph, profile, progress=lambda note: say(f"{note} …"))
+        profile = fit_models(profile, measured)
+        record.save_profile(profile)
+        say_models(profile)
     if as_json:
         print_json(contribution_json(contribution) | analysis_json(record))
         return
@@ -142,6 +147,20 @@ def run_analysis(record: Study, description: str = "Measuring contribution", **o
             "The same command goes on from there."
         )
         raise typer.Exit(INTERRUPTED) from None
+
+
+def say_models(profile: Profile) -> None:
+    """How far the models of time and memory are off."""
+    if profile.time is not None:
+        say(
+            f"Measured {profile.time.points} plans; the time model is off by "
+            f"{percent(profile.time.error_ratio)} (median)."
+        )
+    if profile.memory is not None:
+        say(
+            f"The model of process memory is off by less than {percent(profile.memory.error_ratio)} for 9 of "
+            "10 plans, each left out of the fit."
+        )
 
 
 def _ratios(text: str) -> tuple[float, ...]:

@@ -31,10 +31,10 @@ from pockgraph.contribution.candidates import quick_settings
 from pockgraph.errors import PockError
 from pockgraph.machine import machine, usable_cores
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
-from pockgraph.profile import Profile
+from pockgraph.profile import MeasuredPlan, Profile
+from pockgraph.profile.model_fits import fit_time
 from pockgraph.study import Run
 from pockgraph.study.data_splits import splits_of
-from pockgraph.study.time_plans import fit
 
 from ..eager import eager_command
 from ..project import DEMOS, load_task
@@ -403,9 +403,12 @@ class _Experiment:
     def _learn_times(self, profile: Profile, planned: Mapping[str, PlannedMethod], rows: list[Row]) -> None:
         """Teach the study how long steps take, so that budgets in ms can be searched."""
         measured = {r.method: r.step_ms for r in rows if r.runtime == "openvino" and r.step_ms is not None}
-        timed = [(profile.ratios_of(planned[key].plan), ms) for key, ms in measured.items()]
-        if len(timed) > 1:
-            self.study.save_profile(profile.with_time(fit(profile, "openvino", timed)))
+        plans = [
+            MeasuredPlan(target="openvino", choice=dict(profile.ratios_of(planned[key].plan)), step_ms=ms)
+            for key, ms in measured.items()
+        ]
+        if len(plans) > 1:
+            self.study.save_profile(profile.with_time(fit_time(profile, plans)))
 
     # ---------------------------------------------------------------- progress
 

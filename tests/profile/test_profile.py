@@ -21,12 +21,13 @@ import pockgraph as pg
 from pockgraph.contribution import Contribution, Gain
 from pockgraph.errors import BudgetError, PlanError
 from pockgraph.plan import Trained, presets
-from pockgraph.profile import Profile
+from pockgraph.profile import MeasuredPlan, Profile
+from pockgraph.profile.model_fits import fit_time
 from pockgraph.profile.profile import Operator
 from pockgraph.profile.profiler import profile_of
 from pockgraph.search import frontier, search
 from pockgraph.search.plan_search import Budget
-from pockgraph.study.time_plans import fit, probe_choices
+from pockgraph.study.measured_plans import probe_choices
 from pockgraph.train_graph import TrainGraph
 
 RATIOS = (1.0, 0.5, 0.25)
@@ -369,6 +370,10 @@ def test_a_frontier_rises_in_cost_and_gain() -> None:
 # ---------------------------------------------------------------- time
 
 
+def as_measured(timed: list[tuple[dict[str, float], float]]) -> list[MeasuredPlan]:
+    return [MeasuredPlan(target="openvino", choice=dict(c), step_ms=ms) for c, ms in timed]
+
+
 def test_a_time_model_recovers_times_that_are_linear_in_work() -> None:
     profile = profile_of(built("mobilenet"))
     truth = (0.0, 3e-6, 5e-6, 4e-6, 9e-6, 2e-7)
@@ -377,7 +382,7 @@ def test_a_time_model_recovers_times_that_are_linear_in_work() -> None:
         *(random_choice(built("mobilenet"), random.Random(i)) for i in range(6)),
     ]
     timed = [(c, 1.0 + sum(a * b for a, b in zip(truth, profile.work(c)))) for c in choices]
-    model = fit(profile, "openvino", timed)
+    model = fit_time(profile, as_measured(timed))
     assert model.error_ratio < 0.01
     for choice, ms in timed:
         assert profile.with_time(model).figures(choice).step_ms == pytest.approx(ms, rel=0.05)
@@ -389,7 +394,7 @@ def test_a_time_budget_is_kept_and_needs_times() -> None:
     with pytest.raises(BudgetError, match="no measured times"):
         search(profile, table, Budget(step_ms=1.0))
     timed = [(c, 1.0 + 1e-6 * sum(profile.work(c)[1:])) for c in probe_choices(profile)]
-    profile = profile.with_time(fit(profile, "openvino", timed))
+    profile = profile.with_time(fit_time(profile, as_measured(timed)))
     low = profile.figures(dict.fromkeys(table.head, 1.0)).step_ms
     high = search(profile, table, Budget()).predicted["step_ms"]
     assert low is not None

@@ -22,6 +22,7 @@ from ..plan import BatchSpec, Plan, Trained
 from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
 from ..plan.tensor_info import TensorInfo
+from .memory_model import MemoryAmounts, MemoryModel, ProcessMemory, backward_weights, memory_amounts
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Amounts, Operator
 from .operator_table import OperatorTable
 from .plan_cost import pruned_step
@@ -40,6 +41,7 @@ class Figures:
         saved_bytes: activations kept from the forward to the backward pass.
         flops: of the step, a multiply-add counts two.
         step_ms: predicted time, None while nothing was timed.
+        process_bytes: predicted peak of the process, None while nothing was measured.
     """
 
     peak_bytes: int
@@ -47,6 +49,7 @@ class Figures:
     saved_bytes: int
     flops: int
     step_ms: float | None = None
+    process_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Profile:
         other_state, other_fixed: per tensor, by dimension: `state_bytes`, and (bytes, flops, work) of
             operators that does not shrink with a share along it; where these differ from the channels' only.
         scalar_bytes: of the optimizer state that all tensors share.
-        time: how long work takes, once measured.
+        time, memory: how long work takes, and what a process holds, once measured.
     """
 
     task: str
@@ -119,6 +122,7 @@ class Profile:
     path_weights: tuple[dict[int, dict[int, tuple[int, ...]]], ...] = ()
     other_state: tuple[dict[int, tuple[int, int]], ...] = ()
     other_fixed: tuple[dict[int, dict[int, Amounts]], ...] = ()
+    memory: MemoryModel | None = None
 
     # ------------------------------------------------------------------ plans
 
@@ -283,7 +287,25 @@ class Profile:
             saved_bytes=curve.saved_bytes,
             flops=step.flops,
             step_ms=None if self.time is None else self.time.predict(step.work),
+            process_bytes=None
+            if self.memory is None
+            else self.memory.predict(memory_amounts(self, choice, step)).peak_bytes,
         )
+
+    def process_memory(self, choice: Mapping[str, float | Trained]) -> ProcessMemory | None:
+        """The predicted peak of a process that trains this plan, in four parts; None while nothing was
+        measured."""
+        return None if self.memory is None else self.memory.predict(self.memory_amounts(choice))
+
+    @functools.cached_property
+    def backward_weights(self) -> dict[int, int]:
+        """Set of tensors -> bytes of weights that a step reads to compute gradients of inputs, if it trains
+        any of the set."""
+        return backward_weights(self)
+
+    def memory_amounts(self, choice: Mapping[str, float | Trained]) -> MemoryAmounts:
+        """What the memory model is linear in."""
+        return memory_amounts(self, choice, pruned_step(self, choice))
 
     def work(self, choice: Mapping[str, float | Trained]) -> tuple[int, ...]:
         """Amount of each of `WORK_KINDS` in a step of this plan: what the time model is linear in."""
@@ -355,11 +377,17 @@ class Profile:
             data[key] = tuple(data[key])
         if data["time"]:
             data["time"] = TimeModel(**{**data["time"], "ms_per_unit": tuple(data["time"]["ms_per_unit"])})
+        if memory := data.get("memory"):
+            data["memory"] = MemoryModel(**{**memory, "bytes_per_unit": tuple(memory["bytes_per_unit"])})
         return cls(**data)
 
     def with_time(self, time: TimeModel) -> Profile:
         """The same profile with a time model."""
         return replace(self, time=time)
+
+    def with_memory(self, memory: MemoryModel | None) -> Profile:
+        """The same profile with a memory model."""
+        return replace(self, memory=memory)
 
 
 def _keys_as(kind: type, moves: Mapping[Any, Sequence[int]]) -> dict[Any, tuple[int, ...]]:

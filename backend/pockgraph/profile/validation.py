@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cost.masks import MASK_STEPS
 from ..errors import PlanError
+from .memory_model import MemoryAmounts
 from .operator_cost import WORK_KINDS, Operator
 
 if TYPE_CHECKING:
@@ -77,6 +78,18 @@ def check(profile: Profile) -> None:
         _require(
             len(time) == len(WORK_KINDS) + 2 and all(_is_number(t) for t in time), "the time model"
         )  # fmt: skip
+    if profile.memory is not None:
+        m = profile.memory
+        numbers = (
+            *m.bytes_per_unit,
+            m.runtime_bytes,
+            m.constant_bytes,
+            m.forward_bytes,
+            m.error_ratio,
+            m.points,
+        )
+        there = len(m.bytes_per_unit) == len(MemoryAmounts._fields) and isinstance(m.target, str)
+        _require(there and all(_is_number(n) and n >= 0 for n in numbers), "the memory model")
 
 
 def _check_operator(o: Operator, i: int, count: int, tensors: int) -> None:

@@ -177,7 +177,7 @@ class IntegerProgram:
         if value is None:
             raise BudgetError(
                 "This profile holds no measured times, so nothing can be said about step_ms. Measure some "
-                "(pockui analyze --time, or pockgraph.study.time_plans), or leave step_ms out."
+                "(pockui analyze --time, or pockgraph.study.measured_plans), or leave step_ms out."
             )
         return float(value)
 
@@ -189,7 +189,7 @@ class IntegerProgram:
         if budget.step_ms is not None and self.p.time is None:
             raise BudgetError(
                 "The budget limits step_ms, but this profile holds no measured times. Measure them with "
-                "pockgraph.study.time_plans (pockui analyze --time), or leave step_ms out."
+                "pockgraph.study.measured_plans (pockui analyze --time), or leave step_ms out."
             )
         most, always = self.asked.max_tensors, len(self.variables.fixed)
         if most is not None and always > most:

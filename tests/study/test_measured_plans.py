@@ -1,13 +1,14 @@
-"""Timing a few plans of a task, on its own data."""
+"""Measuring a few plans of a task, on its own data."""
 
 from __future__ import annotations
 
 import torch
+from oracle import built
 from torch import Tensor, nn
 
 import pockgraph as pg
 from pockgraph.profile.profiler import profile_of
-from pockgraph.study.time_plans import time_plans
+from pockgraph.study.measured_plans import measure_plans, probe_choices
 from pockgraph.task.batch import Batch
 
 
@@ -23,7 +24,7 @@ class MaskedMean(nn.Module):
         return self.out((self.hidden(x) * keep).sum(1) / keep.sum(1))
 
 
-def test_a_network_that_averages_what_a_mask_keeps_can_be_timed() -> None:
+def test_a_network_that_averages_what_a_mask_keeps_can_be_measured() -> None:
     batch = {"x": torch.randn(2, 3, 4), "mask": torch.ones(2, 3, dtype=torch.int64)}
 
     def loss(net: nn.Module, b: Batch) -> Tensor:
@@ -35,6 +36,18 @@ def test_a_network_that_averages_what_a_mask_keeps_can_be_timed() -> None:
     graph = pg.build(task, pg.SGD(lr=0.1))
     profile = profile_of(graph)
     choices = [{"out.bias": 1.0}, {t.fqn: 1.0 for t in profile.tensors}]
-    timed = time_plans(graph, profile, choices=choices, rounds=1, steps=1)
-    assert [choice for choice, _ in timed] == choices
-    assert all(ms > 0 for _, ms in timed)
+    measured = measure_plans(graph, profile, choices=choices, rounds=1, steps=1)
+    assert [plan.choice for plan in measured] == choices
+    for plan in measured:
+        assert plan.target == "openvino"
+        assert plan.step_ms > 0
+        assert plan.memory is None or plan.memory.peak_bytes > plan.memory.imported_bytes
+
+
+def test_probes_are_a_dozen_different_plans_that_anyone_gets_again() -> None:
+    profile = profile_of(built("mobilenet"))
+    probes = probe_choices(profile)
+    assert len(probes) == 12
+    assert len({frozenset(choice.items()) for choice in probes}) >= 10
+    assert probes == probe_choices(profile)
+    assert all(profile.figures(choice).peak_bytes > 0 for choice in probes)
