@@ -118,9 +118,12 @@ def grid_sampler_backward(
     align_corners: bool,
     mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    dx = dgrid = None
-    if mask[0]:
-        dx = torch.func.vjp(lambda t: grid_sample(t, grid, mode, padding, align_corners), x)[1](dy)[0]
-    if mask[1]:
-        dgrid = torch.func.vjp(lambda t: grid_sample(x, t, mode, padding, align_corners), grid)[1](dy)[0]
+    def sampled(*wanted: Tensor) -> Tensor:
+        given = iter(wanted)
+        x_, grid_ = (next(given) if m else t for t, m in zip((x, grid), mask))
+        return grid_sample(x_, grid_, mode, padding, align_corners)
+
+    _, backward = torch.func.vjp(sampled, *(t for t, m in zip((x, grid), mask) if m))
+    gradients = iter(backward(dy))
+    dx, dgrid = (next(gradients) if m else None for m in mask)
     return dx, dgrid
