@@ -97,6 +97,9 @@ def test_evaluation_drops_nothing(trainers: tuple[Trainer, Trainer]) -> None:
     np.testing.assert_array_equal(one.evaluate(BATCHES[:1]).values, other.evaluate(BATCHES[:1]).values)
 
 
-def test_a_seed_is_an_integer(artifact: Artifact) -> None:
+def test_a_seed_is_an_integer(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr("pockgraph.runtime.trainer.open_runner", lambda *given: opened.append(given))
     with pytest.raises(ArtifactError, match=r"seed='x': a seed is an integer"):
         artifact.trainer(seed="x")  # pyright: ignore
+    assert not opened, "refused before anything is compiled"

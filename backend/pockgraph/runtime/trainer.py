@@ -113,10 +113,11 @@ class Trainer(Owned):
                 f"threads={threads}: at least one thread is needed, and at most {MAX_THREADS}. "
                 "Leave it out for all cores."
             )
+        seed, on_nonfinite = _checked_seed(seed), checked_policy(on_nonfinite)  # before the runtime compiles
         plan = read_plan(folder)
         checkpoint.check_state(folder, manifest, plan)
         trainer = cls(folder, manifest, plan, open_runner(folder, manifest, device, threads), device)
-        trainer.on_nonfinite = checked_policy(on_nonfinite)
+        trainer.on_nonfinite = on_nonfinite
         with explained(folder, device):
             trainer.reset(seed=seed)
         trainer._changed = False
@@ -306,9 +307,7 @@ class Trainer(Owned):
             ArtifactError: `seed` is no integer; as `set_state`.
         """
         require(ArtifactError, "state", state or {}, Mapping, "Pass arrays by name, or leave it out.")
-        seed = self.seed if seed is None else seed
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise ArtifactError(f"seed={seed!r}: a seed is an integer.")
+        seed = self.seed if seed is None else _checked_seed(seed)
         initial = checkpoint.initial_state(self.folder, self.manifest)
         self._torn_at = self.steps
         self._runner.write_state(initial)
@@ -398,3 +397,13 @@ class Trainer(Owned):
 
 
 MAX_THREADS = 4096
+
+
+def _checked_seed(seed: int) -> int:
+    """
+    Raises:
+        ArtifactError: it is no integer.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ArtifactError(f"seed={seed!r}: a seed is an integer.")
+    return seed
