@@ -86,13 +86,15 @@ def study_at(path: str | Path, plan: Plan, reference: str) -> Study | None:
     if not str(path):
         return None
     try:
+        with Study(path, read_only=True) as found:  # a study of another task stays as it is
+            if differences(found, plan, reference):
+                return None
         study = Study(path)
     except StudyError:  # gone, damaged, or another program's file
         return None
-    if not differences(study, plan, reference):
-        with suppress(StudyError):
-            study.check_writable()
-            return study
+    with suppress(StudyError):
+        study.check_writable()
+        return study
     study.close()
     return None
 

@@ -91,7 +91,8 @@ def list_studies(
     rows = []
     for path in sorted({*folder.glob("*.db"), *folder.glob("*/*.db")}):
         try:
-            rows.append({"path": str(path), **_summary(open_study(path))})
+            with open_study(path, read_only=True) as record:
+                rows.append({"path": str(path), **_summary(record)})
         except (StudyError, sqlite3.DatabaseError) as e:  # damaged, or some other program's
             say(f"Left out: {reason(e)}.")
     if as_json:
@@ -124,7 +125,7 @@ def show_study(
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a study holds: contribution, plans, runs and profiles."""
-    record = open_study(study)
+    record = open_study(study, read_only=True)
     summary = _summary(record)
     contribution = record.contribution if summary["measured"] else None
     plans, runs = record.plans(), record.runs()
@@ -182,7 +183,7 @@ def export(
     """Write a study to a file that other programs read."""
     from pockgraph.study.exchange import export_study
 
-    with open_study(study) as record:
+    with open_study(study, read_only=True) as record:
         written = export_study(record, file, table.value)
     found = {"file": str(file), "bytes": written.stat().st_size}
     if as_json:

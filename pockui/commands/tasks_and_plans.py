@@ -46,7 +46,7 @@ def graph_and_plan(task: str, plan: str, rule: Callable[[], Optimizer]) -> tuple
     return graph, from_file or named_plan(graph, plan)
 
 
-def open_study(path: Path) -> Study:
+def open_study(path: Path, *, read_only: bool = False) -> Study:
     """An existing study, without its task."""
     from pockgraph import Study
 
@@ -55,7 +55,7 @@ def open_study(path: Path) -> Study:
         raise PockError(
             f"There is no study {path}.{near} Make one with: pockui analyze MODULE:TASK --study {path}"
         )
-    return Study(path)
+    return Study(path, read_only=read_only)
 
 
 def named_plan(graph: TrainGraph, name: str) -> Plan:

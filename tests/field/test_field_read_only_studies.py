@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 from study_files import SETTINGS, small_task, version_1, without_its_log
+from typer.testing import CliRunner
 
 import pockgraph as pg
 from pockgraph.errors import StudyError
+from pockui.cli import app
+from pockui.landing import study_of
 
 
 def listing_of(folder: Path) -> dict[str, bytes]:
@@ -80,3 +83,38 @@ def test_an_old_study_that_cannot_be_written_is_read_as_it_is(
         assert study.contribution.baseline.mean == 0.25
         assert list(study.plans()) == ["head"]
     assert listing_of(tmp_path) == before
+
+
+def test_looking_at_an_old_study_leaves_it_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version_1(tmp_path / "old.db")
+    monkeypatch.chdir(tmp_path)
+    before = listing_of(tmp_path)
+    for words in ("ls --json", "show old.db --json"):
+        result = CliRunner().invoke(app, ["study", *words.split()])
+        assert result.exit_code == 0, result.output
+        assert '"schema": 1' in result.stdout
+    assert listing_of(tmp_path) == before
+
+
+def test_a_training_changes_no_study_but_its_own(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = version_1(tmp_path / "old.db")  # newer than the file that is copied
+    before = other.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pg.Study(study_file) as study:
+        plan = study.plan("head")
+    found = study_of(plan, "", None)
+    assert found is not None
+    found.close()
+    assert found.path == study_file
+    assert other.read_bytes() == before
+
+
+def test_a_study_opened_to_be_read_is_not_changed_by_mistake(study_file: Path) -> None:
+    with pg.Study(study_file, read_only=True) as study:
+        assert study.search(pg.Budget()).tensors
+        with pytest.raises(StudyError, match=r"opened to be read.*without read_only"):
+            study.remove_plan("head")
+    with pytest.raises(StudyError, match="There is no study"):
+        pg.Study(study_file.with_name("new.db"), small_task(), read_only=True)

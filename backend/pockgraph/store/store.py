@@ -30,6 +30,9 @@ BUSY_TIMEOUT_MS = 20_000
 class Store:
     """One study file, open. Each thread gets a connection of its own.
 
+    Args:
+        read_only: leave the file as it is, its tables those of the release that made it.
+
     Attributes:
         path: the file.
         writable: whether it can be changed; otherwise it is only read, and stays as it is.
@@ -38,13 +41,14 @@ class Store:
         StudyError: there is no such file, it is no study, it is damaged, or a newer version made it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = study_path(path)
+        self._read_only = read_only
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._file = _check_header(self.path)
-        self.writable = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
+        self.writable = not read_only and all(os.access(p, os.W_OK) for p in (self.path, self.path.parent))
         try:
             with self._explained():
                 self._migrate()
@@ -170,6 +174,10 @@ class Store:
         Raises:
             StudyError: the study can only be read.
         """
+        if self._read_only:
+            raise StudyError(
+                f"The study {self.path} was opened to be read. Open it without read_only to change it."
+            )
         if not self.writable:
             raise StudyError(
                 f"The study {self.path} can only be read: its file or folder is write-protected. Copy it to "

@@ -49,6 +49,7 @@ class Study(KeptRecords, AnalysisRecords):
         path: the file, made when it does not exist.
         task: needed to make a study and to measure. The study must be this task's.
         optimizer: what plans train with; `SGD` by default. An existing study keeps its own.
+        read_only: leave an existing file as it is; one that an older release made keeps its tables.
 
     Attributes:
         path: the file. name: the task's. reference: `module:name` that makes the task, or empty.
@@ -63,7 +64,12 @@ class Study(KeptRecords, AnalysisRecords):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], task: Task | None = None, optimizer: Optimizer | None = None
+        self,
+        path: str | os.PathLike[str],
+        task: Task | None = None,
+        optimizer: Optimizer | None = None,
+        *,
+        read_only: bool = False,
     ) -> None:
         self.path = study_path(path)
         if task is not None:
@@ -84,11 +90,11 @@ class Study(KeptRecords, AnalysisRecords):
         self._lock = threading.RLock()
         self._cache: dict[str, tuple[Any, Any]] = {}
         empty = self.path.is_file() and not self.path.stat().st_size
-        if task is not None and (empty or not self.path.exists()):
+        if task is not None and not read_only and (empty or not self.path.exists()):
             graph = self._build()
             self._store = Store.create(self.path, facts(graph))
         else:
-            self._store = Store(self.path)
+            self._store = Store(self.path, read_only=read_only)
         self.facts: Mapping[str, Any] = self._checked_facts()
         if task is not None:
             self._check_same(task)
