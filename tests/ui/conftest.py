@@ -55,8 +55,11 @@ def state(facts):
 
 @pytest.fixture
 def worker_finds_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that tests start can import `ui_task`."""
+    """Processes that tests start can import `ui_task`, and train at a pace that leaves others room."""
+    from ui_task import PAUSE_VARIABLE
+
     monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv(PAUSE_VARIABLE, "0.02")
 
 
 @pytest.fixture(scope="session")

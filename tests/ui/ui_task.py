@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from torch.nn import functional as F
 from pockgraph.task import Batches, Task
 
 SIDE = 12
+PAUSE_VARIABLE = "UI_TASK_PAUSE_S"  # ahead of each batch: a run that is only watched needs no processor
 
 
 class Net(nn.Module):
@@ -46,14 +50,20 @@ def accuracy(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (model(batch["x"]).argmax(1) == batch["y"]).float()
 
 
+def _paused(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    time.sleep(float(os.environ[PAUSE_VARIABLE]))
+    return batch
+
+
 def task() -> Task:
     torch.manual_seed(0)
+    pause = _paused if PAUSE_VARIABLE in os.environ else None
     return Task(
         name="blobs",
         model=Net(),
         loss=loss,
         metric=accuracy,
-        train=Batches(_data(160, 0), 8, shuffle=True),
+        train=Batches(_data(160, 0), 8, shuffle=True, transform=pause),
         eval=Batches(_data(64, 1), 8),
         validation=Batches(_data(64, 2), 8),
         fresh=("head.*",),
