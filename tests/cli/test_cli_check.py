@@ -11,7 +11,7 @@ from pockgraph.ir.graph import aten
 from pockgraph.passes import legalize
 from pockgraph.plan import Plan
 from pockgraph.targets.openvino import RULES
-from pockgraph.targets.openvino.rules import TABLE
+from pockgraph.targets.openvino.openvino_rules import TABLE
 
 
 @pytest.fixture

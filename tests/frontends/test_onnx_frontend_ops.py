@@ -12,7 +12,7 @@ from onnx import helper
 from onnx_models import assert_equal, ints, rand, run_module, run_onnxruntime, write_model
 
 from pockgraph.frontends.onnx import load
-from pockgraph.frontends.onnx.rules import RULES
+from pockgraph.frontends.onnx.operator_rules import RULES
 
 
 @dataclass(frozen=True)

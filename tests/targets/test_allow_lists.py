@@ -16,8 +16,8 @@ from pockgraph.ir.validation import OPERATORS
 from pockgraph.passes.legalize.table import expansion_of
 from pockgraph.runtime import onnx_file, openvino_xml
 from pockgraph.runtime.quiet_openvino import ov
-from pockgraph.targets.onnx.rules import RULES as ONNX_RULES
-from pockgraph.targets.openvino.rules import RULES as OPENVINO_RULES
+from pockgraph.targets.onnx.onnx_rules import RULES as ONNX_RULES
+from pockgraph.targets.openvino.openvino_rules import RULES as OPENVINO_RULES
 from pockgraph.targets.shared import elementwise, reduction
 
 # Written by earlier releases, whose artefacts still open.

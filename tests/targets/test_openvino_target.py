@@ -22,7 +22,7 @@ from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.runtime.quiet_openvino import ov
 from pockgraph.targets import get_target, target_names
 from pockgraph.targets.openvino import RULES, TARGET, lower
-from pockgraph.targets.openvino.rules import TABLE
+from pockgraph.targets.openvino.openvino_rules import TABLE
 
 aten = torch.ops.aten
 

@@ -1,7 +1,7 @@
 """Task -> traces: every operator that the user's code and autograd call, as eager PyTorch would run them.
 
 Not here: what rewrites a finished trace (`passes/`). With `targets/torch/aot_package.py` and
-`passes/legalize/expansion.py` this is the only room that touches torch's private or unstable interfaces.
+`passes/legalize/tracing.py` this is the only room that touches torch's private or unstable interfaces.
 
 The user's own code runs once on tensors without data, under autograd, and every operator it and autograd
 call is written down: the graph *is* what eager PyTorch would run, a backward pass that the user wrote

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 
 from ...errors import UnsupportedOperators
+from .operator_rules import RULES, find_rule
 from .program import Node, Program
-from .rules import RULES, find_rule
 from .tensor_roles import SHAPE_ONLY, TensorRole
 
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")

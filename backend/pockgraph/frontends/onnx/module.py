@@ -32,9 +32,9 @@ from . import (  # noqa: F401  the rules register themselves
 from .checks import require_supported
 from .folding import evaluate, shape_of
 from .naming import name_tensors
+from .operator_rules import COUNT, NotRunnable, Rule, find_rule
 from .program import Node, Program
 from .reader import is_uniform, read
-from .rules import COUNT, NotRunnable, Rule, find_rule
 from .tensor_roles import SHAPE_ONLY, TensorRole, find_tensor_roles
 
 # ONNX's number of an element type; 1 is the module's own floating-point type.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rules import NotRunnable, op
+from .operator_rules import NotRunnable, op
 
 
 @op("Relu", 6, 13, 14)

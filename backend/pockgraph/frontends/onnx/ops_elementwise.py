@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rules import NotRunnable, op
+from .operator_rules import NotRunnable, op
 
 UNARY: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "Abs": ((6, 13), torch.abs),

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operator_rules import NotRunnable, only, op
 from .ops_shape import as_ints
-from .rules import NotRunnable, only, op
 
 
 def _wrapped(indices: Tensor, size: int) -> Tensor:

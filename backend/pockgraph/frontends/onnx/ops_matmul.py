@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rules import op
+from .operator_rules import op
 
 
 @op("MatMul", 1, 9, 13, leaves={"a": "weight", "b": "weight"})

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rules import only, op
+from .operator_rules import only, op
 
 
 @op(

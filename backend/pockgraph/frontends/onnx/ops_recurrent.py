@@ -16,7 +16,7 @@ from torch.nn.utils import rnn as rnn_utils
 
 from ...recurrent.layers import gru_reset_first
 from ...recurrent.operators import ops as loops
-from .rules import op
+from .operator_rules import op
 
 Lengths = np.ndarray | Tensor | None
 _VERSIONS = (7, 14, 22)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .operator_rules import only, op
 from .ops_shape import as_ints
-from .rules import only, op
 
 Reduce = Callable[[Tensor, list[int], bool], Tensor]
 

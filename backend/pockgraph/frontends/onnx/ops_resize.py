@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rules import NotRunnable, only, op
+from .operator_rules import NotRunnable, only, op
 
 f32 = np.float32
 _MODES = {

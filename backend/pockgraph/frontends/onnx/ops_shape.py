@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rules import NotRunnable, op
+from .operator_rules import NotRunnable, op
 
 
 def as_ints(values: Any) -> list[int]:

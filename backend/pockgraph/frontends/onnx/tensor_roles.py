@@ -18,8 +18,8 @@ import numpy as np
 
 from ...errors import CaptureError, suggest
 from ...globs import matches
+from .operator_rules import Rule, find_rule
 from .program import Node, Program
-from .rules import Rule, find_rule
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div")

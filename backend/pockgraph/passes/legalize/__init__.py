@@ -38,8 +38,8 @@ from . import (  # noqa: F401  the expansions register themselves on import
     resampling,
     sampling,
 )
-from .expansion import read_results, traced
 from .table import Inexpansible, expansion_of
+from .tracing import read_results, traced
 
 CACHED = 512  # expansions a target keeps; a network has a few dozen
 

@@ -31,7 +31,7 @@ from . import (  # noqa: F401  the rules register themselves on import
 from .emitter import emit
 from .lowering import lower
 from .model import write_model
-from .rules import RULES, TABLE
+from .onnx_rules import RULES, TABLE
 
 add_to(TABLE, emit, masking, convolution)
 

@@ -13,10 +13,10 @@ import torch
 from torch import fx
 
 from ...ir.graph import Graph, Role
-from ..shared.rules import check_value
+from ..shared.shared_rules import check_value
 from .emitter import emit
 from .model import build_model
-from .rules import RULES, Context
+from .onnx_rules import RULES, Context
 from .value import Node, Value, parameter
 
 

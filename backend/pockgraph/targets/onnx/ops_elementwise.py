@@ -7,7 +7,7 @@ from torch import fx
 from ...ir.graph import aten
 from ..shared.elementwise import floating
 from . import op
-from .rules import Context, check, rule
+from .onnx_rules import Context, check, rule
 from .value import Value
 
 for _overload, _function in {

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from .emitter import emit
-from .rules import Context, rule
+from .onnx_rules import Context, rule
 from .value import Value
 
 aten = torch.ops.aten

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ...recurrent.operators import ops
 from ..shared import recurrent
-from ..shared.rules import joined
+from ..shared.shared_rules import joined
 from . import loops, native_recurrent
 from .emitter import emit
-from .rules import rule
+from .onnx_rules import rule
 
 _rules = recurrent.rules(joined(emit, loops))
 _rules[ops.lstm.default] = native_recurrent.lstm(_rules[ops.lstm.default])

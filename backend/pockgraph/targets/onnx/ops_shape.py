@@ -7,7 +7,7 @@ from torch import fx
 
 from . import op
 from .emitter import emit
-from .rules import Context, rule
+from .onnx_rules import Context, rule
 from .value import Value
 
 aten = torch.ops.aten

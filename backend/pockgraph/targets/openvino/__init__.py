@@ -32,8 +32,8 @@ from . import (  # noqa: F401  the rules register themselves on import
 )
 from .emitter import emit, ov
 from .lowering import lower
+from .openvino_rules import RULES, TABLE
 from .precision import keep_state_exact
-from .rules import RULES, TABLE
 
 add_to(TABLE, emit, division, convolution)
 

@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from ...ir.graph import Graph, Role, Slot
-from ..shared.rules import check_value
+from ..shared.shared_rules import check_value
 from .emitter import OV_TYPES, Value, emit, op, ov
-from .rules import RULES, Context
+from .openvino_rules import RULES, Context
 
 Variable = ov.op.util.Variable
 

@@ -9,7 +9,7 @@ from torch import fx
 from ...ir.graph import aten
 from ..shared.elementwise import floating
 from .emitter import Value, emit, op
-from .rules import Context, check, rule
+from .openvino_rules import Context, check, rule
 
 _UNARY: dict[Any, Any] = {
     aten.silu.default: op.swish,

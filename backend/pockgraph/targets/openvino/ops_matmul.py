@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from .emitter import Value, array, emit, is_constant, ov
-from .rules import Context, rule
+from .openvino_rules import Context, rule
 
 aten = torch.ops.aten
 

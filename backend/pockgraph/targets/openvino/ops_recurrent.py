@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..shared import recurrent
-from ..shared.rules import joined
+from ..shared.shared_rules import joined
 from . import loops
 from .emitter import emit
-from .rules import rule
+from .openvino_rules import rule
 
 for _operator, _rule in recurrent.rules(joined(emit, loops)).items():
     rule(_operator)(_rule)

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from .emitter import Value, emit, ints, op
-from .rules import Context, rule
+from .openvino_rules import Context, rule
 
 aten = torch.ops.aten
 

@@ -7,6 +7,6 @@ rules to a target.
 from __future__ import annotations
 
 from . import convolution, elementwise, indexing, layout, pooling, reduction  # noqa: F401  the rules register themselves
-from .rules import add_to
+from .shared_rules import add_to
 
 __all__ = ["add_to"]

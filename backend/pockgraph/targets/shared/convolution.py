@@ -18,7 +18,7 @@ from torch import fx
 
 from ...ir.graph import aten
 from .geometry import Geometry, padding_amounts
-from .rules import check, folds, out_shape, rule
+from .shared_rules import check, folds, out_shape, rule
 
 Values = Mapping[fx.Node, Any]
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from ...ir.graph import aten
 from ..rule_table import steps_at_whole_numbers
-from .rules import check, moves, out_dtype, out_shape, rule
+from .shared_rules import check, moves, out_dtype, out_shape, rule
 
 Number = int | float | bool
 

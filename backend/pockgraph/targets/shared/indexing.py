@@ -10,7 +10,7 @@ from torch import fx
 
 from ...ir.graph import aten
 from ...passes.legalize.indexing import is_of_rows
-from .rules import check, out_shape, rule
+from .shared_rules import check, out_shape, rule
 
 
 @rule(aten.embedding.default)

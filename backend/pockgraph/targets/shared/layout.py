@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from ...ir.graph import aten, bound_args
-from .rules import folds, moves, out_shape, rule
+from .shared_rules import folds, moves, out_shape, rule
 
 RESHAPES = (
     aten.reshape.default, aten._reshape_copy.default, aten.unsqueeze.default, aten.squeeze.default,

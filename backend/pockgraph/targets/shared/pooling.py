@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from ...ir.graph import aten
-from .rules import check, rule
+from .shared_rules import check, rule
 
 
 def pair(x: Sequence[int]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ...ir.graph import aten
-from .rules import out_dtype, out_shape, rule
+from .shared_rules import out_dtype, out_shape, rule
 
 # What is reduced whole, and along dimensions.
 REDUCTIONS: dict[str, tuple[Any, ...]] = {
