@@ -135,10 +135,10 @@ def test_a_mistake_in_ones_own_project_is_told_with_its_line(case: str, project:
 def test_a_bug_of_this_program_is_called_a_bug_and_has_its_own_exit_status(
     project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pockui.commands.studies.open_study", {}.__getitem__)
+    monkeypatch.setattr("pockui.commands.studies.open_study", None)
     result = cli("study", "show", "a.db")
     assert result.code == 70
-    assert "bug of pockui: KeyError" in result.err
+    assert "bug of pockui: TypeError" in result.err
     assert "--debug" in result.err
 
 
