@@ -123,7 +123,7 @@ def grid_sampler_backward(
         x_, grid_ = (next(given) if m else t for t, m in zip((x, grid), mask))
         return grid_sample(x_, grid_, mode, padding, align_corners)
 
-    _, backward = torch.func.vjp(sampled, *(t for t, m in zip((x, grid), mask) if m))
+    backward = torch.func.vjp(sampled, *(t for t, m in zip((x, grid), mask) if m))[1]
     gradients = iter(backward(dy))
     dx, dgrid = (next(gradients) if m else None for m in mask)
     return dx, dgrid
