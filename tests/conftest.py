@@ -7,6 +7,7 @@ test runs.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 from compiled_steps import compiled, copied  # noqa: F401 — fixtures of the tests that run artefacts
@@ -21,6 +22,15 @@ settings.load_profile("repeatable")
 # A shell lets what it starts in the background ignore Ctrl-C, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks() -> Iterator[None]:
+    """No test sees what a disk holds after a power failure; one that is full is played by another `fsync`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        patch.setattr("pockgraph.store.store.SYNCHRONOUS", "OFF")
+        yield
 
 
 @pytest.fixture(autouse=True)

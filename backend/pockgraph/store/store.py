@@ -25,6 +25,7 @@ from .schema import MIGRATIONS, statements
 
 APPLICATION_ID = 0x506B5374  # "PkSt": what the header of a study says the file is
 BUSY_TIMEOUT_MS = 20_000
+SYNCHRONOUS = "FULL"  # a finished change survives a power failure
 
 
 class Store:
@@ -105,7 +106,7 @@ class Store:
             connection.row_factory = sqlite3.Row
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             held = self._local.held = (valid, connection)
             with self._lock:
                 self._opened.append(connection)
@@ -291,7 +292,7 @@ def _write_new(
     path: Path, facts: Mapping[str, Any], fill: Callable[[sqlite3.Connection], None] | None
 ) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
         connection.execute("BEGIN")
         for script in MIGRATIONS:
             for statement in statements(script):
