@@ -230,7 +230,7 @@ def _measured(study: Path) -> int:
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for child processes")
 def test_ctrl_c_leaves_a_study_that_goes_on(project: Path, cli: Cli) -> None:
     command = [sys.executable, "-m", "pockui.cli", "analyze", "my_project:task", "--study", "study.db"]
-    command += ["--steps", "6000", "--ratios", "1,0.5,0.25", "--lr", "0.01", "--target", "torch"]
+    command += ["--steps", "1500", "--ratios", "1,0.5,0.25", "--lr", "0.01", "--target", "torch"]
     heard = functools.partial(
         signal.signal, signal.SIGINT, signal.SIG_DFL
     )  # a job in the background ignores it
