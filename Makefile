@@ -8,11 +8,13 @@ EXTRAS ?= dev
 STUDY ?=
 ARGS ?=
 # Test processes, each with one thread: a file is one process's, so that what it builds is built once.
+# Which file comes first, tests/conftest.py says.
 # A process that dies ends the run: with --dist loadfile, pytest-xdist would wait for it for ever.
 JOBS ?= auto
 EXECUTORCH_TESTS = tests/targets/test_executorch_ops.py tests/targets/test_executorch_target.py \
 	tests/runtime/test_runtime_executorch.py
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts

@@ -7,6 +7,7 @@ test runs.
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,22 @@ settings.load_profile("repeatable")
 # A shell lets what it starts in the background ignore Ctrl-C, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Of few tests, but long: they start servers and processes, wait for a browser, or train real networks.
+LONG = {
+    "test_experiment.py", "test_browser.py", "test_field_full_disk.py", "test_field_server.py",
+    "test_convolutional.py", "test_cli_project.py", "test_cli_studies.py", "test_demo_tasks.py",
+    "test_jobs.py",
+}  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest files go to the processes first, so that none is left alone with one at the end."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda i: (i.path.name not in LONG, -tests[i.path], i.path))
 
 
 @pytest.fixture(scope="session", autouse=True)
