@@ -13,14 +13,15 @@ user's ties them together; it raises `NotSeparable` elsewhere.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from .knapsack import BETTER, Knapsack, Solution, multipliers, not_dominated, solve
-from .linear_solver import Linear, Terms
+from .linear_solver import Linear
 from .plan_variables import PlanVariables
 
 MOST_ITEMS = 2048  # of a class
@@ -202,22 +203,13 @@ class CutDepths:
         ends = [((len(self.v.p.tensors), -1), [])]  # nothing beside what is always trained
         ends += sorted(reaching.items())
         low, high = self._extremes(ends, deepest)
-        is_open = low != high
-        for d, ((depth, end), items) in enumerate(ends):
-            options = {
-                c: [j for j in decisions if deepest[j] > depth]
-                for c, decisions in enumerate(self.v.choices)
-                if c != end
-            }
-            options = {c: decisions for c, decisions in options.items() if decisions}
-            forced = len(items) > 1
-            if forced:
-                options[end] = items
+        gains = self._gain @ low - tie * np.array([len(self.v.p.tensors) - depth for (depth, _), _ in ends])
+        costs = self._constants + low.T.astype(float) @ self._amounts
+        forced = [end if len(items) > 1 else -1 for (_, end), items in ends]
+        classes = self._split(low, low != high, forced)
+        for d, (_, items) in enumerate(ends):
             decided = tuple(items) if len(items) == 1 else ()
-            classes = self._split(options, end if forced else -1, low[:, d], is_open[:, d])
-            gain = float(self._gain @ low[:, d]) - tie * (len(self.v.p.tensors) - depth)
-            cost = self._constants + low[:, d] @ self._amounts
-            self.depths.append(Depth(decided, gain, cost, classes))
+            self.depths.append(Depth(decided, float(gains[d]), costs[d], classes[d]))
 
     def _extremes(
         self, ends: list[tuple[tuple[int, int], list[int]]], deepest: dict[int, int]
@@ -253,48 +245,79 @@ class CutDepths:
         return low, high
 
     def _split(
-        self, options: dict[int, list[int]], forced: int, low: NDArray[np.bool_], is_open: NDArray[np.bool_]
-    ) -> list[int]:
-        """The independent classes of a depth: choices, and those joined that what follows ties together."""
-        demands: list[Demand] = []
-        leader = {c: c for c in options}
-        touches: dict[int, int] = {}  # variable that follows -> one of the choices it follows from
+        self, low: NDArray[np.bool_], is_open: NDArray[np.bool_], forced: Sequence[int]
+    ) -> list[list[int]]:
+        """The independent classes of each depth: choices, and those joined that what follows ties together.
 
-        def find(c: int) -> int:
-            while leader[c] != c:
-                c = leader[c]
-            return c
+        From one depth to the next few variables change. Whatever no demand ties to one of them is as it was.
 
-        for variable, terms, less in self._open_demands(is_open):
-            base, unknown = -less, []
-            for w, factor in terms.items():
-                if not is_open[w]:
-                    base += factor * low[w]
-                elif w in self._class_of or w in touches:
-                    unknown.append((w, factor))
-            if not unknown:
+        Args:
+            low, is_open: [N, D], of each variable: its value where it is not open.
+            forced: per depth, the choice of which one decision is taken; -1: there is none.
+        """
+        changed = np.ones(low.shape, bool)
+        changed[:, 1:] = (low[:, 1:] != low[:, :-1]) | (is_open[:, 1:] != is_open[:, :-1])
+        for d, c in enumerate(forced):
+            if c >= 0:
+                changed[self.v.choices[c], d : d + 2] = True
+        for decisions in self.v.choices:
+            changed[decisions] = changed[decisions].any(0)
+        demands = self.v.demands
+        demanding: list[list[int]] = [[] for _ in range(len(low))]  # by variable: the demands it is in
+        for k, (variable, terms, _) in enumerate(demands):
+            for w in (variable, *terms):
+                demanding[w].append(k)
+        places = [(k, w) for w, found in enumerate(demanding) for k in found]
+        rows, columns = np.array(places, np.int64).reshape(-1, 2).T
+        ties = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(demands), len(low)))
+        touched = is_open & (changed | (ties.T @ (ties @ changed.astype(float)) > 0))
+        class_of: dict[int, int] = {}  # choice -> position of its class, at the depth before
+        found: list[list[int]] = []
+        for d, c in enumerate(forced):
+            opened, value = is_open[:, d].tolist(), low[:, d].tolist()
+            options = {
+                choice: open_ones
+                for choice, decisions in enumerate(self.v.choices)
+                if (open_ones := tuple(j for j in decisions if opened[j]))
+            }
+            seen: set[int] = set()
+            for start in np.flatnonzero(touched[:, d]).tolist():
+                if start not in seen:
+                    together, tied = self._tied(start, opened, demanding, seen)
+                    position = self._class(
+                        tuple((options[choice], choice == c) for choice in together),
+                        tuple(self._open_demand(k, opened, value) for k in tied),
+                    )
+                    class_of |= dict.fromkeys(together, position)
+            found.append(list(dict.fromkeys(class_of[choice] for choice in options)))
+        return found
+
+    def _tied(
+        self, start: int, opened: Sequence[bool], demanding: Sequence[Sequence[int]], seen: set[int]
+    ) -> tuple[list[int], list[int]]:
+        """(choices, demands) that open variables tie to an open one, in rising order; adds to what is seen."""
+        choices: set[int] = set()
+        demands: set[int] = set()
+        pending = [start]
+        while pending:
+            one = pending.pop()
+            if one in seen:
                 continue
-            demands.append(Demand(variable, base, tuple(unknown)))
-            owners = {find(self._class_of[w] if w in self._class_of else touches[w]) for w, _ in unknown}
-            if variable in touches:
-                owners.add(find(touches[variable]))
-            first = min(owners)
-            for other in owners:
-                leader[other] = first
-            touches[variable] = first
-        members: dict[int, list[int]] = {}
-        for c in options:
-            members.setdefault(find(c), []).append(c)
-        of: dict[int, list[Demand]] = {}
-        for demand in demands:
-            of.setdefault(find(touches[demand.variable]), []).append(demand)
-        return [
-            self._class(tuple((tuple(options[c]), c == forced) for c in together), tuple(of.get(first, ())))
-            for first, together in members.items()
-        ]
+            seen.add(one)
+            if one in self._class_of and self._class_of[one] not in choices:
+                choices.add(self._class_of[one])
+                pending += [j for j in self.v.choices[self._class_of[one]] if opened[j]]
+            for k in demanding[one]:
+                variable, terms, _ = self.v.demands[k]
+                if k not in demands and opened[variable]:
+                    demands.add(k)
+                    pending += [w for w in (variable, *terms) if opened[w]]
+        return sorted(choices), sorted(demands)
 
-    def _open_demands(self, is_open: NDArray[np.bool_]) -> Iterable[tuple[int, Terms, float]]:
-        return (demand for demand in self.v.demands if is_open[demand[0]])
+    def _open_demand(self, k: int, opened: Sequence[bool], value: Sequence[bool]) -> Demand:
+        variable, terms, less = self.v.demands[k]
+        base = -less + sum(factor * value[w] for w, factor in terms.items() if not opened[w])
+        return Demand(variable, base, tuple((w, factor) for w, factor in terms.items() if opened[w]))
 
     def _class(self, choices: tuple[tuple[tuple[int, ...], bool], ...], demands: tuple[Demand, ...]) -> int:
         """The position of a class; one that other depths have, too, is there once."""

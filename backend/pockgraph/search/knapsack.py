@@ -91,6 +91,9 @@ def solve(
     bound = float(top.sum() + weights @ room)
     loss = np.repeat(top, sizes) - value
     best: Solution | None = None
+    simple = _rounded(gain, cost, owner, starts, weights, room)
+    if simple is not None and simple.gain > floor + BETTER:
+        best = simple
     for width in (BEAM, MOST_STATES):
         gap = bound - (best.gain if best else floor)
         if gap <= BETTER:
@@ -140,6 +143,45 @@ def _used(value: Numbers, cost: Numbers, starts: Places, multiplier: float) -> f
     at = value - multiplier * cost
     top = np.repeat(np.maximum.reduceat(at, starts), np.diff(starts, append=len(at)))
     return float(np.minimum.reduceat(np.where(at >= top, cost, np.inf), starts).sum())
+
+
+def _rounded(
+    gain: Numbers, cost: Numbers, owner: Places, starts: Places, multipliers: Numbers, room: Numbers
+) -> Solution | None:
+    """A good solution: of multipliers that are just high enough, and then the best exchanges that fit."""
+    price = cost @ multipliers
+    chosen = None
+    low, high = 1.0, 2.0
+    for _ in range(16):
+        items = _best_at(gain - high * price, owner, starts)
+        if np.all(cost[items].sum(0) <= room):
+            chosen = items
+            break
+        low, high = high, 2 * high
+    if chosen is None:
+        return None
+    for _ in range(12):
+        middle = (low + high) / 2
+        items = _best_at(gain - middle * price, owner, starts)
+        if np.all(cost[items].sum(0) <= room):
+            chosen, high = items, middle
+        else:
+            low = middle
+    left = room - cost[chosen].sum(0)
+    for _ in range(len(gain)):
+        more, dearer = gain - gain[chosen][owner], cost - cost[chosen][owner]
+        one = int(np.argmax(np.where(np.all(dearer <= left, 1), more, 0.0)))
+        if more[one] <= 0 or np.any(dearer[one] > left):
+            break
+        left = left - dearer[one]
+        chosen[owner[one]] = one
+    return Solution(float(gain[chosen].sum()), chosen)
+
+
+def _best_at(value: Numbers, owner: Places, starts: Places) -> Places:
+    """Of each class the first item of most value."""
+    most = np.flatnonzero(value >= np.maximum.reduceat(value, starts)[owner])
+    return most[np.searchsorted(owner[most], np.arange(len(starts)))]
 
 
 def _search(
