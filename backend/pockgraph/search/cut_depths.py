@@ -12,7 +12,7 @@ user's ties them together; it raises `NotSeparable` elsewhere.
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -271,31 +271,29 @@ class CutDepths:
         rows, columns = np.array(places, np.int64).reshape(-1, 2).T
         ties = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(demands), len(low)))
         touched = is_open & (changed | (ties.T @ (ties @ changed.astype(float)) > 0))
+        options = np.array([is_open[decisions].any(0) for decisions in self.v.choices], bool)
         class_of: dict[int, int] = {}  # choice -> position of its class, at the depth before
         found: list[list[int]] = []
         for d, c in enumerate(forced):
             opened, value = is_open[:, d].tolist(), low[:, d].tolist()
-            options = {
-                choice: open_ones
-                for choice, decisions in enumerate(self.v.choices)
-                if (open_ones := tuple(j for j in decisions if opened[j]))
-            }
             seen: set[int] = set()
             for start in np.flatnonzero(touched[:, d]).tolist():
                 if start not in seen:
                     together, tied = self._tied(start, opened, demanding, seen)
+                    choices = (tuple(j for j in self.v.choices[choice] if opened[j]) for choice in together)
                     position = self._class(
-                        tuple((options[choice], choice == c) for choice in together),
+                        tuple((decisions, choice == c) for choice, decisions in zip(together, choices)),
                         tuple(self._open_demand(k, opened, value) for k in tied),
                     )
                     class_of |= dict.fromkeys(together, position)
-            found.append(list(dict.fromkeys(class_of[choice] for choice in options)))
+            there = np.flatnonzero(options[:, d]).tolist() if len(options) else []
+            found.append(list(dict.fromkeys(class_of[choice] for choice in there)))
         return found
 
     def _tied(
         self, start: int, opened: Sequence[bool], demanding: Sequence[Sequence[int]], seen: set[int]
     ) -> tuple[list[int], list[int]]:
-        """(choices, demands) that open variables tie to an open one, in rising order; adds to what is seen."""
+        """(choices, demands) that open variables tie to an open one, in rising order; adds to `seen`."""
         choices: set[int] = set()
         demands: set[int] = set()
         pending = [start]
@@ -330,25 +328,26 @@ class CutDepths:
     def _add_class(
         self, choices: tuple[tuple[tuple[int, ...], bool], ...], demands: tuple[Demand, ...]
     ) -> None:
-        ways = [[() if forced else None, *((j,) for j in decisions)] for decisions, forced in choices]
-        kinds = [[(w or ()) for w in one if w != ()] for one in ways]
-        if np.prod([float(len(kind)) for kind in kinds]) > MOST_ITEMS:
+        ways = [decisions if forced else (None, *decisions) for decisions, forced in choices]
+        count = math.prod(len(one) for one in ways)
+        if count > MOST_ITEMS:
             raise NotSeparable
-        items = [tuple(itertools.chain(*one)) for one in itertools.product(*kinds)]
-        local: dict[int, NDArray[np.bool_]] = {}
-        for decisions, _ in choices:
-            for j in decisions:
-                local[j] = np.array([j in item for item in items])
+        places = np.indices([len(one) for one in ways]).reshape(len(ways), count)
+        local = {
+            j: place == k for one, place in zip(ways, places) for k, j in enumerate(one) if j is not None
+        }
         for variable, base, terms in demands:
-            reached = np.full(len(items), base)
+            reached = np.full(count, base)
             for w, factor in terms:
                 reached += factor * local[w]
             value = reached > 0.5
             local[variable] = local[variable] | value if variable in local else value
-        places = list(local)
-        taken = np.array([local[w] for w in places], float)
-        gain, cost = self._gain[places] @ taken, taken.T @ self._amounts[places]
+        variables = list(local)
+        taken = np.array(list(local.values()), float)
+        gain, cost = self._gain[variables] @ taken, taken.T @ self._amounts[variables]
         kept = not_dominated(gain, -cost) if len(self.rows) else np.array([np.argmax(gain)])
-        self._items.append([items[n] for n in kept])
+        self._items.append([
+            tuple(j for one, k in zip(ways, places[:, n]) if (j := one[k]) is not None) for n in kept
+        ])  # fmt: skip
         self._gains.append(gain[kept])
         self._costs.append(cost[kept])

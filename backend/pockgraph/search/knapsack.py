@@ -8,7 +8,7 @@ minimal algorithm for the multiple-choice knapsack problem", 1995.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ Numbers = NDArray[np.floating[Any]]
 Places = NDArray[np.integer[Any]]
 
 BEAM = 48  # partial solutions that the first, inexact pass keeps
-MOST_STATES = 1_500
+MOST_STATES = 6_000
 TRIED = 8  # times as many are compared with each other
 BLOCK = 128  # states compared with each other at once
 BETTER = 1e-12  # solutions that differ by less are the same
@@ -262,8 +262,11 @@ def not_dominated(gains: Numbers, left: Numbers) -> Places:
 
 def _covers(states: Numbers, others: Numbers) -> NDArray[np.bool_]:
     """[states, others]: has the other one at least as much left of every row?"""
-    return cast("NDArray[np.bool_]", np.all(others[None] >= states[:, None], 2))
+    covers = np.ones((len(states), len(others)), bool)
+    for mine, theirs in zip(states.T, others.T, strict=True):
+        covers &= theirs >= mine[:, None]
+    return covers
 
 
 def _covered(states: Numbers, others: Numbers) -> NDArray[np.bool_]:
-    return cast("NDArray[np.bool_]", np.any(_covers(states, others), 1))
+    return np.logical_or.reduce(_covers(states, others), 1)

@@ -60,6 +60,7 @@ class PlanVariables:
         self.fixed |= {fqn: ratio for fqn, ratio in locked.items() if ratio > 0}
         self.variables_by_share: dict[int, dict[float, list[int]]] = {}
         self.always = 0
+        self._trainable = 0  # the set of tensors that some plan trains
         self._ratios_of: dict[int, dict[str, float]] = {}
         self._any_trained: dict[int, int] = {}
         self._any: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -130,6 +131,7 @@ class PlanVariables:
 
     def _trains(self, variable: int, tensor: int, fqn: str, ratio: float) -> None:
         """Let a decision train a part of a tensor, beside what else it trains."""
+        self._trainable |= 1 << tensor
         self._ratios_of.setdefault(variable, {})[fqn] = ratio
         by_share = self.variables_by_share.setdefault(tensor, {})
         by_share.setdefault(self.p.share(tensor, ratio), []).append(variable)
@@ -270,7 +272,7 @@ class PlanVariables:
 
     def _possible(self, tensors: int) -> int:
         """Those of `tensors` that some plan trains."""
-        return sum(1 << i for i in self.variables_by_share if tensors >> i & 1)
+        return tensors & self._trainable
 
     def _whole(self, i: int) -> Terms:
         return dict.fromkeys(self.variables_by_share.get(i, {}).get(1.0, []), 1.0)
