@@ -164,6 +164,17 @@ def test_a_lock_that_matches_nothing_is_refused_with_what_is_near(pattern: str, 
         search(profile, table, Budget(), locked={pattern: 0.5})
 
 
+def test_without_the_head_it_is_said_what_else_to_lock() -> None:
+    profile, table = subject("mobilenet")
+    budget = Budget(peak_bytes=10**9)
+    with pytest.raises(PlanError, match=r"head is locked out, and nothing is locked in: .* Lock one tensor"):
+        search(profile, table, budget, locked={HEAD: "frozen"})
+    with pytest.raises(PlanError, match="head is locked out, and nothing that gains is left: "):
+        search(profile, table, budget, locked={"*": 0.0})
+    other = next(iter(table.weights))
+    assert other in search(profile, table, budget, locked={HEAD: 0.0, other: 1.0}).tensors
+
+
 def test_a_name_with_brackets_is_itself_before_it_is_a_glob() -> None:
     assert matching(["a[0].weight", "a0.weight"], "a[0].weight") == ["a[0].weight"]
     assert matching(["re:x", "x"], "re:x") == ["re:x"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -44,6 +46,24 @@ def between(profile: Profile, table: Contribution, by: str, share: float) -> flo
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evolution, "POPULATION", 24)
     monkeypatch.setattr(evolution, "GENERATIONS", 12)
+
+
+def test_an_exact_query_does_not_wait_for_an_evolutionary_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile, table = random_table("mlp", seed=0)
+    started, answered = threading.Event(), threading.Event()
+
+    def waits(evolution: Any) -> dict[str, float]:
+        started.set()
+        assert answered.wait(60)
+        return evolution.v.fixed
+
+    monkeypatch.setattr(evolution.Evolution, "best", waits)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(search, profile, table, Budget(), method="evolutionary")
+        assert started.wait(60)
+        plan = search(profile, table, Budget(peak_bytes=10**9))
+        answered.set()
+        assert other.result(60).predicted["gain"] <= plan.predicted["gain"]
 
 
 @needs_pymoo

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -33,10 +34,15 @@ FIGURES_KEPT = 4 * PLANS_KEPT
 
 
 class IntegerProgram:
-    """The mixed-integer program of one (profile, contribution, constraints); peaks found accumulate."""
+    """The mixed-integer program of one (profile, contribution, constraints); peaks found accumulate.
+
+    Attributes:
+        lock: held by whoever solves it where others may, too.
+    """
 
     def __init__(self, profile: Profile, contribution: Contribution, asked: Constraints) -> None:
         self.p, self.c, self.asked = profile, contribution, asked
+        self.lock = threading.Lock()
         self.variables = PlanVariables(profile, contribution, asked.ratios(profile), asked)
         self.memory = LinearMemory(profile, self.variables)
         self._peak_bytes: dict[SchedulePoint, Linear] = {}
@@ -168,9 +174,11 @@ class IntegerProgram:
     def smallest(self, by: str) -> float:
         """The least any plan can cost: that of what is fixed, the head alone as a rule."""
         if not self.variables.fixed:
+            what = "The head is locked out, and nothing is locked in"
+            if not self.variables.choices:
+                what = "The head is locked out, and nothing that gains is left"
             raise PlanError(
-                "Every tensor is locked out, the head too: nothing would be trained. Unlock one, or lock it "
-                "above 0."
+                f"{what}: a plan may train nothing then. Lock one tensor above 0, or unlock the head."
             )
         self._least = self._least or self._figures(self.variables.fixed)
         value = getattr(self._least, by)

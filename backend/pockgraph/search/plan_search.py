@@ -63,9 +63,11 @@ def search(
             f"A search is 'exact' or 'evolutionary', not {str(method)[:40]!r}. Pass one of the two."
         )
     seed = _whole("seed", seed)
-    with _LOCK:
-        program = _program(profile, contribution, asked)
-        return program.solve(budget) if method == "exact" else _evolved(program, budget, seed)
+    if method == "evolutionary":  # of its own: it takes a while, in which others ask about the same table
+        return _evolved(IntegerProgram(profile, contribution, asked), budget, seed)
+    program = _program(profile, contribution, asked)
+    with program.lock:
+        return program.solve(budget)
 
 
 def _evolved(program: IntegerProgram, budget: Budget, seed: int) -> Plan:
@@ -105,15 +107,15 @@ def frontier(
         raise BudgetError(f"A frontier runs over peak_bytes, extra_bytes or step_ms, not {by!r}.")
     require(BudgetError, "n", n, int, "Pass the number of plans, such as 20.")
     asked = _asked(locked, constraints)
-    with _LOCK:
-        program = _program(profile, contribution, asked)
+    program = _program(profile, contribution, asked)
+    with program.lock:
         least, best = program.smallest(by), program.solve(Budget())
     most = max(best.predicted[by], least)
     plans: list[Plan] = []
     for value in np.linspace(least, most, max(n, 2)):
         limit = math.ceil(value) if by != "step_ms" else float(value) * (1 + 1e-9)
         try:
-            with _LOCK:
+            with program.lock:
                 plan = program.solve(Budget(**{by: limit}))  # pyright: ignore[reportArgumentType]
         except BudgetError:
             if plans or value == most or asked == Constraints():
@@ -148,13 +150,14 @@ def _whole(name: str, value: int) -> int:
 
 
 # The peaks that one query found serve the next: a dragged budget is one solve, not several.
-_LOCK = threading.Lock()
-_last: list[tuple[Profile, Contribution, IntegerProgram]] = []
+_LOCK = threading.Lock()  # of the list; queries of the same program wait for one another by its own
+_last: list[IntegerProgram] = []
 
 
 def _program(profile: Profile, contribution: Contribution, asked: Constraints) -> IntegerProgram:
-    for p, c, program in _last:
-        if p is profile and c is contribution and program.asked == asked:
-            return program
-    _last[:] = [*_last[-3:], (profile, contribution, IntegerProgram(profile, contribution, asked))]
-    return _last[-1][2]
+    with _LOCK:
+        for program in _last:
+            if program.p is profile and program.c is contribution and program.asked == asked:
+                return program
+        _last[:] = [*_last[-3:], IntegerProgram(profile, contribution, asked)]
+        return _last[-1]
