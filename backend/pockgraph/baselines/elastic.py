@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import PlanError, suggest
 from ..plan import Budget, Plan
 from ..profile import Profile
-from .within_budget import fits, largest
+from .within_budget import fits, largest, within
 
 BUCKETS = 2000  # of time, up to that of training everything
 
@@ -43,7 +43,8 @@ def elastic(profile: Profile, importance: Mapping[str, float], budget: Budget) -
         return dict.fromkeys([*profile.head, *selections.best(time)], 1.0)
 
     time = largest(BUCKETS, lambda n: fits(profile, choice(n), budget))
-    return profile.plan(choice(time), provenance={"made_by": f"ElasticTrainer's selection, within {budget}"})
+    made_by = f"ElasticTrainer's selection, within {within(budget)}"
+    return profile.plan(choice(time), provenance={"made_by": made_by})
 
 
 class _Selections:

@@ -13,7 +13,7 @@ from ..task import Task
 from ..task.lora import ADAPTERS, QUERY_AND_VALUE, lora
 from ..train_graph import TrainGraph
 from ..train_graph.builder import build
-from .within_budget import fits, largest
+from .within_budget import fits, largest, within
 
 
 def low_rank(
@@ -47,15 +47,17 @@ def low_rank(
     others = [t.fqn for t in graph.tensors if t not in adapters]
 
     def choice(n: int) -> dict[str, float]:
-        within = set(order[:n])
-        chosen = [t.fqn for t in adapters if t.layer.rpartition(".")[0] in within]
+        near = set(order[:n])
+        chosen = [t.fqn for t in adapters if t.layer.rpartition(".")[0] in near]
         return dict.fromkeys([*others, *chosen], 1.0)
 
     n = largest(len(order), lambda n: fits(profile, choice(n), budget))
     if not n:
-        raise BudgetError(f"No adapter of rank {rank} fits within {budget}. Raise it, or lower the rank.")
+        raise BudgetError(
+            f"No adapter of rank {rank} fits within {within(budget)}. Raise it, or lower the rank."
+        )
     if n < len(order):  # the other layers shall not compute with adapters that nobody trains
         graph = build(lora(task, order[:n], rank=rank, alpha=alpha), optimizer)
     plan = Plan.full(graph)
-    made_by = f"LoRA of rank {rank} in the last {n} of {len(order)} layers, within {budget}"
+    made_by = f"LoRA of rank {rank} in the last {n} of {len(order)} layers, within {within(budget)}"
     return graph, plan.model_copy(update={"provenance": {"made_by": made_by}})

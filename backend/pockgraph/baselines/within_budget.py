@@ -43,6 +43,11 @@ def largest(most: int, allowed: Callable[[int], bool]) -> int:
     return low
 
 
+def within(budget: Budget) -> str:
+    """A budget in a few words, for a plan's provenance."""
+    return ", ".join(f"{name} {limit:g}" for name, limit in budget.limits.items()) or "no limit"
+
+
 def last_biases(profile: Profile, budget: Budget) -> Plan:
     """The head, and as many of the last biases below it (those of norms, too) as the budget allows.
 
@@ -56,4 +61,4 @@ def last_biases(profile: Profile, budget: Budget) -> Plan:
         return dict.fromkeys([*profile.head, *order[:k]], 1.0)
 
     k = largest(len(order), lambda n: fits(profile, choice(n), budget))
-    return profile.plan(choice(k), provenance={"made_by": f"last {k} biases, within {budget}"})
+    return profile.plan(choice(k), provenance={"made_by": f"last {k} biases, within {within(budget)}"})

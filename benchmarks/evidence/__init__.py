@@ -1,0 +1,1 @@
+"""Model × data pairs: what is found automatically, against the ways people choose by hand."""

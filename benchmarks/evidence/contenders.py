@@ -1,0 +1,113 @@
+"""What is compared: ways of choosing what learns, all but three of them within one budget."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import pockgraph as pg
+from pockgraph.baselines.elastic import elastic
+from pockgraph.baselines.importance import importance
+from pockgraph.baselines.low_rank import low_rank
+from pockgraph.baselines.within_budget import last_biases
+from pockgraph.train_graph import TrainGraph
+
+BUDGET_SHARE = 0.5  # of the way from the head's peak to that of everything: the larger automatic plan's
+PROBE_BATCHES = 16
+LABELS = {
+    "head": "Head only",
+    "biases": "Last biases",
+    "preset": "Paper preset",
+    "elastic": "ElasticTrainer",
+    "lora": "LoRA",
+    "auto_small": "Automatic, same budget",
+    "auto": "Automatic, half way to full",
+    "full": "Full fine-tuning",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way of choosing, and what it chose.
+
+    Attributes:
+        key: of `LABELS`.
+        graph: whose plan it is; LoRA's has a network of its own.
+        peak_bytes: modelled.
+        note: of how it came about.
+    """
+
+    key: str
+    graph: TrainGraph
+    plan: pg.Plan
+    peak_bytes: int
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        """Of the network and what of it is trained."""
+        facts = [self.graph.fingerprint, self.plan.to_json()]
+        text = json.loads(facts[1])
+        what = {k: text[k] for k in ("model", "tensors", "optimizer")}
+        return hashlib.sha256(json.dumps([facts[0], what], sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Modelled peaks: of the contenders that share one, and of the larger automatic plan."""
+
+    shared: pg.Budget
+    half: pg.Budget
+
+
+def budgets(study: pg.Study, shared_mb: float | None) -> Budgets:
+    """The preset's peak unless another is given, and half way from the head's to that of everything."""
+    graph = study.graph
+    head, full, preset = (
+        graph.prune(p).peak_bytes for p in (pg.Plan.head(graph), pg.Plan.full(graph), pg.Plan.preset(graph))
+    )
+    shared = preset if shared_mb is None else round(shared_mb * 1e6)
+    return Budgets(
+        pg.Budget(peak_bytes=shared), pg.Budget(peak_bytes=round(head + BUDGET_SHARE * (full - head)))
+    )
+
+
+def choose(key: str, study: pg.Study, within: Budgets, head: Mapping[str, torch.Tensor]) -> Contender:
+    """What this way of choosing trains.
+
+    Args:
+        head: values of the head after some training, for ElasticTrainer's probe.
+
+    Raises:
+        PockError: nothing fits the budget, or the network has nothing of the kind.
+    """
+    graph, profile = study.graph, study.profile
+    match key:
+        case "head":
+            plan = pg.Plan.head(graph)
+        case "biases":
+            plan = last_biases(profile, within.shared)
+        case "preset":
+            plan = pg.Plan.preset(graph)
+        case "elastic":
+            batches = list(itertools.islice(study.task.epoch(seed=0), PROBE_BATCHES))
+            scores = importance(graph, [study.task.rebuild(b) for b in batches], values=head)
+            plan = elastic(profile, scores, within.shared)
+        case "lora":
+            optimizer: Any = graph.optimizer
+            adapted, plan = low_rank(study.task, optimizer, within.shared)
+            return Contender(key, adapted, plan, adapted.peak_bytes, plan.provenance["made_by"])
+        case "auto_small":
+            plan = study.search(within.shared)
+        case "auto":
+            plan = study.search(within.half)
+        case _:
+            plan = pg.Plan.full(graph)
+    made_by = plan.provenance.get("made_by", "") if key in ("biases", "elastic") else ""
+    return Contender(key, graph, plan, graph.prune(plan).peak_bytes, made_by)
