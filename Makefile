@@ -25,7 +25,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm test-executorch coverage campaign check format bench clean
+.PHONY: help setup demo app test test-all test-arm test-executorch coverage campaign evidence check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ test-executorch: ## test the experimental target in an environment of its own, $
 
 campaign: $(READY) ## kills, mutated files, long runs, full disks, many sessions; writes docs/results/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)
+
+evidence: $(READY) ## model and data pairs, automatic plans against other choices; hours, and goes on where it stopped
+	$(BIN)/python -m benchmarks.evidence.fetch
+	$(BIN)/python -m benchmarks.evidence --out docs/results/evidence.md $(ARGS)
 
 check: $(READY) ## lint, formatting, types, which room imports which
 	$(BIN)/ruff check .
