@@ -21,7 +21,7 @@ import pockgraph as pg
 from pockgraph.contribution import Contribution, Gain
 from pockgraph.errors import BudgetError, PlanError
 from pockgraph.plan import Trained, presets
-from pockgraph.profile import MeasuredPlan, Profile
+from pockgraph.profile import MeasuredPlan, MemoryModel, Profile
 from pockgraph.profile.model_fits import fit_time
 from pockgraph.profile.profile import Operator
 from pockgraph.profile.profiler import profile_of
@@ -405,3 +405,26 @@ def test_a_time_budget_is_kept_and_needs_times() -> None:
         g for c, g in every_choice(table) if (profile.figures(c).step_ms or 0.0) <= budget * (1 - 1e-3)
     )
     assert plan.predicted["gain"] >= best - 1e-6
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_a_budget_of_process_memory_finds_what_trying_everything_finds(optimizer: str) -> None:
+    graph = built("mobilenet", optimizer)
+    profile, table = profile_of(graph), gains(graph, weights=5)
+    with pytest.raises(BudgetError, match="no measured process memory"):
+        search(profile, table, Budget(process_bytes=10**9))
+    with pytest.raises(BudgetError, match="no measured process memory"):
+        frontier(profile, table, 4, "process_bytes")
+    profile = profile.with_memory(MemoryModel("onnx", 1e4, 1e4, 1e3, (100.0, 1.5, 1.25, 0.3), 0.05, 12))
+    tried = [(profile.figures(c).process_bytes or 0, gain) for c, gain in every_choice(table)]
+    least, most = min(b for b, _ in tried), max(b for b, _ in tried)
+    for share in (0.0, 0.2, 0.5, 0.8, 1.0):
+        budget = int(least + share * (most - least))
+        plan = search(profile, table, Budget(process_bytes=budget))
+        assert plan.predicted["process_bytes"] <= budget
+        # Expressions of the search count what serves several tensors, and one of them in a plan, nearly.
+        near = [gain for nbytes, gain in tried if nbytes <= budget * 0.995]
+        assert plan.predicted["gain"] >= max(near, default=0.0) - 1e-6
+    costs = [plan.predicted["process_bytes"] for plan in frontier(profile, table, 6, "process_bytes")]
+    assert costs == sorted(costs)
+    assert len(costs) > 1

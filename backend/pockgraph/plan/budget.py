@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import BudgetError
 
-LIMITS = ("peak_bytes", "extra_bytes", "step_ms")  # what a budget may limit
+LIMITS = ("peak_bytes", "extra_bytes", "process_bytes", "step_ms")  # what a budget may limit
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,14 @@ class Budget:
         peak_bytes: modelled peak, weights included.
         step_ms: predicted time of a step; needs a profile with a time model.
         extra_bytes: saved activations and optimizer state.
+        process_bytes: predicted peak of the process, as the operating system counts it; needs a profile with
+            a memory model.
     """
 
     peak_bytes: int | None = None
     step_ms: float | None = None
     extra_bytes: int | None = None
+    process_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.limits.items():

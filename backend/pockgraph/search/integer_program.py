@@ -22,15 +22,17 @@ from ..plan import Budget, Plan
 from ..profile import Figures, Profile
 from .constraints import Constraints
 from .cut_depths import CutDepths, NotSeparable
+from .fitted_constraints import process_bytes, step_ms
 from .knapsack import TooManyStates
 from .linear_solver import Constraint, Linear, minimize
 from .memory_constraints import LinearMemory, SchedulePoint
+from .plan_amounts import PlanAmounts, plan_amounts
 from .plan_variables import PlanVariables
-from .time_constraints import step_ms
 
 MAX_ROUNDS = 60
 PLANS_KEPT = 64  # of earlier budgets, as lower bounds for the next
 FIGURES_KEPT = 4 * PLANS_KEPT
+MEASURED = {"step_ms": "times", "process_bytes": "process memory"}  # what a limit is predicted from
 
 
 class IntegerProgram:
@@ -98,6 +100,8 @@ class IntegerProgram:
             found["extra_bytes"] = self._extra_bytes, budget.extra_bytes
         if budget.step_ms is not None:
             found["step_ms"] = self._step_ms, budget.step_ms
+        if budget.process_bytes is not None:
+            found["process_bytes"] = self._process_bytes, budget.process_bytes
         return found
 
     @functools.cached_property
@@ -111,7 +115,16 @@ class IntegerProgram:
     @functools.cached_property
     def _step_ms(self) -> Linear:
         assert self.p.time is not None
-        return step_ms(self.p, self.p.time, self.variables, self.memory)
+        return step_ms(self.p.time, self._amounts)
+
+    @functools.cached_property
+    def _process_bytes(self) -> Linear:
+        assert self.p.memory is not None
+        return process_bytes(self.p, self.p.memory, self.variables, self.memory, self._amounts)
+
+    @functools.cached_property
+    def _amounts(self) -> PlanAmounts:
+        return plan_amounts(self.p, self.variables, self.memory)
 
     def _optimum(self, budget: Budget, refused: Sequence[Constraint]) -> list[float]:
         """Values of the variables, of the decisions at least."""
@@ -184,8 +197,8 @@ class IntegerProgram:
         value = getattr(self._least, by)
         if value is None:
             raise BudgetError(
-                "This profile holds no measured times, so nothing can be said about step_ms. Measure some "
-                "(pockui analyze --time, or pockgraph.study.measured_plans), or leave step_ms out."
+                f"This profile holds no measured {MEASURED[by]}, so nothing can be said about {by}. Measure "
+                f"some plans (pockui analyze --time, or pockgraph.study.measured_plans), or leave {by} out."
             )
         return float(value)
 
@@ -194,10 +207,11 @@ class IntegerProgram:
         Raises:
             BudgetError: what every plan trains costs more than the budget, or it limits what is not known.
         """
-        if budget.step_ms is not None and self.p.time is None:
+        models = {"step_ms": self.p.time, "process_bytes": self.p.memory}
+        for by in (by for by in budget.limits if by in models and models[by] is None):
             raise BudgetError(
-                "The budget limits step_ms, but this profile holds no measured times. Measure them with "
-                "pockgraph.study.measured_plans (pockui analyze --time), or leave step_ms out."
+                f"The budget limits {by}, but this profile holds no measured {MEASURED[by]}. Measure some "
+                f"plans with pockgraph.study.measured_plans (pockui analyze --time), or leave {by} out."
             )
         most, always = self.asked.max_tensors, len(self.variables.fixed)
         if most is not None and always > most:

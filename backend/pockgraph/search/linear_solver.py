@@ -37,6 +37,12 @@ class Linear:
         elif literal != NEVER:
             self.terms[literal] = self.terms.get(literal, 0.0) + amount
 
+    def add_all(self, other: Linear, factor: float) -> None:
+        """Counts another expression, multiplied."""
+        self.constant += factor * other.constant
+        for literal, amount in other.terms.items():
+            self.add(literal, factor * amount)
+
     def __add__(self, other: Linear) -> Linear:
         terms = dict(self.terms)
         for variable, factor in other.terms.items():

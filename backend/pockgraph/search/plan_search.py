@@ -97,14 +97,14 @@ def frontier(
     """Best plans for `n` budgets, from the smallest that can be met to where more no longer helps.
 
     Args:
-        by: `"peak_bytes"`, `"extra_bytes"` or `"step_ms"`.
+        by: `"peak_bytes"`, `"extra_bytes"`, `"process_bytes"` or `"step_ms"`.
         locked, constraints: as for `search`.
 
     Returns:
         Plans of rising cost and rising gain; those that another one dominates are left out.
     """
     if by not in LIMITS:
-        raise BudgetError(f"A frontier runs over peak_bytes, extra_bytes or step_ms, not {by!r}.")
+        raise BudgetError(f"A frontier runs over {', '.join(LIMITS[:-1])} or {LIMITS[-1]}, not {by!r}.")
     require(BudgetError, "n", n, int, "Pass the number of plans, such as 20.")
     asked = _asked(locked, constraints)
     program = _program(profile, contribution, asked)

@@ -451,7 +451,7 @@ class Study(KeptRecords, AnalysisRecords):
     def frontier(
         self, n: int = 20, by: str = "peak_bytes", constraints: Constraints | None = None
     ) -> list[Plan]:
-        """Up to `n` plans, each the best for its cost, by `peak_bytes`, `extra_bytes` or `step_ms`."""
+        """Up to `n` plans, each the best for its cost, by what a budget may limit."""
         from ..search import frontier
 
         return frontier(self.profile, self.contribution, n, by, constraints=constraints)
