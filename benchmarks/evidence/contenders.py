@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 import pockgraph as pg
 from pockgraph.baselines.elastic import elastic
-from pockgraph.baselines.importance import importance
+from pockgraph.baselines.importance import importance, trained_head
 from pockgraph.baselines.low_rank import low_rank
 from pockgraph.baselines.within_budget import last_biases
 from pockgraph.train_graph import TrainGraph
@@ -78,11 +75,11 @@ def budgets(study: pg.Study, shared_mb: float | None) -> Budgets:
     )
 
 
-def choose(key: str, study: pg.Study, within: Budgets, head: Mapping[str, torch.Tensor]) -> Contender:
+def choose(key: str, study: pg.Study, within: Budgets, probe_rate: float) -> Contender:
     """What this way of choosing trains.
 
     Args:
-        head: values of the head after some training, for ElasticTrainer's probe.
+        probe_rate: of the short training of the head that precedes ElasticTrainer's probe.
 
     Raises:
         PockError: nothing fits the budget, or the network has nothing of the kind.
@@ -96,7 +93,8 @@ def choose(key: str, study: pg.Study, within: Budgets, head: Mapping[str, torch.
         case "preset":
             plan = pg.Plan.preset(graph)
         case "elastic":
-            batches = list(itertools.islice(study.task.epoch(seed=0), PROBE_BATCHES))
+            head = trained_head(graph, lr=probe_rate)
+            batches = itertools.islice(study.task.epoch(seed=0), PROBE_BATCHES)
             scores = importance(graph, [study.task.rebuild(b) for b in batches], values=head)
             plan = elastic(profile, scores, within.shared)
         case "lora":

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import pockgraph as pg
 from pockgraph.errors import BudgetError, TaskError
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
-from pockgraph.runtime import Trainer
 from pockgraph.study import Run
 from pockui.demo.results import Trial
 from pockui.demo.training import CompiledLearner, TrainingHarness, choose_rate, fresh_head
@@ -30,7 +28,6 @@ from .log import Log, Row
 from .pairs import Pair
 
 TUNING_SEED = 1000  # of no final run
-PROBE_STEPS = 50  # of the head, before ElasticTrainer's probe passes through it
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,8 @@ class _Experiment:
         found: list[Contender] = []
         for key in keys:
             try:
-                head = self._trained_head(found[0]) if key == "elastic" else {}
-                found.append(choose(key, self.study, within, head))
+                rates = self.pair.rates
+                found.append(choose(key, self.study, within, rates[len(rates) // 2]))
             except (BudgetError, TaskError) as e:
                 self.log.add(kind="skipped", pair=self.name, method=key, reason=str(e))
                 continue
@@ -116,17 +113,6 @@ class _Experiment:
         if not (place / "manifest.json").exists():
             self._say(f"compiling {contender.key}")
             pg.compile(contender.graph, contender.plan, target="openvino", out=place)
-
-    def _trained_head(self, head: Contender) -> dict[str, torch.Tensor]:
-        """The head after a short training at the middle rate of the grid."""
-        if not self.task.fresh:
-            return {}  # it is no stranger to the network
-        trainer = Trainer.load(self._artifact(head), threads=self.settings.threads)
-        trainer.reset(fresh_head(self.task, TUNING_SEED))
-        rate = self.pair.rates[len(self.pair.rates) // 2]
-        for _, batch in zip(range(PROBE_STEPS), self.task.forever(TUNING_SEED)):
-            trainer.step(batch, rate)
-        return {fqn: torch.from_numpy(np.array(value)) for fqn, value in trainer.state().items()}
 
     # ---------------------------------------------------------------- training
 

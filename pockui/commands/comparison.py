@@ -30,6 +30,9 @@ def demo(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Final runs of each method: 3, with --quick 1.")
     ] = None,
+    all_baselines: Annotated[
+        bool, typer.Option("--all-baselines", help="With --quick, compare what the whole demo does.")
+    ] = False,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Where report, study, plan and artefact go: out/demo-TASK.")
     ] = None,
@@ -40,9 +43,10 @@ def demo(
     Stopped by Ctrl-C, the study keeps what was measured and the same command goes on from there.
     """
     from ..demo import experiment, report
+    from ..demo.settings import settings_for
 
     folder = out_folder or Path("out") / f"demo-{which}"
-    settings = experiment.settings_for(which, quick, seeds)
+    settings = settings_for(which, quick, seeds, all_baselines or None)
     with _stages() as progress:
         found = experiment.run(
             which, folder, settings, quick=quick, command=command_line(), progress=progress

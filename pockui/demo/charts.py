@@ -156,12 +156,14 @@ def plan_map(report: Report) -> Markup:
     """A row per method, a column per block of the network: which share of its numbers learns."""
     name_width, gap, row_height, top = 190, 2, 26, 24
     blocks = list(report.blocks)
+    # Adapters stand beside the network's own tensors: of those, they train none.
+    methods = [m for m in report.methods if m.ratios.keys() <= report.sizes.keys()]
     cell = (WIDTH - name_width) / max(len(blocks), 1)
-    height = top + row_height * len(report.methods) + 22
+    height = top + row_height * len(methods) + 22
     parts = [_open(height, "What learns, block by block")]
     parts.append(f'<text class="tick" x="{name_width}" y="14">input</text>')
     parts.append(f'<text class="tick" x="{WIDTH}" y="14" text-anchor="end">output</text>')
-    for i, method in enumerate(report.methods):
+    for i, method in enumerate(methods):
         y = top + i * row_height
         parts.append(f'<text class="label" x="0" y="{y + 16}">{escape(method.label)}</text>')
         for j, block in enumerate(blocks):

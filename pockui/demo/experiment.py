@@ -20,9 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -39,7 +39,9 @@ from pockgraph.study.data_splits import splits_of
 from ..eager import eager_command
 from ..project import DEMOS, load_task
 from ..versions import versions
+from .planning import BUDGET_RULE, PlannedMethod, planned_methods
 from .results import Method, Report, Row, Trial
+from .settings import TUNING_SEED, Settings
 from .training import (
     CompiledLearner,
     EagerLearner,
@@ -50,9 +52,6 @@ from .training import (
     fresh_head,
 )
 
-TUNING_SEED = 1000  # of no final run
-BUDGET_SHARE = 0.5
-BUDGET_RULE = "half way between the modelled peak of training the head and of training everything"
 Progress = Callable[[str, int, int, str], None]
 
 TITLES = {
@@ -65,63 +64,6 @@ TITLES = {
         "accuracy on 2,000 held-out tweets",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How thorough a comparison is.
-
-    Attributes:
-        seeds: of the final runs: each draws a head and the order of the batches.
-        steps: of a final run; `tuning_steps`: of a trial.
-        rates: the grid of learning rates; `validation_batches`: how many judge a trial, None takes all.
-        analysis: passed to `Study.analyze`; None takes its quick settings.
-        blocks, block_steps: rounds of the interleaved timing, and steps in each.
-        eager_methods: methods that plain PyTorch is timed with too; `eager_trains`: those it trains.
-        compiled: time `torch.compile` as well.
-        equal_memory: search a second plan, within the preset's modelled peak.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 300
-    tuning_steps: int = 150
-    rates: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01)
-    validation_batches: int | None = None
-    analysis: Mapping[str, Any] | None = None
-    blocks: int = 8
-    block_steps: int = 5
-    eager_methods: tuple[str, ...] = ("head", "biases", "preset", "auto", "full")
-    eager_trains: tuple[str, ...] = ("full",)
-    compiled: bool = True
-    equal_memory: bool = True
-
-
-def settings_for(which: str, quick: bool, seeds: int | None) -> Settings:
-    """The settings of a demo: under three minutes on two idle cores if `quick`, else about twenty."""
-    if quick:
-        return Settings(
-            seeds=tuple(range(seeds or 1)), steps=120, tuning_steps=60, rates=(0.001, 0.003, 0.01),
-            validation_batches=64, blocks=3, block_steps=4, eager_methods=("auto", "full"), compiled=False,
-            equal_memory=False,
-        )  # fmt: skip
-    chosen = tuple(range(seeds or 3))
-    if which == "text":  # a step takes ten times as long as one of vision
-        analysis = {"steps": 25, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 32}
-        return Settings(
-            seeds=chosen, steps=200, tuning_steps=100, rates=(0.001, 0.003, 0.01, 0.03), analysis=analysis
-        )
-    analysis = {"steps": 40, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 50}
-    return Settings(
-        seeds=chosen, steps=400, tuning_steps=200, rates=(0.0003, 0.001, 0.003, 0.01), analysis=analysis
-    )
-
-
-class PlannedMethod(NamedTuple):
-    """A way of choosing what learns, with the plan it leads to."""
-
-    label: str
-    rule: str
-    plan: pg.Plan
 
 
 def run(
@@ -169,7 +111,8 @@ class _Experiment:
             analysis = self.settings.analysis or quick_settings(profile)
             self.study.analyze(progress=self._analysis_progress, **analysis)
         with self._stage("Planning"):
-            budget, planned = self._planned_methods()
+            budget, planned = planned_methods(self.study, self.settings)
+            planned["auto"].plan.save(self.out / "plan.json")
         with tempfile.TemporaryDirectory(prefix="pockui-demo-") as scratch:
             folder = Path(scratch)
             with self._stage("Compiling for OpenVINO"):
@@ -221,57 +164,29 @@ class _Experiment:
             blocks.setdefault(row.block, []).append(row.fqn)
         return {name: tuple(fqns) for name, fqns in blocks.items()}
 
-    # ---------------------------------------------------------------- planning
-
-    def _planned_methods(self) -> tuple[int, dict[str, PlannedMethod]]:
-        """The automatic plan's budget in bytes, and what is compared, by key."""
-        graph = self.graph
-        head, full, preset = pg.Plan.head(graph), pg.Plan.full(graph), pg.Plan.preset(graph)
-        head_peak, full_peak, preset_peak = (graph.prune(p).peak_bytes for p in (head, full, preset))
-        budget = round(head_peak + BUDGET_SHARE * (full_peak - head_peak))
-        k = sum(r.kind == "bias" for r in graph.tensors) // 2
-        auto = self.study.search(pg.Budget(peak_bytes=budget))
-        auto.save(self.out / "plan.json")
-        found = {
-            "head": PlannedMethod("Head only", "the new classifier", head),
-            "biases": PlannedMethod(
-                f"Last {k} biases",
-                "the head and the last half of all biases",
-                pg.Plan.last_k_biases(graph, k),
-            ),
-            "preset": PlannedMethod(
-                "Paper preset", "the scheme PockEngine reports for this kind of network", preset
-            ),
-            "auto": PlannedMethod("Automatic", _rule(budget, "modelled peak"), auto),
-        }
-        if self.settings.equal_memory:
-            small = self.study.search(pg.Budget(peak_bytes=preset_peak))
-            rule = _rule(preset_peak, "modelled peak, the preset's")
-            found["auto_small"] = PlannedMethod("Automatic, preset's memory", rule, small)
-        found["full"] = PlannedMethod("Full fine-tuning", "every tensor", full)
-        for label, _, plan in found.values():
-            self.study.save_plan(label, self._with_figures(plan))
-        return budget, found
-
-    def _with_figures(self, plan: pg.Plan) -> pg.Plan:
-        small = self.graph.prune(plan)
-        figures = {"peak_bytes": small.peak_bytes, "extra_bytes": small.extra_bytes, "flops": small.flops}
-        return plan.model_copy(update={"predicted": {**figures, **plan.predicted}})
+    # ---------------------------------------------------------------- compiling
 
     def _compile(self, planned: Mapping[str, PlannedMethod], folder: Path) -> None:
-        for done, (key, (label, _, plan)) in enumerate(planned.items()):
+        for done, (key, (label, _, plan, graph)) in enumerate(planned.items()):
             self._report(done, len(planned), label)
-            pg.compile(self.graph, plan, target="openvino", out=folder / key)
+            pg.compile(graph or self.graph, plan, target="openvino", out=folder / key)
             plan.save(folder / f"{key}.json")
         pg.compile(self.graph, planned["auto"].plan, target="openvino", out=self.out / "artifact")
 
     # ---------------------------------------------------------------- training
 
-    def _harness(self, total: int) -> TrainingHarness:
-        heads = {seed: fresh_head(self.task, seed) for seed in (*self.settings.seeds, TUNING_SEED)}
+    def _harness(self, total: int, graph: pg.TrainGraph | None = None, done: int = 0) -> TrainingHarness:
+        """
+        Args:
+            graph: of another network than the study's, which keeps none of its runs.
+            done: steps of `total` that another harness took.
+        """
+        task = self.task if graph is None else graph.task
+        heads = {seed: fresh_head(task, seed) for seed in (*self.settings.seeds, TUNING_SEED)}
         return TrainingHarness(
-            self.task, heads, lambda done, note: self._report(done, total, note), self.study
-        )
+            task, heads, lambda more, note: self._report(done + more, total, note),
+            self.study if graph is None else None,
+        )  # fmt: skip
 
     def _validation(self) -> list[Any]:
         return list(itertools.islice(self.task.validation or (), self.settings.validation_batches))
@@ -288,12 +203,15 @@ class _Experiment:
     ) -> tuple[dict[str, Method], dict[tuple[str, str], tuple[float | None, ...]]]:
         """Each method with its learning rate chosen, and its metric for each seed."""
         s = self.settings
-        harness = self._harness(len(planned) * (len(s.rates) * s.tuning_steps + len(s.seeds) * s.steps))
+        each = len(s.rates) * s.tuning_steps + len(s.seeds) * s.steps
+        shared = self._harness(len(planned) * each)
         validation, test = self._validation(), list(self.task.eval)
         methods: dict[str, Method] = {}
         metrics: dict[tuple[str, str], tuple[float | None, ...]] = {}
         heads: dict[int, float | None] = {}
-        for key, method in planned.items():
+        for place, (key, method) in enumerate(planned.items()):
+            own = method.graph and self._harness(len(planned) * each, method.graph, place * each)
+            harness = own or shared
             learner, label = CompiledLearner(folder / key, self.threads), method.label
             trial = self._run(method.plan, label, TUNING_SEED, None, "openvino")
             trials = harness.tune(learner, trial, s.rates, s.tuning_steps, validation)
@@ -341,7 +259,7 @@ class _Experiment:
 
     def _method(self, key: str, planned: PlannedMethod, trials: list[Trial], lr: float | None) -> Method:
         plan = planned.plan
-        small = self.graph.prune(plan)
+        small = (planned.graph or self.graph).prune(plan)
         ratios = {fqn: plan.ratio(fqn) for fqn in plan.tensors}
         return Method(
             key=key, label=planned.label, rule=planned.rule, ratios=ratios,
@@ -406,6 +324,7 @@ class _Experiment:
         plans = [
             MeasuredPlan(target="openvino", choice=dict(profile.ratios_of(planned[key].plan)), step_ms=ms)
             for key, ms in measured.items()
+            if planned[key].graph is None
         ]
         if len(plans) > 1:
             self.study.save_profile(profile.with_time(fit_time(profile, plans)))
@@ -432,7 +351,3 @@ def loss_difference(some: list[tuple[float, ...]], others: list[tuple[float, ...
     """The largest relative difference over the first steps of several runs."""
     pairs = [pair for a, b in zip(some, others) for pair in zip(a[:steps], b[:steps])]
     return max((abs(a - b) / max(abs(b), 1e-12) for a, b in pairs), default=0.0)
-
-
-def _rule(budget: int, what: str) -> str:
-    return f"best measured contribution within {budget / 1e6:.1f} MB {what}"

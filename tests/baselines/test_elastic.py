@@ -15,8 +15,10 @@ from torch import nn
 import pockgraph as pg
 from pockgraph.baselines import elastic as room
 from pockgraph.baselines.elastic import elastic
-from pockgraph.baselines.importance import importance
+from pockgraph.baselines.importance import importance, trained_head
+from pockgraph.contribution.data import fresh_values
 from pockgraph.errors import BudgetError, PlanError
+from pockgraph.plan import presets
 from pockgraph.profile import Profile, TimeModel
 from pockgraph.profile.operator_cost import WORK_KINDS
 from pockgraph.profile.profiler import profile_of
@@ -150,3 +152,15 @@ def test_the_model_is_left_as_it_was() -> None:
     importance(pg.build(task, pg.SGD(lr=0.1)), list(task.train)[:1])
     assert isinstance(task.model, nn.Module)
     assert all(torch.equal(v, before[k]) for k, v in task.model.state_dict().items())
+
+
+def test_the_head_is_trained_a_little_before_the_probe() -> None:
+    task = ZOO["mlp"]()
+    graph = pg.build(task, pg.SGD(lr=0.1))
+    assert trained_head(graph) == {}  # nothing of it is fresh
+    fresh = pg.build(dataclasses.replace(ZOO["mlp"](), fresh=("layers.4.*",)), pg.SGD(lr=0.1))
+    head = trained_head(fresh, steps=3)
+    assert set(head) == set(presets.head(graph))
+    drawn_anew = fresh_values(fresh.task, 0)
+    assert all(not torch.equal(head[fqn], drawn_anew[fqn]) for fqn in head)
+    assert importance(fresh, list(task.train)[:1], values=head)

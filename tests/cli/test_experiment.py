@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 
+import pockgraph as pg
 from pockgraph import Plan, Study
+from pockgraph.baselines.low_rank import low_rank
 from pockgraph.errors import PockError
 from pockgraph.measure import measure_interleaved
 from pockgraph.runtime import Trainer
 from pockui import project as projects
-from pockui.demo import experiment, report
+from pockui.demo import experiment, planning, report
 from pockui.demo.experiment import Settings, loss_difference
 from pockui.demo.results import Report, Trial
+from pockui.demo.settings import settings_for
 from pockui.demo.training import choose_rate, cosine
 
 SETTINGS = Settings(
     seeds=(0, 1), steps=12, tuning_steps=6, rates=(0.01, 0.1), blocks=1, block_steps=2, compiled=False,
     analysis={"steps": 10, "ratios": (1.0, 0.5), "lr": 0.05}, eager_methods=("auto", "full"),
+    adapters=True,
 )  # fmt: skip
 
 
@@ -33,9 +37,15 @@ def measure_some(commands: Mapping[str, Sequence[str]], **how: Any) -> dict[str,
     return {name: found.get(name, found[MEASURED[0]]) for name in commands}
 
 
+def adapted_head(task: pg.Task, optimizer: Any, within: pg.Budget) -> tuple[pg.TrainGraph, Plan]:
+    """LoRA for a network without attention."""
+    return low_rank(task, optimizer, pg.Budget(), "head", rank=1)
+
+
 @pytest.fixture
 def found(project: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     monkeypatch.setattr(experiment, "measure_interleaved", measure_some)
+    monkeypatch.setattr(planning, "low_rank", adapted_head)
     monkeypatch.setitem(projects.DEMOS, "tiny", "my_project:task")
     monkeypatch.setitem(experiment.TITLES, "tiny", ("Textures", "accuracy on 48 textures"))
     return experiment.run(
@@ -51,13 +61,15 @@ def found(project: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
 def test_comparison_end_to_end(found: Report, project: Path) -> None:
     out = project / "out"
     rows = {(r.method, r.runtime): r for r in found.rows}
-    methods = ["head", "biases", "preset", "auto", "auto_small", "full"]
+    methods = ["head", "biases", "preset", "elastic", "lora", "auto", "auto_small", "full"]
     assert [m.key for m in found.methods] == methods
     assert all(len(rows[key, "openvino"].metrics) == 2 for key in methods)
     assert all(r.step_ms for r in found.rows if not r.reason)
     assert rows["full", "compiled"].reason
     assert found.method("auto").peak_bytes <= found.budget_bytes
     assert found.method("auto_small").peak_bytes <= found.method("preset").peak_bytes
+    assert found.method("elastic").peak_bytes <= found.method("preset").peak_bytes
+    assert found.method("lora").ratios.keys() > found.method("head").ratios.keys()
     assert all(len(m.trials) == 2 for m in found.methods)
 
     # What PyTorch trains is what OpenVINO trains.
@@ -71,8 +83,9 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     trials, finals = [], []
     for run in study.runs():
         (trials if run.seed == experiment.TUNING_SEED else finals).append(run)
-    assert len(trials) == len(methods) * 2
-    assert len(finals) == len(methods) * 2 + 2  # and full fine-tuning in PyTorch
+    kept = len(methods) - 1  # the network with adapters is none of the study's
+    assert len(trials) == kept * 2
+    assert len(finals) == kept * 2 + 2  # and full fine-tuning in PyTorch
     assert {(r.origin, r.status, r.schedule, r.fresh) for r in study.runs()} == {
         ("demo", "done", "cosine", True)
     }
@@ -91,6 +104,7 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     data, page = report.write(found, out)
     assert Report.load(data) == found
     assert "Textures" in page.read_text()
+    assert "| LoRA | OpenVINO |" in report.markdown(found)
 
 
 def test_an_artefact_that_no_demo_made_stays(project: Path) -> None:
@@ -123,8 +137,12 @@ def test_loss_difference_looks_at_the_first_steps_only() -> None:
 
 @pytest.mark.parametrize("which", ["vision", "text"])
 def test_settings(which: str) -> None:
-    full, quick = (experiment.settings_for(which, q, None) for q in (False, True))
+    full, quick = (settings_for(which, q, None) for q in (False, True))
+    assert full.baselines
+    assert not quick.baselines  # which would double its time; with --all-baselines they are there
+    assert settings_for(which, True, None, all_baselines=True).baselines
+    assert full.adapters == quick.adapters == (which == "text")
     assert len(full.seeds) >= 3
     assert experiment.TUNING_SEED not in full.seeds
     assert quick.steps < full.steps or which == "text"
-    assert experiment.settings_for(which, True, 5).seeds == (0, 1, 2, 3, 4)
+    assert settings_for(which, True, 5).seeds == (0, 1, 2, 3, 4)

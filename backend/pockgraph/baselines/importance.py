@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from ..artifact.compiler import compile
+from ..contribution.data import fresh_values
 from ..errors import PlanError, require
 from ..ir.graph import Role
 from ..ir.interpreter import interpret
@@ -16,6 +20,29 @@ from ..plan import Plan
 from ..task.batch import check_batch
 from ..train_graph import TrainGraph
 from ..train_graph.prune import prune
+
+PROBE_STEPS = 50
+
+
+def trained_head(
+    graph: TrainGraph, steps: int = PROBE_STEPS, lr: float | None = None, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """The head's values after a short training of it alone, for `importance`; empty where none is fresh.
+
+    Args:
+        lr: the optimizer's own unless given.
+        seed: draws the fresh tensors and the order of the batches.
+    """
+    task = graph.task
+    if not task.fresh:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="pockgraph-head-") as folder:
+        artifact = compile(graph, Plan.head(graph), target="torch", out=folder, parity=False)
+        trainer = artifact.trainer()
+        trainer.reset({fqn: value.numpy() for fqn, value in fresh_values(task, seed).items()})
+        for _, batch in zip(range(steps), task.forever(seed)):
+            trainer.step(batch, graph.optimizer.lr if lr is None else lr)
+        return {fqn: torch.from_numpy(np.array(value)) for fqn, value in trainer.state().items()}
 
 
 def importance(
