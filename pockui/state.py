@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import param
 
 from pockgraph.contribution import Contribution
+from pockgraph.contribution.forecast import Forecaster
 from pockgraph.errors import PlanError, PockError, StudyError
 from pockgraph.plan import Budget, Plan
 from pockgraph.profile import Profile
@@ -59,6 +60,7 @@ class Facts:
     reference: str
     profile: Profile
     contribution: Contribution
+    forecaster: Forecaster
     rows: tuple[LayerRow, ...]
     known_plans: Mapping[str, Prediction]
     progress: tuple[int, int] = (0, 0)
@@ -75,7 +77,7 @@ class Facts:
         """
         with self._lock:
             if by not in self._frontiers:
-                self._frontiers[by] = frontier(self.profile, self.contribution, FRONTIER_PLANS, by=by)
+                self._frontiers[by] = frontier(self.profile, self.forecaster, FRONTIER_PLANS, by=by)
             return self._frontiers[by]
 
     def search(self, budget: Budget, locked: Mapping[str, float]) -> Plan:
@@ -86,7 +88,7 @@ class Facts:
         """
         key = budget, tuple(sorted(locked.items()))
         if key not in self._searched:
-            plan = search(self.profile, self.contribution, budget, locked=locked)
+            plan = search(self.profile, self.forecaster, budget, locked=locked)
             if len(self._searched) >= SEARCHES_KEPT:
                 self._searched.clear()
             self._searched[key] = plan
@@ -99,7 +101,7 @@ class Facts:
     def predict(self, choice: Mapping[str, float]) -> Prediction:
         """The predicted figures of a choice of tensors."""
         kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
-        return Prediction(kept, self.profile.figures(kept), self.contribution.predicted_gain(kept))
+        return Prediction(kept, self.profile.figures(kept), self.forecaster.forecast(kept))
 
     def row(self, id: str) -> LayerRow:
         return next(r for r in self.rows if r.id == id)
@@ -131,21 +133,22 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
     known = _KNOWN.setdefault((where, where.stat().st_ino if where.exists() else 0), _Known())
     with known.lock:
         study = known.study = known.study or Study(where)
-        profile, contribution = study.profile, study.contribution
+        profile, forecaster = study.profile, study.forecaster
         facts = known.facts
-        if facts is None or facts.profile is not profile or facts.contribution is not contribution:
-            facts = known.facts = _facts(where, study, profile, contribution)
+        if facts is None or facts.profile is not profile or facts.forecaster is not forecaster:
+            facts = known.facts = _facts(where, study, profile, forecaster)
         return facts
 
 
-def _facts(where: Path, study: Study, profile: Profile, contribution: Contribution) -> Facts:
+def _facts(where: Path, study: Study, profile: Profile, forecaster: Forecaster) -> Facts:
+    contribution = forecaster.contribution
     rows = layer_rows(profile, contribution)
     made = Facts(
-        where, study.name, study.reference, profile, contribution, rows, {}, study.progress(),
-        study.coverage.text,
+        where, study.name, study.reference, profile, contribution, forecaster, rows, {},
+        study.progress(), study.coverage.text,
     )  # fmt: skip
     full = {row.fqn: 1.0 for row in profile.tensors}
-    best = profile.ratios_of(search(profile, contribution, Budget()))
+    best = profile.ratios_of(search(profile, forecaster, Budget()))
     known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
     return replace(made, known_plans={name: made.predict(choice) for name, choice in known.items()})
 
@@ -330,7 +333,7 @@ class State(param.Parameterized):
         if not prediction.choice:
             return PlanError("Nothing is trained. Raise the share of at least one tensor.")
         plan = self.facts.profile.plan(prediction.choice, {"made_by": made_by})
-        return plan.model_copy(update={"predicted": {**plan.predicted, "gain": prediction.gain}})
+        return plan.model_copy(update={"predicted": {**plan.predicted, **prediction.forecast.figures}})
 
     def _adopt(
         self, prediction: Prediction, plan: Plan | PlanError, origin: str, locked: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""`pockui search`: the plan that gains most within a budget."""
+"""`pockui search`: the plan of the best forecast within a budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from pockgraph.errors import PockError, suggest
 
-from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, size
+from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, significant, size
 from .output import JsonFlag, out, print_json, print_table, say, styled
 from .tasks_and_plans import open_study
 
@@ -47,6 +47,13 @@ def search(
     max_tensors: Annotated[
         int | None, typer.Option(min=1, help="Train at most so many tensors, the head's included.")
     ] = None,
+    cautious: Annotated[
+        bool,
+        typer.Option(
+            "--cautious",
+            help="Count what is uncertain less: the largest gain that 19 of 20 such plans would exceed.",
+        ),
+    ] = False,
     method: Annotated[
         str, typer.Option(help="exact, or evolutionary: the paper's search, for comparison (needs pymoo).")
     ] = "exact",
@@ -57,7 +64,7 @@ def search(
     out_file: Annotated[Path | None, typer.Option("--out", help="Write the plan here.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find the plan that gains most within a budget of memory, time, or both."""
+    """Find the plan of the best forecast within a budget of memory, time, or both."""
     from pockgraph import Budget, Constraints
 
     budget = Budget(
@@ -67,13 +74,20 @@ def search(
     )
     if peak_mb is None and extra_mb is None and step_ms is None and frontier is None:
         raise PockError("Give a budget: --peak-mb, --extra-mb, --step-ms, or any of them together.")
+    if cautious and (frontier is not None or method != "exact"):
+        raise PockError(
+            "--cautious is one exact search, for one budget. Leave out --frontier and --method, or itself."
+        )
     asked = Constraints(
         locked=_locked(lock or []), whole_blocks=whole_blocks, weights_need_bias=weights_need_bias,
         max_tensors=max_tensors,
     )  # fmt: skip
     record = open_study(study)
     start = time.perf_counter()
-    plan = record.search(budget, constraints=asked, method=method, seed=seed)  # pyright: ignore
+    plan = record.search(
+        budget, constraints=asked, method=method, seed=seed,  # pyright: ignore[reportArgumentType]
+        objective="lower_bound" if cautious else "mean",
+    )  # fmt: skip
     query_ms = (time.perf_counter() - start) * 1e3
     points = record.frontier(frontier, constraints=asked) if frontier else []
     if out_file is not None:
@@ -91,8 +105,17 @@ def search(
     print_plan(plan)
     if points:
         out().print("\nFrontier", style="bold")
-        columns = (">Gain", ">Modelled peak", ">Extra", ">Work", ">Step", ">Tensors")
-        print_table(columns, [(*_predicted(p), len(p.tensors)) for p in points])
+        columns = (
+            ">Forecast",
+            ">Interval",
+            ">Gain",
+            ">Modelled peak",
+            ">Extra",
+            ">Work",
+            ">Step",
+            ">Tensors",
+        )
+        print_table(columns, [(*forecast_text(p), *_predicted(p), len(p.tensors)) for p in points])
     if out_file is not None:
         say(f"Wrote {out_file} (found in {query_ms:.0f} ms).")
 
@@ -127,13 +150,26 @@ def _locked(items: Iterable[str]) -> dict[str, Any]:
 
 def print_plan(plan: Plan) -> None:
     gain, peak, extra, work, step = _predicted(plan)
+    metric, interval = forecast_text(plan)
+    promised = (
+        f"forecast {metric} ({interval} in 9 trainings of 10), {gain} over the head alone"
+        if "metric" in plan.predicted
+        else f"measured gains over the head alone add up to {gain} (they overlap)"
+    )
     said = (
-        f"; measured gains over the head alone add up to {gain} (they overlap), modelled peak {peak}, "
-        f"extra {extra}, {work} a step, {'time not measured' if step == UNKNOWN else step}.\n"
+        f"; {promised}, modelled peak {peak}, extra {extra}, {work} a step, "
+        f"{'time not measured' if step == UNKNOWN else step}.\n"
     )
     out().print(styled((f"{len(plan.tensors)} of {len(plan.model)} tensors learn", "bold"), said))
     rows = [(fqn, percent(plan.ratio(fqn)), "×".join(map(str, plan.model[fqn]))) for fqn in plan.tensors]
     print_table(("Tensor", ">Trained", ">Shape"), rows)
+
+
+def forecast_text(plan: Plan) -> tuple[str, str]:
+    """The expected metric, and its interval."""
+    values = [plan.predicted.get(key) for key in ("metric", "metric_low", "metric_high")]
+    metric, low, high = (UNKNOWN if value is None else significant(value, 3) for value in values)
+    return metric, UNKNOWN if values[1] is None else f"{low} to {high}"
 
 
 def _predicted(plan: Plan) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from pockgraph.errors import PockError, StudyError, reason
 from ..info.format import UNKNOWN, milliseconds, size
 from .analysis import analysis_json, contribution_json, print_analysis, print_contribution
 from .output import JsonFlag, out, print_json, print_table, say, styled
+from .search import forecast_text
 from .tasks_and_plans import open_study
 
 if TYPE_CHECKING:
-    from pockgraph import Study
+    from pockgraph import Plan, Study
     from pockgraph.study import Run
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and import studies.")
@@ -135,7 +136,7 @@ def show_study(
                 **summary,
                 "contribution": contribution and contribution_json(contribution),
                 **analysis_json(record),
-                "saved_plans": {name: plan.predicted for name, plan in plans.items()},
+                "saved_plans": {name: _with_forecast(record, plan).predicted for name, plan in plans.items()},
                 "saved_runs": [_run_json(run) for run in runs],
             }
         )
@@ -154,16 +155,16 @@ def show_study(
         print()
         rows = [
             (
-                name, len(plan.tensors), size(plan.predicted.get("peak_bytes")),
-                milliseconds(plan.predicted.get("step_ms")),
+                name, len(plan.tensors), *forecast_text(_with_forecast(record, plan)),
+                size(plan.predicted.get("peak_bytes")), milliseconds(plan.predicted.get("step_ms")),
             )
             for name, plan in plans.items()
         ]  # fmt: skip
-        print_table(("Plan", ">Tensors", ">Modelled peak", ">Step"), rows)
+        print_table(("Plan", ">Tensors", ">Forecast", ">Interval", ">Modelled peak", ">Step"), rows)
     if runs:
         print()
         columns = ("Run", "From", "State", ">Tensors", ">Steps", ">Rate", ">Step", ">Validation", ">Gain",
-                   ">Predicted", ">Test")  # fmt: skip
+                   ">Forecast", ">Test")  # fmt: skip
         print_table(columns, map(_run_row, runs[-limit:]))
         if len(runs) > limit:
             out().print(f"and {len(runs) - limit} earlier", style="dim")
@@ -222,6 +223,15 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def _with_forecast(record: Study, plan: Plan) -> Plan:
+    """The plan as what is known by now forecasts it; as it was kept where nothing was measured."""
+    try:
+        figures = record.forecast(plan).figures
+    except PockError:
+        return plan
+    return plan.model_copy(update={"predicted": {**plan.predicted, **figures}})
+
+
 def _run_row(run: Run) -> tuple[object, ...]:
     def number(value: float | None, form: str) -> str:
         return UNKNOWN if value is None else format(value, form)
@@ -229,7 +239,7 @@ def _run_row(run: Run) -> tuple[object, ...]:
     return (
         run.name or f"run {run.id}", run.origin, run.status, len(run.plan.tensors), run.steps,
         number(run.lr, "g"), milliseconds(run.step_ms), number(run.validation_metric, ".4f"),
-        number(run.gain, "+.4f"), number(run.predicted_gain, "+.4f"), number(run.metric, ".4f"),
+        number(run.gain, "+.4f"), forecast_text(run.plan)[1], number(run.metric, ".4f"),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""`pockui verify`: train a plan for real, and see whether it gains what was predicted."""
+"""`pockui verify`: train a plan for real, and see whether it reaches what was forecast."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from .tasks_and_plans import NAMED_PLANS, file_plan, is_named, named_plan, open_
 
 if TYPE_CHECKING:
     from pockgraph import Plan, Study
+    from pockgraph.contribution.forecast import Forecast
     from pockgraph.study.verification import Verification
 
 
@@ -46,10 +48,10 @@ def verify(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a plan for real, and compare what it gains with what was predicted.
+    """Train a plan for real, and compare what it reaches with its forecast.
 
     It is trained as the analysis trained: the same data, steps, learning rate and fresh heads. The study
-    keeps the runs.
+    keeps the runs, and they count in the next forecast.
     """
     record = _with_task(study, task)
     chosen, name = _plan_of(record, plan)
@@ -63,7 +65,7 @@ def verify(
         say(f"Stopped. {record.path} keeps the trainings that were finished, and this one as cancelled.")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        print_json(_json(found))
+        print_json(_json(found, record))
     else:
         _show(found, name, record)
 
@@ -109,11 +111,13 @@ def _plan_of(record: Study, name: str) -> tuple[Plan, str]:
     )
 
 
-def _json(found: Verification) -> dict[str, Any]:
+def _json(found: Verification, record: Study) -> dict[str, Any]:
     return {
         "plan": plan_json(found.plan),
         "head_metric": found.head.mean,
         "predicted_gain": found.predicted_gain,
+        "forecast": dataclasses.asdict(found.forecast),
+        "next_forecast": dataclasses.asdict(record.forecast(found.plan)),
         "measured_gain": gain_json(found.measured),
         "difference": found.difference,
         "runs": [
@@ -138,25 +142,33 @@ def _show(found: Verification, name: str, record: Study) -> None:
         f"and judged on {f'{samples:,} ' if samples else ''}validation samples.\n"
     )
     out().print(styled((name, "bold"), said))
-    head, predicted, measured = found.head.mean, found.predicted_gain, found.measured
+    head, measured = found.head.mean, found.measured
     spread = f" ± {measured.std:.4f}" if count > 1 else ""
+
+    def forecast(title: str, f: Forecast) -> tuple[str, ...]:
+        return title, f"{f.metric:.4f}", f"{f.low:.4f} to {f.high:.4f}", f"{f.gain:+.4f}"
+
     rows = [
-        ("Head alone", f"{head:.4f}", ""),
-        ("Predicted", f"{head + predicted:.4f}", f"{predicted:+.4f}"),
-        ("Measured", f"{head + measured.mean:.4f}", f"{measured.mean:+.4f}{spread}"),
-        ("Difference", "", f"{found.difference:+.4f}"),
+        ("Head alone", f"{head:.4f}", "", ""),
+        forecast("Forecast", found.forecast),
+        ("Measured", f"{head + measured.mean:.4f}", "", f"{measured.mean:+.4f}{spread}"),
+        ("Difference", "", "", f"{found.difference:+.4f}"),
+        forecast("Next forecast", record.forecast(found.plan)),
     ]
-    print_table(("", ">Metric", ">Gain over the head"), rows)
+    print_table(("", ">Metric", ">In 9 trainings of 10", ">Gain over the head"), rows)
     out().print(f"\n{_verdict(found)}")
     say(f"The study {record.path} keeps {'the run' if count == 1 else f'the {count} runs'}.")
 
 
 def _verdict(found: Verification) -> str:
-    """The difference in a sentence."""
-    measured = found.measured
-    if measured.seeds < 2:
-        return "Trained once: how much of the difference is chance shows only with --seeds 3 or more."
-    if abs(found.difference) <= measured.std:
-        return "Measured and predicted gain agree within what the trainings differ by among themselves."
+    """Whether the trainings keep to the interval, in a sentence."""
+    f, metrics = found.forecast, [run.validation_metric for run in found.runs]
+    inside = sum(f.low <= metric <= f.high for metric in metrics if metric is not None)
+    if len(metrics) == 1:
+        where = "inside" if inside else "outside"
+        return f"The training lies {where} the interval. How much is chance shows with --seeds 3 or more."
     less = "less" if found.difference < 0 else "more"
-    return f"The plan gains {less} than predicted, by more than the trainings differ by among themselves."
+    return (
+        f"{inside} of {len(metrics)} trainings lie inside the interval; on average they gain "
+        f"{abs(found.difference):.4f} {less} than forecast."
+    )

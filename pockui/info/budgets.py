@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MARK_HELP = {
     "Head": "Only the last layer learns.",
     "Preset": "The scheme that the PockEngine paper reports for this kind of network.",
-    "Best": "The largest summed gain there is, without a limit.",
+    "Best": "The best forecast there is, without a limit.",
     "Full": "Every tensor learns.",
 }
 

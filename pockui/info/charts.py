@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .curves import CostCurve, GainCurve
-from .frontier import FrontierInfo
+from .frontier import FrontierInfo, FrontierPoint
 from .palette import Palette
 
 Figure = dict[str, Any]
@@ -139,11 +139,12 @@ def _share_axis(title: str) -> Item:
 
 
 def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
-    """Summed gain against a cost: the best plans, well-known ones, the current one, the budget."""
+    """The forecast against a cost: the best plans, well-known ones, the current one, the budget."""
     best = _scatter(
         [p.x for p in info.points],
-        [p.gain for p in info.points],
+        [p.y for p in info.points],
         "lines+markers",
+        error_y=_ends(info.points, colours.gain),
         line={"color": colours.gain, "width": 2, "shape": "hv"},
         marker={"size": 7, "color": colours.gain},
         text=[p.text for p in info.points],
@@ -152,7 +153,7 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
     )
     known = _scatter(
         [m.x for m in info.marks],
-        [m.gain for m in info.marks],
+        [m.y for m in info.marks],
         "markers+text",
         marker={"size": 9, "symbol": "diamond-open", "color": colours.soft, "line": {"width": 1.5}},
         text=[m.name for m in info.marks],
@@ -173,11 +174,25 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
         labels.append(_label(" budget", colours, x=info.limit, y=0, yref="paper"))
     if info.now is not None:
         marker = {"size": 14, "color": colours.accent, "line": {"color": colours.paper, "width": 2}}
-        now = [info.now.x], [info.now.gain]
-        traces.append(_scatter(*now, "markers", marker=marker, text=[info.now.text], name="this plan"))
+        now, ends = ([info.now.x], [info.now.y]), _ends([info.now], colours.accent)
+        more = {"marker": marker, "error_y": ends, "text": [info.now.text], "name": "this plan"}
+        traces.append(_scatter(*now, "markers", **more))
     x = {"title": info.x_title, "range": [*info.x_range]}
     y = {"title": info.y_title, "range": [*info.y_range]}
     return _figure(colours, traces, x, y, shapes, labels, height=300)
+
+
+def _ends(points: Sequence[FrontierPoint], colour: str) -> Item:
+    """Error bars over the intervals of some forecasts."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [p.high - p.y for p in points],
+        "arrayminus": [p.y - p.low for p in points],
+        "color": colour,
+        "thickness": 1,
+        "width": 3,
+    }
 
 
 def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colours: Palette) -> Figure:

@@ -40,15 +40,15 @@ def figure_tiles(
     trained = [fqn for fqn, ratio in now.choice.items() if ratio]
     parameters = sum(math.prod(row.shape) for row in profile.tensors)
     learning = sum(now.choice.get(row.fqn, 0) * math.prod(row.shape) for row in profile.tensors)
-    too_good = metric.is_share and baseline + now.gain > 1
+    forecast = now.forecast
     out = [
         Tile(
-            "Summed gain",
-            metric.gain(now.gain),
-            "gains overlap" if too_good else f"head alone {metric.level(baseline)}",
-            "Sum of the measured gains of what is trained, beside training the head alone. "
-            "Gains of single tensors overlap, so the sum is more than the plan will reach. It ranks plans; "
-            "train one to know.",
+            "Forecast",
+            metric.level(forecast.metric),
+            metric.interval(forecast.low, forecast.high),
+            "The validation metric that the plan is expected to reach, trained as the analysis trained, and "
+            f"what 9 of 10 trainings lie in. The head alone reached {metric.level(baseline)}, so that is "
+            f"{metric.gain(forecast.gain)}. Plans that were trained count in it.",
         )
     ]
     for key in ("peak_bytes", "extra_bytes", "flops", "step_ms"):

@@ -100,6 +100,10 @@ class MetricScale:
         text = f"{scaled:+.2f}".replace("-", MINUS) if abs(scaled) >= 0.005 else "0"
         return f"{text} {self.unit}".strip()
 
+    def interval(self, low: float, high: float) -> str:
+        """Where the metric lies: `91.0 to 95.2 %`."""
+        return f"{self.level(low).removesuffix(' %')} to {self.level(high)}"
+
     def level(self, value: float | None) -> str:
         """The metric itself: `93.1 %`."""
         if value is None or math.isnan(value):

@@ -1,4 +1,4 @@
-"""Summed gain against a cost: the best plans, well-known ones, and the current one."""
+"""The forecast against a cost: the best plans, well-known ones, and the current one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ SIDES = {"Head": "bottom right", "Preset": "top right", "Best": "top left", "Ful
 
 
 class FrontierPoint(NamedTuple):
-    """A plan in the chart: `place` in the frontier's list of plans, -1 for none of them."""
+    """A plan in the chart.
+
+    Attributes:
+        y, low, high: the forecast metric, and its interval.
+        place: in the frontier's list of plans, -1 for none of them.
+    """
 
     x: float
-    gain: float
+    y: float
+    low: float
+    high: float
     text: str
     place: int
 
@@ -34,7 +41,7 @@ class Mark(NamedTuple):
 
     name: str
     x: float
-    gain: float
+    y: float
     text: str
     side: str
 
@@ -72,7 +79,7 @@ def frontier_info(
     """What the frontier chart shows.
 
     Args:
-        plans: with `predicted["gain"]` and a figure under `cost.key`.
+        plans: with a forecast, and a figure under `cost.key`.
         known_plans: name -> prediction.
         cost: the horizontal axis.
     """
@@ -82,31 +89,36 @@ def frontier_info(
     for i, plan in enumerate(plans):
         if cost.key not in plan.predicted:
             continue
-        gain, value = plan.predicted["gain"], plan.predicted[cost.key]
-        text = f"{metric.gain(gain)} at {cost.text(value)}<br>{len(plan.tensors)} tensors; click to take it"
-        points.append(FrontierPoint(value / unit.size, metric.factor * gain, text, i))
+        value = plan.predicted[cost.key]
+        y, low, high = (plan.predicted[key] for key in ("metric", "metric_low", "metric_high"))
+        text = f"{_forecast(metric, y, low, high)} at {cost.text(value)}<br>{len(plan.tensors)} tensors; "
+        y, low, high = (metric.factor * height for height in (y, low, high))
+        points.append(FrontierPoint(value / unit.size, y, low, high, f"{text}click to take it", i))
     points.sort(key=lambda p: p.x)
     named = []
     for name, prediction in known_plans.items():
         value = needs[name]
         if value is not None:
-            text = f"{name}: {metric.gain(prediction.gain)} at {cost.text(value)}"
+            f = prediction.forecast
+            text = f"{name}: {_forecast(metric, f.metric, f.low, f.high)} at {cost.text(value)}"
             side = SIDES.get(name, "top right")
-            named.append(Mark(name, value / unit.size, metric.factor * prediction.gain, text, side))
+            named.append(Mark(name, value / unit.size, metric.factor * f.metric, text, side))
     current = None
     if now is not None and getattr(now.figures, cost.key) is not None:
         value = getattr(now.figures, cost.key)
-        text = f"this plan: {metric.gain(now.gain)} at {cost.text(value)}"
-        current = FrontierPoint(value / unit.size, metric.factor * now.gain, text, -1)
+        f = now.forecast
+        text = f"this plan: {_forecast(metric, f.metric, f.low, f.high)} at {cost.text(value)}"
+        y, low, high = (metric.factor * height for height in (f.metric, f.low, f.high))
+        current = FrontierPoint(value / unit.size, y, low, high, text, -1)
     limit = getattr(budget, cost.key, None)
     others = [m for m in named if m.name != "Full"]
     shown = [*points, *others, *([current] if current else [])]
     low, high = min(p.x for p in shown), max(p.x for p in shown)
     named = [m for m in named if m in others or m.x - low <= FAR * (high - low)]
     shown += [m for m in named if m not in others]
-    xs, ys = [p.x for p in shown], [p.gain for p in shown]
+    xs, ys = [p.x for p in shown], [p.y for p in shown]
+    ys += [end for p in (*points, *([current] if current else [])) for end in (p.low, p.high)]
     x_range = _padded(xs, 0.06)
-    points_of = f", {metric.unit}" if metric.unit else ""
     return FrontierInfo(
         points=tuple(points),
         marks=tuple(m._replace(side=_inwards(m.side, m.x, x_range)) for m in named),
@@ -114,10 +126,14 @@ def frontier_info(
         limit=None if limit is None else limit / unit.size,
         infeasible_below=min(xs) if xs else None,
         x_title=f"{cost.title}, {unit.name}",
-        y_title=f"Summed gain{points_of}",
+        y_title="Forecast, %" if metric.is_share else "Forecast",
         x_range=x_range,
-        y_range=_padded([*ys, 0.0], 0.12),
+        y_range=_padded(ys, 0.08),
     )
+
+
+def _forecast(metric: fmt.MetricScale, expected: float, low: float, high: float) -> str:
+    return f"{metric.level(expected)} ({metric.interval(low, high)})"
 
 
 def _inwards(side: str, x: float, x_range: tuple[float, float]) -> str:

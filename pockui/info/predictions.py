@@ -1,4 +1,4 @@
-"""What a choice of tensors is predicted to need and to gain."""
+"""What a choice of tensors is predicted to need, and forecast to reach."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import format as fmt
 
 if TYPE_CHECKING:
+    from pockgraph.contribution.forecast import Forecast
     from pockgraph.profile import Figures
     from pockgraph.search.plan_search import Budget
 
@@ -18,12 +19,12 @@ class Prediction(NamedTuple):
     Attributes:
         choice: FQN -> trained share.
         figures: modelled costs.
-        gain: predicted gain of the metric beside the head alone.
+        forecast: of the metric, with its interval.
     """
 
     choice: Mapping[str, float]
     figures: Figures
-    gain: float
+    forecast: Forecast
 
 
 def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
@@ -36,7 +37,7 @@ def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
     return excess
 
 
-COMPARED = ("Plan", "Gain", "Peak", "Compute", "Step")
+COMPARED = ("Plan", "Forecast", "Peak", "Compute", "Step")
 
 
 def comparison(plans: Mapping[str, Prediction], baseline: float) -> list[tuple[str, ...]]:
@@ -45,7 +46,7 @@ def comparison(plans: Mapping[str, Prediction], baseline: float) -> list[tuple[s
     return [
         (
             name,
-            metric.gain(p.gain).removesuffix(f" {metric.unit}"),
+            metric.level(p.forecast.metric),
             fmt.size(p.figures.peak_bytes),
             fmt.flops(p.figures.flops).removesuffix("FLOP"),
             fmt.milliseconds(p.figures.step_ms),

@@ -42,7 +42,7 @@ class Frontier(pn.viewable.Viewer):
             margin=0,
             sx={"& button": {"whiteSpace": "nowrap", "px": 1.25, "py": 0.25}},
         )
-        self._chart = parts.chart("Summed gain against cost: best plans, well-known plans, and this plan")
+        self._chart = parts.chart("Forecast against cost: best plans, well-known plans, and this plan")
         answer(self._chart, lambda edit: self._clicked(edit["index"]))
         self._note = parts.text()
         redraw = parts.Trailing(self._show)
@@ -99,7 +99,7 @@ class Frontier(pn.viewable.Viewer):
 
     def __panel__(self) -> pn.viewable.Viewable:
         return parts.card(
-            parts.heading("Frontier", "Summed gain of the best plan for each budget."),
+            parts.heading("Frontier", "Forecast of the best plan for each budget, with its interval."),
             self._axis,
             self._chart,
             self._note,

@@ -127,6 +127,10 @@ def test_a_plan_is_verified(study: Path, cli: Cli) -> None:
     figures = found.json
     gain = figures["measured_gain"]["mean"]
     assert figures["difference"] == pytest.approx(gain - figures["predicted_gain"])
+    assert figures["forecast"]["gain"] == figures["predicted_gain"]
+    assert (
+        0 <= figures["forecast"]["low"] <= figures["forecast"]["metric"] <= figures["forecast"]["high"] <= 1
+    )
     (run,) = figures["runs"]
     assert (run["steps"], run["lr"]) == (20, 0.1)
     assert gain == pytest.approx(run["metric"] - run["head_metric"])
@@ -134,7 +138,7 @@ def test_a_plan_is_verified(study: Path, cli: Cli) -> None:
     told = cli("verify", study, "plan.json", "--task", "my_project:task", "--seeds", 2)
     assert told.code == 0, told.err
     said = ("plan: ", "Trained 2 times, 20 steps each at rate 0.1", "48 validation samples", "Head alone")
-    for words in (*said, "Predicted", "Measured", "Difference", "differ by among themselves"):
+    for words in (*said, "Forecast", "Measured", "Difference", "Next forecast", "of 2 trainings lie inside"):
         assert words in told.out
     assert "keeps the 2 runs" in told.err
     shown = cli("study", "show", study, "--json").json

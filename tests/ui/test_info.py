@@ -114,10 +114,10 @@ def test_gain_is_additive_and_linear_between_measurements(choice: dict[str, floa
     assert _contribution().predicted_gain(choice) == pytest.approx(gain)
 
 
-def test_a_searched_plan_predicts_the_gain_that_the_view_shows(facts) -> None:
+def test_a_searched_plan_has_the_forecast_that_the_view_shows(facts) -> None:
     for plan in facts.frontier("peak_bytes"):
-        shown = facts.predict(facts.profile.ratios_of(plan)).gain
-        assert shown == pytest.approx(plan.predicted["gain"], abs=1e-9)
+        shown = facts.predict(facts.profile.ratios_of(plan)).forecast.figures
+        assert shown == pytest.approx({key: plan.predicted[key] for key in shown}, abs=1e-9)
 
 
 # ---------------------------------------------------------------- layers
@@ -199,6 +199,8 @@ def test_tiles_compare_with_full_and_mark_what_breaks_the_budget(facts) -> None:
     assert by_label["Compute"].note == "same vs full"
     assert by_label["Step time"].value == "–"
     assert by_label["Trained"].value == "10 of 10"
+    assert by_label["Forecast"].value == facts.metric.level(full.forecast.metric)
+    assert by_label["Forecast"].note == facts.metric.interval(full.forecast.low, full.forecast.high)
     assert all(t.help for t in shown)
 
 
@@ -251,6 +253,7 @@ def test_frontier_names_marks_and_the_infeasible_region(facts, state) -> None:
     assert info.infeasible_below == pytest.approx(facts.known_plans["Head"].figures.peak_bytes / 1e3)
     assert info.limit == pytest.approx(state.budget.peak_bytes / 1e3)
     assert {p.place for p in info.points} == set(range(len(plans)))
+    assert all(0 <= p.low <= p.y <= p.high <= 100 for p in info.points)
 
 
 def test_far_away_full_training_is_left_out_of_the_chart(facts) -> None:

@@ -11,12 +11,13 @@ so that no search picks it, and lists it under `diverged`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal
 
 from ..errors import StudyError
+from .noise import Noise
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Contribution:
         bias_order: FQNs of the biases outside the head, last layer first.
         head: FQNs of the head, trained in every measurement and every plan.
         diverged: what is missing above because its training diverged.
+        noise: of one training's metric, as far as the measurements show it; None where nothing says.
     """
 
     baseline: Gain
@@ -68,6 +70,7 @@ class Contribution:
     bias_order: tuple[str, ...] = ()
     head: tuple[str, ...] = ()
     diverged: tuple[Candidate, ...] = ()
+    noise: Noise | None = None
 
     def predicted_gain(self, ratios: Mapping[str, float]) -> float:
         """Sum of the gains of what is trained: the search's objective (arXiv 2310.17752, section 3).
@@ -194,10 +197,12 @@ def tabulate(
     if not alone:
         return None
     gains: dict[Candidate, list[float]] = {}
+    metrics: dict[Hashable, dict[int, float]] = {HEAD: alone}
     diverged = dict.fromkeys(m.candidate for m in taken if _diverged(m))
     for m in taken:
         if m.metric is not None and m.seed in alone and m.candidate not in (HEAD, *diverged):
             gains.setdefault(m.candidate, []).append(m.metric - alone[m.seed])
+            metrics.setdefault(m.candidate, {})[m.seed] = m.metric
     weights: dict[str, dict[float, Gain]] = {}
     biases: dict[int, Gain] = {}
     for candidate, differences in gains.items():
@@ -207,7 +212,7 @@ def tabulate(
             biases[candidate.k] = Gain.of(differences)
     return Contribution(
         Gain.of(alone.values()), weights, dict(sorted(biases.items())), tuple(bias_order), tuple(head),
-        tuple(diverged),
+        tuple(diverged), Noise.of(metrics),
     )  # fmt: skip
 
 

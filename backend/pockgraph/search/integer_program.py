@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ..contribution import Contribution
+from ..contribution.forecast import Forecaster
 from ..errors import BudgetError, PlanError, listing
 from ..plan import Budget, Plan
 from ..profile import Figures, Profile
@@ -42,10 +43,16 @@ class IntegerProgram:
         lock: held by whoever solves it where others may, too.
     """
 
-    def __init__(self, profile: Profile, contribution: Contribution, asked: Constraints) -> None:
-        self.p, self.c, self.asked = profile, contribution, asked
+    def __init__(self, profile: Profile, gains: Contribution | Forecaster, asked: Constraints) -> None:
+        """
+        Args:
+            gains: what is added up: measured gains, or a forecaster's scores.
+        """
+        self.p, self.gains, self.asked = profile, gains, asked
+        self.forecaster = gains if isinstance(gains, Forecaster) else None
+        self.c = gains.scores if isinstance(gains, Forecaster) else gains
         self.lock = threading.Lock()
-        self.variables = PlanVariables(profile, contribution, asked.ratios(profile), asked)
+        self.variables = PlanVariables(profile, self.c, asked.ratios(profile), asked)
         self.memory = LinearMemory(profile, self.variables)
         self._peak_bytes: dict[SchedulePoint, Linear] = {}
         self._least: Figures | None = None
@@ -57,12 +64,21 @@ class IntegerProgram:
     # ------------------------------------------------------------------ solving
 
     def solve(self, budget: Budget) -> Plan:
-        """The optimum for one budget; the memory constraints found stay for the next.
+        """The best plan for one budget.
 
         Raises:
             BudgetError: no plan fits, or the search did not settle.
         """
         start = time.perf_counter()
+        ratios, figures = self.optimum(budget)
+        return self.plan(ratios, figures, budget, "search", (time.perf_counter() - start) * 1e3)
+
+    def optimum(self, budget: Budget) -> tuple[dict[str, float], Figures]:
+        """FQN -> ratio of the best plan, and its costs; memory constraints found stay for the next budget.
+
+        Raises:
+            BudgetError: no plan fits, or the search did not settle.
+        """
         self.refuse_impossible(budget)
         refused: list[Constraint] = []
         for _ in range(MAX_ROUNDS):
@@ -71,7 +87,7 @@ class IntegerProgram:
             figures = self._figures(ratios)
             over = _excess(figures, budget)
             if not over:
-                return self.plan(ratios, figures, budget, "search", (time.perf_counter() - start) * 1e3)
+                return ratios, figures
             point = self.memory.peak_point(ratios)
             if "peak_bytes" in over and point not in self._peak_bytes:
                 self._peak_bytes[point] = self.memory.live_bytes(point) + self._resident
@@ -179,7 +195,9 @@ class IntegerProgram:
         if self.asked != Constraints():
             provenance["constraints"] = self.asked.model_dump_json(exclude_defaults=True)
         plan = self.p.plan(ratios, provenance, figures)
-        predicted = {**plan.predicted, "gain": self.c.predicted_gain(ratios), "solve_ms": solve_ms}
+        total = self.c.predicted_gain(ratios)
+        gain = self.forecaster.forecast(ratios).figures if self.forecaster else {"gain": total}
+        predicted = {**plan.predicted, **gain, "solve_ms": solve_ms}
         return plan.model_copy(update={"predicted": predicted})
 
     # ------------------------------------------------------------------ limits

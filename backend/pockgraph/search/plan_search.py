@@ -1,7 +1,9 @@
 """(Profile, Contribution, Budget) -> Plan: the best plan a budget allows, solved exactly.
 
-The objective is the paper's additive one: the sum of the measured gains (arXiv 2310.17752, section 3).
-It ranks plans; it is no forecast of the metric, because gains measured one at a time overlap.
+Given a forecaster, as a study has one, the best plan is that of the best forecast: its scores add up
+(`contribution/link.py`), so that the search stays exact. Given a table of measured gains, it is the paper's:
+that of the largest sum of gains (arXiv 2310.17752, section 3), which overlap, and of which the luckiest are
+picked.
 """
 
 from __future__ import annotations
@@ -16,34 +18,39 @@ from typing import Literal
 import numpy as np
 
 from ..contribution import Contribution
+from ..contribution.forecast import Forecaster
 from ..errors import BudgetError, PlanError, require
 from ..plan import Budget, Plan
 from ..plan.budget import LIMITS
 from ..profile import Profile
+from .cautious import most_certain
 from .constraints import Constraints, Lock
 from .evolution import Evolution
 from .integer_program import IntegerProgram
 
-__all__ = ["Budget", "Constraints", "Method", "frontier", "search"]
+__all__ = ["Budget", "Constraints", "Method", "Objective", "frontier", "search"]
 
 Method = Literal["exact", "evolutionary"]
+Objective = Literal["mean", "lower_bound"]
 
 
 def search(
     profile: Profile,
-    contribution: Contribution,
+    contribution: Contribution | Forecaster,
     budget: Budget,
     *,
     locked: Mapping[str, Lock] | None = None,
     constraints: Constraints | None = None,
     method: Method = "exact",
     seed: int = 0,
+    objective: Objective = "mean",
 ) -> Plan:
-    """The plan with the largest sum of gains within a budget.
+    """The plan with the best forecast, or the largest sum of gains, within a budget.
 
     Args:
         profile: costs of every plan.
-        contribution: measured gains; only measured (tensor, ratio) pairs and bias counts are chosen.
+        contribution: `Study.forecaster`, or measured gains, which are added up as they are. Only measured
+            (tensor, ratio) pairs and bias counts are chosen.
         budget: upper limits.
         locked: pattern -> ratio that tensors are fixed at (0 or `"frozen"`: not trained), as
             `Constraints.locked`, and counting before it. The head is trained unless locked.
@@ -51,10 +58,14 @@ def search(
         method: `"exact"`, or `"evolutionary"`: the paper's genetic algorithm, for comparison. It takes
             seconds to minutes, and finds at best what the exact search does.
         seed: of the evolutionary search.
+        objective: `"mean"`: the largest expected gain; or `"lower_bound"`: the largest gain that 19 of 20
+            plans as uncertain would exceed, with the errors of tensors taken as independent. It needs a
+            forecaster and the exact search, and takes several of them (see `cautious.py`).
 
     Raises:
         BudgetError: no plan fits; the message names the smallest budget that can be met.
-        PlanError: a lock matches no tensor, `method` is none of these, or pymoo is not installed.
+        PlanError: a lock matches no tensor, `method` or `objective` is none of these, or pymoo is not
+            installed.
     """
     require(BudgetError, "budget", budget, Budget, "Pass a Budget, such as Budget(peak_bytes=40_000_000).")
     asked = _asked(locked, constraints)
@@ -62,7 +73,18 @@ def search(
         raise PlanError(
             f"A search is 'exact' or 'evolutionary', not {str(method)[:40]!r}. Pass one of the two."
         )
+    if objective not in ("mean", "lower_bound"):
+        raise PlanError(
+            f"The objective is 'mean' or 'lower_bound', not {str(objective)[:40]!r}. Pass one of the two."
+        )
     seed = _whole("seed", seed)
+    if objective == "lower_bound":
+        if not isinstance(contribution, Forecaster) or method != "exact":
+            raise PlanError(
+                "objective='lower_bound' needs what is not known of each gain, and the exact search: pass "
+                "Study.forecaster as the contribution, and leave method out."
+            )
+        return most_certain(profile, contribution, asked, budget)
     if method == "evolutionary":  # of its own: it takes a while, in which others ask about the same table
         return _evolved(IntegerProgram(profile, contribution, asked), budget, seed)
     program = _program(profile, contribution, asked)
@@ -87,7 +109,7 @@ def _evolved(program: IntegerProgram, budget: Budget, seed: int) -> Plan:
 
 def frontier(
     profile: Profile,
-    contribution: Contribution,
+    contribution: Contribution | Forecaster,
     n: int = 20,
     by: str = "peak_bytes",
     *,
@@ -101,7 +123,8 @@ def frontier(
         locked, constraints: as for `search`.
 
     Returns:
-        Plans of rising cost and rising gain; those that another one dominates are left out.
+        Plans of rising cost and rising gain (rising score, with a forecaster); those that another one
+        dominates are left out.
     """
     if by not in LIMITS:
         raise BudgetError(f"A frontier runs over {', '.join(LIMITS[:-1])} or {LIMITS[-1]}, not {by!r}.")
@@ -121,9 +144,14 @@ def frontier(
             if plans or value == most or asked == Constraints():
                 raise
             continue  # the constraints ask for more than the least that could be trained
-        if not plans or plan.predicted["gain"] > plans[-1].predicted["gain"] + 1e-12:
+        if not plans or _objective(plan) > _objective(plans[-1]) + 1e-12:
             plans.append(plan)
     return plans
+
+
+def _objective(plan: Plan) -> float:
+    """What the search maximised."""
+    return plan.predicted.get("score", plan.predicted["gain"])
 
 
 def _asked(locked: Mapping[str, Lock] | None, constraints: Constraints | None) -> Constraints:
@@ -154,10 +182,10 @@ _LOCK = threading.Lock()  # of the list; queries of the same program wait for on
 _last: list[IntegerProgram] = []
 
 
-def _program(profile: Profile, contribution: Contribution, asked: Constraints) -> IntegerProgram:
+def _program(profile: Profile, contribution: Contribution | Forecaster, asked: Constraints) -> IntegerProgram:
     with _LOCK:
         for program in _last:
-            if program.p is profile and program.c is contribution and program.asked == asked:
+            if program.p is profile and program.gains is contribution and program.asked == asked:
                 return program
         _last[:] = [*_last[-3:], IntegerProgram(profile, contribution, asked)]
         return _last[-1]

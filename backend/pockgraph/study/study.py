@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pydantic import ValidationError
 
 from ..contribution import Contribution, Measurement, Progress, tabulate
-from ..errors import StudyError, listing, require
+from ..errors import PlanError, StudyError, listing, require, suggest
 from ..plan import Plan
 from ..store.store import Store, study_path
 
 if TYPE_CHECKING:
     from ..contribution.candidates import Mode
+    from ..contribution.forecast import Forecast, Forecaster, TrainedPlan
     from ..optimizer import Optimizer
     from ..profile import Profile
     from ..search.constraints import Constraints, Lock
-    from ..search.plan_search import Budget, Method
+    from ..search.plan_search import Budget, Method, Objective
     from ..task import Task
     from ..train_graph import TrainGraph
+    from .trained_plans import Conditions
     from .verification import Verification
 from .analysis_records import AnalysisRecords
 from .kept_records import KeptRecords
@@ -89,6 +91,7 @@ class Study(KeptRecords, AnalysisRecords):
         self._graph: TrainGraph | None = None
         self._lock = threading.RLock()
         self._cache: dict[str, tuple[Any, Any]] = {}
+        self._forecaster: tuple[int, Forecaster] | None = None  # by the revision of the runs
         empty = self.path.is_file() and not self.path.stat().st_size
         if task is not None and not read_only and (empty or not self.path.exists()):
             graph = self._build()
@@ -259,6 +262,70 @@ class Study(KeptRecords, AnalysisRecords):
                 return row["id"], found
         return None
 
+    @property
+    def forecaster(self) -> Forecaster:
+        """Forecasts from the last analysis, and from the plans that were trained (`trained_plans.py`).
+
+        Raises:
+            StudyError: nothing was measured yet.
+        """
+        from ..contribution.forecast import Forecaster
+
+        analysis, contribution = self._last_analysis()
+        revision = self._store.revision("runs")
+        with self._lock:
+            known = self._forecaster
+            if known is None or known[1].contribution is not contribution or known[0] != revision:
+                trained = self._trained_plans(analysis, contribution)
+                same = known is not None and known[1].contribution is contribution
+                if known is not None and same and known[1].trained == trained:
+                    known = revision, known[1]  # a run that goes on says nothing yet
+                else:
+                    known = revision, Forecaster(contribution, trained)
+                self._forecaster = known
+            return known[1]
+
+    def _trained_plans(self, analysis: int, contribution: Contribution) -> tuple[TrainedPlan, ...]:
+        from .trained_plans import trained_plans
+
+        measured = self._measurements(analysis)
+        return trained_plans(self.runs(), self._conditions(analysis), contribution, measured)
+
+    def _conditions(self, analysis: int) -> Conditions:
+        from .trained_plans import Conditions
+
+        settings = self._store.read("SELECT settings FROM analyses WHERE id = ?", analysis)[0][0]
+        with self._store.decoding(f"analysis {analysis}"):
+            return Conditions.of(settings, self._measurements(analysis))
+
+    def forecast(self, plan: Plan | str | Mapping[str, float]) -> Forecast:
+        """The validation metric that a plan is expected to reach, with its interval.
+
+        For one training as the last analysis trains: the same steps and rate, another seed.
+
+        Args:
+            plan: or the name of one that the study keeps, or FQN -> trained ratio.
+
+        Raises:
+            StudyError: nothing was measured yet, or there is no plan of that name.
+            PlanError: the plan is another model's.
+        """
+        from .trained_plans import measured_ratios
+
+        require(StudyError, "plan", plan, (Plan, str, Mapping), "Pass a Plan, its name, or ratios by name.")
+        if isinstance(plan, str):
+            plan = self.plan(plan)
+        forecaster = self.forecaster
+        if isinstance(plan, Plan):
+            plan.check_fits({fqn: tuple(shape) for fqn, shape in self.facts["model"].items()})
+            plan = measured_ratios(plan, forecaster.contribution)
+        for fqn, ratio in plan.items():
+            if fqn not in self.facts["model"]:
+                raise PlanError(f"The model has no tensor {fqn!r}.{suggest(fqn, self.facts['model'])}")
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+                raise PlanError(f"{fqn!r} has ratio {str(ratio)[:40]!r}. Pass a number between 0 and 1.")
+        return forecaster.forecast(plan)
+
     def measurements(self) -> list[Measurement]:
         """The last analysis's, planned ones included; those of learning rates first."""
         rows = self._store.read("SELECT id FROM analyses ORDER BY used DESC LIMIT 1")
@@ -372,7 +439,8 @@ class Study(KeptRecords, AnalysisRecords):
         cancel: Callable[[], bool] | None = None,
         force: bool = False,
     ) -> Verification:
-        """Train a plan for real and compare its gain with the predicted one; the runs are kept.
+        """Train a plan for real and compare its gain with the forecast; the runs are kept, and count in
+        the next forecast.
 
         It is trained as the last analysis trained: the same batches, steps, rate, fresh heads and validation
         data. The test data is not read.
@@ -408,11 +476,9 @@ class Study(KeptRecords, AnalysisRecords):
         analysis, _ = self._last_analysis()
         self._needed_task()
         self.check_writable()
-        from .verification import Conditions, checked_seeds, verify
+        from .verification import checked_seeds, verify
 
-        settings = self._store.read("SELECT settings FROM analyses WHERE id = ?", analysis)[0][0]
-        with self._store.decoding(f"analysis {analysis}"):
-            conditions = Conditions.of(settings, self._measurements(analysis))
+        conditions = self._conditions(analysis)
         name = name or plan.provenance.get("made_by", "") or f"{len(plan.tensors)} tensors"
         return verify(
             self, plan, conditions, name=name, seeds=checked_seeds(seeds), target=target, progress=progress,
@@ -426,8 +492,9 @@ class Study(KeptRecords, AnalysisRecords):
         constraints: Constraints | None = None,
         method: Method = "exact",
         seed: int = 0,
+        objective: Objective = "mean",
     ) -> Plan:
-        """The plan of the largest predicted gain within a budget.
+        """The plan of the best forecast within a budget.
 
         Args:
             locked: name, glob or `re:` regular expression -> ratio that the plan must have (0 or
@@ -435,6 +502,7 @@ class Study(KeptRecords, AnalysisRecords):
             constraints: what else the plan must keep to.
             method: `"exact"`, or `"evolutionary"`: the paper's, for comparison; it needs pymoo.
             seed: of the evolutionary search.
+            objective: `"mean"`, or `"lower_bound"`: what is uncertain counts less, see `search`.
 
         Raises:
             BudgetError: no plan meets the budget; it names the smallest that one does.
@@ -444,8 +512,8 @@ class Study(KeptRecords, AnalysisRecords):
         from ..search import search
 
         return search(
-            self.profile, self.contribution, budget, locked=locked, constraints=constraints, method=method,
-            seed=seed,
+            self.profile, self.forecaster, budget, locked=locked, constraints=constraints, method=method,
+            seed=seed, objective=objective,
         )  # fmt: skip
 
     def frontier(
@@ -454,7 +522,7 @@ class Study(KeptRecords, AnalysisRecords):
         """Up to `n` plans, each the best for its cost, by what a budget may limit."""
         from ..search import frontier
 
-        return frontier(self.profile, self.contribution, n, by, constraints=constraints)
+        return frontier(self.profile, self.forecaster, n, by, constraints=constraints)
 
     # ------------------------------------------------------------------ the file
 

@@ -1,4 +1,4 @@
-"""Train a plan for real, as contribution was measured, and compare its gain with the predicted one.
+"""Train a plan for real, as contribution was measured, and compare its gain with the forecast.
 
 The same batches, fresh heads, steps, rate and validation data as the study's last analysis, and the same code
 (`contribution/finetuning.py`): what differs from a measurement is the plan alone. The test data is not read.
@@ -6,7 +6,6 @@ The same batches, fresh heads, steps, rate and validation data as the study's la
 
 from __future__ import annotations
 
-import json
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,8 @@ from ..contribution.compiled_finetuning import CompiledBackend
 from ..contribution.data import Data, fresh_values, with_validation
 from ..contribution.eager_finetuning import EagerBackend
 from ..contribution.finetuning import Finetuner, FinetuningBackend, finetune
-from ..contribution.gains import HEAD, Gain
+from ..contribution.forecast import Forecast
+from ..contribution.gains import Gain
 from ..errors import StudyError
 from ..parity.gradients import check_gradients
 from ..passes.batch_limits import limits_of
@@ -30,63 +30,39 @@ from ..plan import Plan
 from .data_splits import splits_of
 from .recorder import Recorder, recorded
 from .records import Run
+from .trained_plans import Conditions
 
 if TYPE_CHECKING:
-    from ..contribution import Measurement
     from .study import Study
 
 
 @dataclass(frozen=True)
 class Verification:
-    """A plan's predicted gain beside the measured one.
+    """A plan's forecast beside what it reached.
 
     Attributes:
         plan: what was trained.
-        predicted_gain: what the study says the plan gains over the head alone.
+        forecast: what the study expected before it.
         measured: gain of the validation metric over the head alone, both with the same seed and batches.
         head: metric of the head alone.
         runs: one a seed, as the study keeps them.
     """
 
     plan: Plan
-    predicted_gain: float
+    forecast: Forecast
     measured: Gain
     head: Gain
     runs: tuple[Run, ...]
 
     @property
+    def predicted_gain(self) -> float:
+        """Gain over the head alone that was expected."""
+        return self.forecast.gain
+
+    @property
     def difference(self) -> float:
         """Measured minus predicted: negative where the prediction promised too much."""
         return self.measured.mean - self.predicted_gain
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """How an analysis trained.
-
-    Attributes:
-        heads: seed -> validation metric of the head alone.
-    """
-
-    steps: int
-    batches: int | None
-    lr: float
-    target: str
-    heads: Mapping[int, float]
-
-    @classmethod
-    def of(cls, settings: str, measurements: Sequence[Measurement]) -> Conditions:
-        """
-        Args:
-            settings: the analysis's, as its row has them.
-            measurements: its own, with at least one of the head alone.
-        """
-        alone = [m for m in measurements if m.purpose == "contribution" and m.candidate == HEAD]
-        done = [m for m in alone if m.metric is not None and m.lr is not None]
-        lr = done[0].lr
-        assert lr is not None
-        metrics = {m.seed: m.metric for m in done if m.metric is not None}
-        return cls(done[0].steps, json.loads(settings).get("batches"), lr, done[0].target, metrics)
 
 
 def checked_seeds(seeds: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -122,7 +98,8 @@ def verify(
 ) -> Verification:
     """Train the plan with each seed; see `Study.verify`."""
     plan = study.graph.prune(plan).plan  # refuses another model's, and has the study's optimizer
-    predicted = study.contribution.predicted_gain({fqn: plan.ratio(fqn) for fqn in plan.tensors})
+    forecast = study.forecast(plan)
+    plan = plan.model_copy(update={"predicted": {**plan.predicted, **forecast.figures}})
     if not force:
         check_gradients(study.graph)
     seeds = tuple(conditions.heads) if seeds is None else seeds
@@ -136,9 +113,9 @@ def verify(
     for run in trial.train(head_plan, missing, "head alone", {}, None):
         assert run.validation_metric is not None
         heads[run.seed] = run.validation_metric
-    runs = tuple(trial.train(plan, seeds, name, heads, predicted))
+    runs = tuple(trial.train(plan, seeds, name, heads, forecast.gain))
     gains = [r.gain for r in runs if r.gain is not None]
-    return Verification(plan, predicted, Gain.of(gains), Gain.of(heads[s] for s in seeds), runs)
+    return Verification(plan, forecast, Gain.of(gains), Gain.of(heads[s] for s in seeds), runs)
 
 
 class _Trial:

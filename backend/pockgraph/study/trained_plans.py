@@ -1,0 +1,171 @@
+"""What a study's runs say of plans: which of them a forecast counts, and as how much.
+
+A run *as the analysis trains* has its steps, rate, optimizer, kind of head and validation data, a constant
+rate from the initial weights on; its gain over the head alone with the same seed is one more measurement.
+
+A run under *other conditions* (the demo's: more steps, rates tuned by plan, a falling rate) counts less, as
+plans that were trained alike there may all gain more, or less, than the analysis would find. Its gain is
+over the head alone under those conditions, with the same seed; or over the analysis's heads on average,
+where the run is as long and as fast as the analysis (`pockui train`, the dashboard, from the task's own
+head).
+
+The rest says nothing: runs that did not end or went on from others, that repeat a measurement, that do not
+train the whole head, or whose head alone was never trained alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..contribution.candidates import choice_of
+from ..contribution.forecast import TrainedPlan
+from ..contribution.gains import HEAD, Contribution, Measurement
+from ..plan import Plan
+from ..plan.channels import count_of
+from .records import DataSplit, Run
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How an analysis trained.
+
+    Attributes:
+        heads: seed -> validation metric of the head alone.
+    """
+
+    steps: int
+    batches: int | None
+    lr: float
+    target: str
+    heads: Mapping[int, float]
+
+    @classmethod
+    def of(cls, settings: str, measurements: Sequence[Measurement]) -> Conditions:
+        """
+        Args:
+            settings: the analysis's, as its row has them.
+            measurements: its own, with at least one of the head alone.
+        """
+        alone = [m for m in measurements if m.purpose == "contribution" and m.candidate == HEAD]
+        done = [m for m in alone if m.metric is not None and m.lr is not None]
+        lr = done[0].lr
+        assert lr is not None
+        metrics = {m.seed: m.metric for m in done if m.metric is not None}
+        return cls(done[0].steps, json.loads(settings).get("batches"), lr, done[0].target, metrics)
+
+
+def measured_ratios(plan: Plan, contribution: Contribution) -> dict[str, float]:
+    """FQN -> ratio of a plan; the measured one where it means as many channels (1/8 of 12 are 2, as 1/6)."""
+    found = {}
+    for fqn, trained in plan.tensors.items():
+        found[fqn] = plan.ratio(fqn)
+        if trained.channels is None or trained.dim is None:
+            continue
+        for ratio in contribution.weights.get(fqn, {}):
+            if count_of(ratio, plan.model[fqn][trained.dim]) == len(trained.channels):
+                found[fqn] = ratio
+    return found
+
+
+def trained_plans(
+    runs: Iterable[Run], conditions: Conditions, contribution: Contribution, measured: Iterable[Measurement]
+) -> tuple[TrainedPlan, ...]:
+    """What the runs say, a plan and its conditions each.
+
+    Args:
+        conditions: of the analysis.
+        measured: its measurements.
+    """
+    usable = [r for r in runs if _is_usable(r)]
+    validation = _validation_of(usable, conditions, contribution)
+    # A verification trains with the analysis's kind of head; whether that is a fresh one, no row says.
+    fresh = next((r.fresh for r in usable if r.origin == "verify"), False)
+    known = {(*_key(r, conditions, validation, fresh), r.seed): r for r in usable}  # a seed's last run
+    heads = {
+        (where, seed): r.validation_metric
+        for (_, where, seed), r in known.items()
+        if r.plan.tensors.keys() == set(contribution.head)
+    }
+    repeated = {
+        (_choice_key(choice_of(m.candidate, contribution.head, contribution.bias_order)), m.seed)
+        for m in measured
+        if m.purpose == "contribution" and m.metric is not None
+    }
+    gains: dict[Key, list[tuple[float, bool]]] = {}
+    ratios_of: dict[Key, dict[str, float]] = {}
+    for (tensors, where, seed), run in known.items():
+        ratios = measured_ratios(run.plan, contribution)
+        if any(ratios.get(fqn, 0.0) < 1 for fqn in contribution.head) or len(ratios) == len(
+            contribution.head
+        ):
+            continue
+        if not where and (_choice_key(ratios), seed) in repeated:
+            continue
+        head = run.head_metric if run.head_metric is not None else heads.get((where, seed))
+        if head is None and not where:
+            head = conditions.heads.get(seed)
+        if head is None and _is_as_long(run, conditions) and run.data.get("validation") == validation:
+            head = contribution.baseline.mean
+        if head is None or run.validation_metric is None:
+            continue
+        key = tensors, where
+        ratios_of[key] = ratios
+        gains.setdefault(key, []).append((run.validation_metric - head, conditions.heads.get(seed) == head))
+    return tuple(
+        TrainedPlan(
+            ratios_of[key],
+            sum(gain for gain, _ in found) / len(found),
+            len(found),
+            sum(same for _, same in found) / len(found),
+            key[1],
+        )
+        for key, found in gains.items()
+    )
+
+
+def _is_usable(run: Run) -> bool:
+    metric = run.validation_metric
+    return run.status == "done" and metric is not None and math.isfinite(metric) and not run.began_at
+
+
+def _validation_of(
+    runs: Iterable[Run], conditions: Conditions, contribution: Contribution
+) -> DataSplit | None:
+    """The analysis's validation data, which no row of it names.
+
+    Those of a run whose head alone got the very same metric on them; else those of as many samples as the
+    analysis's metrics are means of.
+    """
+    alike = [r for r in runs if _is_as_long(r, conditions) and "validation" in r.data]
+    for run in alike:
+        if run.head_metric is not None and run.head_metric == conditions.heads.get(run.seed):
+            return run.data["validation"]
+    samples = contribution.noise and contribution.noise.samples
+    return next((r.data["validation"] for r in alike if r.data["validation"].samples == samples), None)
+
+
+def _is_as_long(run: Run, conditions: Conditions) -> bool:
+    alike = run.lr is not None and math.isclose(run.lr, conditions.lr, rel_tol=1e-9)
+    return alike and run.steps == conditions.steps and run.schedule == "constant"
+
+
+def _key(run: Run, conditions: Conditions, validation: DataSplit | None, fresh: bool) -> Key:
+    """(what was trained, under which conditions: empty for the analysis's)."""
+    tensors = frozenset(run.plan.tensors.items())
+    split = run.data.get("validation")
+    known = split is not None and split == validation
+    if _is_as_long(run, conditions) and known and run.fresh == fresh:
+        return tensors, ""
+    optimizer = {k: v for k, v in run.plan.optimizer.items() if k != "lr"}
+    where = [run.steps, run.schedule, optimizer, run.fresh, split and [split.batches, split.fingerprint]]
+    return tensors, json.dumps(where, sort_keys=True)
+
+
+def _choice_key(ratios: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+    return frozenset((fqn, ratio) for fqn, ratio in ratios.items() if ratio)
