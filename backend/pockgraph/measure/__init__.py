@@ -1,0 +1,38 @@
+"""Time and memory of a training step, each measured in a fresh process of its own.
+
+A contender is a command line. Its process imports what it needs, loads the model, takes a few steps,
+and then waits to be asked for blocks of steps. The parent asks all contenders in turn, so that whatever
+else the machine does hits them alike, and no two of them ever compute at once.
+
+What moves a noisy machine is told apart from the plan: time that a step spent waiting while other processes
+had the processors is taken out (`processor_time`), and a reference kernel that is timed between the blocks
+says which state the machine is in (`reference`).
+
+Memory is what the operating system says (resident set size, Linux only), at four moments:
+
+    imported -> loaded -> highest while training; and highest of all, loading included.
+
+Imports no torch: it measures artefacts on a device. `python -m pockgraph.measure out/ --batch batch.npz`
+prints one artefact's figures.
+"""
+
+from ..runtime.process_memory import Memory
+from .command import LEARNING_RATE
+from .contender import Step, serve_steps
+from .figures import MeasureError, StepFigures, StepTime, figures_to_json
+from .interleaved import artifact_command, batch_file, measure_interleaved, measure_step
+
+__all__ = [
+    "LEARNING_RATE",
+    "MeasureError",
+    "Memory",
+    "Step",
+    "StepFigures",
+    "StepTime",
+    "artifact_command",
+    "batch_file",
+    "figures_to_json",
+    "measure_interleaved",
+    "measure_step",
+    "serve_steps",
+]
