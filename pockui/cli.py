@@ -27,6 +27,7 @@ from .commands import (
     comparison,
     compiling,
     device,
+    devices,
     doctor,
     operators,
     search,
@@ -137,6 +138,7 @@ app.command("show")(device.show)
 app.command("bench")(comparison.bench)
 app.command("report")(comparison.report_)
 app.add_typer(studies.app, name="study")
+app.add_typer(devices.app, name="device")
 app.command("operators")(operators.operators)
 app.command("doctor")(doctor.doctor)
 

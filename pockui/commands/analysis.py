@@ -119,13 +119,11 @@ def analyze(
         options["mode"] = mode
     contribution = run_analysis(record, target=target, force=force, **options)
     if time_steps:
-        from pockgraph.profile.model_fits import fit_models
-        from pockgraph.study.measured_plans import measure_plans
+        from pockgraph.study.device_kit import measure_here
 
-        measured = measure_plans(record.graph, profile, progress=lambda note: say(f"{note} …"))
-        profile = fit_models(profile, measured)
-        record.save_profile(profile)
-        say_models(profile)
+        say("Measuring a few plans on this machine …")
+        record.add_device(measure_here(record.graph, profile))
+        say_models(record.profile)
     if as_json:
         print_json(contribution_json(contribution) | analysis_json(record))
         return

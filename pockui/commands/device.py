@@ -46,7 +46,7 @@ def train(
     ] = "60s",
     resume: Annotated[Path | None, typer.Option(help="Continue from this checkpoint.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the order of a task's training samples.")] = 0,
-    device: Annotated[str, typer.Option(help="Device name of the artefact's target.")] = "CPU",
+    device: Annotated[str, typer.Option(help="Processor, as the target's runtime calls it (CPU).")] = "CPU",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
     allow_native_code: Annotated[
         bool, typer.Option("--allow-native-code", help="Run the artefact's machine code: trust its author.")

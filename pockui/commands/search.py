@@ -14,7 +14,7 @@ from pockgraph.errors import PockError, suggest
 
 from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, significant, size
 from .output import JsonFlag, out, print_json, print_table, say, styled
-from .tasks_and_plans import open_study
+from .tasks_and_plans import open_study, tell_if_stale
 
 if TYPE_CHECKING:
     from pockgraph import Plan
@@ -61,6 +61,10 @@ def search(
     frontier: Annotated[
         int | None, typer.Option(min=2, help="Also list N best plans over the memory range.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Plan for this device; pockui device ls names them."),
+    ] = None,
     out_file: Annotated[Path | None, typer.Option("--out", help="Write the plan here.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -86,10 +90,12 @@ def search(
     start = time.perf_counter()
     plan = record.search(
         budget, constraints=asked, method=method, seed=seed,  # pyright: ignore[reportArgumentType]
-        objective="lower_bound" if cautious else "mean",
+        objective="lower_bound" if cautious else "mean", device=device,
     )  # fmt: skip
     query_ms = (time.perf_counter() - start) * 1e3
-    points = record.frontier(frontier, constraints=asked) if frontier else []
+    points = record.frontier(frontier, constraints=asked, device=device) if frontier else []
+    if (costs_of := device or record.used_device) is not None:
+        tell_if_stale(record.device(costs_of))
     if out_file is not None:
         plan.save(out_file)
     if as_json:

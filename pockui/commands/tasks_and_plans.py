@@ -15,6 +15,7 @@ from .output import say
 
 if TYPE_CHECKING:
     from pockgraph import Plan, Study, TrainGraph
+    from pockgraph.measure.device_profile import DeviceProfile
     from pockgraph.optimizer import Optimizer
 
 TaskArgument = Annotated[
@@ -56,6 +57,42 @@ def open_study(path: Path, *, read_only: bool = False) -> Study:
             f"There is no study {path}.{near} Make one with: pockui analyze MODULE:TASK --study {path}"
         )
     return Study(path, read_only=read_only)
+
+
+def study_with_task(path: Path, task: str | None) -> Study:
+    """A study opened with its task, which the user named.
+
+    Raises:
+        PockError: nobody said what makes the task.
+    """
+    from pockgraph import Study
+
+    from ..project import load_task, named_reference
+
+    stored = open_study(path)
+    reference = task or named_reference(stored.reference)
+    stored.close()
+    if not reference:
+        why = (
+            f"This study says that its task is {stored.reference!r}; training runs that code, for which a "
+            f"file's word is not enough. If it is yours, say so with --task {stored.reference}"
+            if stored.reference
+            else "This study does not say what makes its task. Name it with --task MODULE:TASK."
+        )
+        raise PockError(why)
+    say(f"Loading {reference} …")
+    return Study(path, load_task(reference))
+
+
+def tell_if_stale(device: DeviceProfile | None) -> None:
+    """Say so when this machine is not in the state that it was measured in."""
+    from pockgraph.measure.device_profile import THIS_MACHINE
+
+    if device is not None and device.name == THIS_MACHINE and (changed := device.change_since()):
+        say(
+            f"What {device.name!r} took may be out of date: {changed}. Measure again when the machine is as "
+            "it will be in use: pockui device measure"
+        )
 
 
 def named_plan(graph: TrainGraph, name: str) -> Plan:

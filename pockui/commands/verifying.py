@@ -14,7 +14,7 @@ from ..info.format import milliseconds
 from .analysis import gain_json
 from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progress_bar, say, styled
 from .search import plan_json
-from .tasks_and_plans import NAMED_PLANS, file_plan, is_named, named_plan, open_study
+from .tasks_and_plans import NAMED_PLANS, file_plan, is_named, named_plan, study_with_task
 
 if TYPE_CHECKING:
     from pockgraph import Plan, Study
@@ -53,7 +53,7 @@ def verify(
     It is trained as the analysis trained: the same data, steps, learning rate and fresh heads. The study
     keeps the runs, and they count in the next forecast.
     """
-    record = _with_task(study, task)
+    record = study_with_task(study, task)
     chosen, name = _plan_of(record, plan)
     try:
         with progress_bar("Training") as show:
@@ -68,31 +68,6 @@ def verify(
         print_json(_json(found, record))
     else:
         _show(found, name, record)
-
-
-def _with_task(path: Path, task: str | None) -> Study:
-    """A study opened with its task, which the user named.
-
-    Raises:
-        PockError: nobody said what makes the task.
-    """
-    from pockgraph import Study
-
-    from ..project import load_task, named_reference
-
-    stored = open_study(path)
-    reference = task or named_reference(stored.reference)
-    stored.close()
-    if not reference:
-        why = (
-            f"This study says that its task is {stored.reference!r}; training runs that code, for which a "
-            f"file's word is not enough. If it is yours, say so with --task {stored.reference}"
-            if stored.reference
-            else "This study does not say what makes its task. Name it with --task MODULE:TASK."
-        )
-        raise PockError(why)
-    say(f"Loading {reference} …")
-    return Study(path, load_task(reference))
 
 
 def _plan_of(record: Study, name: str) -> tuple[Plan, str]:

@@ -53,6 +53,6 @@ def make_older(path: Path, version: int) -> Path:
     return path
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def older(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return make_older(tmp_path / "old.db", request.param)

@@ -20,6 +20,8 @@ from .contender import ANSWER
 from .figures import MeasureError, StepFigures, StepTime
 from .reference import Reference, ReferenceClock
 
+LEAST_STEPS, MOST_STEPS = 3, 20  # of a block whose length is a time
+
 
 def measure_step(
     artifact: str | os.PathLike[str],
@@ -121,6 +123,26 @@ def measure_interleaved(
     if progress is not None:
         progress(total, total, "measured")
     return {name: results[name] for name in commands}
+
+
+def measure_alone(command: Sequence[str], block_s: float) -> StepFigures | MeasureError:
+    """Measure one contender with no other process alive.
+
+    Args:
+        block_s: about how long its steps take, within `LEAST_STEPS` and `MOST_STEPS`.
+    """
+    clock = ReferenceClock()
+    clock.tick()
+    try:
+        with _Contender(command, warmup=0) as contender:
+            wall_ms = contender.run(2)[-1].wall_ms
+            clock.tick()
+            steps = min(max(round(block_s * 1e3 / wall_ms), LEAST_STEPS), MOST_STEPS)
+            taken = contender.run(steps)
+            clock.tick()
+            return contender.figures(taken, clock.reading())
+    except MeasureError as e:
+        return e
 
 
 class TakenStep(NamedTuple):

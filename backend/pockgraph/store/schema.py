@@ -178,6 +178,16 @@ MIGRATIONS: tuple[str, ...] = (
     DROP TABLE measurements;
     ALTER TABLE new_measurements RENAME TO measurements;
     """,
+    """
+    CREATE TABLE devices (          -- what plans' steps took on a device, for one target
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        target TEXT NOT NULL,
+        measured REAL NOT NULL,
+        json TEXT NOT NULL,         -- a DeviceProfile: machine, plans, times, memory, reference kernel
+        used INTEGER NOT NULL       -- plans are made for the largest; 0: for none of these
+    ) STRICT;
+    """,
 )
 
 

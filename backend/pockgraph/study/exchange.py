@@ -25,11 +25,13 @@ from ..contribution.gains import Kind, Purpose, Status
 from ..contribution.scores import Scores
 from ..errors import PockError, StudyError, listing, reason, require, suggest, violations
 from ..files import as_path, parse_json, read_text, write_atomically
+from ..measure.device_profile import DeviceProfile
 from ..plan import Plan
 from ..profile import Profile
 from ..store.lease import Owner
 from ..store.store import Store, advance
 from . import tables
+from .kept_devices import checked_device
 from .records import RUN_COLUMNS, Run, TaskFacts, differences, identified, run_json, run_of_json, run_values
 from .study import Study
 
@@ -125,6 +127,8 @@ class _File(_Strict):
     plans: list[_KeptPlan]
     runs: list[dict[str, Any]]
     parities: list[_Parity]
+    devices: list[dict[str, Any]] = []
+    used_device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,8 @@ class Content:
     plans: Mapping[str, tuple[float, Plan]] | None = None
     parities: Sequence[_Parity] = ()
     documents: Mapping[str, Any] | None = None
+    devices: Sequence[DeviceProfile] = ()
+    used_device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,7 @@ def _everything(study: Study) -> dict[str, Any]:
         with study._store.decoding(f"the document {row['name']!r}"):
             documents[row["name"]] = json.loads(row["json"])
     created = {r["name"]: r["created"] for r in study._store.read("SELECT name, created FROM plans")}
+    devices = [json.loads(device.to_json()) for device in study.devices().values()]
     return {
         "schema": SCHEMA,
         "facts": dict(study.facts),
@@ -222,6 +229,7 @@ def _everything(study: Study) -> dict[str, Any]:
             {"target": p.target, "plan": p.plan, "passed": p.passed, "errors": p.errors, "created": p.created}
             for p in study.parities()
         ],
+        **({"devices": devices, "used_device": study.used_device} if devices else {}),
     }
 
 
@@ -340,12 +348,20 @@ def _add(write: sqlite3.Connection, content: Content, made: bool) -> Imported:
             "WHERE (target, plan, passed, created, json) = (?, ?, ?, ?, ?))",
             values * 2,
         )
+    for device in content.devices:
+        used = made and device.name == content.used_device
+        values = (device.name, device.target, device.changed, device.to_json(), int(used))
+        write.execute(
+            "INSERT INTO devices (name, target, measured, json, used) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            values,
+        )
     for name, document in (content.documents or {}).items():
         write.execute(
             "INSERT INTO documents VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (name, json.dumps(document), time.time()),
         )
-    for touched in ("measurements", "plans", "runs", "parities", "profile"):
+    for touched in ("measurements", "plans", "runs", "parities", "devices", "profile"):
         advance(write, touched)
     return Imported(made, runs, measurements, plans, known, tuple(other))
 
@@ -429,7 +445,13 @@ def _read_json(path: Path) -> Content:
         if "profile" in file.documents:
             Profile.from_json(json.dumps(file.documents["profile"]))
         runs = [_run(run, f"run {number}", model) for number, run in enumerate(file.runs, 1)]
-        return Content(file.facts, file.analyses, runs, plans, file.parities, file.documents)
+        devices = [
+            checked_device(DeviceProfile.from_json(json.dumps(d), f"device {n}"), file.facts)
+            for n, d in enumerate(file.devices, 1)
+        ]
+        return Content(
+            file.facts, file.analyses, runs, plans, file.parities, file.documents, devices, file.used_device
+        )
 
 
 def _read_table(path: Path, kind: str) -> Content:

@@ -105,7 +105,7 @@ def _measured(target: str, choice: Choice, figures: StepFigures | MeasureError) 
     if isinstance(figures, MeasureError):
         raise figures
     return MeasuredPlan(
-        target=target, choice=dict(choice), step_ms=figures.time.median_ms, memory=figures.memory
+        target=target, choice=dict(choice), step_ms=figures.undisturbed.median_ms, memory=figures.memory
     )
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .trained_plans import Conditions
     from .verification import Verification
 from .analysis_records import AnalysisRecords
-from .kept_records import KeptRecords
+from .kept_devices import KeptDevices, on_device
 from .records import NAMES, TaskFacts, differences, facts
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ MAKE_PROFILE = (
 )
 
 
-class Study(KeptRecords, AnalysisRecords):
+class Study(KeptDevices, AnalysisRecords):
     """A durable record of one task.
 
     Args:
@@ -201,11 +201,27 @@ class Study(KeptRecords, AnalysisRecords):
 
     @property
     def profile(self) -> Profile:
-        """What each tensor costs.
+        """What each tensor costs, on the device that plans are made for, where there is one.
 
         Raises:
             StudyError: it was never made, and there is no task to make it from.
         """
+        return self.profile_on(self.used_device)
+
+    def profile_on(self, device: str | None) -> Profile:
+        """What each tensor costs on a device; None: as the profile itself says.
+
+        Raises:
+            StudyError: as `profile`, or the study has no such device.
+        """
+        require(StudyError, "device", device or "", str, "Pass the name of one that the study keeps.")
+        own = self._own_profile()
+        if device is None:
+            return own
+        key = f"profile on {device}"
+        return self._cached("profile", lambda: on_device(own, self.device(device)), key)
+
+    def _own_profile(self) -> Profile:
         from ..profile import Profile
 
         if self._store.document("profile") is None:
@@ -493,6 +509,7 @@ class Study(KeptRecords, AnalysisRecords):
         method: Method = "exact",
         seed: int = 0,
         objective: Objective = "mean",
+        device: str | None = None,
     ) -> Plan:
         """The plan of the best forecast within a budget.
 
@@ -503,26 +520,37 @@ class Study(KeptRecords, AnalysisRecords):
             method: `"exact"`, or `"evolutionary"`: the paper's, for comparison; it needs pymoo.
             seed: of the evolutionary search.
             objective: `"mean"`, or `"lower_bound"`: what is uncertain counts less, see `search`.
+            device: whose costs count; the one that the study uses, if left out.
 
         Raises:
             BudgetError: no plan meets the budget; it names the smallest that one does.
             PlanError: a lock matches no tensor.
-            StudyError: nothing was measured yet.
+            StudyError: nothing was measured yet, or there is no such device.
         """
         from ..search import search
 
+        profile = self.profile_on(device or self.used_device)
         return search(
-            self.profile, self.forecaster, budget, locked=locked, constraints=constraints, method=method,
+            profile, self.forecaster, budget, locked=locked, constraints=constraints, method=method,
             seed=seed, objective=objective,
         )  # fmt: skip
 
     def frontier(
-        self, n: int = 20, by: str = "peak_bytes", constraints: Constraints | None = None
+        self,
+        n: int = 20,
+        by: str = "peak_bytes",
+        constraints: Constraints | None = None,
+        device: str | None = None,
     ) -> list[Plan]:
-        """Up to `n` plans, each the best for its cost, by what a budget may limit."""
+        """Up to `n` plans, each the best for its cost, by what a budget may limit.
+
+        Args:
+            device: as for `search`.
+        """
         from ..search import frontier
 
-        return frontier(self.profile, self.forecaster, n, by, constraints=constraints)
+        profile = self.profile_on(device or self.used_device)
+        return frontier(profile, self.forecaster, n, by, constraints=constraints)
 
     # ------------------------------------------------------------------ the file
 
