@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ class Facts:
             without a limit, everything.
         progress: measurements that are finished, and planned in all.
         coverage: what was measured and what was not, in sentences.
+        device: whose costs these are; None: nobody's. devices: those that the study has.
     """
 
     path: Path
@@ -65,6 +66,8 @@ class Facts:
     known_plans: Mapping[str, Prediction]
     progress: tuple[int, int] = (0, 0)
     coverage: str = ""
+    device: str | None = None
+    devices: tuple[str, ...] = ()
     _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
     _searched: dict[Any, Plan] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -113,19 +116,22 @@ class _Known:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     study: Study | None = None
-    facts: Facts | None = None
+    facts: dict[str | None, Facts] = field(default_factory=dict)
 
 
 _KNOWN: dict[tuple[Path, int], _Known] = {}
 
 
-def read_facts(path: str | os.PathLike[str]) -> Facts:
+def read_facts(path: str | os.PathLike[str], device: str | None = None) -> Facts:
     """What a study knows; read and costed again only after it changed.
 
     Waits for whoever reads the same file, and for nobody else.
 
+    Args:
+        device: whose costs count; the one that the study uses, if left out.
+
     Raises:
-        StudyError: no study there, or nothing was measured yet.
+        StudyError: no study there, nothing was measured yet, or it has no such device.
     """
     where = Path(path).resolve()
     if where.exists() and not where.is_file():
@@ -133,10 +139,15 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
     known = _KNOWN.setdefault((where, where.stat().st_ino if where.exists() else 0), _Known())
     with known.lock:
         study = known.study = known.study or Study(where)
-        profile, forecaster = study.profile, study.forecaster
-        facts = known.facts
+        device = device or study.used_device
+        profile, forecaster = study.profile_on(device), study.forecaster
+        devices = tuple(study.devices())
+        facts = known.facts.get(device)
         if facts is None or facts.profile is not profile or facts.forecaster is not forecaster:
-            facts = known.facts = _facts(where, study, profile, forecaster)
+            facts = _facts(where, study, profile, forecaster)
+        if (facts.device, facts.devices) != (device, devices):
+            facts = replace(facts, device=device, devices=devices)
+        known.facts = {name: known.facts[name] for name in known.facts if name in devices} | {device: facts}
         return facts
 
 
@@ -212,6 +223,25 @@ class State(param.Parameterized):
             problem=None, origin="search", selected=best.id, can_undo=False, can_redo=False,
         )  # fmt: skip
         self._search(final=True)
+
+    def use_device(self, name: str) -> None:
+        """Show what the plan costs on another device; limits of its time and process are lifted."""
+        try:
+            facts = read_facts(self.facts.path, name)
+        except PockError as e:
+            self.problem = e
+            return
+        self._past, self._future = [], []
+        budget, prediction, plan = replace(self.budget, step_ms=None, process_bytes=None), None, self.plan
+        if plan is not None:
+            prediction = facts.predict(facts.profile.ratios_of(plan))
+            costs = {k: float(v) for k, v in asdict(prediction.figures).items() if v is not None}
+            plan = plan.model_copy(update={"predicted": {**plan.predicted, **costs}})
+            self._settled = _Snapshot(budget, dict(self.locked), plan, self.origin)
+        self.param.update(
+            facts=facts, budget=budget, prediction=prediction, plan=plan, problem=None, can_undo=False,
+            can_redo=False,
+        )  # fmt: skip
 
     @property
     def ready(self) -> bool:

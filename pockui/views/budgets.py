@@ -34,12 +34,14 @@ class Budgets(pn.viewable.Viewer):
         super().__init__(state=state)
         self._ranges: dict[str, BudgetRange] = {}
         self._bars = {key: self._bar(key) for key in ("peak_bytes", "step_ms")}
+        self._device = pmui.Select(label="Device", size="small", margin=0, sizing_mode="stretch_width")
         self._status = text()
         self._again = pmui.Button(label="Search again", size="small", variant="outlined", margin=0)
         self._unlock = pmui.Button(label="Unlock all", size="small", variant="text", margin=0)
         self._compare = text()
         self._again.on_click(lambda _: state.search_again())
         self._unlock.on_click(lambda _: state.unlock_all())
+        self._device.param.watch(self._choose_device, "value")
         self._actions = pmui.Row(
             self._again,
             self._unlock,
@@ -63,6 +65,10 @@ class Budgets(pn.viewable.Viewer):
         answer(bar, lambda edit: self._edited(key, edit))
         return bar
 
+    def _choose_device(self, event: param.parameterized.Event) -> None:
+        if self.state.ready and event.new != self.state.facts.device:
+            self.state.use_device(event.new)
+
     def _edited(self, key: str, edit: dict[str, Any]) -> None:
         value = None if edit["value"] is None else float(edit["value"])
         limit = to_limit(key, value, self._ranges[key].unit)
@@ -71,6 +77,10 @@ class Budgets(pn.viewable.Viewer):
     def _show_ranges(self, *_: object) -> None:
         if not self.state.ready:
             return
+        facts = self.state.facts
+        self._device.visible = len(facts.devices) > 1
+        if facts.device is not None:
+            self._device.param.update(options=list(facts.devices), value=facts.device)
         for key, bar in self._bars.items():
             found = budget_range(key, self.state.facts.known_plans)
             bar.visible = found is not None
@@ -115,13 +125,14 @@ class Budgets(pn.viewable.Viewer):
         if s.facts.profile.time is None:
             out += (
                 '<span class="hint">Step time was not measured, so there is no budget for it. '
-                "<code>pockui analyze --time</code> measures it.</span>"
+                "<code>pockui device measure</code> measures it.</span>"
             )
         return out
 
     def __panel__(self) -> pn.viewable.Viewable:
         return card(
             heading("Budget", "The best plan that fits is searched while you move it."),
+            self._device,
             *self._bars.values(),
             self._status,
             self._actions,

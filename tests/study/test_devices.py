@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_older
-from devices import device_of, step_ms
+from measured_devices import device_of, step_ms
 
 from pockgraph.errors import PlanError, StudyError
 from pockgraph.measure.device_profile import DeviceProfile
@@ -123,16 +122,15 @@ def test_an_export_holds_the_devices(study: Study, tmp_path: Path) -> None:
     assert study.devices() == before
 
 
-def test_a_study_of_an_older_release_gets_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make_older(tmp_path / "old.db", 3)
+def test_a_study_of_an_older_release_gets_devices(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("os.access", lambda *_: False)
-        with Study(path) as older:
-            assert older.devices() == {}
-            assert older.used_device is None
-    with Study(path) as older:
-        assert older.devices() == {}
-        assert older.progress()[1] > 0
+        with Study(older) as study:
+            assert study.devices() == {}
+            assert study.used_device is None
+    with Study(older) as study:
+        assert study.devices() == {}
+        assert study.progress()[1] > 0
 
 
 def test_devices_are_planned_for_where_torch_is_absent(study: Study, tmp_path: Path) -> None:
