@@ -18,6 +18,7 @@ from pockui.components.chart import Chart
 from pockui.components.layer_bars import LayerBars
 from pockui.jobs import Jobs
 from pockui.views import export, train
+from pockui.views.layers import Layers
 from pockui.views.train import Train
 
 
@@ -70,6 +71,12 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
 
     tabs.active = 0
     assert [c.figure for c in charts] != figures
+
+
+def test_what_was_measured_and_what_was_not_stands_under_the_layers(state) -> None:
+    texts = [html.unescape(str(pane.object)) for pane in Layers(state).__panel__().select(pn.pane.HTML)]
+    weights = len(state.facts.contribution.weights)
+    assert any(f"Measured {weights} of {weights} weights outside the head" in t for t in texts)
 
 
 def test_no_two_runs_get_one_folder(state, tmp_path: Path) -> None:
