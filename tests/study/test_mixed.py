@@ -135,9 +135,19 @@ def test_an_estimate_rises_with_the_score_or_not_at_all() -> None:
     assert found[WEIGHTS[39]].mean == pytest.approx(0.39)
     assert found[WEIGHTS[39]].std == pytest.approx(0.0, abs=1e-12)
     falling = estimates(SCORES, WEIGHTS, {c: -g for c, g in gains.items()})
-    assert all(e.mean == pytest.approx(-0.15) for e in falling.values())
+    unmeasured = [e.mean for c, e in falling.items() if c not in gains]
+    assert unmeasured == [pytest.approx(-0.15)] * (COUNT - 4)
     assert falling[WEIGHTS[0]].std > 0.1
     assert estimates(SCORES, WEIGHTS, {WEIGHTS[0]: 1.0}) == {}
+
+
+def test_what_a_tensor_gained_at_one_ratio_counts_at_the_others() -> None:
+    half = Candidate("weight", "w20", 0.5)
+    scores = Scores({**SCORES.weights, "w20": {1.0: Score(0.0, 0.0, 20.0), 0.5: Score(0.0, 0.0, 20.5)}})
+    gains = {WEIGHTS[i]: i / 100 for i in (0, 10, 30)} | {WEIGHTS[20]: 0.9}
+    found = estimates(scores, [*WEIGHTS, half], gains)
+    assert found[half].mean > found[WEIGHTS[21]].mean + 0.3
+    assert found[half].std < found[WEIGHTS[21]].std
 
 
 # ---------------------------------------------------------------- in a study

@@ -47,7 +47,7 @@ COMPILE_PAYS_S = 2.0
 # Pruning a graph and making it run takes some tenths of a second, whatever its size (at 20 GFLOP/s).
 PREPARING_FLOPS = 4_000_000_000
 # What a short training may cost of a whole one, that it is worth its time.
-WORTH_SCREENING = 0.6
+WORTH_SCREENING = 0.35
 
 # What a measurement is of; in the study, its row is found by nothing else.
 KEY = ("purpose", "kind", "fqn", "ratio", "k", "seed", "tried_lr")

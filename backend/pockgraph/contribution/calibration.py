@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from .agreement import RANKED_BY, By
 from .gains import Candidate
 from .scores import Scores
 
+SHARED = 0.7  # correlation that is assumed between the ratios of one tensor, the score set aside
 LEAST = 4  # measured candidates from which a slope is taken
 
 
@@ -32,7 +34,8 @@ def estimates(
     """What each candidate with a score is expected to gain.
 
     A straight line through measured gains over the rank of the score among `candidates`, which never falls:
-    where measured gains fall with the score, it says nothing, and all are expected to gain the average.
+    where measured gains fall with the score, it says nothing, and all are expected to gain the average. What
+    a tensor gained more or less than that at other ratios, it is expected to in part at this one.
 
     Args:
         gains: measured, of some of the candidates.
@@ -50,4 +53,14 @@ def estimates(
     slope = max(0.0, float(np.cov(x, y)[0, 1] / x.var(ddof=1))) if x.std() else 0.0
     level = float(y.mean() - slope * x.mean())
     spread = float(np.sqrt(np.square(y - level - slope * x).sum() / max(1, len(both) - 2)))
-    return {c: Estimate(level + slope * rank[c], spread) for c in order}
+    beyond: dict[str, list[float]] = {}
+    for c in both:
+        if c.kind == "weight":
+            beyond.setdefault(c.fqn, []).append(gains[c] - level - slope * rank[c])
+    found = {}
+    for c in order:
+        others = beyond.get(c.fqn, []) if c.kind == "weight" else []
+        shared = SHARED if others else 0.0
+        mean = level + slope * rank[c] + shared * sum(others) / max(1, len(others))
+        found[c] = Estimate(mean, spread * math.sqrt(1 - shared**2))
+    return found

@@ -3,8 +3,9 @@
 A few candidates, spread over the scores, are measured first: they say what gain a score lets expect. Then, in
 rounds: plans are chosen for a few budgets, unmeasured candidates counting with what they may well gain; those
 of them that a plan takes are contested. They are trained for a quarter of the steps, and the better half is
-measured (successive halving, Jamieson and Talwalkar 2016). When nothing contested is left, or the plans stay
-the same for some rounds, what the plans take is measured with the other seeds, too.
+measured (successive halving, Jamieson and Talwalkar 2016), where that is worth its time. When nothing
+contested is left, or the plans of earlier rounds are still as good as the best, what these take is measured
+with the other seeds, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Chooser = Callable[[Contribution], frozenset[Candidate]]
 
 FIRST = 8  # candidates that calibrate
 ROUND = 6  # candidates that are measured before plans are chosen again
-PATIENCE = 3  # rounds in which the plans stay the same
+PATIENCE = 3  # rounds in which the plans hardly change
+TOLERANCE = 0.02  # of the gain, up to which a plan is as good as another
 
 
 class Contested:
@@ -78,10 +80,13 @@ class Contested:
             short = [Request("screening", c, self._seeds[0]) for c in contested]
             if left := missing(short, known):
                 return left
-        plans = self._choose(self._table(gains | {c: e.mean for c, e in open_.items()}, known))
+        likely = gains | {c: e.mean for c, e in open_.items()}
+        plans = self._choose(self._table(likely, known))
+        settled = len(self._plans) >= PATIENCE and all(
+            _total(before, likely) >= (1 - TOLERANCE) * _total(plans, likely)
+            for before in self._plans[-PATIENCE:]
+        )
         self._plans.append(plans)
-        recent = self._plans[-PATIENCE - 1 :]
-        settled = len(recent) > PATIENCE and len(set(recent)) == 1
         if contested and not settled:
             return [self._measured(c) for c in contested]
         kept = sorted(plans & gains.keys(), key=lambda c: (c.fqn, c.ratio, c.k))
@@ -130,3 +135,8 @@ class Contested:
                 biases[c.k] = Gain.of([gain])
         baseline = Gain.of(h for h in heads if h is not None)
         return Contribution(baseline, weights, biases, self._bias_order, self._head)
+
+
+def _total(plans: Iterable[Candidate], gains: Mapping[Candidate, float]) -> float:
+    """The sum of gains; of what was dropped, none."""
+    return sum(gains.get(c, 0.0) for c in plans)
