@@ -25,6 +25,25 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_memory_bytes() -> int | None:
+    """Memory that processes can still take: what the system says, or a container's limit leaves."""
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in info.read_text().splitlines())
+    found = [1024 * int(fields["MemAvailable"].split()[0])] if "MemAvailable" in fields else []
+    group = Path("/sys/fs/cgroup")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            found.append(max(0, int((group / limit).read_text()) - int((group / used).read_text())))
+        except (OSError, ValueError):  # another version of control groups, or "max"
+            continue
+    return min(found, default=None)
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -87,6 +87,10 @@ def analyze(
     force: Annotated[
         bool, typer.Option("--force", help="Measure even if the gradients deviate from PyTorch's.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that measure at once; by default as many as pay, 1: none."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure what each tensor contributes when it learns beside the head.
@@ -117,7 +121,7 @@ def analyze(
         options = quick_settings(profile) | rough | options
     if mode is not None:
         options["mode"] = mode
-    contribution = run_analysis(record, target=target, force=force, **options)
+    contribution = run_analysis(record, target=target, force=force, workers=workers, **options)
     if time_steps:
         from pockgraph.study.device_kit import measure_here
 

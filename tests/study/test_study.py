@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from shapes_task import OPTIMIZER, QUICK, QUICK_COUNT, make_shapes, make_task, stop_after
 
-from pockgraph.contribution import analysis
+from pockgraph.contribution import measuring
 from pockgraph.contribution.analysis import Cancelled
 from pockgraph.errors import NonFiniteLoss, PlanError, PockError, StudyError
 from pockgraph.optimizer import SGD
@@ -139,7 +139,7 @@ def test_it_goes_on_after_an_exception(study: Study, uninterrupted, after: int, 
 def test_an_exception_inside_a_measurement_discards_only_that(
     study: Study, uninterrupted, monkeypatch
 ) -> None:
-    real, calls = analysis.finetune, []
+    real, calls = measuring.finetune, []
 
     def failing(*args):
         calls.append(args)
@@ -147,7 +147,7 @@ def test_an_exception_inside_a_measurement_discards_only_that(
             raise RuntimeError("out of luck")
         return real(*args)
 
-    monkeypatch.setattr(analysis, "finetune", failing)
+    monkeypatch.setattr(measuring, "finetune", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
         study.analyze(**QUICK)
     assert study.progress() == (5, QUICK_COUNT)
@@ -315,14 +315,14 @@ def test_other_settings_make_another_table(study: Study) -> None:
 
 def spoil(monkeypatch, fqn: str, error: PockError) -> None:
     """Let the measurements of one weight raise."""
-    real = analysis.finetune
+    real = measuring.finetune
 
     def spoilt(tuner, *args):
         if fqn in tuner.plan.tensors:
             raise error
         return real(tuner, *args)
 
-    monkeypatch.setattr(analysis, "finetune", spoilt)
+    monkeypatch.setattr(measuring, "finetune", spoilt)
 
 
 def test_a_diverged_candidate_is_recorded_and_left_out(study: Study, monkeypatch) -> None:

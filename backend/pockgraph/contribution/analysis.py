@@ -15,31 +15,33 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-from ..errors import NonFiniteLoss, PockError, StudyError, UnsupportedOperators, listing
+from ..errors import NonFiniteLoss, StudyError, UnsupportedOperators, listing
 from ..parity.gradients import check_gradients
-from ..passes.batch_limits import limits_of
-from ..plan import Plan
-from ..store.lease import Lease, LeaseLost, lease
+from ..store.lease import Lease, lease
 from ..store.store import Store
 from ..task import Task
 from ..train_graph import TrainGraph
+from ..workers.local_processes import WorkerDied
 from .activation_cache import Forward
-from .candidates import Settings, bias_order_of, candidates, choice_of, head_of
-from .compiled_finetuning import CompiledBackend
+from .candidates import Settings, candidates
 from .contested import Chooser, Contested
-from .data import Data, fresh_values, with_validation
+from .data import with_validation
 from .eager_finetuning import EagerBackend
-from .finetuning import Finetuner, FinetuningBackend, finetune
 from .finetuning_time import Estimate
 from .gains import HEAD, Candidate, Measurement, Progress
+from .measuring import Cancelled, Draw, Job, Measurer, Taken
 from .probe import probe
 from .schedule import Everything, Request, Schedule, missing
 from .scores import Scores
+from .worker import NotTheSame
+from .workplace import Workplace
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
 COMPILE_PAYS_S = 2.0
@@ -53,10 +55,6 @@ WORTH_SCREENING = 0.35
 KEY = ("purpose", "kind", "fqn", "ratio", "k", "seed", "tried_lr")
 
 
-class Cancelled(PockError):
-    """An analysis was stopped on request; what it measured is kept."""
-
-
 def analyze(
     store: Store,
     task: Task,
@@ -66,6 +64,8 @@ def analyze(
     cancel: Callable[[], bool] | None = None,
     force: bool = False,
     choose: Chooser | None = None,
+    workers: int | None = None,
+    executor: Executor | None = None,
 ) -> None:
     """Take every measurement that the study lacks; see `Study.analyze`.
 
@@ -73,40 +73,39 @@ def analyze(
         choose: what plans take; mode `"mixed"` needs it.
     """
     store.check_writable()
-    _Analysis(store, with_validation(task), graph, settings, progress, cancel, choose).run(force)
+    measurer = Measurer(with_validation(task), graph, settings)
+    analysis = _Analysis(store, measurer, progress, cancel, choose, workers, executor)
+    with closing(analysis.place):
+        analysis.run(force)
 
 
 class _Analysis:
     def __init__(
         self,
         store: Store,
-        task: Task,
-        graph: TrainGraph,
-        settings: Settings,
+        measurer: Measurer,
         progress: Callable[[Progress], None] | None,
         cancel: Callable[[], bool] | None,
         choose: Chooser | None,
+        workers: int | None,
+        executor: Executor | None,
     ) -> None:
         self._choose = choose
-        self.store, self.task, self.graph, self.settings = store, task, graph, settings
+        self.store, self.measurer = store, measurer
+        self.graph, self.settings = graph, settings = measurer.graph, measurer.settings
+        self.place = Workplace(measurer, executor, workers, self._tick)
         self._progress, self._cancel = progress, cancel
-        self.head = head_of(graph, task)
-        self.bias_order = bias_order_of(graph, self.head)
-        self.candidates = candidates(graph, self.head, settings)
-        self.data = Data(
-            task, settings.steps, settings.batches, limits_of(graph.gradients), limits_of(graph.metric)
-        )
-        self.fresh = {seed: fresh_values(task, seed) for seed in settings.seeds}
+        self.candidates = list(measurer.candidates)
         forward = Forward(graph.gradients)
         passes = self._passes()
         self._fixed = PREPARING_FLOPS + 10 * forward.work_before[-1]
         self.work = {
-            c: self._fixed + passes * forward.work_after(self._choice(c)) for c in (HEAD, *self.candidates)
+            c: self._fixed + passes * forward.work_after(measurer.choice(c)) for c in (HEAD, *self.candidates)
         }
         self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
         self._known: dict[Request, Measurement] = {}  # asked for so far, in order
         # The first measurements also fill the cache of activations: one forward pass for every batch.
-        batches = settings.steps * len(settings.seeds) + self.data.validation_count
+        batches = settings.steps * len(settings.seeds) + measurer.data.validation_count
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
         self._start = time.monotonic()
         self._is_checked = False
@@ -114,7 +113,8 @@ class _Analysis:
 
     def run(self, force: bool) -> None:
         rate = self.settings.lr if isinstance(self.settings.lr, int | float) else None
-        new = {"lr": rate, "head": json.dumps(self.head), "bias_order": json.dumps(self.bias_order)}
+        head, biases = (json.dumps(names) for names in (self.measurer.head, self.measurer.bias_order))
+        new = {"lr": rate, "head": head, "bias_order": biases}
         with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
             self.id = self._lease.analysis
             self._ended("")
@@ -123,6 +123,7 @@ class _Analysis:
             if self.settings.mode == "mixed":
                 self._recall()
             self._want(schedule.foreseen, forget_unfinished=True)
+            self._learn_pace()
             self._report("preparing", None)
             if any(m.status == "planned" for m in self._known.values()):
                 self._check_gradients()
@@ -130,7 +131,12 @@ class _Analysis:
             while in_time and (wanted := schedule.next(self._known)):
                 self._check_head()
                 self._want(wanted)
-                in_time = self._measure(missing(wanted, self._known))
+                try:
+                    in_time = self._measure(missing(wanted, self._known))
+                except NotTheSame as e:
+                    if not self.place.chosen:
+                        raise
+                    self.place.stay_here(e)
             self._check_head()
             self._ended("finished" if in_time else "time")
         failed = self._read("status = 'failed' AND purpose = 'contribution'")
@@ -152,7 +158,9 @@ class _Analysis:
 
     def _scores(self) -> Scores:
         """Of all candidates there are, also those that are not to be measured; the study's, or made now."""
-        every = candidates(self.graph, self.head, replace(self.settings, tensors=None, bias_counts=None))
+        every = candidates(
+            self.graph, self.measurer.head, replace(self.settings, tensors=None, bias_counts=None)
+        )
         every += [c for c in self.candidates if c not in every]
         for row in self.store.read("SELECT json FROM probes WHERE analysis = ?", self.id):
             with self.store.decoding(f"the probe of analysis {self.id}"):
@@ -163,8 +171,8 @@ class _Analysis:
         self._check_gradients()
         rate = self.settings.lr if isinstance(self.settings.lr, int | float) else self.graph.optimizer.lr
         found = probe(
-            self.task, self.graph, every, self._plan_of, self._plan_of(HEAD), self.settings.seeds[0], rate,
-            self._tick,
+            self.measurer.task, self.graph, every, self.measurer.plan_of, self.measurer.plan_of(HEAD),
+            self.settings.seeds[0], rate, self._tick,
         )  # fmt: skip
         with self._lease.transaction("measurements") as write:
             write.execute(
@@ -196,13 +204,13 @@ class _Analysis:
         short, whole = Request("screening", middle, 0), Request("contribution", middle, 0)
         screens = self._work(short) < WORTH_SCREENING * self._work(whole)
         return Contested(
-            tuning, self.candidates, self.settings.seeds, scores, self._choose, screens, self.bias_order,
-            self.head,
+            tuning, self.candidates, self.settings.seeds, scores, self._choose, screens,
+            self.measurer.bias_order, self.measurer.head,
         )  # fmt: skip
 
     def _passes(self, steps: int | None = None) -> int:
         """Forward passes that a measurement takes, or as much work; a backward pass is two."""
-        return 3 * (steps or self.settings.steps) + self.data.validation_count
+        return 3 * (steps or self.settings.steps) + self.measurer.data.validation_count
 
     def _recall(self) -> None:
         """Everything that the analysis has measured, whoever asked for it."""
@@ -242,42 +250,45 @@ class _Analysis:
     # ------------------------------------------------------------------ the measuring side
 
     def _measure(self, wanted: Sequence[Request]) -> bool:
-        """Take measurements; one candidate's graph serves all that are of it.
+        """Take measurements, and save each as it comes.
 
         Returns:
             Whether there was time for all of them. What the head alone reaches is measured in any case.
         """
+        if not wanted:
+            return True
+        self.place.expect(self._seconds_left())
+        asked: dict[Job, list[Request]] = {}
+        for job, found in self.place.results(self._jobs(wanted, asked), self._target):
+            if isinstance(found, WorkerDied):
+                if job.candidate == HEAD:
+                    raise StudyError(f"Training the head alone: {found}") from found
+                found = [Taken({"status": "failed", "error": str(found)}, 0.0)] * len(job.draws)
+            for request, draw, taken in zip(asked[job], job.draws, found, strict=True):
+                self._save(request, draw.lr, taken)
+        return sum(map(len, asked.values())) == len(wanted)
+
+    def _jobs(self, wanted: Sequence[Request], asked: dict[Job, list[Request]]) -> Iterator[Job]:
+        """One for all that is wanted of a candidate, or for fewer while that leaves a worker without any.
+
+        They end where the time budget does.
+
+        Args:
+            asked: filled with what each job is for.
+        """
         groups: dict[Candidate, list[Request]] = {}
         for request in wanted:
             groups.setdefault(request.candidate, []).append(request)
+        size = 1 if self.place.here else max(1, len(wanted) // max(1, self.place.workers))
         for candidate, requests in groups.items():
-            tuner: Finetuner | None = None
-            try:
-                for request in requests:
-                    self._tick()
-                    if not self._in_time(request):
-                        return False
-                    self._report(candidate.label, None)
-                    start = time.perf_counter()
-                    rate = request.tried_lr or self._learning_rate()
-                    try:
-                        tuner = tuner or self._backend.prepare(self._plan_of(candidate))
-                        seed, steps = request.seed, self._steps(request)
-                        outcome = finetune(tuner, self.fresh[seed], seed, rate, self._tick, steps)
-                        result: dict[str, Any] = {"status": "done", **asdict(outcome)}
-                    except NonFiniteLoss as e:
-                        result = {"status": "diverged", "error": str(e)}
-                    except (Cancelled, LeaseLost):
-                        raise
-                    except PockError as e:
-                        if candidate == HEAD:
-                            raise
-                        result = {"status": "failed", "error": str(e)}
-                    self._save(request, rate, time.perf_counter() - start, result)
-            finally:
-                if tuner is not None:
-                    tuner.close()
-        return True
+            for part in (requests[i : i + size] for i in range(0, len(requests), size)):
+                self._tick()
+                if not all(map(self._in_time, part)):
+                    return
+                self._report(candidate.label, None)
+                draws = (Draw(r.seed, r.tried_lr or self._learning_rate(), self._steps(r)) for r in part)
+                asked[job := Job(candidate, tuple(draws))] = part
+                yield job
 
     def _steps(self, request: Request) -> int:
         short = request.purpose == "screening"
@@ -314,10 +325,10 @@ class _Analysis:
                 "compare with. Pass a lower lr."
             )
 
-    def _save(self, request: Request, lr: float, duration_s: float, result: dict[str, Any]) -> None:
-        values = {
-            "lr": lr, "target": self._backend.target, "duration_s": duration_s, "finished": time.time(),
-        } | result  # fmt: skip
+    def _save(self, request: Request, lr: float, taken: Taken) -> None:
+        values: dict[str, Any] = {
+            "lr": lr, "target": self._target, "duration_s": taken.duration_s, "finished": time.time(),
+        } | dict(taken.values)  # fmt: skip
         columns = ", ".join(f"{c} = ?" for c in values)
         where = " AND ".join(f"{c} = ?" for c in KEY)
         with self._lease.transaction("measurements") as write:
@@ -333,7 +344,7 @@ class _Analysis:
                     "analyze again to go on."
                 )
         saved = self._known[request] = Measurement.of_row(found[0])
-        self._measured_s += duration_s
+        self._measured_s += taken.duration_s
         self._measured_work += self._work(request)
         self._report(request.candidate.label, saved)
 
@@ -370,42 +381,29 @@ class _Analysis:
         ordered = sorted(whole.values(), key=lambda c: depth[c.fqn])
         return ordered[len(ordered) // 2 : len(ordered) // 2 + 1]
 
-    def _choice(self, candidate: Candidate) -> dict[str, float]:
-        return choice_of(candidate, self.head, self.bias_order)
-
-    def _plan_of(self, candidate: Candidate) -> Plan:
-        return Plan.of(self.graph, self._choice(candidate), provenance={"made_by": "analysis"})
-
     @cached_property
-    def _backend(self) -> FinetuningBackend:
+    def _target(self) -> str:
         """Where measurements are taken: asked for, chosen before, or what is faster for these settings."""
         target = self.settings.target
         if target == "auto":
             target = self._lease.row()["target"] or self._faster_target()
             with self._lease.transaction() as write:
                 write.execute("UPDATE analyses SET target = ? WHERE id = ?", (target, self.id))
-        return self._backend_for(target)
-
-    def _backend_for(self, target: str) -> FinetuningBackend:
-        if target != EagerBackend.target:
-            return CompiledBackend(self.graph, self.data, target)
-        plans = [self._choice(c) for c in (HEAD, *self.candidates)]
-        return EagerBackend(self.graph, self.data, plans, len(self.settings.seeds), self.settings.cache_bytes)
+        return target
 
     def _faster_target(self) -> str:
         """Compare eager PyTorch with OpenVINO, compile time counted, on the weight in the middle."""
-        plan = self._plan_of(next(iter(self._middle()), HEAD))
+        plan = self.measurer.plan_of(next(iter(self._middle()), HEAD))
         rate = min(self.settings.grid(self.graph.optimizer.lr))
-        amount = len(self.settings.seeds), self.settings.steps, self.data.validation_count
+        amount = len(self.settings.seeds), self.settings.steps, self.measurer.data.validation_count
         totals, notes = {}, {}
         for target in (EagerBackend.target, "openvino"):
             if totals and min(totals.values()) <= COMPILE_PAYS_S:
                 break
             self._report(f"timing {target}", None)
             try:
-                estimate = Estimate.of(
-                    self._backend_for(target), plan, self.settings.seeds[0], rate, self._tick
-                )
+                backend = self.measurer.make_backend(target)
+                estimate = Estimate.of(backend, plan, self.settings.seeds[0], rate, self._tick)
             except (UnsupportedOperators, NonFiniteLoss) as e:
                 notes[target] = str(e)
                 continue
@@ -430,12 +428,24 @@ class _Analysis:
         done = sum(m.status in ("done", "diverged") for m in self._known.values())
         return done, len(self._known)
 
+    def _learn_pace(self) -> None:
+        """From what earlier calls measured."""
+        for request, known in self._known.items():
+            if known.duration_s and request.candidate in self.work:
+                self._measured_s += known.duration_s
+                self._measured_work += self._work(request)
+
+    def _seconds_left(self) -> float | None:
+        """What the rest takes one after the other, as far as what was measured tells."""
+        left = sum(self._work(r) for r, m in self._known.items() if m.status == "planned")
+        return self._measured_s / self._measured_work * left if self._measured_s else None
+
     def _report(self, label: str, last: Measurement | None) -> None:
         if self._progress is None:
             return
-        left = sum(self._work(r) for r, m in self._known.items() if m.status == "planned")
-        seconds = self._measured_s / self._measured_work * left if self._measured_s else None
-        self._progress(Progress(*self._counts(), label, seconds, last))
+        seconds = self._seconds_left()
+        left_s = None if seconds is None else seconds / max(1, self.place.workers)
+        self._progress(Progress(*self._counts(), label, left_s, last))
 
 
 def _key(request: Request) -> tuple[Any, ...]:

@@ -17,18 +17,18 @@ from .data import Data
 class CompiledBackend:
     """Compiles every plan for a target and runs it with a `Trainer`."""
 
-    def __init__(self, graph: TrainGraph, data: Data, target: str) -> None:
+    def __init__(self, graph: TrainGraph, data: Data, target: str, threads: int | None = None) -> None:
         self.target = target
-        self._graph, self._data = graph, data
+        self._graph, self._data, self._threads = graph, data, threads
 
     def prepare(self, plan: Plan) -> CompiledFinetuner:
-        return CompiledFinetuner(self._graph, plan, self._data, self.target)
+        return CompiledFinetuner(self._graph, plan, self._data, self.target, self._threads)
 
 
 class CompiledFinetuner:
     """A `Finetuner` on a target; its artefact lives in a temporary folder."""
 
-    def __init__(self, graph: TrainGraph, plan: Plan, data: Data, target: str) -> None:
+    def __init__(self, graph: TrainGraph, plan: Plan, data: Data, target: str, threads: int | None) -> None:
         from ..artifact.compiler import compile
         from ..runtime import Trainer
 
@@ -37,7 +37,7 @@ class CompiledFinetuner:
         try:
             # Compiled once a measurement, and never shipped.
             compile(graph, plan, target=target, out=Path(self._folder.name) / "out", parity=False)
-            self._trainer = Trainer.load(Path(self._folder.name) / "out")
+            self._trainer = Trainer.load(Path(self._folder.name) / "out", threads=threads)
         except BaseException:
             self._folder.cleanup()
             raise

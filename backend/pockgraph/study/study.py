@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -389,6 +390,8 @@ class Study(KeptDevices, AnalysisRecords):
         progress: Callable[[Progress], None] | None = None,
         cancel: Callable[[], bool] | None = None,
         force: bool = False,
+        workers: int | None = None,
+        executor: Executor | None = None,
     ) -> Contribution:
         """Measure what each tensor is worth; goes on where an earlier call with these settings ended.
 
@@ -415,10 +418,17 @@ class Study(KeptDevices, AnalysisRecords):
             progress: called at least once a measurement.
             cancel: asked after each step; True ends the analysis within about a step.
             force: measure although the graph's gradients deviate from eager PyTorch's.
+            workers: measure so many candidates at once, each in a process of its own that makes the task from
+                its `reference`; 1: in this process. None takes processes where there are four cores or more,
+                memory for the processes, and minutes to do. `cache_bytes` is for each. The numbers are the
+                same, to the rounding of another number of threads.
+            executor: takes the measurements instead; jobs and results are pickled. `workers` then says how
+                many jobs it works on at once.
 
         Raises:
             ParityError: the gradients that it would train with are not those of the task's own module.
-            StudyError: another process is analysing, the settings make no sense, or a measurement failed.
+            StudyError: another process is analysing, the settings make no sense, a measurement failed, or
+                other processes cannot make the same task.
             Cancelled: `cancel` said so (see `analysis.py`); what was measured is kept.
         """
         from ..contribution.analysis import analyze
@@ -433,6 +443,11 @@ class Study(KeptDevices, AnalysisRecords):
                 raise StudyError(
                     f"{name}={str(call)[:40]!r} cannot be called. Pass a function, or leave it out."
                 )
+        if workers is not None and not (isinstance(workers, int) and workers >= 1):
+            raise StudyError(f"workers={str(workers)[:40]!r} must be a whole number from 1, or left out.")
+        if executor is not None:
+            what = "Pass one such as concurrent.futures.ProcessPoolExecutor(), or leave it out."
+            require(StudyError, "executor", executor, Executor, what)
         task = self._needed_task()
         if settings.mode == "probe" and not isinstance(settings.lr, int | float):
             settings = replace(settings, lr=self.graph.optimizer.lr)
@@ -441,7 +456,7 @@ class Study(KeptDevices, AnalysisRecords):
             from .contested_plans import chooser
 
             choose = chooser(self.profile)
-        analyze(self._store, task, self.graph, settings, progress, cancel, force, choose)
+        analyze(self._store, task, self.graph, settings, progress, cancel, force, choose, workers, executor)
         return self.contribution
 
     def verify(
