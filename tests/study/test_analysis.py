@@ -128,7 +128,7 @@ def test_patterns_and_counts_are_checked(graph) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"steps": 0}, {"seeds": ()}, {"seeds": (1, 1)}, {"ratios": (0.0,)}, {"ratios": (1.5,)}, {"lr": -1.0},
-     {"lr": (0.1, 0.0)}, {"batches": 0}],
+     {"lr": (0.1, 0.0)}, {"lr": ()}, {"batches": 0}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong) -> None:
     with pytest.raises(StudyError, match="Cannot analyse"):

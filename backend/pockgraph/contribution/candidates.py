@@ -57,6 +57,7 @@ class Settings:
             "seeds must be whole numbers": all(isinstance(s, int) for s in self.seeds),
             "ratios must lie above 0 and at most at 1": all(0 < r <= 1 for r in self.ratios),
             "lr must be positive and finite": all(0 < r < math.inf for r in rates),
+            "lr must be at least one rate": self.lr != (),
             "batches must be 1 or more": self.batches is None or self.batches >= 1,
             f"mode must be one of {', '.join(MODES)}": self.mode in MODES,
             "time_budget_s must be positive": self.time_budget_s > 0,
