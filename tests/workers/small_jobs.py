@@ -58,5 +58,14 @@ def noisy(x: int) -> int:
     return x if not sys.stdin.read() else -1
 
 
+def note(at: tuple[str, int]) -> int:
+    """Leaves a line behind each time it was done."""
+    path, x = at
+    time.sleep(0.05)
+    with Path(path).open("a") as file:
+        file.write(f"{x}\n")
+    return x
+
+
 def sleep(seconds: float) -> None:
     time.sleep(seconds)

@@ -70,7 +70,8 @@ class Workplace:
         """How many jobs are worked on at once."""
         if self.here:
             return 1
-        return self._wanted or getattr(self._executor, "workers", None) or usable_cores()
+        count: int = getattr(self._executor, "workers", self._wanted or usable_cores())
+        return min(count, self._wanted or count)
 
     def expect(self, left_s: float | None) -> None:
         """Begin with processes if these pay, unless it was said where to work.

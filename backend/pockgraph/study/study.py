@@ -423,7 +423,7 @@ class Study(KeptDevices, AnalysisRecords):
                 memory for the processes, and minutes to do. `cache_bytes` is for each. The numbers are the
                 same, to the rounding of another number of threads.
             executor: takes the measurements instead; jobs and results are pickled. `workers` then says how
-                many jobs it works on at once.
+                many jobs it works on at once. For a Dask cluster see `pockgraph.workers.cluster`.
 
         Raises:
             ParityError: the gradients that it would train with are not those of the task's own module.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ R = TypeVar("R")
 
 MOST_DEATHS = 3  # of processes with the same job
 TICK_S = 0.1
+CHECK_S, ALONE_S = 2.0, 60.0  # how often workers are counted while none is done; how long there may be none
 
 
 def results(
@@ -36,7 +38,7 @@ def results(
         tick: called at least every tenth of a second, unless the executor is this process.
 
     Raises:
-        StudyError: the executor is broken, or its processes die whatever they do.
+        StudyError: the executor is broken, has no worker any more, or its processes die whatever they do.
     """
     waiting: dict[Future[R], J] = {}
     deaths: Counter[J] = Counter()
@@ -51,11 +53,7 @@ def results(
                 room -= 1
             if not waiting:
                 return
-            done = set()
-            while not done:
-                done, _ = wait(waiting, timeout=TICK_S, return_when=FIRST_COMPLETED)
-                tick()
-            for future in [f for f in waiting if f in done]:
+            for future in _finished(waiting, workers, tick):
                 job = waiting.pop(future)
                 try:
                     result = future.result()
@@ -69,20 +67,52 @@ def results(
                             f"Worker processes end before they have done anything. {e} What they printed "
                             "says more; workers=1 works in this process."
                         ) from e
-                    yield job, WorkerDied(f"{MOST_DEATHS} worker processes ended while they did this. {e}")
+                    result = WorkerDied(f"{MOST_DEATHS} worker processes ended while they did this. {e}")
                 except _killed_on_a_cluster() as e:
-                    yield job, WorkerDied(f"Several workers of the cluster ended while they did this. {e}")
+                    result = WorkerDied(f"Several workers of the cluster ended while they did this. {e}")
                 except (BrokenExecutor, CancelledError) as e:
                     raise StudyError(
                         f"The executor that does the work is broken ({str(e) or type(e).__name__}). What was "
                         "measured is kept; start it anew and call again to go on."
                     ) from e
+                except ModuleNotFoundError as e:
+                    if (e.name or "").partition(".")[0] != "pockgraph":
+                        raise
+                    raise StudyError(
+                        f"A worker has no module {e.name}. Install pockui there, as it is here."
+                    ) from e
                 else:
                     worked = True
-                    yield job, result
+                # While Dask's future lives, its result is computed again if the worker that has it dies.
+                del future
+                yield job, result
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _finished(
+    waiting: Mapping[Future[R], J], workers: Callable[[], int], tick: Callable[[], None]
+) -> Iterator[Future[R]]:
+    """Wait until there are some that are done, and give them up one by one, first ones first."""
+    alone_since: float | None = None
+    checked = time.monotonic()
+    done: set[Future[R]] = set()
+    while not done:
+        done, _ = wait(waiting, timeout=TICK_S, return_when=FIRST_COMPLETED)
+        tick()
+        if not done and time.monotonic() - checked > CHECK_S:
+            checked = time.monotonic()
+            alone_since = None if workers() else alone_since or checked
+            if alone_since is not None and checked - alone_since > ALONE_S:
+                raise StudyError(
+                    f"There has been no worker for {ALONE_S:.0f} s. What was measured is kept; start some "
+                    "and call again to go on."
+                )
+    found = [f for f in waiting if f in done]
+    done.clear()
+    while found:
+        yield found.pop(0)
 
 
 def _killed_on_a_cluster() -> tuple[type[BaseException], ...]:
