@@ -16,6 +16,7 @@ from projects import Cli  # pyright: ignore
 
 import pockgraph
 import pockui
+from pockgraph.plan import Budget
 from pockgraph.store.schema import MIGRATIONS
 from pockgraph.study import Study
 
@@ -117,7 +118,31 @@ def test_a_training_that_is_stopped_is_kept_as_cancelled(study: Path, artifact: 
     assert kept.metric is None
 
 
-# ---------------------------------------------------------------- verify
+# ---------------------------------------------------------------- forecasts, verify
+
+
+def test_search_and_show_tell_the_forecast_and_its_interval(study: Path, cli: Cli) -> None:
+    found = cli("search", study, "--peak-mb", 1, "--json").json["plan"]["predicted"]
+    assert 0 <= found["metric_low"] <= found["metric"] <= found["metric_high"] <= 1
+    told = cli("search", study, "--peak-mb", 1, "--frontier", 3).out
+    assert "in 9 trainings of 10" in told
+    assert "Interval" in told
+    with Study(study) as record:
+        record.save_plan("best", record.search(Budget()))
+    kept = cli("study", "show", study, "--json").json["saved_plans"]["best"]
+    assert kept["metric_low"] <= kept["metric"] <= kept["metric_high"]
+    assert "Forecast" in cli("study", "show", study).out
+
+
+def test_a_cautious_search_promises_no_less_at_worst(study: Path, cli: Cli) -> None:
+    plans = [
+        cli("search", study, "--peak-mb", 1, *more, "--json").json["plan"] for more in ((), ("--cautious",))
+    ]
+    bold, cautious = (plan["predicted"] for plan in plans)
+    assert cautious["score"] <= bold["score"]
+    assert plans[1]["provenance"]["made_by"] == "search of the largest lower bound"
+    refused = cli("search", study, "--frontier", 3, "--cautious")
+    assert (refused.code, "one exact search" in refused.err) == (2, True)
 
 
 def test_a_plan_is_verified(study: Path, cli: Cli) -> None:
