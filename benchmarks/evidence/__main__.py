@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, log: Log) -> int:
     setups = SMOKE if options.smoke else PAIRS
     settings = Settings(
         seeds=tuple(range(options.seeds)), budget_mb=options.budget, threads=options.threads,
-        **({"blocks": 1, "block_steps": 1} if options.smoke else {}),
+        **({"blocks": 1, "block_steps": 1, "probes": 5} if options.smoke else {}),
     )  # fmt: skip
     log.add(
         kind="session", date=time.strftime("%Y-%m-%d"), machine=machine(), versions=versions(),
@@ -91,7 +91,7 @@ def _options() -> argparse.Namespace:
     )  # fmt: skip
     p.add_argument("--pair", action="append", help=f"this one; may be given again: {', '.join(PAIRS)}")
     p.add_argument("--seeds", type=int, default=5, help="final runs of each method")
-    p.add_argument("--budget", type=float, help="shared modelled peak in MB; the preset's unless given")
+    p.add_argument("--budget", type=float, help="shared process memory in MB; the preset's unless given")
     p.add_argument("--threads", type=int, default=usable_cores())
     p.add_argument("--build", type=Path, default=BUILD, help="where log, studies and artefacts are")
     p.add_argument("--out", type=Path, help="write the page here")

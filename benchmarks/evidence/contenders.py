@@ -13,9 +13,10 @@ from pockgraph.baselines.elastic import elastic
 from pockgraph.baselines.importance import importance, trained_head
 from pockgraph.baselines.low_rank import low_rank
 from pockgraph.baselines.within_budget import last_biases
+from pockgraph.profile import Profile
 from pockgraph.train_graph import TrainGraph
 
-BUDGET_SHARE = 0.5  # of the way from the head's peak to that of everything: the larger automatic plan's
+BUDGET_SHARE = 0.5  # of the way from the head's memory to that of everything: the larger automatic plan's
 PROBE_BATCHES = 16
 LABELS = {
     "head": "Head only",
@@ -57,22 +58,35 @@ class Contender:
 
 @dataclass(frozen=True)
 class Budgets:
-    """Modelled peaks: of the contenders that share one, and of the larger automatic plan."""
+    """Of the contenders that share one, and of the larger automatic plan.
 
-    shared: pg.Budget
-    half: pg.Budget
+    Attributes:
+        kind: `"process_bytes"`, or `"peak_bytes"` where no process could be measured.
+    """
+
+    kind: str
+    shared_bytes: int
+    half_bytes: int
+
+    @property
+    def shared(self) -> pg.Budget:
+        return pg.Budget(**{self.kind: self.shared_bytes})
+
+    @property
+    def half(self) -> pg.Budget:
+        return pg.Budget(**{self.kind: self.half_bytes})
 
 
-def budgets(study: pg.Study, shared_mb: float | None) -> Budgets:
-    """The preset's peak unless another is given, and half way from the head's to that of everything."""
-    graph = study.graph
-    head, full, preset = (
-        graph.prune(p).peak_bytes for p in (pg.Plan.head(graph), pg.Plan.full(graph), pg.Plan.preset(graph))
+def budgets(profile: Profile, shared_mb: float | None) -> Budgets:
+    """The preset's memory unless another is given, and half way from the head's to that of everything."""
+    kind = "peak_bytes" if profile.memory is None else "process_bytes"
+    full = {t.fqn: 1.0 for t in profile.tensors}
+    head, most, preset = (
+        getattr(profile.figures(choice), kind)
+        for choice in (dict.fromkeys(profile.head, 1.0), full, profile.presets["preset"])
     )
     shared = preset if shared_mb is None else round(shared_mb * 1e6)
-    return Budgets(
-        pg.Budget(peak_bytes=shared), pg.Budget(peak_bytes=round(head + BUDGET_SHARE * (full - head)))
-    )
+    return Budgets(kind, shared, round(head + BUDGET_SHARE * (most - head)))
 
 
 def choose(key: str, study: pg.Study, within: Budgets, probe_rate: float) -> Contender:
@@ -99,7 +113,7 @@ def choose(key: str, study: pg.Study, within: Budgets, probe_rate: float) -> Con
             plan = elastic(profile, scores, within.shared)
         case "lora":
             optimizer: Any = graph.optimizer
-            adapted, plan = low_rank(study.task, optimizer, within.shared)
+            adapted, plan = low_rank(study.task, optimizer, within.shared, memory=profile.memory)
             return Contender(key, adapted, plan, adapted.peak_bytes, plan.provenance["made_by"])
         case "auto_small":
             plan = study.search(within.shared)

@@ -19,7 +19,9 @@ import torch
 import pockgraph as pg
 from pockgraph.errors import BudgetError, TaskError
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
+from pockgraph.profile.model_fits import fit_models
 from pockgraph.study import Run
+from pockgraph.study.measured_plans import PROBES, measure_plans, probe_choices
 from pockui.demo.results import Trial
 from pockui.demo.training import CompiledLearner, TrainingHarness, choose_rate, fresh_head
 
@@ -36,13 +38,15 @@ class Settings:
 
     Attributes:
         seeds: of the final runs.
-        budget_mb: the shared budget; None: the preset's modelled peak.
+        budget_mb: the shared budget; None: the preset's memory.
+        probes: plans that are measured for models of time and memory.
         threads: of every process.
         blocks, block_steps: rounds of the interleaved timing, and steps in each.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget_mb: float | None = None
+    probes: int = PROBES
     threads: int = 1
     blocks: int = 5
     block_steps: int = 4
@@ -72,12 +76,25 @@ class _Experiment:
             start = time.perf_counter()
             self.study.analyze(**self.pair.analysis)
             self._say(f"analysed in {time.perf_counter() - start:.0f} s")
-            within = budgets(self.study, self.settings.budget_mb)
+            self._fit_models()
+            within = budgets(self.study.profile, self.settings.budget_mb)
             contenders = self._contenders(within)
             for contender in contenders:
                 self._train(contender)
             self._measure(contenders)
         self.log.add(kind="done", pair=self.name, **self._conditions())
+
+    def _fit_models(self) -> None:
+        """Time and memory of any plan, from a few that are measured; the study keeps them."""
+        profile = self.study.profile
+        if profile.time is None:
+            self._say("measuring plans")
+            s = self.settings
+            measured = measure_plans(
+                self.study.graph, profile, choices=probe_choices(profile, s.probes), rounds=s.blocks,
+                steps=s.block_steps, threads=s.threads,
+            )  # fmt: skip
+            self.study.save_profile(fit_models(profile, measured))
 
     def _conditions(self) -> dict[str, Any]:
         """What must be the same for a row to count."""
@@ -97,7 +114,7 @@ class _Experiment:
             row = {
                 "kind": "plan", "pair": self.name, "method": key, "plan": chosen.id,
                 "peak_bytes": chosen.peak_bytes, "tensors": len(chosen.plan.tensors), "note": chosen.note,
-                "budget_bytes": within.shared.peak_bytes, "half_bytes": within.half.peak_bytes,
+                "budget": within.kind, "budget_bytes": within.shared_bytes, "half_bytes": within.half_bytes,
                 **self._conditions(),
             }  # fmt: skip
             if self.log.find(kind="plan", pair=self.name, method=key) != row:

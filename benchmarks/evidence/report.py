@@ -28,8 +28,9 @@ def markdown(rows: Sequence[Row], setups: Mapping[str, Setup], command: str) -> 
         "by the same trials on the validation data; the test data is read once a run. Accuracy on the test "
         "data: mean ± sample standard deviation over seeds. The modelled peak counts bytes alive over the "
         "schedule, weights included. The process peak is that of a fresh process; *over loaded*: over the "
-        "same process with its artefact loaded. The shared budget is a modelled peak, the preset's unless "
-        "said otherwise; \\* the rate lies on the edge of the grid.",
+        "same process with its artefact loaded. The shared budget is the memory of a process, as predicted "
+        "from a dozen measured plans: the preset's unless said otherwise. \\* the rate lies on the edge of "
+        "the grid.",
         *[_pair(name, pair, setups) for name, pair in pairs.items()],
         "## Goals",
         _goals(checked, pairs),
@@ -50,7 +51,8 @@ def _pair(name: str, pair: Pair, setups: Mapping[str, Setup]) -> str:
         seeds = max((len(m.metrics) for m in pair.methods.values()), default=0)
         said += [
             f"`--pair {name}`: {plans[-1]['steps']} steps, {seeds} seeds; shared budget "
-            f"{_mb(plans[-1]['budget_bytes'])}, half way {_mb(plans[-1]['half_bytes'])}, both modelled.",
+            f"{_mb(plans[-1]['budget_bytes'])}, half way {_mb(plans[-1]['half_bytes'])}, "
+            f"{'as predicted of a process' if plans[-1]['budget'] == 'process_bytes' else 'modelled peaks'}.",
             "",
         ]
     rule = ["---", *["--:"] * (len(HEAD) - 1)]

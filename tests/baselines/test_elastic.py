@@ -53,7 +53,7 @@ def test_no_selection_within_the_time_is_worth_more(name: str, seed: int) -> Non
         )
 
     every = [c for n in range(len(scores) + 1) for c in itertools.combinations(scores, n)]
-    for limit in range(0, room.BUCKETS + 1, room.BUCKETS // 7):
+    for limit in range(0, selections.buckets + 1, selections.buckets // 7):
         best = max(sum(scores[f] for f in chosen) for chosen in every if time(chosen) <= limit)
         got = tuple(selections.best(limit))
         assert time(got) <= limit
@@ -82,7 +82,7 @@ def test_tensors_that_would_raise_the_loss_stay_frozen() -> None:
     assert {"layers.0.weight", "layers.0.bias", *profile.head} == set(plan.tensors)
 
 
-def test_times_that_were_measured_count() -> None:
+def test_a_limit_of_time_needs_a_model_of_time_and_is_kept() -> None:
     profile = profiled("mlp")
     time = TimeModel("openvino", 1.0, (1e-6,) * len(WORK_KINDS), 0.0, 3)
     timed = dataclasses.replace(profile, time=time)

@@ -47,7 +47,8 @@ def kinds(folder: Path) -> dict[str, int]:
 
 
 def test_a_tiny_transformer_is_compared_and_what_was_stopped_goes_on(tmp_path: Path) -> None:
-    first = evidence(tmp_path, "--pair", "tiny-texts", "--seeds", "1")
+    how = ("--pair", "tiny-texts", "--budget", "1000")  # MB of a process: room for every method
+    first = evidence(tmp_path, *how, "--seeds", "1")
     assert first.returncode == 0, first.stderr
     for label in ("Head only", "Last biases", "Paper preset", "ElasticTrainer", "LoRA", "Full fine-tuning"):
         assert f"| {label} |" in first.stdout
@@ -56,7 +57,7 @@ def test_a_tiny_transformer_is_compared_and_what_was_stopped_goes_on(tmp_path: P
     assert made["trial"] == 16
     log = tmp_path / "evidence.jsonl"
     log.write_text(log.read_text() + '{"kind": "run", "pair": "ti')  # killed while it wrote
-    second = evidence(tmp_path, "--pair", "tiny-texts", "--seeds", "2", "--out", str(tmp_path / "page.md"))
+    second = evidence(tmp_path, *how, "--seeds", "2", "--out", str(tmp_path / "page.md"))
     assert second.returncode == 0, second.stderr
     after = kinds(tmp_path)
     assert after["run"] == 16  # the other seed, and nothing twice
@@ -82,7 +83,15 @@ def rows(**metrics: list[float | None]) -> list[dict[str, Any]]:
     for key, values in metrics.items():
         base = {"pair": "p", "method": key, "plan": key, "steps": 1, "tuning_steps": 1}
         found.append(
-            {"kind": "plan", **base, "budget_bytes": 1, "half_bytes": 1, "peak_bytes": 1, "note": ""}
+            {
+                "kind": "plan",
+                **base,
+                "budget": "process_bytes",
+                "budget_bytes": 1,
+                "half_bytes": 1,
+                "peak_bytes": 1,
+                "note": "",
+            }
         )
         found += [{"kind": "run", **base, "rate": 0.1, "seed": n, "metric": v} for n, v in enumerate(values)]
     return found

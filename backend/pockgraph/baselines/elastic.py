@@ -17,13 +17,14 @@ from ..plan import Budget, Plan
 from ..profile import Profile
 from .within_budget import fits, largest, within
 
-BUCKETS = 2000  # of time, up to that of training everything
+BUCKETS = 2000  # of time, up to that of training everything, and one a tensor
 
 
 def elastic(profile: Profile, importance: Mapping[str, float], budget: Budget) -> Plan:
     """The plan that ElasticTrainer's selection makes for a budget; the head is always trained.
 
-    Times are the profile's milliseconds where it has a time model, else floating-point operations.
+    Times are counted in floating-point operations: a fit of milliseconds to a few plans says little of single
+    tensors.
 
     Args:
         importance: FQN -> importance, as `importance.importance` gives. Tensors left out stay frozen.
@@ -42,7 +43,7 @@ def elastic(profile: Profile, importance: Mapping[str, float], budget: Budget) -
     def choice(time: int) -> dict[str, float]:
         return dict.fromkeys([*profile.head, *selections.best(time)], 1.0)
 
-    time = largest(BUCKETS, lambda n: fits(profile, choice(n), budget))
+    time = largest(selections.buckets, lambda n: fits(profile, choice(n), budget))
     made_by = f"ElasticTrainer's selection, within {within(budget)}"
     return profile.plan(choice(time), provenance={"made_by": made_by})
 
@@ -57,14 +58,15 @@ class _Selections:
     def __init__(self, profile: Profile, importance: Mapping[str, float]) -> None:
         way, own = _times(profile, list(importance))
         self.order = sorted(importance, key=lambda fqn: way[fqn])
+        self.buckets = BUCKETS + len(self.order)
         unit = max((way[f] + sum(own.values()) for f in self.order), default=1.0) / BUCKETS
         self.way = [int(way[f] / unit) for f in self.order]
-        self.own = [int(own[f] / unit) for f in self.order]
+        self.own = [1 + int(own[f] / unit) for f in self.order]  # what is free would be trained in no time
         self.importance = [importance[f] for f in self.order]
-        self.value = np.zeros((len(self.order) + 1, BUCKETS + 1))
+        self.value = np.zeros((len(self.order) + 1, self.buckets + 1))
         for n, (cost, gain) in enumerate(zip(self.own, self.importance)):
             self.value[n + 1] = self.value[n]
-            taken = self.value[n, : BUCKETS + 1 - cost] + gain
+            taken = self.value[n, : self.buckets + 1 - cost] + gain
             self.value[n + 1, cost:] = np.maximum(self.value[n + 1, cost:], taken)
 
     def best(self, time: int) -> list[str]:
@@ -85,16 +87,11 @@ class _Selections:
 
 
 def _times(profile: Profile, names: list[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """Per tensor: the time of the way back to it, and that of its own gradient and update."""
-    head = profile.figures(dict.fromkeys(profile.head, 1.0))
+    """Per tensor: the operations of the way back to it, and those of its own gradient and update."""
+    head = profile.figures(dict.fromkeys(profile.head, 1.0)).flops
     way, own = {}, {}
     for fqn in names:
-        figures = profile.figures(dict.fromkeys([*profile.head, fqn], 1.0))
-        flops = max(figures.flops - head.flops, 0)
-        share = min(profile.tensor(fqn).flops / flops, 1.0) if flops else 1.0
-        if figures.step_ms is None or head.step_ms is None:
-            more = float(flops)
-        else:
-            more = max(figures.step_ms - head.step_ms, 0.0)
-        way[fqn], own[fqn] = more * (1 - share), more * share
+        more = profile.figures(dict.fromkeys([*profile.head, fqn], 1.0)).flops - head
+        own[fqn] = float(min(profile.tensor(fqn).flops, max(more, 0)))
+        way[fqn] = max(more, 0) - own[fqn]
     return way, own

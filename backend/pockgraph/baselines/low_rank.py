@@ -8,6 +8,7 @@ from ..errors import BudgetError
 from ..globs import matches
 from ..optimizer import Optimizer
 from ..plan import Budget, Plan
+from ..profile.memory_model import MemoryModel
 from ..profile.profiler import profile_of
 from ..task import Task
 from ..task.lora import ADAPTERS, QUERY_AND_VALUE, lora
@@ -24,6 +25,7 @@ def low_rank(
     *,
     rank: int = 8,
     alpha: float = 16.0,
+    memory: MemoryModel | None = None,
 ) -> tuple[TrainGraph, Plan]:
     """The graph of a task with adapters, and the plan that trains all of them and the task's fresh tensors.
 
@@ -31,13 +33,14 @@ def low_rank(
 
     Args:
         layers, rank, alpha: as `pockgraph.lora` takes them.
+        memory: of the network without adapters, for a budget of process memory.
 
     Raises:
         BudgetError: not even one adapter fits.
         TaskError: see `pockgraph.lora`.
     """
     graph = build(lora(task, layers, rank=rank, alpha=alpha), optimizer)
-    profile = profile_of(graph)
+    profile = profile_of(graph).with_memory(memory)
     adapters = [t for t in graph.tensors if any(matches(t.fqn, p) for p in ADAPTERS)]
     depth: dict[str, int] = {}
     for tensor in adapters:
