@@ -138,10 +138,9 @@ class _Experiment:
         task = contender.graph.task if contender.key == "lora" else self.task
         kept = {"pair": self.name, "method": contender.key, "plan": contender.id, **self._conditions()}
         seeds = (*self.settings.seeds, TUNING_SEED)
-        harness = TrainingHarness(
-            task, {seed: fresh_head(task, seed) for seed in seeds}, lambda *_: None,
-            None if contender.key == "lora" else self.study,  # a study knows one network
-        )  # fmt: skip
+        heads = {seed: fresh_head(task, seed) for seed in seeds}
+        # The study keeps none of the runs: a search that learnt from them would choose otherwise next time.
+        harness = TrainingHarness(task, heads, lambda *_: None)
         learner: CompiledLearner | None = None  # loaded when there is something to do
 
         def trained(seed: int, rate: float, steps: int, test: Any) -> Row:
