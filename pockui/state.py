@@ -16,7 +16,8 @@ from pockgraph.contribution.forecast import Forecaster
 from pockgraph.errors import PlanError, PockError, StudyError
 from pockgraph.plan import Budget, Plan
 from pockgraph.profile import Profile
-from pockgraph.search import frontier, search
+from pockgraph.search import Constraints, frontier, search
+from pockgraph.search.constraints import Lock, matching
 from pockgraph.study import Study
 
 from .info.costs import COSTS
@@ -83,15 +84,15 @@ class Facts:
                 self._frontiers[by] = frontier(self.profile, self.forecaster, FRONTIER_PLANS, by=by)
             return self._frontiers[by]
 
-    def search(self, budget: Budget, locked: Mapping[str, float]) -> Plan:
+    def search(self, budget: Budget, asked: Constraints) -> Plan:
         """The best plan for a budget; what one session asked is known to the next.
 
         Raises:
             BudgetError: no plan meets it.
         """
-        key = budget, tuple(sorted(locked.items()))
+        key = budget, asked.model_dump_json()
         if key not in self._searched:
-            plan = search(self.profile, self.forecaster, budget, locked=locked)
+            plan = search(self.profile, self.forecaster, budget, constraints=asked)
             if len(self._searched) >= SEARCHES_KEPT:
                 self._searched.clear()
             self._searched[key] = plan
@@ -169,6 +170,7 @@ class _Snapshot(NamedTuple):
 
     budget: Budget
     locked: Mapping[str, float]
+    rules: Constraints
     plan: Plan
     origin: str
 
@@ -182,6 +184,7 @@ class State(param.Parameterized):
     facts = param.Parameter(doc="Facts; a PockError that says why there are none; None: no study was named.")
     budget = param.Parameter(default=Budget(), doc="What the plan may need.")
     locked = param.Dict(default={}, doc="FQN -> share that a search keeps.")
+    rules = param.Parameter(default=Constraints(), doc="Constraints that a search keeps to beside locks.")
     prediction = param.Parameter(doc="Prediction of the current choice, or None. Follows a drag.")
     plan = param.Parameter(doc="The Plan of the last finished edit, or None. Lags behind a drag.")
     problem = param.Parameter(doc="The PockError that kept the last request from being met, or None.")
@@ -219,8 +222,9 @@ class State(param.Parameterized):
         low, high = (facts.known_plans[n].figures.peak_bytes for n in ("Head", "Best"))
         best = max(facts.rows, key=lambda r: r.best)
         self.param.update(
-            facts=facts, budget=Budget(peak_bytes=(low + high) // 2), locked={}, plan=None, prediction=None,
-            problem=None, origin="search", selected=best.id, can_undo=False, can_redo=False,
+            facts=facts, budget=Budget(peak_bytes=(low + high) // 2), locked={}, rules=Constraints(),
+            plan=None, prediction=None, problem=None, origin="search", selected=best.id,
+            can_undo=False, can_redo=False,
         )  # fmt: skip
         self._search(final=True)
 
@@ -237,7 +241,7 @@ class State(param.Parameterized):
             prediction = facts.predict(facts.profile.ratios_of(plan))
             costs = {k: float(v) for k, v in asdict(prediction.figures).items() if v is not None}
             plan = plan.model_copy(update={"predicted": {**plan.predicted, **costs}})
-            self._settled = _Snapshot(budget, dict(self.locked), plan, self.origin)
+            self._settled = _Snapshot(budget, dict(self.locked), self.rules, plan, self.origin)
         self.param.update(
             facts=facts, budget=budget, prediction=prediction, plan=plan, problem=None, can_undo=False,
             can_redo=False,
@@ -302,8 +306,46 @@ class State(param.Parameterized):
         else:
             self.locked = {fqn: ratio for fqn, ratio in self.locked.items() if fqn not in ids}
 
+    def lock(self, pattern: str, share: Lock | None) -> None:
+        """Lock all tensors that a pattern means, and search around them.
+
+        Args:
+            pattern: a name, a glob or a regular expression, as `Constraints.locked` has it.
+            share: of each; "free" lets them go, None keeps the present shares. Neither searches.
+
+        Raises:
+            PlanError: it matches no tensor, with what is near; or one that cannot be trained in part.
+        """
+        profile = self.facts.profile
+        names = matching([tensor.fqn for tensor in profile.tensors], pattern)
+        if share == "free":
+            self.locked = {fqn: ratio for fqn, ratio in self.locked.items() if fqn not in names}
+        elif share is None:
+            choice = self.prediction.choice if self.prediction else {}
+            self.locked = {**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in names}}
+        else:
+            ratio = 0.0 if share == "frozen" else share
+            for fqn in names if ratio else ():
+                profile.share(profile.index(fqn), ratio)
+            self.locked = {**self.locked, **dict.fromkeys(names, ratio)}
+            self._search(final=True)
+
     def unlock_all(self) -> None:
         self.locked = {}
+
+    @property
+    def asked(self) -> Constraints:
+        """All that a search keeps to beside the budget."""
+        return self.rules.with_locked(dict(sorted(self.locked.items())))
+
+    def set_rules(self, **rules: Any) -> None:
+        """Change some of what a search keeps to (`whole_blocks`, `max_tensors`, …), and search.
+
+        Raises:
+            PlanError: a value that none can be.
+        """
+        self.rules = Constraints(**{**dict(self.rules), **rules})
+        self._search(final=True)
 
     def take(self, plan: Plan, origin: str = "imported") -> None:
         """Make a plan the current one, with exactly the channels it names.
@@ -340,10 +382,10 @@ class State(param.Parameterized):
     # ------------------------------------------------------------------ how
 
     def _search(self, final: bool) -> None:
-        facts, budget, locked = self.facts, self.budget, self.locked
+        facts, budget, asked = self.facts, self.budget, self.asked
 
         def compute() -> tuple[Prediction, Plan]:
-            plan = facts.search(budget, locked)
+            plan = facts.search(budget, asked)
             return facts.predict(facts.profile.ratios_of(plan)), plan
 
         def then(answer: Any) -> None:
@@ -375,15 +417,16 @@ class State(param.Parameterized):
         if self.plan is not None and self._settled is not None:
             self._past = [*self._past, self._settled][-UNDO_STEPS:]
             self._future = []
-        self._show(_Snapshot(self.budget, dict(locked), plan, origin), prediction)
+        self._show(_Snapshot(self.budget, dict(locked), self.rules, plan, origin), prediction)
 
     _settled: _Snapshot | None = None
 
     def _show(self, snapshot: _Snapshot, prediction: Prediction) -> None:
         self._settled = snapshot
         self.param.update(
-            budget=snapshot.budget, locked=dict(snapshot.locked), plan=snapshot.plan, origin=snapshot.origin,
-            prediction=prediction, problem=None, can_undo=bool(self._past), can_redo=bool(self._future),
+            budget=snapshot.budget, locked=dict(snapshot.locked), rules=snapshot.rules, plan=snapshot.plan,
+            origin=snapshot.origin, prediction=prediction, problem=None,
+            can_undo=bool(self._past), can_redo=bool(self._future),
         )  # fmt: skip
 
     def _travel(self, source: list[_Snapshot], target: list[_Snapshot]) -> None:

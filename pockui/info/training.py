@@ -13,6 +13,7 @@ from .names import file_name
 
 if TYPE_CHECKING:
     from pockgraph.plan import Budget, Plan
+    from pockgraph.search import Constraints
 
 # Target -> its name, and the packages that compiling for it and running it need.
 RUNTIMES = {
@@ -190,12 +191,15 @@ def training_code(plan: Plan, reference: str, target: str, steps: int, lr: float
     )
 
 
-def planning_code(study: str, budget: Budget, locked: Mapping[str, float], file: str) -> str:
+def planning_code(study: str, budget: Budget, asked: Constraints, file: str) -> str:
     """The search that leads to the current plan, as Python."""
     inside = ", ".join(
         f"{k}={round(v) if k.endswith('bytes') else round(v, 3)}" for k, v in budget.limits.items()
     )
-    held = f", locked={dict(locked)!r}" if locked else ""
+    rules = asked.model_dump(exclude_defaults=True)
+    held = f", locked={locked!r}" if (locked := rules.pop("locked", None)) else ""
+    if rules:
+        held += f", constraints=pg.Constraints({', '.join(f'{k}={v!r}' for k, v in rules.items())})"
     return "\n".join(
         [
             "import pockgraph as pg",

@@ -9,6 +9,8 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
+from pockgraph.search import Constraints
+
 from ..components import answer
 from ..components.budget_bar import BudgetBar
 from ..info.budgets import BudgetRange, budget_range, to_limit
@@ -16,6 +18,7 @@ from ..info.costs import COSTS
 from ..info.predictions import COMPARED, comparison
 from ..state import State
 from .parts import card, heading, table, text
+from .search_rules import rules_text
 
 ORIGINS = {
     "search": "Best plan found for this budget.",
@@ -50,7 +53,7 @@ class Budgets(pn.viewable.Viewer):
             sx={"gap": 1, "flexWrap": "wrap"},
         )
         state.param.watch(self._show_ranges, "facts")
-        state.param.watch(self._show, ["prediction", "budget", "problem", "origin", "locked"])
+        state.param.watch(self._show, ["prediction", "budget", "problem", "origin", "locked", "rules"])
         self._show_ranges()
 
     def _bar(self, key: str) -> BudgetBar:
@@ -105,7 +108,7 @@ class Budgets(pn.viewable.Viewer):
                     used=None if used is None else used / found.unit.size,
                 )
             self._status.object = self._describe()
-            self._again.visible = s.origin != "search" or bool(s.locked)
+            self._again.visible = s.origin != "search" or s.asked != Constraints()
             self._unlock.visible = bool(s.locked)
             self._actions.visible = self._again.visible or self._unlock.visible
             plans = {"This plan": s.prediction, **s.facts.known_plans}
@@ -119,7 +122,8 @@ class Budgets(pn.viewable.Viewer):
         excess = " ".join(f"{COSTS[k].title}: {COSTS[k].text(v)} over budget." for k, v in s.excess.items())
         count = len(s.locked)
         locks = f" {count} tensor{'s' * (count > 1)} locked." if count else ""
-        out = f'<span class="hint">{ORIGINS[s.origin]}{locks} {excess}</span>'
+        rules = f" {rules_text(s.rules)}." if s.rules != Constraints() else ""
+        out = f'<span class="hint">{ORIGINS[s.origin]}{locks}{rules} {excess}</span>'
         if s.problem is not None:
             out = f'<div class="problem" role="alert">{html.escape(str(s.problem))}</div>'
         if s.facts.profile.time is None:

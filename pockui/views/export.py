@@ -43,7 +43,7 @@ class Export(pn.viewable.Viewer):
         self._upload.param.watch(lambda _: self._import(), "value")
         show = parts.WhenShown(self._show)
         self.set_shown = show.set_shown
-        state.param.watch(show, ["plan", "locked", "budget", "problem"])
+        state.param.watch(show, ["plan", "locked", "rules", "budget", "problem"])
         self._show()
 
     def _file(self) -> io.BytesIO:
@@ -88,7 +88,7 @@ class Export(pn.viewable.Viewer):
                 "read the same ones.</span>"
             )
             if s.origin == "search":
-                source = planning_code(str(s.facts.path), s.budget, s.locked, file)
+                source = planning_code(str(s.facts.path), s.budget, s.asked, file)
                 self._code.object = '<span class="hint">The same search in Python:</span>' + parts.code(
                     source
                 )

@@ -22,6 +22,7 @@ from ..info.layers import (
 )
 from ..state import State
 from . import parts
+from .search_rules import SearchRules
 
 
 class Layers(pn.viewable.Viewer):
@@ -44,6 +45,7 @@ class Layers(pn.viewable.Viewer):
         self._table = parts.text(visible=False)
         self._progress = parts.text(visible=False)
         self._coverage = parts.text(visible=False)
+        self._rules = SearchRules(state)
         self._redraw_table = parts.Trailing(self._show_table)
 
         answer(self._bars, self._edited)
@@ -141,6 +143,7 @@ class Layers(pn.viewable.Viewer):
             ),
             self._progress,
             tools,
+            self._rules,
             self._bars,
             self._table,
             self._coverage,

@@ -207,6 +207,44 @@ def test_budget_and_shares_are_dragged_typed_and_undone(watched: Watched) -> Non
     page.get_by_text(f"{100 * kept:g} %", exact=True).first.wait_for()
 
 
+def test_tensors_are_locked_by_pattern_and_by_block_and_rules_are_switched(watched: Watched) -> None:
+    state, page = watched.open(), watched.page
+    field, lock = page.get_by_label("Lock tensors"), page.get_by_role("button", name="Lock", exact=True)
+    field.fill("block.1.*")
+    lock.click()
+    page.get_by_role("alert").get_by_text("Did you mean 'blocks.1.*'").wait_for()
+    field.fill("re:blocks.[01].*")
+    page.get_by_label("At", exact=True).click()
+    page.get_by_role("menuitem", name="frozen").click()
+    field.press("Enter")
+    frozen = {f"blocks.{n}.0.{kind}" for n in range(2) for kind in ("weight", "bias")}
+    _wait(lambda: state.locked == dict.fromkeys(frozen, 0.0))
+    page.get_by_text("4 tensors locked.").wait_for()
+    assert page.get_by_role("alert").count() == 0
+    page.get_by_label("Block", exact=True).click()
+    page.get_by_role("menuitem", name="blocks.2", exact=True).click()
+    _wait(lambda: field.input_value() == "blocks.2.*")
+    lock.click()
+    _wait(lambda: len(state.locked) == 6 and not frozen & state.plan.tensors.keys())
+
+    page.get_by_role("button", name="Unlock all").click()
+    page.get_by_label("Weights need their bias").click()
+    _wait(lambda: state.rules.weights_need_bias)
+    most = page.get_by_label("Most tensors")
+    most.fill("few")
+    most.press("Enter")
+    page.get_by_role("alert").get_by_text("'few' is no number of tensors").wait_for()
+    most.fill("4")
+    most.press("Enter")
+    _wait(lambda: state.rules.max_tensors == 4 and len(state.plan.tensors) <= 4)
+    page.get_by_text("Weights with their biases, at most 4 tensors.").wait_for()
+    most.fill("")
+    most.press("Enter")
+    _wait(lambda: state.rules.max_tensors is None)
+    page.get_by_role("button", name="Undo").click()
+    _wait(lambda: state.rules.max_tensors == 4 and most.input_value() == "4")
+
+
 # The cost chart's upright line stands at the selected tensor's share.
 COST_AT_NOW = """share => [...document.querySelectorAll("*")].some(function within(e) {
   return e.layout?.shapes?.some((s) => s.yref === "y domain" && Math.round(s.x0) === share)

@@ -400,7 +400,7 @@ def test_planning_code_gives_the_same_plan_when_run(study_path, state, tmp_path,
     monkeypatch.chdir(tmp_path)
     state.set_lock("blocks.1.0.weight", True)
     state.set_budget(peak_bytes=160_000)
-    exec(planning_code(str(study_path), state.budget, state.locked, "p.json"), {})
+    exec(planning_code(str(study_path), state.budget, state.asked, "p.json"), {})
     assert Plan.load(tmp_path / "p.json").tensors == state.plan.tensors
 
 

@@ -58,7 +58,7 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
     assert written == ["planning_code"]
     texts = [html.unescape(str(pane.object)) for pane in exported.select(pn.pane.HTML)]
     assert any(
-        export.planning_code(str(state.facts.path), state.budget, state.locked, "blobs.plan.json") in t
+        export.planning_code(str(state.facts.path), state.budget, state.asked, "blobs.plan.json") in t
         for t in texts
     )
     written.clear()

@@ -9,6 +9,7 @@ import pytest
 
 from pockgraph.errors import BudgetError, PlanError, StudyError
 from pockgraph.plan import Plan
+from pockgraph.search import Constraints
 from pockgraph.search.plan_search import Budget
 from pockui.info.layers import BIASES
 from pockui.state import State
@@ -89,6 +90,52 @@ def test_a_lock_keeps_the_present_share(state) -> None:
     assert state.locked_rows == [WEIGHT]
     state.set_lock(WEIGHT, False)
     assert state.locked == {}
+
+
+def test_a_pattern_locks_all_it_matches_and_the_rest_is_searched(state) -> None:
+    state.set_budget(peak_bytes=None)
+    state.lock("blocks.*.weight", 0.25)
+    names = {f"blocks.{n}.0.weight" for n in range(3)}
+    assert state.locked == dict.fromkeys(names, 0.25)
+    assert all(state.plan.ratio(fqn) == 0.25 for fqn in names)
+    state.lock("re:blocks.[01].0.weight", "frozen")
+    assert [state.plan.ratio(f"blocks.{n}.0.weight") for n in range(3)] == [0.0, 0.0, 0.25]
+    state.undo()
+    assert set(state.locked.values()) == {0.25}
+    state.lock("blocks.1.*", "free")
+    assert state.locked_rows == ["blocks.0.0.weight", "blocks.2.0.weight"]
+    state.unlock_all()
+    now = state.ratios.get(WEIGHT, 0.0)
+    state.lock(WEIGHT, None)
+    assert state.locked == {WEIGHT: now}
+
+
+def test_a_pattern_that_matches_nothing_changes_nothing(state) -> None:
+    plan = state.plan
+    for pattern, words in (
+        ("block.1.*", r"no trainable tensor 'block\.1\.\*'.*blocks\.1\.\*"),
+        ("re:blocks.(", "no regular expression"),
+    ):
+        with pytest.raises(PlanError, match=words):
+            state.lock(pattern, "frozen")
+    assert (state.plan, state.locked) == (plan, {})
+
+
+def test_rules_hold_in_searches_and_are_undone(state, facts) -> None:
+    state.set_budget(peak_bytes=None)
+    free = state.plan
+    state.set_rules(max_tensors=3)
+    assert len(state.plan.tensors) == 3
+    state.set_rules(max_tensors=1)
+    assert "always trained, 2 tensors" in str(state.problem)
+    state.undo()
+    assert state.rules.max_tensors == 3
+    state.set_rules(max_tensors=None, weights_need_bias=True)
+    biases = {fqn.replace("weight", "bias") for fqn in state.plan.tensors}
+    assert biases <= state.plan.tensors.keys()
+    state.undo()
+    state.undo()
+    assert (state.plan, state.asked) == (free, Constraints())
 
 
 def test_biases_are_set_from_the_output_on(state, facts) -> None:
