@@ -4,8 +4,8 @@ Small matrix products show how fast the processor computes (its clock, heat, pow
 fast it moves data (whoever else uses the bus). Both are counted in processor time: waiting for a processor
 is no state of the machine, and is told apart from a step by `processor_time`.
 
-Step times are not divided by it. While a machine stays in one state, what the kernel varies by is its own
-noise; in another state the two parts change by factors of their own, and a step's factor is neither.
+Step times are not divided by it: while a machine stays in one state, what the kernel varies by is its own
+noise (docs/results/step-noise.md), and how much longer a step takes in another state it cannot know.
 """
 
 from __future__ import annotations
