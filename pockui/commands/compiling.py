@@ -13,6 +13,7 @@ from pockgraph.errors import PockError
 
 from ..info.format import flops, size
 from ..info.parity import parity_badge
+from ..info.process_memory import process_peak
 from .optimizers import (
     AccumulateOption,
     ClipOption,
@@ -93,6 +94,9 @@ def compile_(
         f"{flops(figures['step_flops'])} a step. Took {seconds:.1f} s."
     )
     out().print(styled((str(out_folder), "bold"), said))
+    process = process_peak(chosen)
+    if process is not None and chosen.provenance.get("process_target") == target:
+        out().print(process)
     print_parity(artifact.manifest.parity_json)
 
 

@@ -13,6 +13,7 @@ import typer
 from pockgraph.errors import PockError, suggest
 
 from ..info.format import UNKNOWN, flops, milliseconds, percent, signed, significant, size
+from ..info.process_memory import process_peak
 from .output import JsonFlag, out, print_json, print_table, say, styled
 from .tasks_and_plans import open_study, tell_if_stale
 
@@ -29,6 +30,10 @@ def search(
         float | None, typer.Option(help="Modelled peak memory of a step, MB (10^6 bytes).")
     ] = None,
     extra_mb: Annotated[float | None, typer.Option(help="Saved activations and optimizer state, MB.")] = None,
+    process_mb: Annotated[
+        float | None,
+        typer.Option(help="Predicted peak of the whole process, MB; needs analyze --time."),
+    ] = None,
     step_ms: Annotated[float | None, typer.Option(help="Predicted time of a step, ms.")] = None,
     lock: Annotated[
         list[str] | None,
@@ -59,7 +64,12 @@ def search(
     ] = "exact",
     seed: Annotated[int, typer.Option(min=0, help="Of the evolutionary search.")] = 0,
     frontier: Annotated[
-        int | None, typer.Option(min=2, help="Also list N best plans over the memory range.")
+        int | None,
+        typer.Option(
+            min=2,
+            help="Also list N best plans over the memory range: the process's with --process-mb and no "
+            "--peak-mb, else that of the modelled peak.",
+        ),
     ] = None,
     device: Annotated[
         str | None,
@@ -74,10 +84,13 @@ def search(
     budget = Budget(
         peak_bytes=_bytes(peak_mb, "--peak-mb"),
         extra_bytes=_bytes(extra_mb, "--extra-mb"),
+        process_bytes=_bytes(process_mb, "--process-mb"),
         step_ms=step_ms,
     )
-    if peak_mb is None and extra_mb is None and step_ms is None and frontier is None:
-        raise PockError("Give a budget: --peak-mb, --extra-mb, --step-ms, or any of them together.")
+    if not budget.limits and frontier is None:
+        raise PockError(
+            "Give a budget: --peak-mb, --extra-mb, --process-mb, --step-ms, or any of them together."
+        )
     if cautious and (frontier is not None or method != "exact"):
         raise PockError(
             "--cautious is one exact search, for one budget. Leave out --frontier and --method, or itself."
@@ -93,7 +106,8 @@ def search(
         objective="lower_bound" if cautious else "mean", device=device,
     )  # fmt: skip
     query_ms = (time.perf_counter() - start) * 1e3
-    points = record.frontier(frontier, constraints=asked, device=device) if frontier else []
+    by = "process_bytes" if process_mb is not None and peak_mb is None else "peak_bytes"
+    points = record.frontier(frontier, by, constraints=asked, device=device) if frontier else []
     if (costs_of := device or record.used_device) is not None:
         tell_if_stale(record.device(costs_of))
     if out_file is not None:
@@ -112,16 +126,14 @@ def search(
     if points:
         out().print("\nFrontier", style="bold")
         columns = (
-            ">Forecast",
-            ">Interval",
-            ">Gain",
-            ">Modelled peak",
-            ">Extra",
-            ">Work",
-            ">Step",
+            ">Forecast", ">Interval", ">Gain", ">Modelled peak", ">Extra", ">Work", ">Step", ">Process peak",
             ">Tensors",
-        )
-        print_table(columns, [(*forecast_text(p), *_predicted(p), len(p.tensors)) for p in points])
+        )  # fmt: skip
+        rows = [
+            (*forecast_text(p), *_predicted(p), size(p.predicted.get("process_bytes")), len(p.tensors))
+            for p in points
+        ]
+        print_table(columns, rows)
     if out_file is not None:
         say(f"Wrote {out_file} (found in {query_ms:.0f} ms).")
 
@@ -167,6 +179,9 @@ def print_plan(plan: Plan) -> None:
         f"{'time not measured' if step == UNKNOWN else step}.\n"
     )
     out().print(styled((f"{len(plan.tensors)} of {len(plan.model)} tensors learn", "bold"), said))
+    process = process_peak(plan)
+    if process is not None:
+        out().print(f"{process}\n")
     rows = [(fqn, percent(plan.ratio(fqn)), "×".join(map(str, plan.model[fqn]))) for fqn in plan.tensors]
     print_table(("Tensor", ">Trained", ">Shape"), rows)
 

@@ -14,6 +14,7 @@ import typer
 from pockgraph.errors import PockError, StudyError, reason
 
 from ..info.format import UNKNOWN, milliseconds, size
+from ..info.process_memory import account_of
 from .analysis import analysis_json, contribution_json, print_analysis, print_contribution
 from .output import JsonFlag, out, print_json, print_table, say, styled
 from .search import forecast_text
@@ -157,10 +158,22 @@ def show_study(
             (
                 name, len(plan.tensors), *forecast_text(_with_forecast(record, plan)),
                 size(plan.predicted.get("peak_bytes")), milliseconds(plan.predicted.get("step_ms")),
+                size(plan.predicted.get("process_bytes")), account_of(plan) or UNKNOWN,
             )
             for name, plan in plans.items()
         ]  # fmt: skip
-        print_table(("Plan", ">Tensors", ">Forecast", ">Interval", ">Modelled peak", ">Step"), rows)
+        columns = (
+            "Plan",
+            ">Tensors",
+            ">Forecast",
+            ">Interval",
+            ">Modelled peak",
+            ">Step",
+            ">Process peak",
+            "Of it",
+        )
+        shown = len(columns) if any(account_of(plan) for plan in plans.values()) else len(columns) - 2
+        print_table(columns[:shown], [row[:shown] for row in rows])
     if runs:
         print()
         columns = ("Run", "From", "State", ">Tensors", ">Steps", ">Rate", ">Step", ">Validation", ">Gain",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import format as fmt
+
+if TYPE_CHECKING:
+    from pockgraph.profile import Profile
 
 
 class Unit(NamedTuple):
@@ -40,6 +43,8 @@ class Cost(NamedTuple):
         return Unit(self.units[power], 1000.0**power)
 
 
+MEASURED = {"process_bytes": "memory", "step_ms": "time"}  # cost -> the profile's model that tells it
+
 COSTS = {
     cost.key: cost
     for cost in (
@@ -59,6 +64,14 @@ COSTS = {
             ("B", "kB", "MB", "GB"),
         ),
         Cost(
+            "process_bytes",
+            "Process memory",
+            "Predicted peak of the whole process on the measured device, as the operating system counts it: "
+            "runtime, constants, state and activations.",
+            fmt.size,
+            ("B", "kB", "MB", "GB"),
+        ),
+        Cost(
             "flops",
             "Compute",
             "Floating-point operations of one step: forward, backward and update. A multiply-add counts two.",
@@ -74,3 +87,8 @@ COSTS = {
         ),
     )
 }
+
+
+def is_known(key: str, profile: Profile) -> bool:
+    """Does this profile tell this cost of plans? Some need measurements on a device."""
+    return key not in MEASURED or getattr(profile, MEASURED[key]) is not None

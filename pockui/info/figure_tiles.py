@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import format as fmt
 from .costs import COSTS
 from .predictions import Prediction, over_budget
+from .process_memory import account
 
 if TYPE_CHECKING:
     from pockgraph.profile import Profile
@@ -51,7 +52,10 @@ def figure_tiles(
             f"{metric.gain(forecast.gain)}. Plans that were trained count in it.",
         )
     ]
-    for key in ("peak_bytes", "extra_bytes", "flops", "step_ms"):
+    memory = profile.process_memory(now.choice)
+    for key in ("peak_bytes", "extra_bytes", "process_bytes", "flops", "step_ms"):
+        if key == "process_bytes" and memory is None:
+            continue
         cost, value, whole = COSTS[key], getattr(now.figures, key), getattr(full.figures, key)
         if key == "step_ms" and value is None:
             note = "not measured yet"
@@ -59,15 +63,10 @@ def figure_tiles(
             note = f"{cost.text(excess[key])} over budget"
         else:
             note = f"{fmt.change(value, whole)} vs full"
-        out.append(
-            Tile(
-                cost.title,
-                cost.text(value),
-                note,
-                f"{cost.help} Full training: {cost.text(whole)}.",
-                key in excess,
-            )
-        )
+        said = f"{cost.help} Full training: {cost.text(whole)}."
+        if key == "process_bytes" and memory is not None:
+            said += f" This plan: {account(memory.parts())}."
+        out.append(Tile(cost.title, cost.text(value), note, said, key in excess))
     out.append(
         Tile(
             "Trained",

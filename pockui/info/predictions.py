@@ -37,7 +37,7 @@ def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
     return excess
 
 
-COMPARED = ("Plan", "Forecast", "Peak", "Compute", "Step")
+COMPARED = ("Plan", "Forecast", "Peak", "Compute", "Step", "Process")
 
 
 def comparison(plans: Mapping[str, Prediction], baseline: float) -> list[tuple[str, ...]]:
@@ -50,6 +50,7 @@ def comparison(plans: Mapping[str, Prediction], baseline: float) -> list[tuple[s
             fmt.size(p.figures.peak_bytes),
             fmt.flops(p.figures.flops).removesuffix("FLOP"),
             fmt.milliseconds(p.figures.step_ms),
+            fmt.size(p.figures.process_bytes),
         )
         for name, p in plans.items()
     ]

@@ -14,7 +14,7 @@ from pockgraph.search import Constraints
 from ..components import answer
 from ..components.budget_bar import BudgetBar
 from ..info.budgets import BudgetRange, budget_range, to_limit
-from ..info.costs import COSTS
+from ..info.costs import COSTS, is_known
 from ..info.predictions import COMPARED, comparison
 from ..state import State
 from .parts import card, heading, table, text
@@ -36,7 +36,7 @@ class Budgets(pn.viewable.Viewer):
     def __init__(self, state: State) -> None:
         super().__init__(state=state)
         self._ranges: dict[str, BudgetRange] = {}
-        self._bars = {key: self._bar(key) for key in ("peak_bytes", "step_ms")}
+        self._bars = {key: self._bar(key) for key in ("peak_bytes", "process_bytes", "step_ms")}
         self._device = pmui.Select(label="Device", size="small", margin=0, sizing_mode="stretch_width")
         self._status = text()
         self._again = pmui.Button(label="Search again", size="small", variant="outlined", margin=0)
@@ -126,10 +126,11 @@ class Budgets(pn.viewable.Viewer):
         out = f'<span class="hint">{ORIGINS[s.origin]}{locks}{rules} {excess}</span>'
         if s.problem is not None:
             out = f'<div class="problem" role="alert">{html.escape(str(s.problem))}</div>'
-        if s.facts.profile.time is None:
+        unknown = [COSTS[key].title for key in self._bars if not is_known(key, s.facts.profile)]
+        if unknown:
             out += (
-                '<span class="hint">Step time was not measured, so there is no budget for it. '
-                "<code>pockui device measure</code> measures it.</span>"
+                f'<span class="hint">{" and ".join(unknown)} not measured, so there is no budget. '
+                "<code>pockui device measure</code> measures plans on a device.</span>"
             )
         return out
 

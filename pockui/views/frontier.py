@@ -14,13 +14,15 @@ from pockgraph.plan import Plan
 
 from ..components import answer
 from ..info import charts
-from ..info.costs import COSTS
+from ..info.costs import COSTS, is_known
 from ..info.frontier import frontier_info
 from ..info.palette import palette
 from ..state import Executor, State, run_now
 from . import parts
 
-AXES = {COSTS[key].title: key for key in ("peak_bytes", "step_ms", "extra_bytes")}  # label -> cost
+AXES = {
+    COSTS[key].title: key for key in ("peak_bytes", "process_bytes", "step_ms", "extra_bytes")
+}  # label -> cost
 
 
 class Frontier(pn.viewable.Viewer):
@@ -54,8 +56,8 @@ class Frontier(pn.viewable.Viewer):
     def _start(self, *_: object) -> None:
         self._plans = {}
         if self.state.ready:
-            timed = self.state.facts.profile.time is not None
-            self._axis.options = [a for a, key in AXES.items() if timed or key != "step_ms"]
+            profile = self.state.facts.profile
+            self._axis.options = [a for a, key in AXES.items() if is_known(key, profile)]
             self._ask()
 
     def _ask(self) -> None:

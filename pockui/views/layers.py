@@ -10,7 +10,7 @@ import param
 
 from ..components import answer
 from ..components.layer_bars import LayerBars
-from ..info.costs import COSTS
+from ..info.costs import COSTS, is_known
 from ..info.layers import (
     ORDERS,
     TABLE_COLUMNS,
@@ -89,8 +89,7 @@ class Layers(pn.viewable.Viewer):
         s = self.state
         if not s.ready:
             return
-        timed = s.facts.profile.time is not None
-        self._cost.options = {c.title: k for k, c in COSTS.items() if timed or k != "step_ms"}
+        self._cost.options = {c.title: k for k, c in COSTS.items() if is_known(k, s.facts.profile)}
         rows, cost = self._selection(), COSTS[s.cost]
         shown = (s.facts, s.cost, tuple(r.id for r in rows))
         if shown == self._shown:

@@ -19,6 +19,7 @@ from projects import Cli  # pyright: ignore
 
 from pockgraph.plan import Plan
 from pockgraph.runtime.manifest import file_sha256
+from pockgraph.study import device_kit
 
 
 def test_from_task_to_trained_weights(study: Path, cli: Cli) -> None:
@@ -154,27 +155,37 @@ def test_frontier(study: Path, cli: Cli) -> None:
     assert "Frontier" in cli("search", study, "--peak-mb", 1, "--frontier", 4).out
 
 
-def test_budget_in_milliseconds(study: Path, cli: Cli) -> None:
-    refused = cli("search", study, "--step-ms", 1000)
-    assert refused.code == 2
-    assert "time" in refused.err
-    timed = cli(
-        "analyze",
-        "my_project:task",
-        "--study",
-        study,
-        "--steps",
-        20,
-        "--ratios",
-        "1,0.5",
-        "--lr",
-        0.1,
-        "--time",
-    )
-    assert timed.code == 0, timed.err
+def test_budgets_of_time_and_process_memory(
+    study: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for option, word in (("--step-ms", "times"), ("--process-mb", "process memory")):
+        refused = cli("search", study, option, 1000)
+        assert refused.code == 2
+        assert f"no measured {word}" in refused.err
+        assert "analyze --time" in refused.err
+    few = functools.partial(device_kit.probe_choices, count=4)  # each is a process, which takes seconds
+    monkeypatch.setattr(device_kit, "probe_choices", few)
+    options = ["--steps", 20, "--ratios", "1,0.5", "--lr", 0.1]
+    measured = cli("analyze", "my_project:task", "--study", study, *options, "--time")
+    assert measured.code == 0, measured.err
     found = cli("search", study, "--step-ms", 1000, "--json")
     assert found.code == 0, found.err
     assert 0 < found.json["plan"]["predicted"]["step_ms"] <= 1000
+    if not Path("/proc/self/status").exists():
+        return  # the system says nothing of memory
+    assert "process memory is off by less than" in measured.err
+    plan_file = tmp_path / "plan.json"
+    found = cli("search", study, "--process-mb", 1000, "--frontier", 3, "--out", plan_file)
+    assert found.code == 0, found.err
+    said = " ".join(found.out.split())
+    assert "Process peak, predicted on openvino:" in said
+    assert all(f"{part} " in said for part in ("runtime", "constants", "state", "activations"))
+    predicted = Plan.load(plan_file).predicted
+    parts = [predicted[f"process_{part}_bytes"] for part in ("runtime", "constants", "state", "activations")]
+    assert predicted["peak_bytes"] < sum(parts) == predicted["process_bytes"] <= 1e9
+    too_small = cli("search", study, "--process-mb", 1)
+    assert too_small.code == 2
+    assert "process_bytes is 1.000 MB, the smallest feasible is" in too_small.err
 
 
 def test_locked_tensor_stays_out(study: Path, cli: Cli) -> None:

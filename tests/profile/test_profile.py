@@ -415,7 +415,9 @@ def test_a_budget_of_process_memory_finds_what_trying_everything_finds(optimizer
         search(profile, table, Budget(process_bytes=10**9))
     with pytest.raises(BudgetError, match="no measured process memory"):
         frontier(profile, table, 4, "process_bytes")
-    profile = profile.with_memory(MemoryModel("onnx", 1e4, 1e4, 1e3, (100.0, 1.5, 1.25, 0.3), 0.05, 12))
+    profile = profile.with_memory(
+        MemoryModel("onnx", 1e4 + 0.4, 1e4 + 0.4, 1e3, (100.0, 1.5, 1.25, 0.3), 0.05, 12)
+    )
     tried = [(profile.figures(c).process_bytes or 0, gain) for c, gain in every_choice(table)]
     least, most = min(b for b, _ in tried), max(b for b, _ in tried)
     for share in (0.0, 0.2, 0.5, 0.8, 1.0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +14,12 @@ from ui_task import task
 
 import pockgraph as pg
 from pockgraph.contribution import Contribution, Gain
+from pockgraph.profile import MemoryModel
 from pockgraph.search.plan_search import Budget
 from pockui.info import charts, curves
 from pockui.info import format as fmt
 from pockui.info.budgets import budget_range, to_limit
-from pockui.info.costs import COSTS
+from pockui.info.costs import COSTS, is_known
 from pockui.info.figure_tiles import figure_tiles
 from pockui.info.frontier import frontier_info
 from pockui.info.gains import interval
@@ -202,6 +204,22 @@ def test_tiles_compare_with_full_and_mark_what_breaks_the_budget(facts) -> None:
     assert by_label["Forecast"].value == facts.metric.level(full.forecast.metric)
     assert by_label["Forecast"].note == facts.metric.interval(full.forecast.low, full.forecast.high)
     assert all(t.help for t in shown)
+
+
+def test_the_tile_of_process_memory_gives_its_four_parts(facts) -> None:
+    model = MemoryModel("openvino", 6e7, 1e6, 2e5, (1e4, 1.5, 1.25, 0.3), 0.05, 12)
+    profile = facts.profile.with_memory(model)
+    best = facts.known_plans["Best"]
+    now = best._replace(figures=profile.figures(best.choice))
+    shown = {t.label: t for t in figure_tiles(now, now, 0.5, profile, Budget(process_bytes=10**6))}
+    tile = shown["Process memory"]
+    assert tile.alarm
+    assert re.search(r"runtime .* \+ constants .* \+ state .* \+ activations", tile.help)
+    assert "Process memory" not in {
+        t.label for t in figure_tiles(best, best, 0.5, facts.profile, Budget(peak_bytes=1))
+    }
+    assert is_known("process_bytes", profile)
+    assert not is_known("process_bytes", facts.profile)
 
 
 def test_no_excess_within_the_budget(facts) -> None:

@@ -154,6 +154,10 @@ class Profile:
         Args:
             figures: those of the choice, where they are known.
 
+        Returns:
+            A plan whose `predicted` holds the figures, and the parts of the process's memory where there is a
+            memory model, as `process_state_bytes`; `provenance["process_target"]` is that model's target.
+
         Raises:
             PlanError: an unknown tensor, or a part of one that has no channels.
         """
@@ -170,6 +174,10 @@ class Profile:
                 tensors[tensor.fqn] = Trained(dim=tensor.channel_dim, channels=channels)
         figures = figures or self.figures(choice)
         predicted = {k: float(v) for k, v in asdict(figures).items() if isinstance(v, int | float)}
+        account, said = self.process_memory(choice), dict(provenance or {})
+        if self.memory is not None and account is not None:
+            predicted |= {f"process_{part}_bytes": float(n) for part, n in account.parts().items()}
+            said["process_target"] = self.memory.target
         return Plan(
             task=self.task,
             model={r.fqn: r.shape for r in self.tensors},
@@ -179,7 +187,7 @@ class Profile:
             dropout=self.dropout,
             tensors=tensors,
             predicted=predicted,
-            provenance=dict(provenance or {}),
+            provenance=said,
         )
 
     def ratios_of(self, plan: Plan) -> dict[str, float]:

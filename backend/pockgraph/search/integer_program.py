@@ -33,6 +33,7 @@ from .plan_variables import PlanVariables
 MAX_ROUNDS = 60
 PLANS_KEPT = 64  # of earlier budgets, as lower bounds for the next
 FIGURES_KEPT = 4 * PLANS_KEPT
+ROUNDED_BYTES = 2.0  # by how much the whole bytes of a process's four parts may be below their sum
 MEASURED = {"step_ms": "times", "process_bytes": "process memory"}  # what a limit is predicted from
 
 
@@ -117,7 +118,7 @@ class IntegerProgram:
         if budget.step_ms is not None:
             found["step_ms"] = self._step_ms, budget.step_ms
         if budget.process_bytes is not None:
-            found["process_bytes"] = self._process_bytes, budget.process_bytes
+            found["process_bytes"] = self._process_bytes, budget.process_bytes + ROUNDED_BYTES
         return found
 
     @functools.cached_property
