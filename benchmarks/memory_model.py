@@ -1,4 +1,4 @@
-"""How well process memory and time of a plan are predicted from twelve others that were measured.
+"""How well the process memory of a plan is predicted from twelve others that were measured.
 
     python benchmarks/memory_model.py measure rows.jsonl    # resumable; minutes a network and target
     python benchmarks/memory_model.py table rows.jsonl      # errors of held-out plans, a Markdown table
@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "backend"), str(ROOT)]
 
 import pockgraph as pg  # noqa: E402
 from pockgraph.profile import MeasuredPlan, Profile  # noqa: E402
-from pockgraph.profile.model_fits import fit_memory, fit_time, nonnegative_fit  # noqa: E402
+from pockgraph.profile.model_fits import fit_memory, nonnegative_fit  # noqa: E402
 from pockgraph.profile.profiler import profile_of  # noqa: E402
 from pockgraph.study.measured_plans import PROBES, measure_plans, probe_choices, random_choices  # noqa: E402
 
@@ -146,9 +146,8 @@ def measure(file: Path, networks: list[str], targets: list[str], plans: int) -> 
 def table(file: Path) -> str:
     """Errors of models fitted to the probes, on the random plans: median, 9 of 10, and the worst."""
     lines = [
-        "| network | target | held-out plans | peak, MB | memory: median | p90 | worst | said p90 "
-        "| time: median | p90 |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| network | target | held-out plans | peak, MB | median error | p90 | worst | p90 it says |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     groups = _groups(file)
     for (network, target), plans in groups.items():
@@ -162,21 +161,13 @@ def table(file: Path) -> str:
         model = fit_memory(profile, probes, {target: elsewhere})
         if model is None:
             continue
-        fitted = profile.with_memory(model).with_time(fit_time(profile, probes))
-        figures = [fitted.figures(plan.choice) for plan in others]
-        peaks = [plan.memory.peak_bytes for plan in others if plan.memory]
-        memory = [abs((f.process_bytes or 0) / peak - 1) for f, peak in zip(figures, peaks, strict=True)]
-        time = [abs((f.step_ms or 0) / plan.step_ms - 1) for f, plan in zip(figures, others)]
+        peaks = np.array([plan.memory.peak_bytes for plan in others if plan.memory])
+        predicted = [model.predict(profile.memory_amounts(p.choice)).peak_bytes for p in others if p.memory]
+        errors = np.abs(np.array(predicted) / peaks - 1)
+        figures = (*np.quantile(errors, (0.5, 0.9, 1.0)), model.error_ratio)
         lines.append(
-            f"| {network} | {target} | {len(others)} | {min(peaks) / 1e6:.0f}–{max(peaks) / 1e6:.0f} | "
-            + " | ".join(
-                f"{100 * e:.1f} %"
-                for e in (
-                    *np.quantile(memory, (0.5, 0.9, 1.0)),
-                    model.error_ratio,
-                    *np.quantile(time, (0.5, 0.9)),
-                )
-            )
+            f"| {network} | {target} | {len(peaks)} | {peaks.min() / 1e6:.0f}–{peaks.max() / 1e6:.0f} | "
+            + " | ".join(f"{100 * e:.1f} %" for e in figures)
             + " |"
         )
     return "\n".join(lines)
