@@ -139,7 +139,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "budget with a unit": ((*SEARCH, "--peak-mb", "40MB"), ("--peak-mb", "number")),
     "time below zero": ((*SEARCH, "--step-ms", "-5"), ("step_ms", "above 0")),
     "time that was not measured": (
-        (*SEARCH, "--step-ms", "5"), ("no measured times", "Measure them", "--time"),
+        (*SEARCH, "--step-ms", "5"), ("no measured times", "Measure some plans", "--time"),
     ),
     "no budget": (SEARCH, ("--peak-mb", "--step-ms")),
     "mistyped tensor": ((*SEARCH, "--peak-mb", "9", "--lock", "fc.wieght=1"), ("Did you mean 'fc.weight'",)),
