@@ -1,5 +1,8 @@
 """Time and memory of a training step, each measured in a fresh process of its own.
 
+Not here: what a model of time or memory makes of the figures (`profile/`), and torch: artefacts are measured
+on a device without it.
+
 A contender is a command line. Its process imports what it needs, loads the model, takes a few steps,
 and then waits to be asked for blocks of steps. The parent asks all contenders in turn, so that whatever
 else the machine does hits them alike, and no two of them ever compute at once.
@@ -12,8 +15,7 @@ Memory is what the operating system says (resident set size, Linux only), at fou
 
     imported -> loaded -> highest while training; and highest of all, loading included.
 
-Imports no torch: it measures artefacts on a device. `python -m pockgraph.measure out/ --batch batch.npz`
-prints one artefact's figures.
+`python -m pockgraph.measure out/ --batch batch.npz` prints one artefact's figures.
 """
 
 from ..runtime.process_memory import Memory
