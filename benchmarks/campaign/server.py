@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "backend"), str(ROOT / "tests/field")]
 
 from dashboard import BUDGET, STUDY, TASK, Server, Session, make_served_folder  # noqa: E402
 
-from pockgraph.search.plan_search import Budget  # noqa: E402
+from pockgraph.search.plan_search import Budget, Constraints  # noqa: E402
 from pockui.info.budgets import budget_range, to_limit  # noqa: E402
 from pockui.state import Facts, read_facts  # noqa: E402
 
@@ -120,7 +120,7 @@ async def _drag(
         limit = to_limit("peak_bytes", value, found.unit)
         await session.settled(bar, "value", limit / found.unit.size)
         latencies.append(time.perf_counter() - start)
-        plan = facts.search(Budget(peak_bytes=limit), {})
+        plan = facts.search(Budget(peak_bytes=limit), Constraints())
         expected = facts.predict(facts.profile.ratios_of(plan)).figures.peak_bytes / found.unit.size
         try:
             await session.settled(bar, "used", expected)

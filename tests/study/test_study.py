@@ -423,15 +423,15 @@ def test_the_tables_of_a_migrated_study_are_those_of_a_new_one(older: Path, stud
 
 
 MIGRATE = """
-import sys, time
+import sys
 from pockgraph.store import store
 real = store.statements
-def slowly(script):
+def waiting(script):
     for statement in real(script):
         yield statement
         print("executed", flush=True)
-        time.sleep(0.02)
-store.statements = slowly
+        sys.stdin.readline()
+store.statements = waiting
 store.Store(sys.argv[1])
 print("end", flush=True)
 """
@@ -445,16 +445,22 @@ def test_a_kill_in_the_middle_of_a_migration_damages_nothing(older: Path, after:
             return c.execute("PRAGMA user_version").fetchone()[0], rows
 
     before = content()
-    process = subprocess.Popen([sys.executable, "-c", MIGRATE, str(older)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MIGRATE, str(older)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
     assert process.stdout is not None
-    for _ in range(after):
-        if process.stdout.readline() != "executed\n":
+    for executed in range(1, after + 1):
+        said = process.stdout.readline()
+        if said != "executed\n" or executed == after:
             break
+        process.stdin.write("go on\n")
+        process.stdin.flush()
     process.send_signal(signal.SIGKILL)
-    ended = "end" in process.communicate()[0] or after == 99
+    process.communicate()
     version, rows = content()
     assert rows == before[1]
-    assert version == (len(MIGRATIONS) if ended else before[0])
+    assert version == (before[0] if said == "executed\n" else len(MIGRATIONS))
     with Study(older) as study:
         assert study.progress() == (7, 11)
         assert study.runs()[0].losses == (1.0, 0.5)

@@ -38,10 +38,11 @@ def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def facts(study_path: Path):
+def facts(study_path: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Of a copy of the study: what a page or a job trains lands there."""
     from pockui.state import read_facts
 
-    return read_facts(study_path)
+    return read_facts(shutil.copy(study_path, tmp_path_factory.mktemp("shown") / study_path.name))
 
 
 @pytest.fixture
