@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -237,6 +238,8 @@ def print_analysis(record: Study, limit: int = 10) -> None:
 
 
 def agreement_text(found: Agreement) -> str:
+    if math.isnan(found.spearman):
+        return f"Ranks by the {found.by} score cannot be held against measured gains: all of one are alike."
     return (
         f"Ranks by the {found.by} score and by measured gain: Spearman {found.spearman:+.2f} (90 % interval "
         f"{found.low:+.2f} to {found.high:+.2f}), Kendall {found.kendall:+.2f}, over {found.pairs} ratios of "

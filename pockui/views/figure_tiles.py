@@ -38,7 +38,8 @@ class FigureTiles(pn.viewable.Viewer):
         shown = figure_tiles(
             s.prediction, facts.known_plans["Full"], facts.contribution.baseline.mean, facts.profile, s.budget
         )
-        self._view.object = f'<div class="tiles">{"".join(tile_html(*tile) for tile in shown)}</div>'
+        tiles = "".join(tile_html(*tile) for tile in shown)
+        self._view.object = f'<div class="tiles" style="--columns: {len(shown)}">{tiles}</div>'
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._view

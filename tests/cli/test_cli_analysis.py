@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from projects import Cli  # pyright: ignore
+
+from pockgraph.contribution.agreement import Agreement
+from pockui.commands.analysis import agreement_text
 
 ANALYZE = ("analyze", "my_project:task", "--study", "s.db", "--target", "torch")
 
@@ -42,3 +46,9 @@ def test_an_analysis_ends_with_its_time_and_says_so(project: Path, cli: Cli) -> 
     refused = cli(*ANALYZE, "--time-budget", -1)
     assert refused.code == 2
     assert "time_budget_s must be positive" in refused.err
+
+
+def test_scores_of_gains_that_are_all_alike_rank_nothing() -> None:
+    found = Agreement("taylor", math.nan, math.nan, math.nan, math.nan, tensors=4, pairs=4)
+    assert "cannot be held against measured gains" in agreement_text(found)
+    assert "nan" not in agreement_text(found)

@@ -56,6 +56,17 @@ def test_a_fit_predicts_processes_that_are_linear_in_the_amounts(
         assert model.predict(AMOUNTS[id(choice)]).peak_bytes == pytest.approx(truth(choice), rel=0.02)
 
 
+def test_constants_are_two_copies_at_most_and_what_is_beyond_is_the_runtimes() -> None:
+    units = (100.0, 2.0, 1.5, 0.5)
+    beyond = 50 * PROFILE.resident_bytes
+    truth = lambda choice: beyond + float(np.dot(units, AMOUNTS[id(choice)]))  # noqa: E731
+    model = fit_memory(PROFILE, measured(lambda i: truth(PROBES[i])), {"openvino": units})
+    assert model is not None
+    assert model.constant_bytes == pytest.approx(2 * PROFILE.resident_bytes)
+    assert model.runtime_bytes > 0.9 * (beyond - 4 * PROFILE.resident_bytes)
+    assert model.error_ratio < 0.02
+
+
 def test_coefficients_are_learnt_where_networks_have_others_in_common() -> None:
     units = (100.0, 2.0, 1.5, 0.5)
     truth = lambda choice: 2 * PROFILE.resident_bytes + float(np.dot(units, AMOUNTS[id(choice)]))  # noqa: E731

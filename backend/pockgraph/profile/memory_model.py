@@ -1,6 +1,6 @@
 """The memory of a process that trains, as the operating system counts it, in four parts.
 
-    runtime       the target's libraries, and its records of each operator
+    runtime       the target's libraries, what they take to load a model, and records of each operator
     constants     what is not trained, with the runtime's own copies of it
     state         trained parts and optimizer state
     activations   what a step allocates
@@ -69,7 +69,7 @@ class MemoryModel:
 
     Attributes:
         target: what was measured.
-        runtime_bytes: of the libraries, before there is a model.
+        runtime_bytes: of the libraries, and of what every plan's process holds beyond the other parts.
         constant_bytes: of what is not trained, and of copies of it that every plan's process holds.
         forward_bytes: of activations of the forward pass alone.
         bytes_per_unit: bytes per unit of each of the amounts.

@@ -33,6 +33,7 @@ RIDGE = 1e-3
 SHARED_RIDGE = 0.03
 FIXED_RIDGE = 1e-2 * SHARED_RIDGE  # of what is the network's own
 LEAST_PLANS = 4  # of a memory model: one more than its parts tell apart
+MOST_COPIES = 2  # of what is not trained, that every process holds: as it was read, and in a kernel's order
 _STATE = MemoryAmounts._fields.index("state_bytes")
 
 Numbers = NDArray[np.floating[Any]]
@@ -114,7 +115,9 @@ def fit_memory(
     # A plan that trains next to nothing has the activations of the forward pass alone.
     least = min(profile.figures(plan.choice).peak_bytes for plan, _ in known) - profile.resident_bytes
     forward = min(max(float(least), 0.0), fixed - held)
-    return MemoryModel(target, runtime_bytes, fixed - forward, forward, tuple(per_unit), error, len(known))
+    constants = min(fixed - forward, MOST_COPIES * held)
+    runtime_bytes += fixed - forward - constants  # what a small network's process has beyond its libraries
+    return MemoryModel(target, runtime_bytes, constants, forward, tuple(per_unit), error, len(known))
 
 
 def _memory_fit(
