@@ -83,8 +83,12 @@ class Contribution:
             ratios: FQN -> trained ratio.
         """
         total = sum(_gain_at(gains, ratios[fqn]) for fqn, gains in self.weights.items() if ratios.get(fqn))
-        count = sum(1 for _ in takewhile(ratios.get, self.bias_order))
-        return total + _gain_at(self.biases, count)
+        return total + _gain_at(self.biases, last_biases(ratios, self.bias_order))
+
+
+def last_biases(ratios: Mapping[str, float], bias_order: Iterable[str]) -> int:
+    """How many of the biases, the last one first, are trained without a gap."""
+    return sum(1 for _ in takewhile(ratios.get, bias_order))
 
 
 def _gain_at(gains: Mapping[float, Gain] | Mapping[int, Gain], amount: float) -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from .gains import Contribution, Gain
+from .gains import Contribution, Gain, last_biases
 from .noise import Noise
 
 Numbers = NDArray[np.floating[Any]]
@@ -68,7 +67,7 @@ class Items:
         found = np.zeros(len(self.gains))
         for fqn, places in self.weights.items():
             _add(found, places, ratios.get(fqn, 0.0))
-        _add(found, self.biases, sum(1 for _ in takewhile(ratios.get, self.bias_order)))
+        _add(found, self.biases, last_biases(ratios, self.bias_order))
         return found
 
     def prior(self) -> tuple[Numbers, Numbers, Numbers]:

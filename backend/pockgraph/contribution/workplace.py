@@ -6,14 +6,13 @@ said how many, they are used where that pays: with cores enough, and much left t
 
 from __future__ import annotations
 
-import resource
-import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 
 from ..machine import available_memory_bytes, usable_cores
+from ..runtime.process_memory import peak_resident_bytes
 from ..workers.handing_out import results
 from ..workers.in_this_process import InThisProcess
 from ..workers.local_processes import LocalProcesses, WorkerDied
@@ -117,11 +116,9 @@ class Workplace:
 
     def _fitting(self) -> int:
         """How many processes like this one the free memory has room for."""
-        free = available_memory_bytes()
-        if free is None:
+        free, own = available_memory_bytes(), peak_resident_bytes()
+        if free is None or own is None:
             return usable_cores()
-        unit = 1 if sys.platform == "darwin" else 1024
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return free // (own + self._measurer.settings.cache_bytes)
 
     def close(self) -> None:

@@ -145,6 +145,10 @@ class Store:
         with self._explained():
             return self._connection.execute(sql, values).fetchall()
 
+    def has_table(self, name: str) -> bool:
+        """Whether the file has it: one that can only be read keeps the tables of the version that made it."""
+        return bool(self.read("SELECT 1 FROM sqlite_master WHERE (type, name) = ('table', ?)", name))
+
     @contextmanager
     def transaction(self, touch: str = "") -> Iterator[sqlite3.Connection]:
         """Everything written inside becomes visible, and durable, at once; an exception undoes it.

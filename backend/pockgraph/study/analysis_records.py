@@ -60,7 +60,7 @@ class AnalysisRecords(ABC):
         return self._cached("measurements", self._read_scores, key="scores")
 
     def _read_scores(self) -> Scores | None:
-        if not self._has("probes"):
+        if not self._store.has_table("probes"):
             return None
         rows = self._store.read(
             "SELECT p.json FROM analyses a LEFT JOIN probes p ON p.analysis = a.id "
@@ -70,10 +70,6 @@ class AnalysisRecords(ABC):
             return None
         with self._store.decoding("the probe of the last analysis", PROBE):
             return Scores.from_json(rows[0]["json"])
-
-    def _has(self, table: str) -> bool:
-        """A file that can only be read keeps the tables of the version that made it."""
-        return bool(self._store.read("SELECT 1 FROM sqlite_master WHERE name = ?", table))
 
     @property
     def coverage(self) -> Coverage:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import takewhile
 
 from ..contribution import Candidate, Contribution
 from ..contribution.contested import Chooser
+from ..contribution.gains import last_biases
 from ..plan import Budget
 from ..profile import Profile
 from ..search import search
@@ -37,7 +37,7 @@ def taken(ratios: Mapping[str, float], table: Contribution) -> set[Candidate]:
         if fqn in table.weights:
             nearest = min(table.weights[fqn], key=lambda r: abs(r - ratio))
             found.add(Candidate("weight", fqn, nearest))
-    count = sum(1 for _ in takewhile(ratios.get, table.bias_order))
+    count = last_biases(ratios, table.bias_order)
     if table.biases and count:
         found.add(Candidate("bias_k", k=min(table.biases, key=lambda k: abs(k - count))))
     return found

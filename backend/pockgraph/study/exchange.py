@@ -241,7 +241,7 @@ def _analyses(study: Study) -> list[Analysis]:
             rows = study._store.read("SELECT * FROM measurements WHERE analysis = ? ORDER BY id", row["id"])
             measurements = [{c: m[c] for c in (*KEY, *RESULT)} for m in rows]
             plain: dict[str, Any] = {c: row[c] for c in ("lr", "target", "used")}
-            if "ended" in row.keys():  # noqa: SIM118 - of a row, `in` looks at values
+            if study._store.has_table("probes"):
                 plain["ended"] = json.loads(row["ended"])
                 for probe in study._store.read("SELECT * FROM probes WHERE analysis = ?", row["id"]):
                     plain["probe"] = {"finished": probe["finished"], "scores": json.loads(probe["json"])}

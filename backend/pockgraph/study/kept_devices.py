@@ -58,7 +58,7 @@ class KeptDevices(KeptRecords):
     def devices(self) -> dict[str, DeviceProfile]:
         """Name -> what was measured there, oldest first. One that cannot be read is left out, with a
         `UserWarning`."""
-        if not self._has_devices():
+        if not self._store.has_table("devices"):
             return {}
         found = self._readable("SELECT name, json FROM devices ORDER BY id", self._device_of)
         return {device.name: device for device in found}
@@ -117,11 +117,7 @@ class KeptDevices(KeptRecords):
             return DeviceProfile.from_json(row["json"], f"device {row['name']!r}")
 
     def _device_rows(self, sql: str, *values: Any) -> list[Any]:
-        return self._store.read(sql, *values) if self._has_devices() else []
-
-    def _has_devices(self) -> bool:
-        # A study that can only be read has the tables of the version that wrote it.
-        return bool(self._store.read("SELECT 1 FROM sqlite_master WHERE (type, name) = ('table', 'devices')"))
+        return self._store.read(sql, *values) if self._store.has_table("devices") else []
 
     def _refuse_device(self, name: str) -> NoReturn:
         known = [r["name"] for r in self._device_rows("SELECT name FROM devices ORDER BY id")]

@@ -5,12 +5,12 @@ Each plan is measured in a process of its own by `pockgraph.measure`, which give
 
 from __future__ import annotations
 
-import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..machine import available_memory_bytes
 from ..measure import MeasureError, StepFigures, artifact_command, batch_file, measure_interleaved
 from ..profile import MeasuredPlan, Profile
 from ..train_graph import TrainGraph
@@ -110,8 +110,8 @@ def _measured(target: str, choice: Choice, figures: StepFigures | MeasureError) 
 
 
 def _groups(profile: Profile, choices: Sequence[Choice]) -> Iterator[list[Choice]]:
-    """Plans whose processes may be alive together."""
-    room, group, held = _free_bytes() / 2, list[Choice](), 0.0
+    """Plans whose processes may be alive together; one by one where free memory is not known."""
+    room, group, held = (available_memory_bytes() or 0) / 2, list[Choice](), 0.0
     for choice in choices:
         needed = _PROCESS_BYTES + 4 * profile.figures(choice).peak_bytes
         if group and held + needed > room:
@@ -120,15 +120,3 @@ def _groups(profile: Profile, choices: Sequence[Choice]) -> Iterator[list[Choice
         group, held = [*group, choice], held + needed
     if group:
         yield group
-
-
-def _free_bytes() -> float:
-    """Memory that processes may still take; 0 where the system does not say, so that one runs at a time."""
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
-    return 0.0
