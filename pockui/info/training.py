@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pockgraph.errors import suggest
 
 from . import format as fmt
 from .figure_tiles import Tile
@@ -57,12 +62,24 @@ def why_not_trainable(stored: str, reference: str, study: str) -> str:
         )
     module = reference.partition(":")[0]
     package = module.partition(".")[0]
-    if importlib.util.find_spec(package) is None:
+    if not _is_importable(package):
+        here = os.getcwd()
+        near = suggest(package, [p.stem for p in Path(here).glob("*.py")])
         return (
-            f"The task is {reference!r}, and there is no module {package!r} here. "
-            "Start the app in the folder that holds it, or install it."
+            f"The task is {reference!r}, and there is no module {package!r} in {here} or among the installed "
+            f"packages.{near} Start the dashboard in the folder that holds it, or install it."
         )
     return ""
+
+
+def _is_importable(package: str) -> bool:
+    """In the process that trains, which finds modules of the working folder, however this one was started."""
+    if PathFinder.find_spec(package, [os.getcwd()]) is not None:
+        return True
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module that is loaded and does not say from where, such as __main__
+        return False
 
 
 class Progress(NamedTuple):

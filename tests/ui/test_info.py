@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
@@ -391,6 +392,19 @@ def test_a_task_that_cannot_be_made_again_is_explained() -> None:
     assert "pockui serve a.db --task m:t" in why_not_trainable("m:t", "", "a.db")
     assert "no_such_package" in why_not_trainable("", "no_such_package.tasks:task", "a.db")
     assert why_not_trainable("other:task", "ui_task:task", "a.db") == ""
+
+
+def test_a_task_of_the_working_folder_is_found_however_the_dashboard_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console script looks for modules in its own folder; what trains, in the working one."""
+    (tmp_path / "my_project.py").write_text("raise SystemExit('only looked for')")
+    assert "my_project" in why_not_trainable("", "my_project:task", "a.db")
+    monkeypatch.chdir(tmp_path)
+    assert why_not_trainable("", "my_project:task", "a.db") == ""
+    mistyped = why_not_trainable("", "my_projct:task", "a.db")
+    assert str(tmp_path) in mistyped
+    assert "Did you mean 'my_project'" in mistyped
 
 
 def test_code_is_python_that_names_the_plan(facts, state) -> None:
