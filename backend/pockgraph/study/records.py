@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -191,6 +192,17 @@ def run_json(run: Run) -> dict[str, Any]:
     data = dataclasses.asdict(dataclasses.replace(run, plan=None))  # pyright: ignore[reportArgumentType]
     del data["id"]
     return data | {"plan": json.loads(run.plan.to_json())}
+
+
+def nonfinite_as_text(value: Any) -> Any:
+    """A value as JSON, which has no NaN: it becomes the text `"NaN"`, and so `"Infinity"`, `"-Infinity"`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(k): nonfinite_as_text(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [nonfinite_as_text(v) for v in value]
+    return value
 
 
 def run_of_json(data: Mapping[str, Any], where: str, **more: Any) -> Run:
