@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import html
-import math
 import os
-import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 import param
 
-from pockgraph.errors import PockError, reason
 from pockgraph.plan import Plan
 
 from ..info import charts
@@ -30,16 +23,12 @@ from ..info.training import (
     result_tiles,
     runnable_targets,
     training_code,
-    why_not_trainable,
 )
-from ..jobs import JOBS, Job, Jobs
-from ..project import named_reference
+from ..jobs import Job
 from ..state import State
-from ..train_job import TrainSpec, checkpoint_of, drop_folder
+from ..training import Training, learning_rate
 from . import parts
 
-WORKER = "pockui.train_job"
-KILL_S = 2  # in which a killed process is gone
 CHART_SECONDS = 0.4  # between drawings of the loss while a run goes on
 STATUS = {"done": "Done in {}.", "failed": "Failed after {}.", "cancelled": "Cancelled after {}."}
 
@@ -48,16 +37,10 @@ class Train(pn.viewable.Viewer):
     """Form, live run, result."""
 
     state = param.ClassSelector(class_=State)
-    job_id = param.String(doc="The run that is shown; a page that is reloaded sets it again.")
 
-    def __init__(self, state: State, jobs: Jobs = JOBS, out: Path = Path("out")) -> None:
-        """Args:
-        out: where artefacts are written.
-        """
+    def __init__(self, state: State, training: Training | None = None) -> None:
         super().__init__(state=state)
-        self._jobs, self._out = jobs, out
-        self._job: Job | None = None
-        self._forget: Callable[[], Any] = lambda: None
+        self.training = training or Training(state)
         small = {"size": "small", "margin": 0, "sx": parts.FIELD}
         targets = runnable_targets()
         self._target = pmui.Select(
@@ -88,7 +71,7 @@ class Train(pn.viewable.Viewer):
         self._code = parts.text()
 
         self._start.on_click(lambda _: self.start())
-        self._cancel.on_click(lambda _: self.cancel())
+        self._cancel.on_click(lambda _: self.training.cancel())
         for widget in (self._target, self._steps, self._rate):
             widget.param.watch(lambda *_: self._show_code(), "value")
         self._drawn_s = 0.0
@@ -97,6 +80,7 @@ class Train(pn.viewable.Viewer):
         state.param.watch(lambda _: self._show_form(), "facts")
         state.param.watch(self._code_when_shown, "plan")
         state.param.watch(self._run_when_shown, "dark")
+        self.training.param.watch(self._run_when_shown, "news")
         self._show_form()
 
     def set_shown(self, shown: bool) -> None:
@@ -107,113 +91,21 @@ class Train(pn.viewable.Viewer):
     # ------------------------------------------------------------------ runs
 
     def start(self) -> None:
-        """Begin a run with the current plan.
+        """Begin a run with the current plan and what the form says.
 
         Raises:
             ValueError: the learning rate is no number above 0.
-            PockError: there is no place for the artefact.
+            PockError: see `Training.start`.
         """
-        s = self.state
-        if s.plan is None or (self._job and self._job.status == "running"):
-            return
-        reference = named_reference(s.facts.reference)
-        if why := why_not_trainable(s.facts.reference, reference, str(s.facts.path)):
-            raise ValueError(why)
-        rate = self._learning_rate()
-        job = self._jobs.start(
-            f"{s.facts.name}, {len(s.plan.tensors)} tensors",
-            WORKER,
-            TrainSpec(
-                reference=reference,
-                plan=s.plan.to_json(),
-                target=self._target.value,
-                out=str(self._folder()),
-                steps=self._steps.value,
-                lr=rate,
-                measure=self._measure.value,
-                study=str(s.facts.path),
-            ).to_dict(),
-        )
-        self.follow(job.id)
-
-    def cancel(self) -> None:
-        """End the run; its folder goes away when no artefact is in it yet."""
-        job = self._job
-        if job is None or job.status != "running":
-            return
-        job.cancel()
-        with suppress(subprocess.TimeoutExpired):
-            job.wait(KILL_S)
-        drop_folder(job.spec["out"])
-
-    def follow(self, id: str) -> None:
-        """Show a run that is in the registry; an unknown id shows none."""
-        job = self._jobs.get(id)
-        if job is None:
-            return
-        self._forget()
-        self._job = job
-        self.job_id = job.id
-        doc = pn.state.curdoc
-        redraw = self._run_when_shown
-
-        def changed() -> None:  # called in the job's thread
-            if doc is None or doc.session_context is None:
-                redraw()
-            else:
-                doc.add_next_tick_callback(redraw)
-
-        self._forget = job.listen(changed)
-        redraw()
-
-    def stop_listening(self) -> None:
-        """The session ends; the run goes on."""
-        self._forget()
-
-    def _folder(self) -> Path:
-        """A folder for an artefact, made at once: no other session, nor another server, gets the same.
-
-        Raises:
-            PockError: it cannot be made.
-        """
-        name = f"{file_name(self.state.facts.name)}-{self._target.value}"
-        folder, number = self._out / name, 1
-        while True:
-            try:
-                if not checkpoint_of(folder).exists():
-                    folder.mkdir(parents=True)
-                    return folder
-            except FileExistsError:
-                pass
-            except OSError as e:
-                raise PockError(
-                    f"Cannot make the folder {folder}: {reason(e)}. Start the dashboard where you may write."
-                ) from None
-            number += 1
-            folder = self._out / f"{name}-{number}"
-
-    def _learning_rate(self) -> float | None:
-        typed = self._rate.value.strip()
-        if not typed:
-            return None
-        try:
-            rate = float(typed)
-        except ValueError:
-            rate = math.nan
-        if not (rate > 0 and math.isfinite(rate)):
-            raise ValueError(
-                f"{typed!r} is no learning rate. Type a number above 0, or leave the field empty."
-            )
-        return rate
+        rate = learning_rate(self._rate.value)
+        self.training.start(self._target.value, self._steps.value, rate, self._measure.value)
 
     # ------------------------------------------------------------------ showing
 
     def _show_form(self) -> None:
         if not self.state.ready:
             return
-        facts = self.state.facts
-        reference = named_reference(facts.reference)
-        why = why_not_trainable(facts.reference, reference, str(facts.path))
+        reference, why = self.training.reference, self.training.why_not
         with pn.io.hold():
             line = f"{why} Below is the Python that trains this plan." if why else ""
             parts.put(self._why, parts.problem_html(line, "notice"))
@@ -228,12 +120,12 @@ class Train(pn.viewable.Viewer):
         if s.plan is None:
             return
         try:
-            rate = self._learning_rate()
+            rate = learning_rate(self._rate.value)
         except ValueError:
             rate = None
         source = training_code(
             s.plan,
-            named_reference(s.facts.reference) or s.facts.reference,
+            self.training.reference or s.facts.reference,
             self._target.value,
             self._steps.value,
             rate,
@@ -245,7 +137,7 @@ class Train(pn.viewable.Viewer):
         )
 
     def _show_run(self) -> None:
-        job = self._job
+        job = self.training.job
         if job is None:
             return
         running = job.status == "running"
@@ -287,12 +179,13 @@ class Train(pn.viewable.Viewer):
         return Plan.from_json(job.spec["plan"]).predicted
 
     def _show_loss(self) -> None:
-        if self._job is None:
+        job = self.training.job
+        if job is None:
             return
-        steps, losses = loss_history(self._job.events)
+        steps, losses = loss_history(job.events)
         self._loss.visible = bool(steps)
         if steps:
-            total = self._job.spec["steps"]
+            total = job.spec["steps"]
             self._loss.figure = charts.loss_chart(steps, losses, total, palette(self.state.dark))
 
     def __panel__(self) -> pn.viewable.Viewable:

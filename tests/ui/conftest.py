@@ -40,7 +40,7 @@ def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def facts(study_path: Path, tmp_path_factory: pytest.TempPathFactory):
     """Of a copy of the study: what a page or a job trains lands there."""
-    from pockui.state import read_facts
+    from pockui.facts import read_facts
 
     return read_facts(shutil.copy(study_path, tmp_path_factory.mktemp("shown") / study_path.name))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import pockgraph as pg
-from pockui.state import State, read_facts
+from pockui.facts import read_facts
+from pockui.state import State
 from pockui.views.budgets import Budgets
 
 sys.path.append(str(Path(__file__).parents[1] / "study"))
