@@ -6,7 +6,7 @@ is the best of a small logarithmic grid around the optimizer's own, judged on va
 mean metric of two plans: the head alone, and the head with one weight from the middle of the network.
 
 Each measurement is one transaction in the study. Whatever ends an analysis, the next one goes on
-behind the last finished measurement. Before them, unless everything is to be measured, gradients score every
+after the last finished measurement. Before them, unless everything is to be measured, gradients score every
 candidate there is (`probe.py`).
 """
 

@@ -1,6 +1,6 @@
 """Probe: score every candidate from the gradients of a few batches, without training it.
 
-The head is trained for some steps, since the gradients behind a head that knows nothing say little about the
+The head is trained for some steps, since the gradients through a head that knows nothing say little about the
 task. Then one backward pass a batch through the whole network, as a plan that trains everything takes it.
 """
 

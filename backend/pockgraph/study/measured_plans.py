@@ -39,7 +39,7 @@ def probe_choices(profile: Profile, count: int = PROBES) -> list[dict[str, float
 
 
 def random_choices(profile: Profile, count: int, seed: int) -> list[dict[str, float]]:
-    """Plans that train random parts of what lies behind a random depth, few of it or nearly all."""
+    """Plans that train random parts of what lies after a random depth, few of it or nearly all."""
     rng = random.Random(seed)
     depths = sorted({t.depth for t in profile.tensors})
     choices: list[dict[str, float]] = []
