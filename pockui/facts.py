@@ -89,7 +89,8 @@ class Facts:
     def predict(self, choice: Mapping[str, float]) -> Prediction:
         """The predicted figures of a choice of tensors."""
         kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
-        return Prediction(kept, self.profile.figures(kept), self.forecaster.forecast(kept))
+        figures, memory = self.profile.figures(kept), self.profile.process_memory(kept)
+        return Prediction(kept, figures, self.forecaster.forecast(kept), memory)
 
     def row(self, id: str) -> LayerRow:
         return next(r for r in self.rows if r.id == id)

@@ -33,6 +33,7 @@ from pockui.views.export import Export
 from pockui.views.figure_tiles import FigureTiles
 from pockui.views.frontier import Frontier
 from pockui.views.layers import Layers
+from pockui.views.process_memory import ProcessMemory
 from pockui.views.start import opening, start
 from pockui.views.train import Train
 
@@ -271,9 +272,8 @@ def _main(state: State) -> pn.viewable.Viewable:
         active=1 if training.job_id else 0, **fill,
     )  # fmt: skip
     parts.draw_when_shown(tabs, (curves, train, export))
-    aside = pmui.Column(
-        Budgets(state), Frontier(state, FrontierPlans(state, in_thread())), sx={"gap": 2}, **fill
-    )
+    frontier = Frontier(state, FrontierPlans(state, in_thread()))
+    aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(
         FigureTiles(state),
         pmui.Grid(
