@@ -167,7 +167,9 @@ def curve_figures(state: State) -> CurveFigures | None:
         return None
     facts, row, colours = state.facts, state.facts.row(state.selected), palette(state.dark)
     now = 1.0 if row.fixed else state.ratios.get(row.id, 0.0)
-    gain = charts.gain_chart(gain_curve(row, now, facts.metric), colours) if row.gains else None
+    gain = None
+    if row.gains:
+        gain = charts.gain_chart(gain_curve(row, facts.forecaster.gains, now, facts.metric), colours)
     choice, cost = state.prediction.choice, COSTS[state.cost]
     curve = cost_curve(facts.profile, facts.contribution, choice, row, now, cost, state.budget)
     return CurveFigures(row, gain, charts.cost_chart(curve, colours))

@@ -1,4 +1,4 @@
-"""One tensor's gain and the plan's cost against its trained share."""
+"""One tensor's gain, estimated and measured, and the plan's cost against its trained share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from ..bindings import curve_figures
 from ..scheduling import Trailing
 from ..state import State
 from . import parts
+
+GAINS = (
+    "The line is what each share is estimated to gain, given all that was measured and trained; 9 of 10 true "
+    "gains lie in its intervals. Rings are as measured, with all their noise."
+)
 
 
 class Curves(pn.viewable.Viewer):
@@ -40,7 +45,7 @@ class Curves(pn.viewable.Viewer):
         with pn.io.hold():
             self._title.object = (
                 f"<h2>{html.escape(row.prefix)}{html.escape(row.short)}</h2>"
-                f'<span class="hint">{"" if row.gains else _why_no_gain(row.fixed)} '
+                f'<span class="hint">{GAINS if row.gains else _why_no_gain(row.fixed)} '
                 "Select another tensor by its name in the list.</span>"
             )
             self._gain.visible = found.gain is not None
