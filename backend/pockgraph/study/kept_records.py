@@ -6,28 +6,19 @@ import dataclasses
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import PlanError, StudyError, require, suggest
 from ..plan import Plan
-from ..store.store import Store
 from .records import ERRORS, RUN_COLUMNS, Run, TargetParity, identified, run_of, run_values
+from .study_file import StudyFile
 
 T = TypeVar("T")
 
 
-class KeptRecords:
-    """What `Study` keeps beside its measurements.
-
-    Attributes:
-        path: the file; facts: what it says of its task.
-    """
-
-    path: Path
-    facts: Mapping[str, Any]
-    _store: Store
+class KeptRecords(StudyFile):
+    """What `Study` keeps beside its measurements."""
 
     def save_plan(self, name: str, plan: Plan) -> None:
         """Keep a plan under a name; an older one of that name is replaced.
