@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ..contribution.kept_measurements import KEY
 from ..errors import StudyError, listing, reason, require
 from ..files import as_path, write_atomically
 from ..store.lease import Owner
 from ..store.store import Store
 from . import tables
 from .exchange_file import SCHEMA, Analysis, checked, format_of, read_json, read_table
-from .merging import KEY, RESULT, Imported, insert
+from .merging import RESULT, Imported, insert
 from .records import differences, nonfinite_as_text, run_json
 from .study import Study
 

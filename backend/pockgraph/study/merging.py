@@ -7,12 +7,12 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
+from ..contribution.kept_measurements import KEY
 from ..errors import StudyError
 from ..store.store import advance
 from .exchange_file import Analysis, Content
 from .records import RUN_COLUMNS, run_values
 
-KEY = ("purpose", "kind", "fqn", "ratio", "k", "seed", "tried_lr")
 RESULT = ("status", "lr", "steps", "target", "metric", "loss", "duration_s", "finished", "error")
 
 
