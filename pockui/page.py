@@ -257,19 +257,21 @@ def _darken(state: State, dark: bool) -> None:
 
 def _main(state: State) -> pn.viewable.Viewable:
     training = Training(state)
-    if run := pn.state.session_args.get("run", [b""])[0].decode():
-        training.follow(run)
+    run = pn.state.session_args.get("run", [b""])[0].decode(errors="replace")
+    is_known = not run or training.follow(run)
     if pn.state.location is not None:
         training.param.watch(lambda e: pn.state.location.update_query(run=e.new), "job_id")
     pn.state.on_session_destroyed(lambda _: training.stop_listening())
     train = Train(state, training)
+    if not is_known:
+        train.tell_unknown(run)
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
     curves, export = Curves(state), Export(state)
     tabs = pmui.Tabs(
         ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
         ("Train", pmui.Column(train, **fill)),
         ("Export", pmui.Column(export, **fill)),
-        active=1 if training.job_id else 0, **fill,
+        active=1 if run else 0, **fill,
     )  # fmt: skip
     parts.draw_when_shown(tabs, (curves, train, export))
     frontier = Frontier(state, FrontierPlans(state, in_thread()))

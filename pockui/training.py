@@ -1,9 +1,14 @@
-"""The training run that a session starts and follows. The run itself belongs to `jobs.py`."""
+"""The training run that a session starts and follows.
+
+A run that goes on belongs to `jobs.py`, one that has ended to the study.
+"""
 
 from __future__ import annotations
 
 import math
+import secrets
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,15 +18,16 @@ import param
 
 from pockgraph.errors import PockError, reason
 
+from .info.kept_run import KeptRun, kept_run
 from .info.names import file_name
-from .info.training import why_not_trainable
-from .jobs import JOBS, Job, Jobs
+from .info.training import target_name, why_not_trainable
+from .jobs import END_S, JOBS, Job, Jobs
+from .kept import Kept, read_kept
 from .project import named_reference
 from .state import State
 from .train_job import TrainSpec, checkpoint_of, drop_folder
 
 WORKER = "pockui.train_job"
-KILL_S = 2  # in which a killed process is gone
 
 
 class Training(param.Parameterized):
@@ -37,7 +43,7 @@ class Training(param.Parameterized):
         super().__init__()
         self._state, self._jobs, self._out = state, jobs, out
         self._forget: Callable[[], Any] = lambda: None
-        self.job: Job | None = None
+        self.job: Job | KeptRun | None = None
 
     @property
     def running(self) -> bool:
@@ -54,6 +60,23 @@ class Training(param.Parameterized):
         facts = self._state.facts
         return why_not_trainable(facts.reference, self.reference, str(facts.path))
 
+    @property
+    def kept(self) -> Kept:
+        """What the study keeps; nothing where it cannot be read any more."""
+        try:
+            return read_kept(self._state.facts.path)
+        except PockError:
+            return Kept()
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the run that is followed has ended early, and kept weights to go on from."""
+        job = self.job
+        if job is None or self.running or not job.spec["out"] or not job.last("compiled"):
+            return False
+        stopped = job.last("stopped")
+        return bool(stopped and stopped["checkpoint"] and stopped["steps"] < job.spec["steps"])
+
     def start(self, target: str, steps: int, lr: float | None = None, measure: bool = True) -> None:
         """Begin a run with the current plan; nothing while one goes on, or there is no plan.
 
@@ -69,9 +92,7 @@ class Training(param.Parameterized):
             return
         if why := self.why_not:
             raise PockError(why)
-        job = self._jobs.start(
-            f"{s.facts.name}, {len(s.plan.tensors)} tensors",
-            WORKER,
+        self._begin(
             TrainSpec(
                 reference=self.reference,
                 plan=s.plan.to_json(),
@@ -81,30 +102,76 @@ class Training(param.Parameterized):
                 lr=lr,
                 measure=measure,
                 study=str(s.facts.path),
-            ).to_dict(),
+                run=secrets.token_hex(16),
+            )
         )
-        self.follow(job.id)
+
+    def resume(self, measure: bool = True) -> None:
+        """Go on with the run that is followed, from the weights that it has kept, as another run.
+
+        Raises:
+            PockError: it has kept none, or the task cannot be made here.
+        """
+        job = self.job
+        if why := self.why_not:
+            raise PockError(why)
+        if job is None or not self.is_resumable:
+            raise PockError("This run has kept nothing to go on from. Train the plan anew.")
+        asked, stopped = job.spec, job.last("stopped") or {}
+        self._begin(
+            TrainSpec(
+                reference=self.reference,
+                plan=asked["plan"],
+                target=asked["target"],
+                out=asked["out"],
+                steps=asked["steps"],
+                lr=asked["lr"],
+                seed=asked["seed"],
+                measure=measure,
+                study=str(self._state.facts.path),
+                run=secrets.token_hex(16),
+                resume=stopped["checkpoint"],
+            )
+        )
+
+    def _begin(self, spec: TrainSpec) -> None:
+        title = f"{self._state.facts.name}, {target_name(spec.target)}"
+        self.follow(self._jobs.start(title, WORKER, spec.to_dict(), spec.run).id)
 
     def cancel(self) -> None:
-        """End the run; its folder goes away when no artefact is in it yet."""
+        """End the run, which keeps what it has trained; a folder without an artefact goes away."""
         job = self.job
-        if job is None or job.status != "running":
+        if not isinstance(job, Job) or job.status != "running":
             return
-        job.cancel()
-        with suppress(subprocess.TimeoutExpired):
-            job.wait(KILL_S)
-        drop_folder(job.spec["out"])
+        job.cancel(END_S)
+
+        def clean() -> None:
+            with suppress(subprocess.TimeoutExpired):
+                job.wait(END_S)
+            drop_folder(job.spec["out"])
+
+        threading.Thread(target=clean, name="pockui-clean", daemon=True).start()
 
     def follow(self, id: str) -> bool:
-        """Follow a run that is in the registry; False if there is none of that id."""
+        """Follow a run that this server trains or trained, or one that the study keeps.
+
+        Args:
+            id: the job's, which is the run's `uid`.
+
+        Returns:
+            False if there is none.
+        """
         job = self._jobs.get(id)
+        if job is None and (run := self.kept.run(id)) is not None:
+            job = kept_run(run, self._state.facts.path.parent)
         if job is None:
             return False
         self._forget()
+        self._forget = lambda: None
         self.job = job
         scheduler = self._state.scheduler
-        # The first is called in the job's thread.
-        self._forget = job.listen(lambda: scheduler.soon(self._tell))
+        if isinstance(job, Job):  # the first is called in the job's thread
+            self._forget = job.listen(lambda: scheduler.soon(self._tell))
         self.job_id = job.id
         self._tell()
         return True

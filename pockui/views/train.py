@@ -14,6 +14,7 @@ from pockgraph.plan import Plan
 
 from ..info import charts
 from ..info import format as fmt
+from ..info.kept_run import KeptRun, ended_text, run_title
 from ..info.names import file_name
 from ..info.palette import palette
 from ..info.parity import parity_badge
@@ -30,11 +31,10 @@ from ..training import Training, learning_rate
 from . import parts
 
 CHART_SECONDS = 0.4  # between drawings of the loss while a run goes on
-STATUS = {"done": "Done in {}.", "failed": "Failed after {}.", "cancelled": "Cancelled after {}."}
 
 
 class Train(pn.viewable.Viewer):
-    """Form, live run, result."""
+    """Form, the study's runs, and one of them: live, or as the study keeps it."""
 
     state = param.ClassSelector(class_=State)
 
@@ -53,10 +53,18 @@ class Train(pn.viewable.Viewer):
         self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)
         self._start = pmui.Button(label="Compile and train", color="primary", margin=0)
         self._cancel = pmui.Button(label="Cancel", color="error", variant="outlined", margin=0, visible=False)
+        self._resume = pmui.Button(
+            label="Resume", color="primary", variant="outlined", margin=0, visible=False,
+            description="Goes on from the weights that this run has kept, to the step it was to end at.",
+        )  # fmt: skip
+        self._choice = pmui.Select(
+            label="Runs of this study", size="small", margin=0, visible=False, options={"none chosen": ""},
+            value="", sizing_mode="stretch_width", sx={**parts.FIELD, "maxWidth": 520, "my": 1},
+        )  # fmt: skip
         self._runs = parts.text(visible=False)
         self._why = parts.text(visible=False)
         self._form = pmui.Row(
-            self._target, self._steps, self._rate, self._measure, self._start, self._cancel,
+            self._target, self._steps, self._rate, self._measure, self._start, self._cancel, self._resume,
             margin=0, sizing_mode="stretch_width",
             sx={"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "py": 1},
         )  # fmt: skip
@@ -72,21 +80,31 @@ class Train(pn.viewable.Viewer):
 
         self._start.on_click(lambda _: self.start())
         self._cancel.on_click(lambda _: self.training.cancel())
+        self._resume.on_click(lambda _: self.training.resume(self._measure.value))
+        self._choice.param.watch(lambda e: self._follow(e.new), "value")
         for widget in (self._target, self._steps, self._rate):
             widget.param.watch(lambda *_: self._show_code(), "value")
         self._drawn_s = 0.0
         self._code_when_shown = parts.WhenShown(self._show_code)
         self._run_when_shown = parts.WhenShown(self._show_run)
+        self._list_when_shown = parts.WhenShown(self._show_list)
+        self._drawn: tuple[str, str] = ("", "")  # which run, and its status, was drawn last
         state.param.watch(lambda _: self._show_form(), "facts")
         state.param.watch(self._code_when_shown, "plan")
         state.param.watch(self._run_when_shown, "dark")
         self.training.param.watch(self._run_when_shown, "news")
+        for watched, name in ((state, "facts"), (self.training, "job_id")):
+            watched.param.watch(self._list_when_shown, name)
         self._show_form()
+        self._show_list()
 
     def set_shown(self, shown: bool) -> None:
         """Whether anybody sees it: what nobody sees is not drawn until then."""
         self._code_when_shown.set_shown(shown)
         self._run_when_shown.set_shown(shown)
+        self._list_when_shown.set_shown(shown)
+        if shown:
+            self._show_list()  # others may have trained meanwhile
 
     # ------------------------------------------------------------------ runs
 
@@ -99,6 +117,15 @@ class Train(pn.viewable.Viewer):
         """
         rate = learning_rate(self._rate.value)
         self.training.start(self._target.value, self._steps.value, rate, self._measure.value)
+
+    def _follow(self, id: str) -> None:
+        followed = self.training.job
+        if id and (followed is None or followed.id != id):
+            self.training.follow(id)
+
+    def tell_unknown(self, id: str) -> None:
+        """Say that there is no such run."""
+        parts.put(self._failure, parts.problem_html(f"This study keeps no run {id[:40]!r}.", "notice"))
 
     # ------------------------------------------------------------------ showing
 
@@ -141,41 +168,64 @@ class Train(pn.viewable.Viewer):
         if job is None:
             return
         running = job.status == "running"
+        live = running and isinstance(job, Job)
         with pn.io.hold():
-            self._start.visible, self._cancel.visible = not running, running
+            self._start.visible, self._cancel.visible = not live, live
+            self._resume.visible = self.training.is_resumable and not self._start.disabled
             parts.put(self._failure, parts.problem_html(job.error if job.status == "failed" else ""))
             now = progress(job.events, job.spec["steps"])
-            line = now.text if running else STATUS[job.status].format(fmt.duration(job.seconds))
+            line = now.text if live else ended_text(job.status, job.events, job.spec["steps"], job.seconds)
             parts.put(self._stage, f'<p role="status">{html.escape(line)}</p>')
-            self._bar.visible = running
-            if running:
+            self._bar.visible = live
+            if live:
                 self._bar.variant = "determinate" if now.share is not None else "indeterminate"
                 self._bar.value = round(100 * (now.share or 0))
             self._show_result(job)
-        now_s = time.monotonic()
-        if not running or now_s - self._drawn_s > CHART_SECONDS:
+        now_s, drawn = time.monotonic(), (job.id, job.status)
+        if not live or now_s - self._drawn_s > CHART_SECONDS or drawn != self._drawn:
             self._drawn_s = now_s
             self._show_loss()
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._list_when_shown()  # the study has it now
 
-    def _show_result(self, job: Job) -> None:
-        compiled, done = job.last("compiled"), job.last("result")
+    def _show_list(self) -> None:
+        """The study's runs, newest first; the one that is followed is chosen."""
+        if not self.state.ready:
+            return
+        options = {run_title(run): run.uid for run in reversed(self.training.kept.runs)}
+        followed = self.training.job
+        if followed is not None and followed.id not in options.values():
+            options = {f"{followed.title} · {followed.status}": followed.id, **options}
+        with pn.io.hold():
+            self._choice.param.update(
+                options={"none chosen": "", **options}, value=followed.id if followed else ""
+            )
+            self._choice.visible = bool(options)
+
+    def _show_result(self, job: Job | KeptRun) -> None:
+        compiled, done = job.last("compiled"), job.last("result") or job.last("stopped")
         facts = self.state.facts
         timed = facts.profile.time.target if facts.profile.time else job.spec["target"]
-        tiles = result_tiles(job.events, self._predicted(job), facts.metric, job.spec["target"], timed)
+        tiles = result_tiles(
+            job.events, self._predicted(job), facts.metric, job.spec["target"], timed,
+            running=job.status == "running",
+        )  # fmt: skip
         out = ""
         if tiles:
             inside = "".join(parts.tile_html(*tile) for tile in tiles)
             out = f'<div class="tiles" style="--columns: {len(tiles)}">{inside}</div>'
         if compiled:
-            size, took = fmt.size(compiled["bytes"]), fmt.duration(compiled["seconds"])
-            lines = [f"Artefact <code>{html.escape(compiled['path'])}</code>, {size}, compiled in {took}"]
-            if done:
+            took = f", compiled in {fmt.duration(compiled['seconds'])}" if compiled["seconds"] else ""
+            size = fmt.size(compiled["bytes"])
+            lines = [f"Artefact <code>{html.escape(compiled['path'])}</code>, {size}{took}"]
+            if done and done["checkpoint"]:
                 lines.append(f"Trained weights <code>{html.escape(done['checkpoint'])}</code>")
             out += f'<p class="files">{"<br>".join(lines)}</p>'
             out += parts.badge_html(*parity_badge(compiled["parity"]))
         parts.put(self._result, out)
 
-    def _predicted(self, job: Job) -> dict[str, float]:
+    def _predicted(self, job: Job | KeptRun) -> dict[str, float]:
         return Plan.from_json(job.spec["plan"]).predicted
 
     def _show_loss(self) -> None:
@@ -195,6 +245,7 @@ class Train(pn.viewable.Viewer):
                 self._why,
                 self._runs,
                 self._form,
+                self._choice,
                 self._stage,
                 self._bar,
                 self._failure,

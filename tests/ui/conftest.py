@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,8 @@ def worker_finds_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that tests start can import `ui_task`, and train at a pace that leaves others room."""
     from ui_task import PAUSE_VARIABLE
 
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), before])))
     monkeypatch.setenv(PAUSE_VARIABLE, "0.02")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from pathlib import Path
 
 import panel as pn
@@ -95,7 +96,10 @@ def test_a_cancelled_run_leaves_no_folder(state, tmp_path: Path, monkeypatch: py
     training.cancel()
     assert training.job is not None
     assert training.job.status == "cancelled"
-    assert not list((tmp_path / "out").iterdir())
+    limit = time.monotonic() + 30
+    while list((tmp_path / "out").iterdir()):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 def test_a_run_that_has_no_place_says_so(state, tmp_path: Path) -> None:

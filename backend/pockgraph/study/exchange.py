@@ -7,6 +7,7 @@ written in one transaction. Runs and measurements as tables are in `tables.py`. 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from ..store.store import Store
 from . import tables
 from .exchange_file import SCHEMA, Analysis, checked, format_of, read_json, read_table
 from .merging import RESULT, Imported, insert
-from .records import differences, nonfinite_as_text, run_json
+from .records import Run, differences, nonfinite_as_text, run_json
 from .study import Study
 
 # What makes a task the same; the other facts say when and by what a study was made.
@@ -85,7 +86,7 @@ def _everything(study: Study) -> dict[str, Any]:
             {"name": name, "created": created[name], "plan": json.loads(plan.to_json())}
             for name, plan in study.plans().items()
         ],
-        "runs": [run_json(run) for run in study.runs()],
+        "runs": [run_json(_without_places(run)) for run in study.runs()],
         "parities": [
             {"target": p.target, "plan": p.plan, "passed": p.passed, "errors": p.errors, "created": p.created}
             for p in study.parities()
@@ -164,3 +165,8 @@ def _other_task(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
                 {"model": "", "batch": "batch entry "}.get(key, f"{key}'s "), mine[key], theirs[key]
             )
     return wrong
+
+
+def _without_places(run: Run) -> Run:
+    """Without the folders and files of this machine."""
+    return dataclasses.replace(run, artifact="", checkpoint="")

@@ -20,6 +20,11 @@ T = TypeVar("T")
 class KeptRecords(StudyFile):
     """What `Study` keeps beside its measurements."""
 
+    @property
+    def kept_revision(self) -> int:
+        """Grows whenever any process keeps, changes or removes a plan or a run."""
+        return self._store.revision("plans") + self._store.revision("runs")
+
     def save_plan(self, name: str, plan: Plan) -> None:
         """Keep a plan under a name; an older one of that name is replaced.
 

@@ -61,6 +61,9 @@ class Run:
         schedule: how the rate moved: `"constant"`, or `"cosine"` from `lr` down to 0.
         fresh: whether the task's `fresh` tensors were drawn anew from `seed`.
         began_at: steps that had been taken before, in a run that was resumed.
+        planned_steps: the step at which it was to end, those before included; None where nobody said.
+        artifact, checkpoint: the folder and the trained weights that it left, as paths from the study's
+            folder; empty where it left none, or another machine did.
         data: `"train"`, `"validation"` and `"test"` -> which data that was.
         measured: figures of a process that did nothing else, named as by `measure.figures_to_json`.
         machine, version: where it was trained, and by which release. `uid`: the same in every copy. The
@@ -92,6 +95,9 @@ class Run:
     schedule: Literal["constant", "cosine"] = "constant"
     fresh: bool = False
     began_at: int = 0
+    planned_steps: int | None = None
+    artifact: str = ""
+    checkpoint: str = ""
     data: Mapping[str, DataSplit] = field(default_factory=dict)
     measured: Mapping[str, float | None] = field(default_factory=dict)
     machine: Mapping[str, str | int | None] = field(default_factory=dict)
