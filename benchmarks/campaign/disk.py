@@ -14,7 +14,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ def run(seed: int, tries: int, work: Path) -> list[Outcome]:
         return []
     outcomes = []
     for name in OPERATIONS:
-        outcomes.append(try_one(name, seed, tries, work / "disk"))
+        outcomes += try_some([name], seed, tries, work / "disk")
         print(f"{name}: {outcomes[-1].tries} tries, {len(outcomes[-1].faults)} faults", flush=True)
     return outcomes
 
@@ -64,14 +64,16 @@ def is_possible(folder: Path) -> bool:
     return subprocess.run([*_on_small_disk(folder), "true"], capture_output=True, check=False).returncode == 0
 
 
-def try_one(name: str, seed: int, tries: int, folder: Path) -> Outcome:
-    """One operation in a process of its own, which has a small file system at `folder`."""
+def try_some(names: Sequence[str], seed: int, tries: int, folder: Path) -> list[Outcome]:
+    """Operations, in turn, in a process of their own, which has a small file system at `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*_on_small_disk(folder), sys.executable, __file__, name, str(folder), str(seed), str(tries)]
+    command = [*_on_small_disk(folder), sys.executable, __file__, str(folder), str(seed), str(tries), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    outcomes = [Outcome(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode:
-        return Outcome(name, faults=[f"ended with {done.returncode}: {done.stderr[-600:]}"])
-    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
+        fault = f"ended with {done.returncode}: {done.stderr[-600:]}"
+        outcomes.append(Outcome(names[len(outcomes)], faults=[fault]))
+    return outcomes
 
 
 def _on_small_disk(folder: Path) -> list[str]:
@@ -213,4 +215,7 @@ def _runs(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(attempt(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))))
+    for number, operation in enumerate(sys.argv[4:]):
+        own = Path(sys.argv[1]) / str(number)
+        own.mkdir()
+        print(json.dumps(asdict(attempt(operation, own, int(sys.argv[2]), int(sys.argv[3])))), flush=True)

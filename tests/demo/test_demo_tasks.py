@@ -348,6 +348,7 @@ def test_digits_are_learnable_from_frozen_features():
     assert probe(train, test) > 0.75
 
 
+@pytest.mark.slow
 def test_tweets_are_learnable_from_frozen_features(tweets):
     keys = ("ids", "mask")
     train, test = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 from benchmarks.evidence import report  # noqa: E402
+from benchmarks.evidence.__main__ import main  # noqa: E402
 from benchmarks.evidence.fetch import ASSETS, asset  # noqa: E402
 from benchmarks.evidence.log import Log, opened, read  # noqa: E402
 from benchmarks.evidence.pairs import PAIRS  # noqa: E402
@@ -22,21 +24,23 @@ from benchmarks.evidence.results import goals, pairs_of  # noqa: E402
 from pockui.demo.data import AssetMissing  # noqa: E402
 
 
-def evidence(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.evidence",
-        "--smoke",
-        "--threads",
-        "1",
-        "--build",
-        str(folder),
-    ]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "backend")])
-    return subprocess.run(
-        [*command, *options], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def evidence(folder: Path, *options: str) -> Done:
+    """The command, run in this process: four others that import torch would take longer than what they do."""
+    command = ["evidence", "--smoke", "--threads", "1", "--build", str(folder), *options]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", command)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main()
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def kinds(folder: Path) -> dict[str, int]:
@@ -46,20 +50,30 @@ def kinds(folder: Path) -> dict[str, int]:
     return found
 
 
-def test_a_tiny_transformer_is_compared_and_what_was_stopped_goes_on(tmp_path: Path) -> None:
-    how = ("--pair", "tiny-texts", "--budget", "1000")  # MB of a process: room for every method
-    first = evidence(tmp_path, *how, "--seeds", "1")
-    assert first.returncode == 0, first.stderr
+TINY = ("--pair", "tiny-texts", "--budget", "1000")  # MB of a process: room for every method
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison with one seed."""
+    folder = tmp_path_factory.mktemp("evidence")
+    done = evidence(folder, *TINY, "--seeds", "1")
+    assert done.code == 0, done.err
     for label in ("Head only", "Last biases", "Paper preset", "ElasticTrainer", "LoRA", "Full fine-tuning"):
-        assert f"| {label} |" in first.stdout
-    made = kinds(tmp_path)
+        assert f"| {label} |" in done.out
+    return folder
+
+
+def test_a_tiny_transformer_is_compared_and_what_was_stopped_goes_on(compared: Path, tmp_path: Path) -> None:
+    made = kinds(compared)
     assert made["run"] == made["measured"] == made["plan"] == 8
     assert made["trial"] == 16
-    log = tmp_path / "evidence.jsonl"
+    folder = shutil.copytree(compared, tmp_path / "stopped")
+    log = folder / "evidence.jsonl"
     log.write_text(log.read_text() + '{"kind": "run", "pair": "ti')  # killed while it wrote
-    second = evidence(tmp_path, *how, "--seeds", "2", "--out", str(tmp_path / "page.md"))
-    assert second.returncode == 0, second.stderr
-    after = kinds(tmp_path)
+    done = evidence(folder, *TINY, "--seeds", "2", "--out", str(tmp_path / "page.md"))
+    assert done.code == 0, done.err
+    after = kinds(folder)
     assert after["run"] == 16  # the other seed, and nothing twice
     assert {k: after[k] for k in ("trial", "plan", "measured")} == {
         k: made[k] for k in ("trial", "plan", "measured")
@@ -67,14 +81,15 @@ def test_a_tiny_transformer_is_compared_and_what_was_stopped_goes_on(tmp_path: P
     assert "2 seeds" in (tmp_path / "page.md").read_text()
 
 
-def test_pairs_that_fail_are_reported_and_the_others_go_on(tmp_path: Path) -> None:
-    (tmp_path / "tiny-images").write_text("no folder")
-    done = evidence(tmp_path, "--seeds", "1", "--budget", "0.0001")
-    assert done.returncode == 1
-    assert "tiny-images: stopped: FileExistsError" in done.stdout
-    assert "Full fine-tuning" in done.stdout  # of the other pair, in which nothing fits that budget
-    assert "fits" in done.stdout
-    assert kinds(tmp_path)["done"] == 1
+def test_pairs_that_fail_are_reported_and_the_others_go_on(compared: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(compared, tmp_path / "compared")
+    (folder / "tiny-images").write_text("no folder")
+    done = evidence(folder, "--seeds", "1", "--budget", "0.0001")
+    assert done.code == 1
+    assert "tiny-images: stopped: FileExistsError" in done.out
+    assert "Full fine-tuning" in done.out  # of the other pair, in which nothing fits that budget
+    assert "fits" in done.out
+    assert kinds(folder)["done"] == kinds(compared)["done"] + 1
 
 
 def rows(**metrics: list[float | None]) -> list[dict[str, Any]]:
@@ -153,5 +168,5 @@ def test_every_pair_names_assets_that_exist() -> None:
 
 def test_an_unknown_pair_is_refused(tmp_path: Path) -> None:
     done = evidence(tmp_path, "--pair", "watches")
-    assert done.returncode == 2
-    assert "tiny-images, tiny-texts" in done.stderr
+    assert done.code == 2
+    assert "tiny-images, tiny-texts" in done.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 from dashboard import STUDY, PanelServer, Server, Session, make_served_folder, token_of  # pyright: ignore
+from project_on_disk import told
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks/campaign"))
 
@@ -110,28 +110,13 @@ def test_every_request_of_a_login_stays_here(guarded_server: Server) -> None:
         assert "alert(1)" not in text
 
 
-def _cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pockui.cli", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_an_address_that_others_reach_needs_a_password() -> None:
+    assert "POCKUI_PASSWORD" in told("serve", "--address", "0.0.0.0", "--no-show")
 
 
-def test_an_address_that_others_reach_needs_a_password(tmp_path: Path) -> None:
-    asked = _cli(tmp_path, "serve", "--address", "0.0.0.0", "--no-show")
-    assert asked.returncode == 2
-    assert "POCKUI_PASSWORD" in asked.stderr
-    assert "Traceback" not in asked.stderr
-
-
-def test_a_port_in_use_is_one_paragraph_with_a_free_one(open_server: Server, tmp_path: Path) -> None:
-    second = _cli(tmp_path, "serve", "--port", str(open_server.port), "--no-show")
-    assert second.returncode == 2
-    assert re.search(r"is in use.*--port \d+", second.stderr)
-    assert second.stderr.count("\n") == 1
+def test_a_port_in_use_is_one_paragraph_with_a_free_one(open_server: Server) -> None:
+    said = told("serve", "--port", open_server.port, "--no-show")
+    assert re.search(r"is in use.*--port \d+", said)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +124,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_served_folder(tmp_path_factory.mktemp("campaign") / "served")
 
 
-def test_a_browser_that_draws_slowly_gets_the_study(study: Path) -> None:
+@pytest.fixture(scope="module")
+def study_server(study: Path) -> Iterator[Server]:
+    with campaign.served(study.parent, STUDY) as server:
+        yield server
+
+
+def test_a_browser_that_draws_slowly_gets_the_study(study_server: Server) -> None:
     """What is changed between its fetching of the document and its word that it is drawn is not lost."""
 
     async def draw_slowly(server: Server) -> None:
@@ -151,14 +142,15 @@ def test_a_browser_that_draws_slowly_gets_the_study(study: Path) -> None:
         await session.told_of("BudgetBar", 30)
         session.close()
 
-    with campaign.served(study.parent, STUDY) as server:
-        asyncio.run(draw_slowly(server))
+    asyncio.run(draw_slowly(study_server))
 
 
-def test_five_people_who_drag_at_once_each_get_their_own_plan(study: Path) -> None:
-    found = campaign.Outcome()
-    with campaign.served(study.parent, STUDY, "--max-sessions", "5") as server:
-        asyncio.run(campaign.use(server, campaign.read_facts(study), 5, 5, found, edits=3))
+def test_five_people_who_drag_at_once_each_get_their_own_plan(
+    study: Path, study_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "PAUSE_S", (0.0, 0.2))
+    found, limit = campaign.Outcome(), 20  # of sessions
+    asyncio.run(campaign.use(study_server, campaign.read_facts(study), 5, limit, found, edits=3))
     assert found.faults == []
 
 

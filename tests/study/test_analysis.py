@@ -250,7 +250,10 @@ def plain_finetune(graph, plan: Plan, data: Data, seed: int, lr: float) -> tuple
     return losses, torch.cat(values).numpy()
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "unet", "twice", "transformer", "tied"])
+# U-Net has convolutions, as MobileNet has.
+@pytest.mark.parametrize(
+    "name", [pytest.param("mobilenet", marks=pytest.mark.slow), "unet", "twice", "transformer", "tied"]
+)
 def test_cached_activations_change_no_bit(name: str) -> None:
     task = with_validation(zoo(name))
     graph = transformer() if name == "transformer" else autodiff.build(task, SGD(lr=0.05, momentum=0.9))

@@ -104,6 +104,8 @@ def test_two_processes_of_which_one_is_killed_midway_measure_everything_once(
     assert (len(started), [m.finished for m in elsewhere.measurements()]) == (3, times)
 
 
+# In the fast suite an executor of threads fills the table, and `tests/workers` kills a cluster's worker.
+@pytest.mark.slow
 def test_a_cluster_of_which_a_worker_is_killed_midway_measures_everything_once(
     elsewhere: Study, measured_here
 ) -> None:

@@ -28,8 +28,9 @@ class TestPrunedWithEveryOptimizer(TestPruned):
     test_any_plan_equals_eager_pytorch = None  # drawn above
 
 
+@pytest.mark.slow
 class TestAfterPasses(TrainingContract):
-    """The graph that targets start from."""
+    """The graph that targets start from; in the fast suite they run its cells."""
 
     cases = COVERING_CASES
 

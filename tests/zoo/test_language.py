@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import models
 import pytest
@@ -60,17 +61,34 @@ def turning() -> list[Case]:
     return [Case(m, kinds[i % len(kinds)], c.optimizer) for i, (m, c) in enumerate(cases.items())]
 
 
-class TestTorch(TargetContract):
+class InTurn(TargetContract):
+    """Each model goes to one target; the slow suite takes every one to both, with plans that are drawn."""
+
+    plans = LANGUAGE_PLANS
+    test_any_plan_equals_eager_pytorch: ClassVar[Any] = None
+
+
+class TestTorch(InTurn):
+    target = "torch"
+    cases = turning()[::2]
+
+
+class TestOpenVINO(InTurn):
+    target = "openvino"
+    cases = turning()[1::2]
+
+
+@pytest.mark.slow
+class TestWholeAndUnitsOnTorch(TargetContract):
     target = "torch"
     cases = covering("full", "units")
     plans = LANGUAGE_PLANS
 
 
-class TestOpenVINO(TargetContract):
+@pytest.mark.slow
+class TestEveryModelOnOpenVINO(InTurn):
     target = "openvino"
     cases = turning()
-    plans = LANGUAGE_PLANS
-    test_any_plan_equals_eager_pytorch = None  # compiling takes too long for it: see below
 
 
 def test_shared_embeddings_are_one_tensor() -> None:
