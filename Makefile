@@ -25,7 +25,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm test-executorch coverage campaign evidence check format bench clean
+.PHONY: help setup demo app test test-all test-arm test-executorch coverage campaign evidence check format bench bench-ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ format: $(READY) ## format the code and mend what the linter can
 bench: $(READY) ## time a step against PyTorch, side by side
 	$(BIN)/pockui bench vision $(ARGS)
 	$(BIN)/pockui bench text $(ARGS)
+
+bench-ui: $(READY) ## how fast the dashboard answers in a browser, on the demo's study; writes docs/results/ui.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ui.py --study $(or $(STUDY),out/demo-vision/study.db) --out docs/results/ui.md $(ARGS)
 
 clean: ## remove the environment and what the tools left
 	rm -rf $(VENV) $(VENV)-executorch build .pytest_cache .ruff_cache .hypothesis

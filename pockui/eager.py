@@ -19,11 +19,11 @@ import torch
 
 from pockgraph.errors import PockError
 from pockgraph.measure import LEARNING_RATE, Step, serve_steps
+from pockgraph.optimizer import optimizer_from_dict
+from pockgraph.parity.eager_optimizer import EagerOptimizer
 from pockgraph.plan import Plan
 from pockgraph.task import Task
 from pockgraph.task.batch import Batch, as_named
-
-from .torch_optimizer import PlainOptimizer
 
 
 class PlainLoop:
@@ -54,7 +54,7 @@ class PlainLoop:
             parameter.requires_grad_(trained is None or fqn in trained)
             parameter.grad = None
         learning = {fqn: p for fqn, p in task.model.named_parameters() if p.requires_grad}
-        self.optimizer = PlainOptimizer(optimizer, learning)
+        self.optimizer = EagerOptimizer(optimizer_from_dict(optimizer), learning)
         model, loss = task.model, task.loss
         self._loss = torch.compile(lambda batch: loss(model, batch)) if compiled else _bound(task)
 
@@ -76,7 +76,7 @@ class PlainLoop:
         return float(torch.cat(values).double().mean())
 
     def forget(self) -> None:
-        """Drop gradients and optimizer state."""
+        """Drop gradients, optimizer state and average."""
         self.optimizer.forget()
 
 

@@ -1,8 +1,8 @@
 """Work that takes a while, outside of any browser session.
 
 Planning runs in threads, latest request first (`Latest`). Training runs in a process of its own
-(`Jobs.start`), so that cancelling is a kill and never waits for a step to end. A job belongs to the
-registry and not to a session: a reloaded page finds it by its id.
+(`Jobs.start`). Cancelling it asks the process to end, and kills one that does not; nobody waits for that. A
+job belongs to the registry and not to a session: a reloaded page finds it by its id.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from pockgraph.errors import PockError
 Status = Literal["running", "done", "failed", "cancelled"]
 Event = dict[str, Any]
 KEPT_LINES = 40  # of a worker's stderr, to explain a crash
+END_S = 10.0  # in which a cancelled worker may still write what it has
+SHUTDOWN_S = 3.0  # the same where the server ends
 
 
 class Job:
@@ -39,8 +41,8 @@ class Job:
         error: why it failed, for people; empty otherwise.
     """
 
-    def __init__(self, title: str, module: str, spec: Mapping[str, Any]) -> None:
-        self.id = secrets.token_hex(4)
+    def __init__(self, title: str, module: str, spec: Mapping[str, Any], id: str = "") -> None:
+        self.id = id or secrets.token_hex(4)
         self.title = title
         self.spec = dict(spec)
         self.events: list[Event] = []
@@ -82,13 +84,31 @@ class Job:
         self._listeners.append(changed)
         return lambda: self._listeners.remove(changed) if changed in self._listeners else None
 
-    def cancel(self) -> None:
-        """Kill the process; `status` becomes "cancelled" at once."""
+    def cancel(self, wait_s: float = 0.0) -> None:
+        """End the process; `status` becomes "cancelled" at once.
+
+        Args:
+            wait_s: how long the process may take to end by itself, after it was asked to by the end of its
+                stdin; killed then. Nobody waits for it here, and its last events still arrive.
+        """
         if self.status != "running":
             return
         self._cancelled = True
-        self._kill_group()
+        if wait_s:
+            assert self._process.stdin is not None
+            with suppress(OSError):
+                self._process.stdin.close()
+            watch = threading.Timer(wait_s, self.kill)
+            watch.daemon = True
+            watch.start()
+        else:
+            self.kill()
         self._end("cancelled")
+
+    def kill(self) -> None:
+        """End the process if it still runs, and what it has started."""
+        if self._process.poll() is None:
+            self._kill_group()
 
     def _kill_group(self) -> None:
         """End the worker and what it has started."""
@@ -147,9 +167,13 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
 
-    def start(self, title: str, module: str, spec: Mapping[str, Any]) -> Job:
-        """Run `python -m module` with `spec` as one line of JSON on its stdin."""
-        job = Job(title, module, spec)
+    def start(self, title: str, module: str, spec: Mapping[str, Any], id: str = "") -> Job:
+        """Run `python -m module` with `spec` as one line of JSON on its stdin.
+
+        Args:
+            id: finds the job again; a short one is made up if left out.
+        """
+        job = Job(title, module, spec, id)
         self._jobs[job.id] = job
         return job
 
@@ -157,9 +181,15 @@ class Jobs:
         return self._jobs.get(id)
 
     def shutdown(self) -> None:
-        """Kill what still runs."""
-        for job in list(self._jobs.values()):
-            job.cancel()
+        """End what still runs: kill what does not end by itself."""
+        running = [job for job in list(self._jobs.values()) if job.status == "running"]
+        for job in running:
+            job.cancel(SHUTDOWN_S)
+        limit = time.monotonic() + SHUTDOWN_S
+        for job in running:
+            with suppress(subprocess.TimeoutExpired):
+                job.wait(max(0.0, limit - time.monotonic()))
+            job.kill()
 
 
 JOBS = Jobs()

@@ -18,10 +18,14 @@ from panel.io.resources import LOCAL_DIST
 from panel.util.parameters import edit_readonly
 
 from pockgraph.errors import PockError
+from pockui.facts import Facts, read_facts
+from pockui.frontier_plans import FrontierPlans
 from pockui.info.palette import theme
 from pockui.info.studies import find_studies, served_study, study_argument
 from pockui.jobs import Latest
-from pockui.state import Executor, Facts, State, read_facts, run_now
+from pockui.scheduling import Executor, run_now
+from pockui.state import State
+from pockui.training import Training
 from pockui.views import parts
 from pockui.views.budgets import Budgets
 from pockui.views.curves import Curves
@@ -29,6 +33,7 @@ from pockui.views.export import Export
 from pockui.views.figure_tiles import FigureTiles
 from pockui.views.frontier import Frontier
 from pockui.views.layers import Layers
+from pockui.views.process_memory import ProcessMemory
 from pockui.views.start import opening, start
 from pockui.views.train import Train
 
@@ -46,6 +51,35 @@ def tell(error: Exception) -> None:
     if pn.state.notifications is not None:
         what = str(error) if known else f"{type(error).__name__}: {error}. The server's log has the details."
         pn.state.notifications.error(what, duration=0 if not known else 9000)
+
+
+class Turn:
+    """The turns of this session, as a `Scheduler` has them; without a session, everything is done at once."""
+
+    def __init__(self) -> None:
+        doc = pn.state.curdoc
+        self._doc = None if doc is None or doc.session_context is None else doc
+
+    def soon(self, call: Callable[[], None]) -> None:
+        if self._doc is None:
+            call()
+        else:
+            self._doc.add_next_tick_callback(call)
+
+    def later(self, ms: int, call: Callable[[], None]) -> Callable[[], None]:
+        doc = self._doc
+        if doc is None:
+            call()
+            return lambda: None
+        waiting = True
+
+        def fire() -> None:
+            nonlocal waiting
+            waiting = False
+            call()
+
+        callback = doc.add_timeout_callback(fire, ms)
+        return lambda: doc.remove_timeout_callback(callback) if waiting else None
 
 
 def in_thread() -> Executor:
@@ -111,7 +145,7 @@ def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
         study: the study's file; else the page's address (`?study=`), the command line or
             `POCKUI_STUDY` name it, or the newest study in this folder or `out/` is taken.
     """
-    state = State(in_thread())
+    state = State(in_thread(), Turn())
     query = pn.state.session_args.get("study", [b""])[0].decode(errors="replace")
     named = str(study or study_argument(sys.argv[1:], dict(os.environ)))
     page = _frame(state)
@@ -222,22 +256,26 @@ def _darken(state: State, dark: bool) -> None:
 
 
 def _main(state: State) -> pn.viewable.Viewable:
-    train = Train(state)
-    if run := pn.state.session_args.get("run", [b""])[0].decode():
-        train.follow(run)
+    training = Training(state)
+    run = pn.state.session_args.get("run", [b""])[0].decode(errors="replace")
+    is_known = not run or training.follow(run)
     if pn.state.location is not None:
-        train.param.watch(lambda e: pn.state.location.update_query(run=e.new), "job_id")
-    pn.state.on_session_destroyed(lambda _: train.stop_listening())
+        training.param.watch(lambda e: pn.state.location.update_query(run=e.new), "job_id")
+    pn.state.on_session_destroyed(lambda _: training.stop_listening())
+    train = Train(state, training)
+    if not is_known:
+        train.tell_unknown(run)
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
     curves, export = Curves(state), Export(state)
     tabs = pmui.Tabs(
         ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
         ("Train", pmui.Column(train, **fill)),
         ("Export", pmui.Column(export, **fill)),
-        active=1 if train.job_id else 0, **fill,
+        active=1 if run else 0, **fill,
     )  # fmt: skip
     parts.draw_when_shown(tabs, (curves, train, export))
-    aside = pmui.Column(Budgets(state), Frontier(state, in_thread()), sx={"gap": 2}, **fill)
+    frontier = Frontier(state, FrontierPlans(state, in_thread()))
+    aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(
         FigureTiles(state),
         pmui.Grid(

@@ -1,178 +1,27 @@
-"""What one session looks at and has chosen. No Panel here: widgets and tests use the same store."""
+"""What one session looks at and has chosen. No Panel here: every face and the tests use the same store."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 import param
 
-from pockgraph.contribution import Contribution
-from pockgraph.contribution.forecast import Forecaster
-from pockgraph.errors import PlanError, PockError, StudyError
+from pockgraph.errors import PlanError, PockError
 from pockgraph.plan import Budget, Plan
-from pockgraph.profile import Profile
-from pockgraph.search import Constraints, frontier, search
+from pockgraph.search import Constraints
 from pockgraph.search.constraints import Lock, matching
-from pockgraph.study import Study
 
+from .facts import Facts, read_facts
+from .history import History, Snapshot
 from .info.costs import COSTS
-from .info.format import MetricScale
-from .info.layers import LayerRow, chosen, layer_rows, ratios_of
+from .info.layers import ORDERS, chosen, ratios_of
 from .info.predictions import Prediction, over_budget
+from .scheduling import AtOnce, Executor, Scheduler, run_now
 
-Then = Callable[[Any], None]
-Executor = Callable[[Callable[[], Any], Then], None]
-UNDO_STEPS = 100
-FRONTIER_PLANS = 20
-SEARCHES_KEPT = 1000
-
-
-def run_now(compute: Callable[[], Any], then: Then) -> None:
-    """Compute at once; a PockError is an answer, too."""
-    try:
-        answer = compute()
-    except PockError as e:
-        answer = e
-    then(answer)
-
-
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """All a page needs of a study. Sessions share it, nobody changes it.
-
-    Attributes:
-        path: the study's file.
-        name: the task's.
-        reference: `module:task` that makes the task again, or empty.
-        rows: one per tensor, and one for the last biases.
-        known_plans: by name, cheapest first: the head alone, the paper's preset, the best
-            without a limit, everything.
-        progress: measurements that are finished, and planned in all.
-        coverage: what was measured and what was not, in sentences.
-        device: whose costs these are; None: nobody's. devices: those that the study has.
-    """
-
-    path: Path
-    name: str
-    reference: str
-    profile: Profile
-    contribution: Contribution
-    forecaster: Forecaster
-    rows: tuple[LayerRow, ...]
-    known_plans: Mapping[str, Prediction]
-    progress: tuple[int, int] = (0, 0)
-    coverage: str = ""
-    device: str | None = None
-    devices: tuple[str, ...] = ()
-    _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
-    _searched: dict[Any, Plan] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def frontier(self, by: str) -> list[Plan]:
-        """The best plan for each of many budgets, by one cost; computed once for all sessions.
-
-        Raises:
-            BudgetError: the cost is not known.
-        """
-        with self._lock:
-            if by not in self._frontiers:
-                self._frontiers[by] = frontier(self.profile, self.forecaster, FRONTIER_PLANS, by=by)
-            return self._frontiers[by]
-
-    def search(self, budget: Budget, asked: Constraints) -> Plan:
-        """The best plan for a budget; what one session asked is known to the next.
-
-        Raises:
-            BudgetError: no plan meets it.
-        """
-        key = budget, asked.model_dump_json()
-        if key not in self._searched:
-            plan = search(self.profile, self.forecaster, budget, constraints=asked)
-            if len(self._searched) >= SEARCHES_KEPT:
-                self._searched.clear()
-            self._searched[key] = plan
-        return self._searched[key]
-
-    @property
-    def metric(self) -> MetricScale:
-        return MetricScale(self.contribution.baseline.mean)
-
-    def predict(self, choice: Mapping[str, float]) -> Prediction:
-        """The predicted figures of a choice of tensors."""
-        kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
-        return Prediction(kept, self.profile.figures(kept), self.forecaster.forecast(kept))
-
-    def row(self, id: str) -> LayerRow:
-        return next(r for r in self.rows if r.id == id)
-
-
-@dataclass
-class _Known:
-    """A study that was opened, and what it said when it was last read."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    study: Study | None = None
-    facts: dict[str | None, Facts] = field(default_factory=dict)
-
-
-_KNOWN: dict[tuple[Path, int], _Known] = {}
-
-
-def read_facts(path: str | os.PathLike[str], device: str | None = None) -> Facts:
-    """What a study knows; read and costed again only after it changed.
-
-    Waits for whoever reads the same file, and for nobody else.
-
-    Args:
-        device: whose costs count; the one that the study uses, if left out.
-
-    Raises:
-        StudyError: no study there, nothing was measured yet, or it has no such device.
-    """
-    where = Path(path).resolve()
-    if where.exists() and not where.is_file():
-        raise StudyError(f"{where} is no study: it is no regular file. Choose another.")
-    known = _KNOWN.setdefault((where, where.stat().st_ino if where.exists() else 0), _Known())
-    with known.lock:
-        study = known.study = known.study or Study(where)
-        device = device or study.used_device
-        profile, forecaster = study.profile_on(device), study.forecaster
-        devices = tuple(study.devices())
-        facts = known.facts.get(device)
-        if facts is None or facts.profile is not profile or facts.forecaster is not forecaster:
-            facts = _facts(where, study, profile, forecaster)
-        if (facts.device, facts.devices) != (device, devices):
-            facts = replace(facts, device=device, devices=devices)
-        known.facts = {name: known.facts[name] for name in known.facts if name in devices} | {device: facts}
-        return facts
-
-
-def _facts(where: Path, study: Study, profile: Profile, forecaster: Forecaster) -> Facts:
-    contribution = forecaster.contribution
-    rows = layer_rows(profile, contribution)
-    made = Facts(
-        where, study.name, study.reference, profile, contribution, forecaster, rows, {},
-        study.progress(), study.coverage.text,
-    )  # fmt: skip
-    full = {row.fqn: 1.0 for row in profile.tensors}
-    best = profile.ratios_of(search(profile, forecaster, Budget()))
-    known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
-    return replace(made, known_plans={name: made.predict(choice) for name, choice in known.items()})
-
-
-class _Snapshot(NamedTuple):
-    """What undo brings back."""
-
-    budget: Budget
-    locked: Mapping[str, float]
-    rules: Constraints
-    plan: Plan
-    origin: str
+AXES = ("peak_bytes", "process_bytes", "step_ms", "extra_bytes")  # costs that the frontier is drawn over
 
 
 class State(param.Parameterized):
@@ -193,19 +42,24 @@ class State(param.Parameterized):
     )
     selected = param.String(doc="Id of the row whose curves are shown.")
     cost = param.Selector(default="peak_bytes", objects=list(COSTS), doc="Which cost the views compare.")
+    axis = param.Selector(default=AXES[0], objects=list(AXES), doc="Which cost the frontier is drawn over.")
+    filter = param.String(doc="Rows are shown whose id contains it.")
+    order = param.Selector(default="network", objects=list(ORDERS.values()), doc="Of the rows.")
+    all_tensors = param.Boolean(default=False, doc="Also show what was not measured, and biases one by one.")
     can_undo = param.Boolean(default=False)
     can_redo = param.Boolean(default=False)
     dark = param.Boolean(default=False, doc="Whether the page is dark; charts follow.")
 
-    def __init__(self, run: Executor = run_now, **params: Any) -> None:
+    def __init__(self, run: Executor = run_now, scheduler: Scheduler | None = None, **params: Any) -> None:
         """Args:
         run: computes plans: calls its second argument with what its first returns, or with the
             PockError that raises. A server passes one that works in a thread.
+        scheduler: of what follows a change a moment later, and of what other threads report.
         """
         super().__init__(**params)
         self._run = run
-        self._past: list[_Snapshot] = []
-        self._future: list[_Snapshot] = []
+        self.scheduler = scheduler or AtOnce()
+        self._history = History()
 
     # ------------------------------------------------------------------ opening
 
@@ -218,7 +72,7 @@ class State(param.Parameterized):
 
     def show(self, facts: Facts) -> None:
         """Start over with these facts."""
-        self._past, self._future = [], []
+        self._history = History()
         low, high = (facts.known_plans[n].figures.peak_bytes for n in ("Head", "Best"))
         best = max(facts.rows, key=lambda r: r.best)
         self.param.update(
@@ -235,13 +89,13 @@ class State(param.Parameterized):
         except PockError as e:
             self.problem = e
             return
-        self._past, self._future = [], []
+        self._history = History()
         budget, prediction, plan = replace(self.budget, step_ms=None, process_bytes=None), None, self.plan
         if plan is not None:
             prediction = facts.predict(facts.profile.ratios_of(plan))
             costs = {k: float(v) for k, v in asdict(prediction.figures).items() if v is not None}
             plan = plan.model_copy(update={"predicted": {**plan.predicted, **costs}})
-            self._settled = _Snapshot(budget, dict(self.locked), self.rules, plan, self.origin)
+            self._history = History(Snapshot(budget, dict(self.locked), self.rules, plan, self.origin))
         self.param.update(
             facts=facts, budget=budget, prediction=prediction, plan=plan, problem=None, can_undo=False,
             can_redo=False,
@@ -302,9 +156,9 @@ class State(param.Parameterized):
         ids = list(chosen(id, 0, self.facts.contribution))
         if on:
             choice = self.prediction.choice if self.prediction else {}
-            self.locked = {**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in ids}}
+            self._lock({**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in ids}})
         else:
-            self.locked = {fqn: ratio for fqn, ratio in self.locked.items() if fqn not in ids}
+            self._lock({fqn: ratio for fqn, ratio in self.locked.items() if fqn not in ids})
 
     def lock(self, pattern: str, share: Lock | None) -> None:
         """Lock all tensors that a pattern means, and search around them.
@@ -319,10 +173,10 @@ class State(param.Parameterized):
         profile = self.facts.profile
         names = matching([tensor.fqn for tensor in profile.tensors], pattern)
         if share == "free":
-            self.locked = {fqn: ratio for fqn, ratio in self.locked.items() if fqn not in names}
+            self._lock({fqn: ratio for fqn, ratio in self.locked.items() if fqn not in names})
         elif share is None:
             choice = self.prediction.choice if self.prediction else {}
-            self.locked = {**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in names}}
+            self._lock({**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in names}})
         else:
             ratio = 0.0 if share == "frozen" else share
             for fqn in names if ratio else ():
@@ -331,7 +185,14 @@ class State(param.Parameterized):
             self._search(final=True)
 
     def unlock_all(self) -> None:
-        self.locked = {}
+        self._lock({})
+
+    def _lock(self, locked: Mapping[str, float]) -> None:
+        """Lock these and no others; the plan stays as it is."""
+        self.locked = dict(locked)
+        if self._history.now is not None:
+            self._history.settle(self._history.now._replace(locked=dict(locked)))
+            self._show_history()
 
     @property
     def asked(self) -> Constraints:
@@ -371,13 +232,11 @@ class State(param.Parameterized):
 
     def undo(self) -> None:
         """Back to the plan before; after a request that could not be met, to the plan that stands."""
-        if self.problem is not None and self._settled is not None:
-            self._show(self._settled, self.facts.predict(self.facts.profile.ratios_of(self._settled.plan)))
-        else:
-            self._travel(self._past, self._future)
+        stands = self._history.now
+        self._return_to(stands if self.problem is not None and stands else self._history.back())
 
     def redo(self) -> None:
-        self._travel(self._future, self._past)
+        self._return_to(self._history.forward())
 
     # ------------------------------------------------------------------ how
 
@@ -414,24 +273,20 @@ class State(param.Parameterized):
         if isinstance(plan, PlanError):
             self.param.update(prediction=prediction, locked=dict(locked), problem=plan)
             return
-        if self.plan is not None and self._settled is not None:
-            self._past = [*self._past, self._settled][-UNDO_STEPS:]
-            self._future = []
-        self._show(_Snapshot(self.budget, dict(locked), self.rules, plan, origin), prediction)
+        snapshot = Snapshot(self.budget, dict(locked), self.rules, plan, origin)
+        self._history.settle(snapshot)
+        self._show(snapshot, prediction)
 
-    _settled: _Snapshot | None = None
+    def _return_to(self, snapshot: Snapshot | None) -> None:
+        if snapshot is not None:
+            self._show(snapshot, self.facts.predict(self.facts.profile.ratios_of(snapshot.plan)))
 
-    def _show(self, snapshot: _Snapshot, prediction: Prediction) -> None:
-        self._settled = snapshot
+    def _show(self, snapshot: Snapshot, prediction: Prediction) -> None:
         self.param.update(
             budget=snapshot.budget, locked=dict(snapshot.locked), rules=snapshot.rules, plan=snapshot.plan,
             origin=snapshot.origin, prediction=prediction, problem=None,
-            can_undo=bool(self._past), can_redo=bool(self._future),
+            can_undo=self._history.can_undo, can_redo=self._history.can_redo,
         )  # fmt: skip
 
-    def _travel(self, source: list[_Snapshot], target: list[_Snapshot]) -> None:
-        if not source or self._settled is None:
-            return
-        target.append(self._settled)
-        snapshot = source.pop()
-        self._show(snapshot, self.facts.predict(self.facts.profile.ratios_of(snapshot.plan)))
+    def _show_history(self) -> None:
+        self.param.update(can_undo=self._history.can_undo, can_redo=self._history.can_redo)

@@ -8,11 +8,16 @@ Reads one line of JSON (`TrainSpec`) and writes events, one line of JSON each:
     {"kind": "loss", "step", "loss", "step_ms", "left_s"}  at most every tenth of a second
     {"kind": "measured", "step_ms", "over_imported_bytes", …}
     {"kind": "result", "checkpoint", "steps", "losses": [[step, loss], …]}
+    {"kind": "stopped", "checkpoint", "steps", "losses"}   instead of a result, where it was asked to end
     {"kind": "error", "message": …}                        and exit code 1
+
+The end of its stdin asks it to end. In the middle of steps it then keeps what it has trained; else it ends at
+once.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -20,8 +25,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from pockgraph.study.recorder import Recorder
 
 EVENT_SECONDS = 0.1  # a page cannot show more often, and a fast step would flood it
+STOP_S = 8.0  # in which steps that are asked to end have ended, and are kept
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class TrainSpec:
         seed: order of the training samples.
         measure: also measure time and memory in a fresh process afterwards.
         study: the file of the study that keeps the run; empty keeps it in none.
+        run: what the run is called everywhere, `Run.uid`; empty makes one up.
+        resume: a checkpoint; `out` then holds the artefact, and `steps` count those taken before.
     """
 
     reference: str
@@ -63,6 +71,8 @@ class TrainSpec:
     seed: int = 0
     measure: bool = True
     study: str = ""
+    run: str = ""
+    resume: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -81,31 +91,85 @@ class Reporter:
         os.dup2(2, 1)  # what a user's task prints must not look like an event
 
     def __call__(self, kind: str, **data: Any) -> None:
-        self._stream.write(json.dumps({"kind": kind, **data}) + "\n")
-        self._stream.flush()
+        with suppress(BrokenPipeError):  # the server has ended; the study is still to be written
+            self._stream.write(json.dumps({"kind": kind, **data}) + "\n")
+            self._stream.flush()
 
 
-def train(spec: TrainSpec, report: Reporter) -> None:
+class Stop:
+    """Whether a run was asked to end, and whether it is where it can: between two steps."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._done = threading.Event()
+        self._done.set()
+
+    @property
+    def asked(self) -> bool:
+        return self._asked.is_set()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """What happens inside ends soon after it was asked to, and keeps what there is."""
+        self._done.clear()
+        try:
+            yield
+        finally:
+            self._done.set()
+
+    def ask(self) -> None:
+        """Ask, and wait until it has ended, for a while."""
+        self._asked.set()
+        self._done.wait(STOP_S)
+
+
+def train(spec: TrainSpec, report: Reporter, stop: Stop | None = None) -> None:
     """Do what `spec` says.
 
     Raises:
         PockError: from any of the stages.
     """
     import pockgraph as pg
-    from pockgraph.optimizer import optimizer_from_dict
     from pockgraph.study import Run
     from pockgraph.study.data_splits import splits_of
     from pockgraph.study.recorder import recorded
 
     from .project import load_task
 
+    stop = stop or Stop()
     report("stage", text="Loading the task")
     task = load_task(spec.reference)
     plan = pg.Plan.from_json(spec.plan)
+    trainer = _resumed(spec, report) if spec.resume else _compiled(spec, task, plan, report)
+
+    with study_at(spec.study, plan, task.reference) or nullcontext() as study:
+        run = Run(
+            plan, name=f"{len(plan.tensors)} tensors, seed {spec.seed}", origin="dashboard",
+            target=spec.target, seed=spec.seed, lr=plan.optimizer["lr"] if spec.lr is None else spec.lr,
+            data=splits_of(task) if study else {}, uid=spec.run, began_at=trainer.steps,
+            planned_steps=spec.steps, artifact=_from(spec.study, spec.out),
+        )  # fmt: skip
+        with recorded(study, run, lambda words: print(words, file=sys.stderr)) as kept:
+            checkpoint, losses = _train(trainer, task, spec, report, kept, stop)
+            if not stop.asked and spec.measure:
+                from pockgraph.measure import figures_to_json, measure_step
+
+                report("stage", text="Measuring time and memory in a fresh process")
+                batch = {name: tensor.numpy() for name, tensor in task.example.items()}
+                figures = figures_to_json(measure_step(spec.out, batch))
+                report("measured", **figures)
+                kept.note(measured=figures, measured_peak_bytes=figures["whole_peak_bytes"])
+    if not stop.asked:
+        report("result", checkpoint=str(checkpoint), steps=trainer.steps, losses=losses)
+
+
+def _compiled(spec: TrainSpec, task: Any, plan: Any, report: Reporter) -> Any:
+    """A trainer of the plan, compiled here."""
+    import pockgraph as pg
+    from pockgraph.optimizer import optimizer_from_dict
 
     report("stage", text="Deriving the training graph")
     graph = pg.build(task, optimizer_from_dict(plan.optimizer))
-
     report("stage", text=f"Compiling for {spec.target}")
     start = time.perf_counter()
     artifact = pg.compile(graph, plan, target=spec.target, out=spec.out)
@@ -114,30 +178,37 @@ def train(spec: TrainSpec, report: Reporter) -> None:
         "compiled", path=str(artifact.path), bytes=artifact.nbytes, seconds=time.perf_counter() - start,
         predicted=artifact.manifest.predicted, parity=artifact.manifest.parity_json,
     )  # fmt: skip
+    return trainer
 
-    with study_at(spec.study, plan, task.reference) or nullcontext() as study:
-        run = Run(
-            plan, name=f"Dashboard, seed {spec.seed}", origin="dashboard", target=spec.target, seed=spec.seed,
-            lr=plan.optimizer["lr"] if spec.lr is None else spec.lr, data=splits_of(task) if study else {},
-        )  # fmt: skip
-        with recorded(study, run, lambda words: print(words, file=sys.stderr)) as kept:
-            checkpoint, losses = _train(trainer, task, spec, report, kept)
-            if spec.measure:
-                from pockgraph.measure import figures_to_json, measure_step
 
-                report("stage", text="Measuring time and memory in a fresh process")
-                batch = {name: tensor.numpy() for name, tensor in task.example.items()}
-                figures = figures_to_json(measure_step(artifact.path, batch))
-                report("measured", **figures)
-                kept.note(measured=figures, measured_peak_bytes=figures["whole_peak_bytes"])
-    report("result", checkpoint=str(checkpoint), steps=trainer.steps, losses=losses)
+def _resumed(spec: TrainSpec, report: Reporter) -> Any:
+    """A trainer of the artefact that is there, where its checkpoint left off."""
+    from pockgraph.runtime import Trainer
+
+    report("stage", text="Loading the artefact")
+    trainer = Trainer.load(spec.out)
+    trainer.load_checkpoint(spec.resume)
+    manifest = trainer.manifest
+    report(
+        "compiled", path=spec.out, bytes=sum(f.bytes for f in manifest.files.values()), seconds=None,
+        predicted=manifest.predicted, parity=manifest.parity_json,
+    )  # fmt: skip
+    return trainer
+
+
+def _from(study: str, path: str | Path) -> str:
+    """A path as it is found from a study's folder; as it is where there is no study, or another drive."""
+    with suppress(ValueError):
+        return Path(os.path.relpath(path, Path(study).resolve().parent)).as_posix() if study else str(path)
+    return str(path)
 
 
 def _train(
-    trainer: Any, task: Any, spec: TrainSpec, report: Reporter, kept: Recorder
+    trainer: Any, task: Any, spec: TrainSpec, report: Reporter, kept: Recorder, stop: Stop
 ) -> tuple[Path, list[list[float]]]:
     """Train between two evaluations; returns the checkpoint, and [step, loss] of each step."""
     held = held_of(task)
+    place = checkpoint_of(spec.out)
 
     def evaluate(when: str) -> None:
         report("stage", text=f"Evaluating {when} training")
@@ -150,29 +221,37 @@ def _train(
 
     evaluate("before")
     report("stage", text="Training")
-    losses = _steps(trainer, task.forever(spec.seed), spec, report, kept)
-    evaluate("after")
-    return trainer.save(checkpoint_of(spec.out)), losses
+    with stop.kept():
+        losses = _steps(trainer, task.forever(spec.seed), spec, report, kept, stop)
+        if stop.asked:
+            kept.note(status="cancelled")
+        checkpoint = trainer.save(place)
+        kept.note(checkpoint=_from(spec.study, checkpoint))
+        if stop.asked:
+            report("stopped", checkpoint=str(checkpoint), steps=trainer.steps, losses=losses)
+    if not stop.asked:
+        evaluate("after")
+    return checkpoint, losses
 
 
 def _steps(
-    trainer: Any, batches: Iterable[Any], spec: TrainSpec, report: Reporter, kept: Recorder
+    trainer: Any, batches: Iterable[Any], spec: TrainSpec, report: Reporter, kept: Recorder, stop: Stop
 ) -> list[list[float]]:
     losses: list[list[float]] = []
+    began_at = trainer.steps
     kept.starts()
     start = shown = time.perf_counter()
-    for batch in batches:
+    for batch in itertools.islice(batches, began_at, None):  # the step number picks the batch
+        if trainer.steps >= spec.steps or stop.asked:
+            break
         result = trainer.step(batch, spec.lr)
         losses.append([result.step, result.loss])
         kept.step(result.loss, result.duration_ms)
         now = time.perf_counter()
-        last = result.step >= spec.steps
-        if last or result.step == 1 or now - shown >= EVENT_SECONDS:
+        if result.step >= spec.steps or len(losses) == 1 or now - shown >= EVENT_SECONDS:
             shown = now
-            left_s = (now - start) / result.step * (spec.steps - result.step)
+            left_s = (now - start) / len(losses) * (spec.steps - result.step)
             report("loss", step=result.step, loss=result.loss, step_ms=result.duration_ms, left_s=left_s)
-        if last:
-            break
     return losses
 
 
@@ -183,10 +262,11 @@ def drop_folder(out: str | os.PathLike[str]) -> None:
         os.rmdir(out)
 
 
-def _end_with_parent(out: str) -> None:
+def _end_with_parent(out: str, stop: Stop) -> None:
     """Stop when the server's end of the pipe closes, which it does however the server ends."""
     while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter shuts down
         pass
+    stop.ask()
     drop_folder(out)
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)  # with what it has started: data loaders, measurements, compilers
@@ -196,16 +276,17 @@ def _end_with_parent(out: str) -> None:
 def main() -> int:
     report = Reporter()
     spec = TrainSpec(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, args=(spec.out,), daemon=True).start()
+    stop = Stop()
+    threading.Thread(target=_end_with_parent, args=(spec.out, stop), daemon=True).start()
     try:
-        train(spec, report)
+        train(spec, report, stop)
     except PockError as e:
         report("error", message=str(e))
     except Exception as e:
         traceback.print_exc()
         report("error", message=explain(e)[0])
     else:
-        return 0
+        return 1 if stop.asked else 0
     drop_folder(spec.out)
     return 1
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pockgraph import Task
-from pockgraph.parity.seeded_masks import seeded_masks
+from pockgraph.parity.seeded_dropout import seeded_dropout
 from pockgraph.prng import step_keys
 from pockgraph.task.batch import Batch
 
@@ -110,7 +110,7 @@ def same_masks(task: Task, seed: int, step: int) -> Iterator[None]:
     if not task.dropout:
         yield
         return
-    with seeded_masks(step_keys(seed, step)):
+    with seeded_dropout(step_keys(seed, step)):
         yield
 
 

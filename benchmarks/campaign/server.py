@@ -29,7 +29,7 @@ from dashboard import BUDGET, STUDY, TASK, Server, Session, make_served_folder  
 
 from pockgraph.search.plan_search import Budget, Constraints  # noqa: E402
 from pockui.info.budgets import budget_range, to_limit  # noqa: E402
-from pockui.state import Facts, read_facts  # noqa: E402
+from pockui.facts import Facts, read_facts  # noqa: E402
 
 EDITS = 8  # of each session
 PAUSE_S = (0.5, 1.5)  # between a person's edits

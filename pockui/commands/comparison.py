@@ -128,13 +128,16 @@ def bench(
 
 
 def print_report(report: object) -> None:
-    """The big table and what it says."""
+    """The tables and what they say."""
     from ..demo import report as pages
     from ..demo.results import Report
 
     assert isinstance(report, Report)
     print_table(pages.COLUMNS, pages.table(report), title=f"{report.title}: {report.metric}")
     out().print(f"{pages.NOTE}\n", style="dim")
+    for predicted in pages.predictions(report):
+        print_table(predicted.columns, predicted.rows, title=predicted.title)
+        out().print(f"{predicted.note}\n", style="dim")
     for finding in pages.findings(report):
         out().print(f"• {finding}")
 

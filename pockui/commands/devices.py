@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from .output import INTERRUPTED, JsonFlag, out, print_json, print_table, progres
 from .tasks_and_plans import open_study, study_with_task, tell_if_stale
 
 if TYPE_CHECKING:
+    from pockgraph.contribution import Progress
     from pockgraph.measure.device_profile import DeviceProfile
 
 app = typer.Typer(no_args_is_help=True, help="Measure plans on a device, and plan for it.")
@@ -37,14 +39,13 @@ def kit(
 
     Copy the folder there, measure it, and bring the file back with pockui device import.
     """
-    from pockgraph.contribution import Progress
     from pockgraph.study.device_kit import make_kit
 
     record = study_with_task(study, task)
     with progress_bar("Compiling") as show:
         made = make_kit(
             record.graph, record.profile, out_folder, target=target,
-            progress=lambda done, total, label: show(Progress(done, total, label, None)),
+            progress=_shown(show),
         )  # fmt: skip
     held = sum(p.stat().st_size for p in out_folder.rglob("*") if p.is_file())
     command = f"python -m pockgraph.measure --profile {out_folder.name} -o device.json"
@@ -55,6 +56,13 @@ def kit(
     out().print(styled((str(out_folder), "bold"), said, (command, "bold")))
 
 
+def _shown(show: Callable[[Progress], None]) -> Callable[[int, int, str], None]:
+    """For what tells how many plans of how many are done, and what it is doing."""
+    from pockgraph.contribution import Progress
+
+    return lambda done, total, label: show(Progress(done, total, label, None))
+
+
 @app.command("measure")
 def measure(
     study: StudyArgument,
@@ -63,7 +71,6 @@ def measure(
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a few plans on this machine, and plan for it from now on."""
-    from pockgraph.contribution import Progress
     from pockgraph.study.device_kit import measure_here
 
     record = study_with_task(study, task)
@@ -71,7 +78,7 @@ def measure(
         with progress_bar("Measuring") as show:
             found = measure_here(
                 record.graph, record.profile, target=target,
-                progress=lambda done, total, label: show(Progress(done, total, label, None)),
+                progress=_shown(show),
             )  # fmt: skip
     except KeyboardInterrupt:
         say("Stopped; the study is as it was.")

@@ -1,13 +1,12 @@
-"""The draggable parts: one `.js` file each, free of dependencies.
+"""The draggable parts: one `.js` file each, free of dependencies; `properties.py` says what each is given.
 
-Not here: what they show (`info/`), and what an edit means (`views/`, `state.py`).
+Not here: what they show (`info/`), what an edit means (`state.py`), and which of the two goes where
+(`bindings.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 _HERE = Path(__file__).parent
 
@@ -20,15 +19,3 @@ def source(name: str) -> str:
 def stylesheet() -> str:
     """The components' CSS."""
     return (_HERE / "components.css").read_text(encoding="utf-8")
-
-
-def answer(component: Any, handle: Callable[[dict[str, Any]], None]) -> None:
-    """Have `handle` deal with a component's edits, one after the other, and tell the browser."""
-
-    def edited(event: Any) -> None:
-        try:
-            handle(event.new)
-        finally:
-            component.ack = event.new["seq"]
-
-    component.param.watch(edited, "edit")

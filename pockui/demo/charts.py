@@ -1,14 +1,14 @@
-"""The report's two drawings as inline SVG; colours come from the page's CSS variables."""
+"""The report's drawings as inline SVG; colours come from the page's CSS variables."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from ..info.format import percent, significant
+from ..info.format import percent, significant, size
 from .results import RUNTIMES, Report
 
 WIDTH, HEIGHT = 720, 330
@@ -188,3 +188,91 @@ def learning_share(report: Report, key: str, block: str) -> tuple[float, int]:
     ratios, fqns = report.method(key).ratios, report.blocks[block]
     learnt = sum(report.sizes[f] * ratios.get(f, 0.0) for f in fqns)
     return learnt / sum(report.sizes[f] for f in fqns), sum(f in ratios for f in fqns)
+
+
+# ---------------------------------------------------------------- predicted beside measured
+
+NAMES, ROW_HEIGHT, AXIS = 190, 28, 40  # width of a row's name; heights
+
+
+def forecast_chart(report: Report) -> Markup:
+    """A row per method: the forecast with its interval, and the trainings as dots."""
+    shown = [(m.label, m.expected) for m in report.methods if m.expected is not None]
+    if not shown:
+        return Markup("")
+    values = [v for _, e in shown for v in (e.low, e.high, *e.reached) if v is not None]
+    low, high = _padded(values, 0.04)
+    place, parts = _rows("Forecasts and what was reached", [label for label, _ in shown], low, high)
+    bottom = 8 + ROW_HEIGHT * len(shown)
+    parts += [_tick(place(tick), bottom, percent(tick)) for tick in _ticks(low, high)]
+    for i, (label, expected) in enumerate(shown):
+        y = 8 + ROW_HEIGHT * i + ROW_HEIGHT / 2
+        title = f"{label}: forecast {percent(expected.metric)}, {percent(expected.low)} to "
+        title = escape(f"{title}{percent(expected.high)}")
+        left, right = place(expected.low), place(expected.high)
+        parts.append(
+            f'<rect class="interval" x="{left:.1f}" y="{y - 5:.1f}" width="{max(right - left, 1):.1f}" '
+            f'height="10" rx="5"><title>{title}</title></rect>'
+            f'<line class="expected" x1="{place(expected.metric):.1f}" x2="{place(expected.metric):.1f}" '
+            f'y1="{y - 7:.1f}" y2="{y + 7:.1f}"/>'
+        )
+        for reached in expected.reached:
+            if reached is not None:
+                title = escape(f"{label}: reached {percent(reached)}")
+                parts.append(
+                    f'<circle class="dot openvino" cx="{place(reached):.1f}" cy="{y:.1f}" r="4">'
+                    f"<title>{title}</title></circle>"
+                )
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def process_chart(report: Report) -> Markup:
+    """A row per method: the predicted parts of its process's memory in a stack, and the measured peak."""
+    shown = [(m.label, m.process) for m in report.methods if m.process is not None]
+    if not shown:
+        return Markup("")
+    most = 1.06 * max(max(p.predicted_bytes, p.measured_bytes) for _, p in shown)
+    place, parts = _rows("Memory of the process, by what holds it", [label for label, _ in shown], 0.0, most)
+    bottom = 8 + ROW_HEIGHT * len(shown)
+    parts += [_tick(place(tick), bottom, size(tick)) for tick in _ticks(0.0, most)]
+    for i, (label, process) in enumerate(shown):
+        y, start = 8 + ROW_HEIGHT * i + 6, 0.0
+        for part, nbytes in process.parts.items():
+            title = escape(f"{label}: {part} {size(nbytes)}")
+            width = max(place(start + nbytes) - place(start) - 1, 0)
+            parts.append(
+                f'<rect class="{part}" x="{place(start):.1f}" y="{y}" width="{width:.1f}" '
+                f'height="{ROW_HEIGHT - 12}"><title>{title}</title></rect>'
+            )
+            start += nbytes
+        x, title = place(process.measured_bytes), escape(f"{label}: measured {size(process.measured_bytes)}")
+        parts.append(
+            f'<line class="measured" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 4}" y2="{y + ROW_HEIGHT - 8}">'
+            f"<title>{title}</title></line>"
+        )
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def _rows(
+    label: str, names: Sequence[str], low: float, high: float
+) -> tuple[Callable[[float], float], list[str]]:
+    """Where a value stands, and the beginning of a drawing with a row for each name."""
+
+    def place(value: float) -> float:
+        return NAMES + (value - low) / (high - low) * (WIDTH - NAMES - RIGHT)
+
+    parts = [_open(8 + ROW_HEIGHT * len(names) + AXIS, label)]
+    for i, name in enumerate(names):
+        y = 8 + ROW_HEIGHT * i + ROW_HEIGHT / 2 + 4
+        parts.append(f'<text class="label" x="0" y="{y:.1f}">{escape(name)}</text>')
+    return place, parts
+
+
+def _tick(x: float, bottom: float, text: str) -> str:
+    """A line through all rows, with its value below."""
+    return (
+        f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{bottom:.1f}"/>'
+        f'<text class="tick" x="{x:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{text}</text>'
+    )

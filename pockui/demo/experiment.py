@@ -30,17 +30,26 @@ import pockgraph as pg
 from pockgraph.contribution.candidates import quick_settings
 from pockgraph.errors import PockError
 from pockgraph.machine import machine, usable_cores
-from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
-from pockgraph.profile import MeasuredPlan, Profile
-from pockgraph.profile.model_fits import fit_time
+from pockgraph.measure import (
+    MeasureError,
+    StepFigures,
+    artifact_command,
+    batch_file,
+    figures_to_json,
+    measure_interleaved,
+)
+from pockgraph.profile import Profile
 from pockgraph.study import Run
 from pockgraph.study.data_splits import splits_of
+from pockgraph.study.kept_devices import LEAST_PLANS
 
 from ..eager import eager_command
 from ..project import DEMOS, load_task
 from ..versions import versions
+from .forecasts import expected, held_against
+from .measured_costs import device_of, process_peaks
 from .planning import BUDGET_RULE, PlannedMethod, planned_methods
-from .results import Method, Report, Row, Trial
+from .results import Method, ProcessPeak, Report, Row, Trial
 from .settings import TUNING_SEED, Settings
 from .training import (
     CompiledLearner,
@@ -113,6 +122,10 @@ class _Experiment:
         with self._stage("Planning"):
             budget, planned = planned_methods(self.study, self.settings)
             planned["auto"].plan.save(self.out / "plan.json")
+            forecasts = expected(self.study, planned)
+        with self._stage("Holding forecasts against trainings"):
+            seeds = self.settings.forecast_seeds
+            forecasts = held_against(forecasts, self.study, planned, seeds, self._report)
         with tempfile.TemporaryDirectory(prefix="pockui-demo-") as scratch:
             folder = Path(scratch)
             with self._stage("Compiling for OpenVINO"):
@@ -127,8 +140,11 @@ class _Experiment:
                 if runtime == "eager"
             }
             with self._stage("Measuring time and memory"):
-                rows = self._measure(folder, metrics)
-                self._learn_times(profile, planned, rows)
+                rows, figures = self._measure(folder, metrics)
+                processes = self._learn_costs(profile, planned, figures)
+        for key, method in methods.items():
+            told = {"expected": forecasts.get(key), "process": processes.get(key)}
+            methods[key] = method.model_copy(update=told)
         title, metric = TITLES[self.which]
         return Report(
             task=self.task.name, title=title, metric=metric, command=command,
@@ -273,8 +289,8 @@ class _Experiment:
 
     def _measure(
         self, folder: Path, metrics: Mapping[tuple[str, str], tuple[float | None, ...]]
-    ) -> list[Row]:
-        """A row for each method on each runtime."""
+    ) -> tuple[list[Row], dict[str, StepFigures]]:
+        """A row for each method on each runtime, and what was measured of each method on OpenVINO."""
         s, reference = self.settings, DEMOS[self.which]
         methods = [key for key, runtime in metrics if runtime == "openvino"]
         with batch_file(self.task.example) as batch:
@@ -291,7 +307,7 @@ class _Experiment:
                 commands["full", "compiled"] = eager(None, compiled=True)
             names = {" on ".join(pair): command for pair, command in commands.items()}
             found = measure_interleaved(names, blocks=s.blocks, steps=s.block_steps, progress=self._report)
-        rows = []
+        rows, compiled = [], {}
         for key, runtime in commands:
             figures = found[f"{key} on {runtime}"]
             row: dict[str, Any] = {
@@ -302,6 +318,8 @@ class _Experiment:
             if isinstance(figures, MeasureError):
                 row["reason"] = str(figures)
             else:
+                if runtime == "openvino":
+                    compiled[key] = figures
                 measured = figures_to_json(figures)
                 row |= {k: v for k, v in measured.items() if k in Row.model_fields}
                 self._note_figures(self.kept.get((key, runtime), ()), measured)
@@ -309,7 +327,7 @@ class _Experiment:
         if not s.compiled:
             reason = "not run by --quick: compiling alone takes about a minute"
             rows.append(Row(method="full", runtime="compiled", reason=reason))
-        return rows
+        return rows, compiled
 
     def _note_figures(self, runs: Iterable[Run], measured: Mapping[str, Any]) -> None:
         """Tell the study what a step of these runs needed in a process of its own."""
@@ -318,16 +336,21 @@ class _Experiment:
                 peak = measured["whole_peak_bytes"]
                 self.study.update_run(replace(run, measured=measured, measured_peak_bytes=peak))
 
-    def _learn_times(self, profile: Profile, planned: Mapping[str, PlannedMethod], rows: list[Row]) -> None:
-        """Teach the study how long steps take, so that budgets in ms can be searched."""
-        measured = {r.method: r.step_ms for r in rows if r.runtime == "openvino" and r.step_ms is not None}
-        plans = [
-            MeasuredPlan(target="openvino", choice=dict(profile.ratios_of(planned[key].plan)), step_ms=ms)
-            for key, ms in measured.items()
-            if planned[key].graph is None
-        ]
-        if len(plans) > 1:
-            self.study.save_profile(profile.with_time(fit_time(profile, plans)))
+    def _learn_costs(
+        self, profile: Profile, planned: Mapping[str, PlannedMethod], figures: Mapping[str, StepFigures]
+    ) -> dict[str, ProcessPeak]:
+        """Teach the study what steps take on this machine, so that budgets of time and of process memory can
+        be searched.
+
+        Returns:
+            The account of each process.
+        """
+        choices = {key: profile.ratios_of(planned[key].plan) for key in figures if planned[key].graph is None}
+        if len(choices) < LEAST_PLANS:
+            return {}
+        device = device_of(self.graph, "openvino", choices, figures, self.threads)
+        self.study.add_device(device)
+        return process_peaks(profile, dict(zip(choices, device.plans(), strict=True)))
 
     # ---------------------------------------------------------------- progress
 

@@ -8,9 +8,30 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..info.format import MINUS, UNKNOWN, duration, flops, milliseconds, percent, significant, size
+from ..info.format import (
+    MINUS,
+    UNKNOWN,
+    accuracy,
+    change,
+    duration,
+    flops,
+    milliseconds,
+    percent,
+    significant,
+    size,
+)
 from ..info.palette import DARK, LIGHT
-from .charts import plan_map, tradeoff
+from .charts import forecast_chart, plan_map, process_chart, tradeoff
+from .predictions import (
+    FORECAST_COLUMNS,
+    PROCESS_COLUMNS,
+    PROCESS_NOTE,
+    forecast_note,
+    forecast_table,
+    interval_text,
+    prediction_findings,
+    process_table,
+)
 from .results import RUNTIMES, Report, Row, write_text
 
 
@@ -76,14 +97,7 @@ def _line(report: Report, row: Row, slowest: float, largest: float) -> Line:
 
 def metric_text(row: Row) -> str:
     """`97.3 ± 0.4 %`."""
-    if not row.metrics:
-        return UNKNOWN
-    diverged = sum(m is None for m in row.metrics)
-    if diverged:
-        return "diverged" if diverged == len(row.metrics) else f"{diverged} of {len(row.metrics)} diverged"
-    assert row.mean is not None
-    spread = "" if row.spread is None else f" ± {100 * row.spread:.1f}"
-    return f"{100 * row.mean:.1f}{spread} %"
+    return accuracy(row.metrics)
 
 
 def _step(row: Row) -> str:
@@ -114,7 +128,7 @@ def tiles(report: Report) -> list[Tile]:
     method, everything = report.method("auto"), report.method("full")
     gain = None if auto.mean is None or full.mean is None else auto.mean - full.mean
     speedup, memory = report.speedup(auto), report.memory_ratio(auto)
-    return [
+    found = [
         Tile("Accuracy", metric_text(auto), f"{metric_text(full)} in full", points(gain)),
         Tile(
             "Time of a step", milliseconds(auto.step_ms), f"{milliseconds(full.step_ms)} in full",
@@ -129,6 +143,14 @@ def tiles(report: Report) -> list[Tile]:
             f"{times(method.peak_bytes / everything.peak_bytes)} the memory",
         ),
     ]  # fmt: skip
+    if (forecast := method.expected) is not None:
+        reached = f"reached {accuracy(forecast.reached)}" if forecast.reached else ""
+        found.append(Tile("Forecast", percent(round(forecast.metric, 3)), interval_text(forecast), reached))
+    if (process := method.process) is not None:
+        off = change(process.predicted_bytes, process.measured_bytes)
+        said = f"measured {size(process.measured_bytes)}"
+        found.append(Tile("Process peak", size(process.predicted_bytes), said, f"{off} off"))
+    return found
 
 
 def findings(report: Report) -> list[str]:
@@ -182,6 +204,7 @@ def findings(report: Report) -> list[str]:
             f"{metric_text(theirs)} in eager PyTorch. Losses of the first three steps agree to "
             f"{difference:.0e}; rounding grows from step to step, the more the higher the rate."
         )
+    said += prediction_findings(report)
     edge = [m.label for m in report.methods if m.lr_on_edge]
     if edge:
         said.append(
@@ -211,6 +234,8 @@ def render(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report, lines=lines(report), tiles=tiles(report), findings=findings(report),
         tradeoff=tradeoff(report), plan_map=plan_map(report), light=LIGHT, dark=DARK,
+        forecast_chart=forecast_chart(report), process_chart=process_chart(report),
+        predictions=predictions(report),
         rates=sorted({t.lr for m in report.methods for t in m.trials}), trial=_trial,
     )  # fmt: skip
 
@@ -261,14 +286,29 @@ NOTE = (
 )
 
 
+class PredictionTable(NamedTuple):
+    """A table of what was predicted beside what was measured."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+def predictions(report: Report) -> list[PredictionTable]:
+    """Those that the report has figures for; one of an earlier release has none."""
+    found = [
+        PredictionTable("Forecasts", FORECAST_COLUMNS, forecast_table(report), forecast_note(report)),
+        PredictionTable("Memory of the process", PROCESS_COLUMNS, process_table(report), PROCESS_NOTE),
+    ]
+    return [table for table in found if table.rows]
+
+
 # ---------------------------------------------------------------- Markdown
 
 
 def markdown(report: Report) -> str:
     """The comparison for a repository: the big table, what it says, and how it was made."""
-    heads = [c.removeprefix(">") for c in COLUMNS]
-    rules = ["--:" if c.startswith(">") else "---" for c in COLUMNS]
-    rows = [["" if cell == UNKNOWN else cell for cell in row] for row in table(report)]
     rates = sorted({t.lr for m in report.methods for t in m.trials})
     s = report.settings
     parts = [
@@ -278,27 +318,28 @@ def markdown(report: Report) -> str:
         f"{duration(sum(report.seconds.values()))} in all.",
         f"{report.metric.capitalize()}: mean ± sample standard deviation over {len(s['seeds'])} seeds. "
         f"{NOTE.replace('*', chr(92) + '*')}",
-        _pipes([heads, rules, *rows]),
+        _pipes(COLUMNS, table(report)),
         "\n".join(f"- {finding}" for finding in findings(report)),
+        *(f"{p.note}\n\n{_pipes(p.columns, p.rows)}" for p in predictions(report)),
         f"The automatic plan had {size(report.budget_bytes)}: {report.budget_rule}. Every method had "
         f"the same batches, heads, seeds and {s['steps']} steps, and its learning rate by the same "
         f"{len(rates)} trials of {s['tuning_steps']} steps on the validation split (the best is marked):",
         _pipes(
+            ["Method", *(f">{lr:g}" for lr in rates)],
             [
-                ["Method", *(f"{lr:g}" for lr in rates)],
-                ["---", *("--:" for _ in rates)],
-                *(
-                    [m.label, *(_trial(report, m.key, lr) + (" ✓" if m.lr == lr else "") for lr in rates)]
-                    for m in report.methods
-                ),
-            ]
+                [m.label, *(_trial(report, m.key, lr) + (" ✓" if m.lr == lr else "") for lr in rates)]
+                for m in report.methods
+            ],
         ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _pipes(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _pipes(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    heads = [c.removeprefix(">") for c in columns]
+    rules = ["--:" if c.startswith(">") else "---" for c in columns]
+    cells = [["" if cell == UNKNOWN else cell for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, rules, *cells])
 
 
 def summary(report: Report) -> dict[str, Any]:

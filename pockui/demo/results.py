@@ -13,6 +13,8 @@ from pockgraph.errors import PockError, reason, violations
 from pockgraph.files import read_text, write_atomically
 from pockgraph.plan.plan import MAX_BYTES
 
+from ..info.process_memory import PARTS
+
 SCHEMA = "pockui.report/1"
 REFERENCE = ("full", "eager")  # what every ratio is to
 RUNTIMES = {
@@ -34,6 +36,57 @@ class Trial(_Strict):
     metric: float | None
 
 
+class Expected(_Strict):
+    """The validation metric that one training of a plan is expected to reach, as the analysis trains.
+
+    Attributes:
+        metric: of the forecast, made of measured gains alone, before the plan was trained.
+        low, high: of the interval that holds 9 trainings of 10.
+        reached: in trainings as the analysis trains, one per seed, none of them the analysis's; None for one
+            that diverged; empty if not trained.
+    """
+
+    metric: float
+    low: float
+    high: float
+    reached: tuple[float | None, ...] = ()
+
+    @property
+    def inside(self) -> int:
+        """How many trainings lie in the interval."""
+        return sum(r is not None and self.low <= r <= self.high for r in self.reached)
+
+
+class ProcessPeak(_Strict):
+    """The peak of the process that trains a plan on OpenVINO, predicted in four parts, and measured.
+
+    Attributes:
+        runtime_bytes, constants_bytes, state_bytes, activations_bytes: predicted by a memory model that was
+            fitted to the processes of all other methods.
+        measured_bytes: the most that the process held while training.
+    """
+
+    runtime_bytes: int
+    constants_bytes: int
+    state_bytes: int
+    activations_bytes: int
+    measured_bytes: int
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Part -> bytes, in the order in which they are named everywhere."""
+        return {part: getattr(self, f"{part}_bytes") for part in PARTS}
+
+    @property
+    def predicted_bytes(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def error_ratio(self) -> float:
+        """Predicted over measured, minus 1."""
+        return self.predicted_bytes / self.measured_bytes - 1
+
+
 class Method(_Strict):
     """One way of choosing what learns.
 
@@ -46,6 +99,8 @@ class Method(_Strict):
         extra_bytes: of it, what is kept only because the network trains.
         flops: of a step.
         predicted_gain: of the metric over the head alone, for searched plans.
+        expected: the plan's forecast beside what it reached; None where the network is not the study's.
+        process: the account of its process's memory; None where that, or too few others, was measured.
         lr: chosen among `trials`; `lr_on_edge`: it is the grid's smallest or largest.
     """
 
@@ -58,6 +113,8 @@ class Method(_Strict):
     extra_bytes: int
     flops: int
     predicted_gain: float | None = None
+    expected: Expected | None = None
+    process: ProcessPeak | None = None
     lr: float | None = None
     lr_on_edge: bool = False
     trials: tuple[Trial, ...] = ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TUNING_SEED = 1000  # of no final run
+FIRST_FORECAST_SEED = 2000  # of no measurement
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Settings:
         steps: of a final run; `tuning_steps`: of a trial.
         rates: the grid of learning rates; `validation_batches`: how many judge a trial, None takes all.
         analysis: passed to `Study.analyze`; None takes its quick settings.
+        forecast_seeds: of the trainings, as the analysis trains, that forecasts are held against.
         blocks, block_steps: rounds of the interleaved timing, and steps in each.
         eager_methods: methods that plain PyTorch is timed with too; `eager_trains`: those it trains.
         compiled: time `torch.compile` as well.
@@ -31,6 +33,7 @@ class Settings:
     rates: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01)
     validation_batches: int | None = None
     analysis: Mapping[str, Any] | None = None
+    forecast_seeds: tuple[int, ...] = (FIRST_FORECAST_SEED,)
     blocks: int = 8
     block_steps: int = 5
     eager_methods: tuple[str, ...] = ("head", "biases", "preset", "auto", "full")
@@ -56,14 +59,15 @@ def settings_for(which: str, quick: bool, seeds: int | None, all_baselines: bool
             equal_memory=False, baselines=baselines, adapters=adapters,
         )  # fmt: skip
     chosen = tuple(range(seeds or 3))
+    forecast_seeds = tuple(FIRST_FORECAST_SEED + n for n in chosen)
     if which == "text":  # a step takes ten times as long as one of vision
         analysis = {"steps": 25, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 32}
         return Settings(
             seeds=chosen, steps=200, tuning_steps=100, rates=(0.001, 0.003, 0.01, 0.03), analysis=analysis,
-            baselines=baselines, adapters=adapters,
+            forecast_seeds=forecast_seeds, baselines=baselines, adapters=adapters,
         )  # fmt: skip
     analysis = {"steps": 40, "seeds": (0,), "ratios": (1.0, 0.25), "batches": 50}
     return Settings(
         seeds=chosen, steps=400, tuning_steps=200, rates=(0.0003, 0.001, 0.003, 0.01), analysis=analysis,
-        baselines=baselines,
+        forecast_seeds=forecast_seeds, baselines=baselines,
     )  # fmt: skip

@@ -89,7 +89,7 @@ def _label(text: str, colours: Palette, **place: Any) -> Item:
 
 
 def gain_chart(curve: GainCurve, colours: Palette) -> Figure:
-    """Gain against the trained share, with intervals, and where the plan stands."""
+    """Estimated gain against the trained share, with intervals; rings as measured; where the plan stands."""
     interval = {
         "type": "data",
         "symmetric": True,
@@ -106,10 +106,21 @@ def gain_chart(curve: GainCurve, colours: Palette) -> Figure:
         line={"color": colours.gain, "width": 2},
         marker={"size": 7, "color": colours.gain},
         text=[p.text for p in curve.points],
+        name="estimated",
+    )
+    rings = _scatter(
+        [p.percent for p in curve.measured],
+        [p.gain for p in curve.measured],
+        "markers",
+        marker={"size": 8, "symbol": "circle-open", "color": colours.soft, "line": {"width": 1.5}},
+        text=[p.text for p in curve.measured],
+        name="measured",
     )
     zero = _across(0, color=colours.soft, width=1, dash="dot")
     x = _share_axis(curve.share_title)
-    return _figure(colours, [line], x, {"title": curve.title}, [zero, _now(curve.now_percent, colours)])
+    return _figure(
+        colours, [rings, line], x, {"title": curve.title}, [zero, _now(curve.now_percent, colours)]
+    )
 
 
 def cost_chart(curve: CostCurve, colours: Palette) -> Figure:

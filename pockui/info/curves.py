@@ -8,27 +8,35 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import format as fmt
 from .costs import Cost
 from .gains import interval, seeds_text
-from .layers import BIASES, LayerRow, chosen
+from .layers import BIASES, LayerRow, chosen, gains_of
 
 if TYPE_CHECKING:
-    from pockgraph.contribution import Contribution
+    from pockgraph.contribution import Contribution, Gain
     from pockgraph.profile import Profile
     from pockgraph.search.plan_search import Budget
 
 SHARES = (0.0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 
 
+HALF_STDS = 1.645  # of the interval that holds 9 of 10 values
+
+
 class GainPoint(NamedTuple):
     percent: float
     gain: float
-    half: float  # half the 95 % interval; 0 where it is unknown
+    half: float  # half the interval that holds the true gain in 9 of 10; 0 for a measured one
     text: str
 
 
 class GainCurve(NamedTuple):
-    """Gain, in the metric's unit, against the trained share in percent."""
+    """Gain, in the metric's unit, against the trained share in percent.
+
+    Attributes:
+        points: estimated from all that was measured and trained. measured: as it was, noise included.
+    """
 
     points: tuple[GainPoint, ...]
+    measured: tuple[GainPoint, ...]
     now_percent: float
     title: str
     share_title: str
@@ -54,22 +62,29 @@ def share_title(row: LayerRow) -> str:
     return f"Share of the {row.steps} biases, last first" if row.kind == BIASES else "Trained share"
 
 
-def gain_curve(row: LayerRow, now: float, metric: fmt.MetricScale) -> GainCurve:
-    """The measured gains of a row; nothing is gained at 0.
+def gain_curve(row: LayerRow, estimated: Contribution, now: float, metric: fmt.MetricScale) -> GainCurve:
+    """The gains of a row, estimated and as they were measured; nothing is gained at 0.
 
     Args:
+        estimated: `Forecaster.gains`.
         now: the share in the current plan.
     """
-    points = [GainPoint(0.0, 0.0, 0.0, "frozen: no gain")]
-    for ratio, gain in sorted(row.gains.items()):
+
+    def point(share: float, gain: Gain, half: float, said: str) -> GainPoint:
+        where = f"{round(share * row.steps)} biases" if row.kind == BIASES else fmt.percent(share)
+        return GainPoint(100 * share, metric.factor * gain.mean, half, f"{where}: {said}")
+
+    points, measured = [GainPoint(0.0, 0.0, 0.0, "frozen: no gain")], []
+    for share, gain in sorted(gains_of(row.id, estimated).items()):
+        half = metric.factor * HALF_STDS * gain.std
+        points.append(point(share, gain, half, f"{metric.gain(gain.mean)} ± {half:.2f}, estimated"))
+    for share, gain in sorted(row.gains.items()):
         known = interval(gain)
-        half = metric.factor * (known.high - gain.mean) if known else 0.0
-        spread = f" ± {half:.2f}" if known else ""
-        where = f"{round(ratio * row.steps)} biases" if row.kind == BIASES else fmt.percent(ratio)
-        text = f"{where}: {metric.gain(gain.mean)}{spread}<br>{seeds_text(gain)}"
-        points.append(GainPoint(100 * ratio, metric.factor * gain.mean, half, text))
+        spread = f" ± {metric.factor * (known.high - gain.mean):.2f}" if known else ""
+        said = f"{metric.gain(gain.mean)}{spread}, measured<br>{seeds_text(gain)}"
+        measured.append(point(share, gain, 0.0, said))
     unit = f", {metric.unit}" if metric.unit else ""
-    return GainCurve(tuple(points), 100 * now, f"Gain{unit}", share_title(row))
+    return GainCurve(tuple(points), tuple(measured), 100 * now, f"Gain{unit}", share_title(row))
 
 
 def cost_curve(

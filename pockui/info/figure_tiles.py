@@ -52,9 +52,8 @@ def figure_tiles(
             f"{metric.gain(forecast.gain)}. Plans that were trained count in it.",
         )
     ]
-    memory = profile.process_memory(now.choice)
     for key in ("peak_bytes", "extra_bytes", "process_bytes", "flops", "step_ms"):
-        if key == "process_bytes" and memory is None:
+        if key == "process_bytes" and now.memory is None:
             continue
         cost, value, whole = COSTS[key], getattr(now.figures, key), getattr(full.figures, key)
         if key == "step_ms" and value is None:
@@ -64,8 +63,8 @@ def figure_tiles(
         else:
             note = f"{fmt.change(value, whole)} vs full"
         said = f"{cost.help} Full training: {cost.text(whole)}."
-        if key == "process_bytes" and memory is not None:
-            said += f" This plan: {account(memory.parts())}."
+        if key == "process_bytes" and now.memory is not None:
+            said += f" This plan: {account(now.memory.parts())}."
         out.append(Tile(cost.title, cost.text(value), note, said, key in excess))
     out.append(
         Tile(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 MINUS = "−"
 UNKNOWN = "–"
@@ -78,6 +80,21 @@ def change(value: float | None, reference: float | None) -> str:
     if abs(ratio) < 0.0005:
         return "same"
     return f"{'+' if ratio > 0 else MINUS}{abs(100 * ratio):.{0 if abs(ratio) >= 0.0995 else 1}f} %"
+
+
+def accuracy(values: Sequence[float | None]) -> str:
+    """A share, as several trainings reached it: `97.3 ± 0.4 %`, with the sample standard deviation.
+
+    Args:
+        values: None for a training that diverged.
+    """
+    if not values:
+        return UNKNOWN
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return f"{len(values) - len(known)} of {len(values)} diverged" if known else "diverged"
+    spread = f" ± {100 * statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{100 * statistics.fmean(known):.1f}{spread} %"
 
 
 class MetricScale:

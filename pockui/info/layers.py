@@ -78,7 +78,7 @@ def layer_rows(profile: Profile, contribution: Contribution) -> tuple[LayerRow, 
             shape=tuple(row.shape),
             steps=_steps(row),
             fixed=row.fqn in head,
-            gains=dict(contribution.weights.get(row.fqn, {})),
+            gains=gains_of(row.fqn, contribution),
             costs=_beyond(alone, profile.figures(head | {row.fqn: 1.0})),
             depth=row.depth,
         )
@@ -96,12 +96,20 @@ def layer_rows(profile: Profile, contribution: Contribution) -> tuple[LayerRow, 
                 shape=(),
                 steps=count,
                 fixed=False,
-                gains={k / count: gain for k, gain in contribution.biases.items() if k},
+                gains=gains_of(BIASES, contribution),
                 costs=_beyond(alone, profile.figures(head | dict.fromkeys(biases, 1.0))),
                 depth=1 + max(row.depth for row in rows),
             )
         )
     return tuple(rows)
+
+
+def gains_of(id: str, contribution: Contribution) -> dict[float, Gain]:
+    """Trained share -> gain of a row."""
+    if id != BIASES:
+        return dict(contribution.weights.get(id, {}))
+    count = len(contribution.bias_order)
+    return {k / count: gain for k, gain in contribution.biases.items() if k}
 
 
 def _split(row: TensorInfo) -> tuple[str, str]:

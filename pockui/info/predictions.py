@@ -9,7 +9,7 @@ from . import format as fmt
 
 if TYPE_CHECKING:
     from pockgraph.contribution.forecast import Forecast
-    from pockgraph.profile import Figures
+    from pockgraph.profile import Figures, ProcessMemory
     from pockgraph.search.plan_search import Budget
 
 
@@ -20,11 +20,13 @@ class Prediction(NamedTuple):
         choice: FQN -> trained share.
         figures: modelled costs.
         forecast: of the metric, with its interval.
+        memory: of its process; None where none was measured.
     """
 
     choice: Mapping[str, float]
     figures: Figures
     forecast: Forecast
+    memory: ProcessMemory | None = None
 
 
 def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pockgraph.errors import suggest
 
 from . import format as fmt
 from .figure_tiles import Tile
@@ -30,6 +35,11 @@ def runnable_targets() -> dict[str, str]:
         for target, (name, packages) in RUNTIMES.items()
         if all(map(importlib.util.find_spec, packages))
     }
+
+
+def target_name(target: str) -> str:
+    """A target as people call it."""
+    return RUNTIMES[target][0] if target in RUNTIMES else target
 
 
 def why_not_trainable(stored: str, reference: str, study: str) -> str:
@@ -57,12 +67,24 @@ def why_not_trainable(stored: str, reference: str, study: str) -> str:
         )
     module = reference.partition(":")[0]
     package = module.partition(".")[0]
-    if importlib.util.find_spec(package) is None:
+    if not _is_importable(package):
+        here = os.getcwd()
+        near = suggest(package, [p.stem for p in Path(here).glob("*.py")])
         return (
-            f"The task is {reference!r}, and there is no module {package!r} here. "
-            "Start the app in the folder that holds it, or install it."
+            f"The task is {reference!r}, and there is no module {package!r} in {here} or among the installed "
+            f"packages.{near} Start the dashboard in the folder that holds it, or install it."
         )
     return ""
+
+
+def _is_importable(package: str) -> bool:
+    """In the process that trains, which finds modules of the working folder, however this one was started."""
+    if PathFinder.find_spec(package, [os.getcwd()]) is not None:
+        return True
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module that is loaded and does not say from where, such as __main__
+        return False
 
 
 class Progress(NamedTuple):
@@ -87,8 +109,8 @@ def progress(events: Sequence[Mapping[str, Any]], steps: int) -> Progress:
 
 
 def loss_history(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
-    """Steps and losses: as reported while it runs, all of them once it is done."""
-    done = next((e for e in reversed(events) if e["kind"] == "result"), None)
+    """Steps and losses: as reported while it runs, all of them once it has ended."""
+    done = next((e for e in reversed(events) if e["kind"] in ("result", "stopped")), None)
     pairs = done["losses"] if done else [(e["step"], e["loss"]) for e in events if e["kind"] == "loss"]
     return [int(s) for s, _ in pairs], [loss for _, loss in pairs]
 
@@ -99,6 +121,7 @@ def result_tiles(
     metric: fmt.MetricScale,
     target: str = "openvino",
     timed: str = "openvino",
+    running: bool = True,
 ) -> list[Tile]:
     """Metric before and after, and what was measured beside what was predicted.
 
@@ -106,37 +129,42 @@ def result_tiles(
         predicted: the plan's figures.
         target: what ran.
         timed: the target that the predicted step time is of.
+        running: whether more is to come.
     """
     found = {(e["kind"], e.get("when", "")): e for e in events}
     tiles = []
     before, after = found.get(("metric", "before")), found.get(("metric", "after"))
-    if before:
-        now = metric.level(after["value"]) if after else "…"
-        worse = after is not None and after["value"] < before["value"]
+    if before or after:
+        samples = (before or after or {})["samples"]
+        values = [metric.level(e["value"]) for e in (before, after) if e]
+        known = f"{samples:,} samples" if samples else "the task's test data"
+        if before and not after:
+            values += ["…"] if running else []
+            known = known if running else "before training; not evaluated after"
         tiles.append(
             Tile(
                 "Metric, held out",
-                f"{metric.level(before['value'])} → {now}",
-                f"{before['samples']:,} samples",
+                " → ".join(values),
+                known,
                 "Before and after these steps, on the task's `eval` data.",
-                alarm=worse,
+                alarm=bool(before and after and after["value"] < before["value"]),
             )
         )
     measured = found.get(("measured", ""))
     if measured:
-        of = "" if target == timed else f" for {RUNTIMES[timed][0]}"
+        of = "" if target == timed else f" for {target_name(timed)}"
         tiles.append(
             Tile(
                 "Step time, measured",
                 fmt.milliseconds(measured["step_ms"]),
                 f"predicted {fmt.milliseconds(predicted.get('step_ms'))}{of}",
-                f"Median of {measured['steps']} steps in a fresh process.",
+                f"Median of {measured.get('steps') or 'some'} steps in a fresh process.",
             )
         )
         tiles.append(
             Tile(
                 "Memory, measured",
-                fmt.size(measured["over_imported_bytes"]),
+                fmt.size(measured.get("over_imported_bytes")),
                 f"modelled {fmt.size(predicted.get('peak_bytes'))}",
                 "Measured: what loading and training add to a process that has imported its libraries; "
                 "runtime and allocator included. Modelled: live tensors at the worst moment, nothing else.",

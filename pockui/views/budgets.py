@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
@@ -11,9 +10,8 @@ import param
 
 from pockgraph.search import Constraints
 
-from ..components import answer
-from ..components.budget_bar import BudgetBar
-from ..info.budgets import BudgetRange, budget_range, to_limit
+from ..bindings import BUDGETED, BudgetBarBinding
+from ..components.web import BudgetBar
 from ..info.costs import COSTS, is_known
 from ..info.predictions import COMPARED, comparison
 from ..state import State
@@ -35,8 +33,9 @@ class Budgets(pn.viewable.Viewer):
 
     def __init__(self, state: State) -> None:
         super().__init__(state=state)
-        self._ranges: dict[str, BudgetRange] = {}
-        self._bars = {key: self._bar(key) for key in ("peak_bytes", "process_bytes", "step_ms")}
+        self._bars = {key: BudgetBar(sizing_mode="stretch_width", margin=0) for key in BUDGETED}
+        for key, bar in self._bars.items():
+            BudgetBarBinding(state, key, bar)
         self._device = pmui.Select(label="Device", size="small", margin=0, sizing_mode="stretch_width")
         self._status = text()
         self._again = pmui.Button(label="Search again", size="small", variant="outlined", margin=0)
@@ -52,48 +51,21 @@ class Budgets(pn.viewable.Viewer):
             sizing_mode="stretch_width",
             sx={"gap": 1, "flexWrap": "wrap"},
         )
-        state.param.watch(self._show_ranges, "facts")
+        state.param.watch(self._show_study, "facts")
         state.param.watch(self._show, ["prediction", "budget", "problem", "origin", "locked", "rules"])
-        self._show_ranges()
-
-    def _bar(self, key: str) -> BudgetBar:
-        cost = COSTS[key]
-        bar = BudgetBar(label=cost.title, sizing_mode="stretch_width", margin=0)
-        bar.help = [
-            ["", cost.help],
-            ["Bar", "what the current plan needs"],
-            ["Handle", "the limit; the right end means none"],
-            ["Hatched", "too little for any plan"],
-        ]
-        answer(bar, lambda edit: self._edited(key, edit))
-        return bar
+        self._show_study()
 
     def _choose_device(self, event: param.parameterized.Event) -> None:
         if self.state.ready and event.new != self.state.facts.device:
             self.state.use_device(event.new)
 
-    def _edited(self, key: str, edit: dict[str, Any]) -> None:
-        value = None if edit["value"] is None else float(edit["value"])
-        limit = to_limit(key, value, self._ranges[key].unit)
-        self.state.set_budget(final=edit["final"], **{key: limit})
-
-    def _show_ranges(self, *_: object) -> None:
+    def _show_study(self, *_: object) -> None:
         if not self.state.ready:
             return
         facts = self.state.facts
         self._device.visible = len(facts.devices) > 1
         if facts.device is not None:
             self._device.param.update(options=list(facts.devices), value=facts.device)
-        for key, bar in self._bars.items():
-            found = budget_range(key, self.state.facts.known_plans)
-            bar.visible = found is not None
-            if found is None:
-                continue
-            self._ranges[key] = found
-            bar.param.update(
-                unit=found.unit.name, start=found.start, end=found.end, floor=found.floor,
-                marks=[dict(m) for m in found.marks],
-            )  # fmt: skip
         self._show()
 
     def _show(self, *_: object) -> None:
@@ -101,12 +73,6 @@ class Budgets(pn.viewable.Viewer):
         if not s.ready or s.prediction is None:
             return
         with pn.io.hold():
-            for key, found in self._ranges.items():
-                limit, used = getattr(s.budget, key), getattr(s.prediction.figures, key)
-                self._bars[key].param.update(
-                    value=None if limit is None else limit / found.unit.size,
-                    used=None if used is None else used / found.unit.size,
-                )
             self._status.object = self._describe()
             self._again.visible = s.origin != "search" or s.asked != Constraints()
             self._unlock.visible = bool(s.locked)

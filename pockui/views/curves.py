@@ -1,19 +1,23 @@
-"""One tensor's gain and the plan's cost against its trained share."""
+"""One tensor's gain, estimated and measured, and the plan's cost against its trained share."""
 
 from __future__ import annotations
 
 import html
+from functools import partial
 
 import panel as pn
 import panel_material_ui as pmui
 import param
 
-from ..info import charts
-from ..info.costs import COSTS
-from ..info.curves import cost_curve, gain_curve
-from ..info.palette import palette
+from ..bindings import curve_figures
+from ..scheduling import Trailing
 from ..state import State
 from . import parts
+
+GAINS = (
+    "The line is what each share is estimated to gain, given all that was measured and trained; 9 of 10 true "
+    "gains lie in its intervals. Rings are as measured, with all their noise."
+)
 
 
 class Curves(pn.viewable.Viewer):
@@ -23,34 +27,31 @@ class Curves(pn.viewable.Viewer):
 
     def __init__(self, state: State) -> None:
         super().__init__(state=state)
+        self._figures = partial(curve_figures, state)
         self._title = parts.text()
         self._gain = parts.chart("Gain of the selected tensor against its trained share")
         self._cost = parts.chart("Cost of the plan against the selected tensor's trained share")
         draw = parts.WhenShown(self._show)
         self.set_shown = draw.set_shown
-        state.param.watch(parts.Trailing(draw), ["prediction", "budget", "cost", "dark"])
+        state.param.watch(Trailing(state.scheduler, draw), ["prediction", "budget", "cost", "dark"])
         state.param.watch(draw, ["selected", "facts"])
         self._show()
 
     def _show(self) -> None:
-        s = self.state
-        if not s.ready or s.prediction is None or not s.selected:
+        found = self._figures()
+        if found is None:
             return
-        facts, row, colours = s.facts, s.facts.row(s.selected), palette(s.dark)
-        now = 1.0 if row.fixed else s.ratios.get(row.id, 0.0)
-        cost = COSTS[s.cost]
+        row = found.row
         with pn.io.hold():
             self._title.object = (
                 f"<h2>{html.escape(row.prefix)}{html.escape(row.short)}</h2>"
-                f'<span class="hint">{"" if row.gains else _why_no_gain(row.fixed)} '
+                f'<span class="hint">{GAINS if row.gains else _why_no_gain(row.fixed)} '
                 "Select another tensor by its name in the list.</span>"
             )
-            self._gain.visible = bool(row.gains)
-            if row.gains:
-                self._gain.figure = charts.gain_chart(gain_curve(row, now, facts.metric), colours)
-            choice = s.prediction.choice
-            curve = cost_curve(facts.profile, facts.contribution, choice, row, now, cost, s.budget)
-            self._cost.figure = charts.cost_chart(curve, colours)
+            self._gain.visible = found.gain is not None
+            if found.gain is not None:
+                self._gain.figure = found.gain
+            self._cost.figure = found.cost
 
     def __panel__(self) -> pn.viewable.Viewable:
         side = {"xs": 12, "sm": 6}

@@ -10,12 +10,11 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from ..components.chart import Chart
+from ..components.web import Chart
 
 TYPE = (Path(__file__).parent / "type.css").read_text(encoding="utf-8")
 TILES = (Path(__file__).parent / "tiles.css").read_text(encoding="utf-8")
 FIELD = {"& .MuiInputBase-root": {"height": "36px"}}  # fields and menus side by side are equally high
-REDRAW_MS = 200  # a chart is redrawn this long after the last change; numbers follow at once
 
 
 def card(*objects: Any, **params: Any) -> pmui.Paper:
@@ -119,24 +118,3 @@ def draw_when_shown(tabs: pmui.Tabs, views: Sequence[Any]) -> None:
 
     tabs.param.watch(tell, "active")
     tell()
-
-
-class Trailing:
-    """Calls `redraw` a moment after the last of many changes: a drag's numbers must not wait for charts."""
-
-    def __init__(self, redraw: Callable[[], None]) -> None:
-        self._redraw = redraw
-        self._pending: Any = None
-
-    def __call__(self, *_: object) -> None:
-        doc = pn.state.curdoc
-        if doc is None or doc.session_context is None:
-            self._redraw()
-            return
-        if self._pending is not None:
-            doc.remove_timeout_callback(self._pending)
-        self._pending = doc.add_timeout_callback(self._fire, REDRAW_MS)
-
-    def _fire(self) -> None:
-        self._pending = None
-        self._redraw()

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import html
-import math
 import os
-import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 import param
 
-from pockgraph.errors import PockError, reason
 from pockgraph.plan import Plan
 
 from ..info import charts
 from ..info import format as fmt
+from ..info.kept_run import KeptRun, ended_text, run_title
 from ..info.names import file_name
 from ..info.palette import palette
 from ..info.parity import parity_badge
@@ -30,34 +24,23 @@ from ..info.training import (
     result_tiles,
     runnable_targets,
     training_code,
-    why_not_trainable,
 )
-from ..jobs import JOBS, Job, Jobs
-from ..project import named_reference
+from ..jobs import Job
 from ..state import State
-from ..train_job import TrainSpec, checkpoint_of, drop_folder
+from ..training import Training, learning_rate
 from . import parts
 
-WORKER = "pockui.train_job"
-KILL_S = 2  # in which a killed process is gone
 CHART_SECONDS = 0.4  # between drawings of the loss while a run goes on
-STATUS = {"done": "Done in {}.", "failed": "Failed after {}.", "cancelled": "Cancelled after {}."}
 
 
 class Train(pn.viewable.Viewer):
-    """Form, live run, result."""
+    """Form, the study's runs, and one of them: live, or as the study keeps it."""
 
     state = param.ClassSelector(class_=State)
-    job_id = param.String(doc="The run that is shown; a page that is reloaded sets it again.")
 
-    def __init__(self, state: State, jobs: Jobs = JOBS, out: Path = Path("out")) -> None:
-        """Args:
-        out: where artefacts are written.
-        """
+    def __init__(self, state: State, training: Training | None = None) -> None:
         super().__init__(state=state)
-        self._jobs, self._out = jobs, out
-        self._job: Job | None = None
-        self._forget: Callable[[], Any] = lambda: None
+        self.training = training or Training(state)
         small = {"size": "small", "margin": 0, "sx": parts.FIELD}
         targets = runnable_targets()
         self._target = pmui.Select(
@@ -70,10 +53,18 @@ class Train(pn.viewable.Viewer):
         self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)
         self._start = pmui.Button(label="Compile and train", color="primary", margin=0)
         self._cancel = pmui.Button(label="Cancel", color="error", variant="outlined", margin=0, visible=False)
+        self._resume = pmui.Button(
+            label="Resume", color="primary", variant="outlined", margin=0, visible=False,
+            description="Goes on from the weights that this run has kept, to the step it was to end at.",
+        )  # fmt: skip
+        self._choice = pmui.Select(
+            label="Runs of this study", size="small", margin=0, visible=False, options={"none chosen": ""},
+            value="", sizing_mode="stretch_width", sx={**parts.FIELD, "maxWidth": 520, "my": 1},
+        )  # fmt: skip
         self._runs = parts.text(visible=False)
         self._why = parts.text(visible=False)
         self._form = pmui.Row(
-            self._target, self._steps, self._rate, self._measure, self._start, self._cancel,
+            self._target, self._steps, self._rate, self._measure, self._start, self._cancel, self._resume,
             margin=0, sizing_mode="stretch_width",
             sx={"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "py": 1},
         )  # fmt: skip
@@ -88,132 +79,60 @@ class Train(pn.viewable.Viewer):
         self._code = parts.text()
 
         self._start.on_click(lambda _: self.start())
-        self._cancel.on_click(lambda _: self.cancel())
+        self._cancel.on_click(lambda _: self.training.cancel())
+        self._resume.on_click(lambda _: self.training.resume(self._measure.value))
+        self._choice.param.watch(lambda e: self._follow(e.new), "value")
         for widget in (self._target, self._steps, self._rate):
             widget.param.watch(lambda *_: self._show_code(), "value")
         self._drawn_s = 0.0
         self._code_when_shown = parts.WhenShown(self._show_code)
         self._run_when_shown = parts.WhenShown(self._show_run)
+        self._list_when_shown = parts.WhenShown(self._show_list)
+        self._drawn: tuple[str, str] = ("", "")  # which run, and its status, was drawn last
         state.param.watch(lambda _: self._show_form(), "facts")
         state.param.watch(self._code_when_shown, "plan")
         state.param.watch(self._run_when_shown, "dark")
+        self.training.param.watch(self._run_when_shown, "news")
+        for watched, name in ((state, "facts"), (self.training, "job_id")):
+            watched.param.watch(self._list_when_shown, name)
         self._show_form()
+        self._show_list()
 
     def set_shown(self, shown: bool) -> None:
         """Whether anybody sees it: what nobody sees is not drawn until then."""
         self._code_when_shown.set_shown(shown)
         self._run_when_shown.set_shown(shown)
+        self._list_when_shown.set_shown(shown)
+        if shown:
+            self._show_list()  # others may have trained meanwhile
 
     # ------------------------------------------------------------------ runs
 
     def start(self) -> None:
-        """Begin a run with the current plan.
+        """Begin a run with the current plan and what the form says.
 
         Raises:
             ValueError: the learning rate is no number above 0.
-            PockError: there is no place for the artefact.
+            PockError: see `Training.start`.
         """
-        s = self.state
-        if s.plan is None or (self._job and self._job.status == "running"):
-            return
-        reference = named_reference(s.facts.reference)
-        if why := why_not_trainable(s.facts.reference, reference, str(s.facts.path)):
-            raise ValueError(why)
-        rate = self._learning_rate()
-        job = self._jobs.start(
-            f"{s.facts.name}, {len(s.plan.tensors)} tensors",
-            WORKER,
-            TrainSpec(
-                reference=reference,
-                plan=s.plan.to_json(),
-                target=self._target.value,
-                out=str(self._folder()),
-                steps=self._steps.value,
-                lr=rate,
-                measure=self._measure.value,
-                study=str(s.facts.path),
-            ).to_dict(),
-        )
-        self.follow(job.id)
+        rate = learning_rate(self._rate.value)
+        self.training.start(self._target.value, self._steps.value, rate, self._measure.value)
 
-    def cancel(self) -> None:
-        """End the run; its folder goes away when no artefact is in it yet."""
-        job = self._job
-        if job is None or job.status != "running":
-            return
-        job.cancel()
-        with suppress(subprocess.TimeoutExpired):
-            job.wait(KILL_S)
-        drop_folder(job.spec["out"])
+    def _follow(self, id: str) -> None:
+        followed = self.training.job
+        if id and (followed is None or followed.id != id):
+            self.training.follow(id)
 
-    def follow(self, id: str) -> None:
-        """Show a run that is in the registry; an unknown id shows none."""
-        job = self._jobs.get(id)
-        if job is None:
-            return
-        self._forget()
-        self._job = job
-        self.job_id = job.id
-        doc = pn.state.curdoc
-        redraw = self._run_when_shown
-
-        def changed() -> None:  # called in the job's thread
-            if doc is None or doc.session_context is None:
-                redraw()
-            else:
-                doc.add_next_tick_callback(redraw)
-
-        self._forget = job.listen(changed)
-        redraw()
-
-    def stop_listening(self) -> None:
-        """The session ends; the run goes on."""
-        self._forget()
-
-    def _folder(self) -> Path:
-        """A folder for an artefact, made at once: no other session, nor another server, gets the same.
-
-        Raises:
-            PockError: it cannot be made.
-        """
-        name = f"{file_name(self.state.facts.name)}-{self._target.value}"
-        folder, number = self._out / name, 1
-        while True:
-            try:
-                if not checkpoint_of(folder).exists():
-                    folder.mkdir(parents=True)
-                    return folder
-            except FileExistsError:
-                pass
-            except OSError as e:
-                raise PockError(
-                    f"Cannot make the folder {folder}: {reason(e)}. Start the dashboard where you may write."
-                ) from None
-            number += 1
-            folder = self._out / f"{name}-{number}"
-
-    def _learning_rate(self) -> float | None:
-        typed = self._rate.value.strip()
-        if not typed:
-            return None
-        try:
-            rate = float(typed)
-        except ValueError:
-            rate = math.nan
-        if not (rate > 0 and math.isfinite(rate)):
-            raise ValueError(
-                f"{typed!r} is no learning rate. Type a number above 0, or leave the field empty."
-            )
-        return rate
+    def tell_unknown(self, id: str) -> None:
+        """Say that there is no such run."""
+        parts.put(self._failure, parts.problem_html(f"This study keeps no run {id[:40]!r}.", "notice"))
 
     # ------------------------------------------------------------------ showing
 
     def _show_form(self) -> None:
         if not self.state.ready:
             return
-        facts = self.state.facts
-        reference = named_reference(facts.reference)
-        why = why_not_trainable(facts.reference, reference, str(facts.path))
+        reference, why = self.training.reference, self.training.why_not
         with pn.io.hold():
             line = f"{why} Below is the Python that trains this plan." if why else ""
             parts.put(self._why, parts.problem_html(line, "notice"))
@@ -228,12 +147,12 @@ class Train(pn.viewable.Viewer):
         if s.plan is None:
             return
         try:
-            rate = self._learning_rate()
+            rate = learning_rate(self._rate.value)
         except ValueError:
             rate = None
         source = training_code(
             s.plan,
-            named_reference(s.facts.reference) or s.facts.reference,
+            self.training.reference or s.facts.reference,
             self._target.value,
             self._steps.value,
             rate,
@@ -245,54 +164,78 @@ class Train(pn.viewable.Viewer):
         )
 
     def _show_run(self) -> None:
-        job = self._job
+        job = self.training.job
         if job is None:
             return
         running = job.status == "running"
+        live = running and isinstance(job, Job)
         with pn.io.hold():
-            self._start.visible, self._cancel.visible = not running, running
+            self._start.visible, self._cancel.visible = not live, live
+            self._resume.visible = self.training.is_resumable and not self._start.disabled
             parts.put(self._failure, parts.problem_html(job.error if job.status == "failed" else ""))
             now = progress(job.events, job.spec["steps"])
-            line = now.text if running else STATUS[job.status].format(fmt.duration(job.seconds))
+            line = now.text if live else ended_text(job.status, job.events, job.spec["steps"], job.seconds)
             parts.put(self._stage, f'<p role="status">{html.escape(line)}</p>')
-            self._bar.visible = running
-            if running:
+            self._bar.visible = live
+            if live:
                 self._bar.variant = "determinate" if now.share is not None else "indeterminate"
                 self._bar.value = round(100 * (now.share or 0))
             self._show_result(job)
-        now_s = time.monotonic()
-        if not running or now_s - self._drawn_s > CHART_SECONDS:
+        now_s, drawn = time.monotonic(), (job.id, job.status)
+        if not live or now_s - self._drawn_s > CHART_SECONDS or drawn != self._drawn:
             self._drawn_s = now_s
             self._show_loss()
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._list_when_shown()  # the study has it now
 
-    def _show_result(self, job: Job) -> None:
-        compiled, done = job.last("compiled"), job.last("result")
+    def _show_list(self) -> None:
+        """The study's runs, newest first; the one that is followed is chosen."""
+        if not self.state.ready:
+            return
+        options = {run_title(run): run.uid for run in reversed(self.training.kept.runs)}
+        followed = self.training.job
+        if followed is not None and followed.id not in options.values():
+            options = {f"{followed.title} · {followed.status}": followed.id, **options}
+        with pn.io.hold():
+            self._choice.param.update(
+                options={"none chosen": "", **options}, value=followed.id if followed else ""
+            )
+            self._choice.visible = bool(options)
+
+    def _show_result(self, job: Job | KeptRun) -> None:
+        compiled, done = job.last("compiled"), job.last("result") or job.last("stopped")
         facts = self.state.facts
         timed = facts.profile.time.target if facts.profile.time else job.spec["target"]
-        tiles = result_tiles(job.events, self._predicted(job), facts.metric, job.spec["target"], timed)
+        tiles = result_tiles(
+            job.events, self._predicted(job), facts.metric, job.spec["target"], timed,
+            running=job.status == "running",
+        )  # fmt: skip
         out = ""
         if tiles:
             inside = "".join(parts.tile_html(*tile) for tile in tiles)
             out = f'<div class="tiles" style="--columns: {len(tiles)}">{inside}</div>'
         if compiled:
-            size, took = fmt.size(compiled["bytes"]), fmt.duration(compiled["seconds"])
-            lines = [f"Artefact <code>{html.escape(compiled['path'])}</code>, {size}, compiled in {took}"]
-            if done:
+            took = f", compiled in {fmt.duration(compiled['seconds'])}" if compiled["seconds"] else ""
+            size = fmt.size(compiled["bytes"])
+            lines = [f"Artefact <code>{html.escape(compiled['path'])}</code>, {size}{took}"]
+            if done and done["checkpoint"]:
                 lines.append(f"Trained weights <code>{html.escape(done['checkpoint'])}</code>")
             out += f'<p class="files">{"<br>".join(lines)}</p>'
             out += parts.badge_html(*parity_badge(compiled["parity"]))
         parts.put(self._result, out)
 
-    def _predicted(self, job: Job) -> dict[str, float]:
+    def _predicted(self, job: Job | KeptRun) -> dict[str, float]:
         return Plan.from_json(job.spec["plan"]).predicted
 
     def _show_loss(self) -> None:
-        if self._job is None:
+        job = self.training.job
+        if job is None:
             return
-        steps, losses = loss_history(self._job.events)
+        steps, losses = loss_history(job.events)
         self._loss.visible = bool(steps)
         if steps:
-            total = self._job.spec["steps"]
+            total = job.spec["steps"]
             self._loss.figure = charts.loss_chart(steps, losses, total, palette(self.state.dark))
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -302,6 +245,7 @@ class Train(pn.viewable.Viewer):
                 self._why,
                 self._runs,
                 self._form,
+                self._choice,
                 self._stage,
                 self._bar,
                 self._failure,

@@ -11,6 +11,7 @@ import pytest
 import pockgraph as pg
 from pockgraph import Plan, Study
 from pockgraph.baselines.low_rank import low_rank
+from pockgraph.contribution.forecast import Forecaster
 from pockgraph.errors import PockError
 from pockgraph.measure import measure_interleaved
 from pockgraph.runtime import Trainer
@@ -18,7 +19,7 @@ from pockui import project as projects
 from pockui.demo import experiment, planning, report
 from pockui.demo.experiment import Settings, loss_difference
 from pockui.demo.results import Report, Trial
-from pockui.demo.settings import settings_for
+from pockui.demo.settings import FIRST_FORECAST_SEED, TUNING_SEED, settings_for
 from pockui.demo.training import choose_rate, cosine
 
 SETTINGS = Settings(
@@ -80,17 +81,19 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     assert Trainer.load(out / "artifact").plan.tensors == plan.tensors
     study = Study(out / "study.db")
     assert "Automatic" in study.plans()
-    trials, finals = [], []
+    trials, finals, verified = [], [], []
     for run in study.runs():
-        (trials if run.seed == experiment.TUNING_SEED else finals).append(run)
+        kind = verified if run.origin == "verify" else trials if run.seed == TUNING_SEED else finals
+        kind.append(run)
     kept = len(methods) - 1  # the network with adapters is none of the study's
     assert len(trials) == kept * 2
     assert len(finals) == kept * 2 + 2  # and full fine-tuning in PyTorch
-    assert {(r.origin, r.status, r.schedule, r.fresh) for r in study.runs()} == {
+    assert {(r.origin, r.status, r.schedule, r.fresh) for r in (*trials, *finals)} == {
         ("demo", "done", "cosine", True)
     }
-    for seed in (0, 1, experiment.TUNING_SEED):  # the fresh head's, the same for every method
-        (before,) = {r.validation_baseline for r in study.runs() if (r.seed, r.target) == (seed, "openvino")}
+    for seed in (0, 1, TUNING_SEED):  # the fresh head's, the same for every method
+        runs = [r for r in (*trials, *finals) if (r.seed, r.target) == (seed, "openvino")]
+        (before,) = {r.validation_baseline for r in runs}
         assert before is not None
     assert all(r.metric is None and r.validation_metric is not None for r in trials)
     assert all(r.measured_peak_bytes and r.measured["step_ms"] for r in finals)
@@ -99,12 +102,38 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     )
     assert all((r.head_metric is None) == (r.name.startswith("Head") or r.target == "eager") for r in finals)
     assert all(r.data["test"].samples == 48 for r in finals)
+
+    # Forecasts, and what plans reach that are trained as the analysis trains, with another seed.
+    alone = Forecaster(study.contribution)
+    for method in found.methods:
+        assert (method.expected is None) == (method.key == "lora")
+        if method.expected is not None:
+            forecast = alone.forecast({fqn: method.ratios[fqn] for fqn in method.ratios})
+            assert method.expected.metric == pytest.approx(forecast.metric)
+            assert method.expected.low <= method.expected.metric <= method.expected.high
+    steps = {(r.steps, r.lr, r.seed) for r in verified}
+    assert steps == {(10, 0.05, FIRST_FORECAST_SEED)}
+    reached = {r.name.partition(", seed")[0]: r.validation_metric for r in verified}
+    for method in found.methods:
+        name = "head alone" if method.key == "head" else method.label
+        assert method.expected is None or method.expected.reached == (reached[name],)
+
+    # What steps take here without what other processes add, and what processes hold.
+    device = study.device(study.used_device or "")
+    assert [p.step_ms for p in device.plans()] == [b.net_time.median_ms for b in device.blocks if b.net_time]
+    assert len(device.choices) == kept
     assert study.profile.time is not None
+    assert study.profile.memory is not None
+    for method in found.methods:
+        assert (method.process is None) == (method.key == "lora")
+        if method.process is not None:
+            assert method.process.predicted_bytes == sum(method.process.parts.values())
 
     data, page = report.write(found, out)
     assert Report.load(data) == found
     assert "Textures" in page.read_text()
     assert "| LoRA | OpenVINO |" in report.markdown(found)
+    assert [p.title for p in report.predictions(found)] == ["Forecasts", "Memory of the process"]
 
 
 def test_an_artefact_that_no_demo_made_stays(project: Path) -> None:
@@ -143,6 +172,6 @@ def test_settings(which: str) -> None:
     assert settings_for(which, True, None, all_baselines=True).baselines
     assert full.adapters == quick.adapters == (which == "text")
     assert len(full.seeds) >= 3
-    assert experiment.TUNING_SEED not in full.seeds
+    assert TUNING_SEED not in full.seeds
     assert quick.steps < full.steps or which == "text"
     assert settings_for(which, True, 5).seeds == (0, 1, 2, 3, 4)

@@ -13,7 +13,7 @@ from projects import Cli  # pyright: ignore
 from pockgraph.errors import PockError
 from pockui.demo import charts
 from pockui.demo import report as pages
-from pockui.demo.results import Report, Row
+from pockui.demo.results import Expected, ProcessPeak, Report, Row
 
 FIXTURE = Path(__file__).with_name("report.json")
 
@@ -21,6 +21,86 @@ FIXTURE = Path(__file__).with_name("report.json")
 @pytest.fixture
 def report() -> Report:
     return Report.load(FIXTURE)
+
+
+@pytest.fixture
+def predicted(report: Report) -> Report:
+    """With predictions of three methods; one of them is wrong."""
+    told = {
+        "head": (Expected(metric=0.7, low=0.65, high=0.75, reached=(0.71, 0.69)), (90, 30, 1, 9, 128)),
+        "auto": (Expected(metric=0.8, low=0.76, high=0.85, reached=(0.82, 0.75)), (92, 31, 12, 25, 200)),
+        "full": (Expected(metric=0.81, low=0.75, high=0.88, reached=(None, None)), (95, 31, 27, 97, 247)),
+    }
+
+    def process(*megabytes: int) -> ProcessPeak:
+        runtime, constants, state, activations, measured = (mb * 1_000_000 for mb in megabytes)
+        return ProcessPeak(
+            runtime_bytes=runtime, constants_bytes=constants, state_bytes=state,
+            activations_bytes=activations, measured_bytes=measured,
+        )  # fmt: skip
+
+    methods = [
+        m.model_copy(update={"expected": told[m.key][0], "process": process(*told[m.key][1])})
+        if m.key in told
+        else m
+        for m in report.methods
+    ]
+    return report.model_copy(update={"methods": tuple(methods)})
+
+
+def test_a_report_of_an_earlier_release_has_no_predictions(report: Report) -> None:
+    assert pages.predictions(report) == []
+    assert "<h2>Forecasts</h2>" not in pages.render(report)
+    assert "Forecast" not in pages.markdown(report)
+
+
+def test_forecasts_stand_beside_what_was_reached(predicted: Report) -> None:
+    (forecasts, _) = pages.predictions(predicted)
+    assert [*map(list, forecasts.rows)] == [
+        ["Head only", "70.0 %", "65.0 to 75.0 %", "70.0 ± 1.4 %", "2 of 2"],
+        ["Automatic", "80.0 %", "76.0 to 85.0 %", "78.5 ± 4.9 %", "1 of 2"],
+        ["Full fine-tuning", "81.0 %", "75.0 to 88.0 %", "diverged", "0 of 2"],
+    ]
+    said = " ".join(pages.findings(predicted))
+    assert "3 of 6 trainings lie in the interval of their forecast, which is made for 9 of 10" in said
+    assert "Outside: Automatic (forecast 76.0 to 85.0 %, reached 78.5 ± 4.9 %); Full" in said
+
+
+def test_a_process_is_accounted_for_in_four_parts_beside_its_measured_peak(predicted: Report) -> None:
+    (_, processes) = pages.predictions(predicted)
+    heads = [column.removeprefix(">") for column in processes.columns[1:5]]
+    assert heads == ["Runtime", "Constants", "State", "Activations"]
+    assert [row[5:] for row in processes.rows] == [
+        ("130 MB", "128 MB", "+1.6 %"),
+        ("160 MB", "200 MB", "−20 %"),
+        ("250 MB", "247 MB", "+1.2 %"),
+    ]
+    assert any("differ most for Automatic (−20 %)" in said for said in pages.findings(predicted))
+
+
+def test_predictions_are_in_the_page_its_drawings_and_the_markdown(predicted: Report) -> None:
+    page, text = pages.render(predicted), pages.markdown(predicted)
+    for table in pages.predictions(predicted):
+        assert f"<h2>{table.title}</h2>" in page
+        for row in table.rows:
+            assert f"| {' | '.join(row)} |" in text
+            assert all(cell in page for cell in row)
+    drawing = str(charts.process_chart(predicted))
+    for part in ("runtime", "constants", "state", "activations"):
+        assert drawing.count(f'class="{part}"') == 3
+    assert drawing.count('class="measured"') == 3
+    assert str(charts.forecast_chart(predicted)).count("<circle") == 4  # none for what diverged
+
+
+def test_parts_of_a_process_stand_one_behind_the_other(predicted: Report) -> None:
+    drawing = str(charts.process_chart(predicted))
+    bars = re.findall(r'<rect class="\w+" x="([\d.]+)" y="(\d+)" width="([\d.]+)"', drawing)
+    widest: dict[str, float] = {}
+    for x, y, width in bars:
+        assert float(x) >= widest.get(y, 0.0) - 0.11  # coordinates have one decimal
+        widest[y] = float(x) + float(width)
+    assert len(widest) == 3
+    assert max(widest.values()) <= charts.WIDTH
 
 
 def test_every_row_is_shown(report: Report) -> None:
@@ -73,8 +153,8 @@ def test_diverged_runs_are_not_averaged_away() -> None:
     assert pages.metric_text(Row(method="a", runtime="eager", metrics=(0.5,))) == "50.0 %"
 
 
-def test_page_stands_alone(report: Report) -> None:
-    page = pages.render(report)
+def test_page_stands_alone(predicted: Report) -> None:
+    page = pages.render(predicted)
     assert not re.search(r"(src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org)", page)
     assert "<script" not in page
     assert "prefers-color-scheme: dark" in page
@@ -130,12 +210,14 @@ def test_plan_map_shades_by_share(report: Report) -> None:
     assert charts.learning_share(report, "head", "blocks.2") == (0.0, 0)
 
 
-def test_report_command(tmp_path: Path, cli: Cli) -> None:
+def test_report_command(tmp_path: Path, cli: Cli, predicted: Report) -> None:
     path = tmp_path / "report.json"
-    path.write_text(FIXTURE.read_text())
+    predicted.save(path)
     result = cli("report", path)
     assert result.code == 0, result.err
     assert "Paper preset" in result.out
+    assert "65.0 to 75.0 %" in result.out
+    assert "Activations" in result.out
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert cli("report", tmp_path, "--json").json["rows"][0]["method"] == "head"
 
@@ -151,9 +233,9 @@ def test_the_page_keeps_the_whole_name_of_its_report(name: str, page: str, tmp_p
     assert path.read_text() == FIXTURE.read_text()
 
 
-def test_round_trip(report: Report, tmp_path: Path) -> None:
-    report.save(tmp_path / "r.json")
-    assert Report.load(tmp_path / "r.json") == report
+def test_round_trip(predicted: Report, tmp_path: Path) -> None:
+    predicted.save(tmp_path / "r.json")
+    assert Report.load(tmp_path / "r.json") == predicted
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"schema": "pockui.plan/1"}'])

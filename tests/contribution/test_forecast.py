@@ -159,6 +159,24 @@ def test_the_scores_table_adds_up_to_what_the_forecast_says_of_it() -> None:
         assert forecaster.forecast(plan).score == pytest.approx(forecaster.scores.predicted_gain(plan))
 
 
+@pytest.mark.parametrize("known", [0, 6])
+def test_estimated_gains_are_nearer_to_the_true_ones_than_measured_ones(known: int) -> None:
+    estimated, measured, inside = [], [], []
+    for number in range(TASKS):
+        task = SyntheticTask(number)
+        table = task.table(1)
+        found = Forecaster(table, trained(task, known, 1)).gains
+        assert found.weights.keys() == table.weights.keys()
+        for fqn, by_ratio in table.weights.items():
+            for ratio, gain in by_ratio.items():
+                true, guess = task.gain({fqn: ratio}), found.weights[fqn][ratio]
+                measured.append(abs(gain.mean - true))
+                estimated.append(abs(guess.mean - true))
+                inside.append(abs(guess.mean - true) <= 1.645 * guess.std)
+    assert np.mean(estimated) < 0.8 * np.mean(measured)
+    assert 0.8 <= np.mean(inside) <= 0.99
+
+
 def test_a_larger_score_is_a_larger_forecast_where_nothing_was_trained_yet() -> None:
     """What a search over scores finds best is what is forecast best, but for what noise alone moves."""
     task = SyntheticTask(7)

@@ -50,14 +50,15 @@ def free_port() -> int:
 class Server:
     """`pockui serve` in a process of its own."""
 
-    command = ("pockui.cli", "serve", "--no-show")
+    launcher: tuple[str, ...] = (sys.executable, "-m")
+    command: tuple[str, ...] = ("pockui.cli", "serve", "--no-show")
     ready = "Dashboard on"
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.port = free_port()
         self.log = folder / "log.txt"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *self.command, "--port", str(self.port), *arguments],
+            [*self.launcher, *self.command, "--port", str(self.port), *arguments],
             cwd=folder,
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
@@ -93,6 +94,13 @@ class Server:
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(20)
+
+
+class ConsoleServer(Server):
+    """The same by the console script, whose own folder, and not the working one, is where Python looks."""
+
+    launcher = (str(Path(sys.executable).with_name("pockui")),)
+    command = ("serve", "--no-show")
 
 
 class PanelServer(Server):

@@ -10,12 +10,13 @@ import pytest
 from study_files import change
 from typer.testing import CliRunner
 
-from pockgraph.errors import TaskError
+from pockgraph.errors import PockError, TaskError
 from pockgraph.study import study as study_module
 from pockui import project
 from pockui.cli import app
+from pockui.facts import read_facts
 from pockui.info.names import file_name
-from pockui.state import State, read_facts
+from pockui.state import State
 from pockui.train_job import checkpoint_of
 from pockui.views.train import Train
 
@@ -69,10 +70,10 @@ def test_a_study_file_alone_starts_no_code(malicious: Path, monkeypatch: pytest.
     assert view._start.disabled
     assert "a file&#x27;s word is not enough" in view._why.object
     assert f"pockui serve {malicious} --task intruder:task" in view._why.object
-    with pytest.raises(ValueError, match="word is not enough"):
+    with pytest.raises(PockError, match="word is not enough"):
         view.start()
     assert not Path("was_here").exists()
-    assert view._folder().parent == Path("out")
+    assert view.training.folder("onnx").parent == Path("out")
 
 
 def test_what_the_user_named_is_what_is_run_and_the_page_says_so(
@@ -82,7 +83,7 @@ def test_what_the_user_named_is_what_is_run_and_the_page_says_so(
     assert not view._start.disabled
     assert "Runs <code>users:task</code>" in view._runs.object
     started: list[Any] = []
-    monkeypatch.setattr(view._jobs, "start", lambda *given: started.append(given))
+    monkeypatch.setattr(view.training._jobs, "start", lambda *given: started.append(given))
     with contextlib.suppress(AttributeError):  # there is no job to follow
         view.start()
     assert started[0][2]["reference"] == "users:task"

@@ -22,7 +22,7 @@ import pockgraph as pg
 from pockgraph import passes
 from pockgraph.errors import CaptureError, TaskError
 from pockgraph.ir.graph import Graph, Role, Slot, aten
-from pockgraph.parity.seeded_masks import dropped as mask
+from pockgraph.parity.seeded_dropout import dropped as mask
 from pockgraph.passes.dropout_masks import DropoutMasks
 from pockgraph.prng import step_keys
 from pockgraph.profile.profiler import profile_of

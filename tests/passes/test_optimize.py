@@ -27,7 +27,7 @@ from pockgraph.passes.optimize.flatten_update import FlattenUpdate
 from pockgraph.passes.optimize.fold_constants import FOLD_LIMIT_BYTES, FoldConstants
 from pockgraph.passes.optimize.fold_scale import FoldScale
 from pockgraph.passes.optimize.hoist_weight_gradients import HoistWeightGradients
-from pockgraph.passes.optimize.keep_masks import KeepMasks
+from pockgraph.passes.optimize.keep_clamp_masks import KeepClampMasks
 from pockgraph.passes.optimize.narrow_output_masks import NarrowOutputMasks
 from pockgraph.passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
 from pockgraph.train_graph import TrainGraph
@@ -74,7 +74,7 @@ def test_a_pass_keeps_the_interface(apply: passes.Pass, data: st.DataObject) -> 
 
 
 BUILDING = (Canonicalize(), DropoutMasks(), HoistWeightGradients())
-PRUNING = (NarrowOutputMasks(), KeepMasks())
+PRUNING = (NarrowOutputMasks(), KeepClampMasks())
 ALL = (*BUILDING, *PRUNING, *passes.shared(), FlattenUpdate(), PointwiseAsMatmul())
 
 
@@ -319,7 +319,7 @@ def test_debugging_shows_passes_and_graphs(
     monkeypatch.setenv("POCK_DUMP", str(tmp_path / "dump"))
     passes.run(pg.build(models.zoo("mlp")))
     names = ["gradients-00-canonicalize", "gradients-01-hoist_weight_gradients", "metric-00-canonicalize",
-             "plan-00-narrow_output_masks", "plan-01-keep_masks",
+             "plan-00-narrow_output_masks", "plan-01-keep_clamp_masks",
              *(f"graph-{i:02d}-{p.name}" for i, p in enumerate(passes.shared()))]  # fmt: skip
     printed = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in printed] == names

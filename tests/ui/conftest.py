@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,15 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from headless import is_there, launch  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +33,7 @@ def study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def facts(study_path: Path, tmp_path_factory: pytest.TempPathFactory):
     """Of a copy of the study: what a page or a job trains lands there."""
-    from pockui.state import read_facts
+    from pockui.facts import read_facts
 
     return read_facts(shutil.copy(study_path, tmp_path_factory.mktemp("shown") / study_path.name))
 
@@ -59,17 +52,17 @@ def worker_finds_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that tests start can import `ui_task`, and train at a pace that leaves others room."""
     from ui_task import PAUSE_VARIABLE
 
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), before])))
     monkeypatch.setenv(PAUSE_VARIABLE, "0.02")
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator:
     sync_api = pytest.importorskip("playwright.sync_api")
-    executable = shutil.which("chromium")
-    if executable is None:
+    if not is_there():
         pytest.skip("Debian's chromium is not installed")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        browser = launch(playwright)
         yield browser
         browser.close()

@@ -80,8 +80,9 @@ def server(facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     import panel as pn
 
     from pockui import page
+    from pockui.facts import read_facts
     from pockui.jobs import JOBS
-    from pockui.state import State, read_facts
+    from pockui.state import State
 
     made = Server("")
     hostile = read_facts(_forge(facts.path, tmp_path_factory.mktemp("forged") / "forged.db"))

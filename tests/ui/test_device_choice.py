@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import pockgraph as pg
-from pockui.state import State, read_facts
+from pockui.facts import read_facts
+from pockui.state import State
 from pockui.views.budgets import Budgets
+from pockui.views.process_memory import ProcessMemory
 
 sys.path.append(str(Path(__file__).parents[1] / "study"))
 from measured_devices import device_of
@@ -66,3 +68,27 @@ def test_the_page_offers_devices_where_there_are_several(on_two_devices: Path, s
     assert several.facts.device == "slow"
     assert several.prediction.figures.step_ms > before
     assert view._bars["step_ms"].visible
+
+
+def test_the_account_of_process_memory_follows_a_drag_where_processes_were_measured(
+    on_two_devices: Path, state: State
+) -> None:
+    assert not ProcessMemory(state).__panel__().visible
+    measured = State()
+    measured.open(on_two_devices)
+    account = ProcessMemory(measured)
+    assert account.__panel__().visible
+    before = account._view.object
+    drawing, figures = before.split("<table>")
+    assert drawing.count('class="stack') == 3
+    assert 'aria-hidden="true"' in drawing  # for whom the table says the same
+    for name in ("This plan", "Preset", "Full", "Runtime", "Constants", "State", "Activations"):
+        assert name in figures
+    pane = account._view
+    measured.set_ratio("blocks.1.0.weight", 1.0, final=False)
+    measured.set_ratio("stem.weight", 1.0, final=False)
+    assert account._view is pane
+    assert pane.object != before
+    lowest = measured.facts.known_plans["Head"].figures.process_bytes
+    measured.set_budget(process_bytes=(lowest + measured.prediction.figures.process_bytes) / 2)
+    assert 'title="budget"' in pane.object

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
@@ -35,6 +36,7 @@ from pockui.info.layers import (
 from pockui.info.palette import DARK, LIGHT
 from pockui.info.parity import parity_badge
 from pockui.info.predictions import comparison, over_budget
+from pockui.info.process_memory import stacks
 from pockui.info.studies import find_studies, study_argument
 from pockui.info.training import (
     loss_history,
@@ -210,7 +212,8 @@ def test_the_tile_of_process_memory_gives_its_four_parts(facts) -> None:
     model = MemoryModel("openvino", 6e7, 1e6, 2e5, (1e4, 1.5, 1.25, 0.3), 0.05, 12)
     profile = facts.profile.with_memory(model)
     best = facts.known_plans["Best"]
-    now = best._replace(figures=profile.figures(best.choice))
+    memory = profile.process_memory(best.choice)
+    now = best._replace(figures=profile.figures(best.choice), memory=memory)
     shown = {t.label: t for t in figure_tiles(now, now, 0.5, profile, Budget(process_bytes=10**6))}
     tile = shown["Process memory"]
     assert tile.alarm
@@ -220,6 +223,25 @@ def test_the_tile_of_process_memory_gives_its_four_parts(facts) -> None:
     }
     assert is_known("process_bytes", profile)
     assert not is_known("process_bytes", facts.profile)
+
+
+def test_processes_are_stacked_to_scale_beside_well_known_plans(facts) -> None:
+    model = MemoryModel("openvino", 6e7, 1e6, 2e5, (1e4, 1.5, 1.25, 0.3), 0.05, 12)
+    profile = facts.profile.with_memory(model)
+    known = {
+        name: p._replace(memory=profile.process_memory(p.choice)) for name, p in facts.known_plans.items()
+    }
+    now, full = known["Best"], known["Full"]
+    shown = stacks(now, known, model, "OpenVINO", limit_bytes=full.memory.peak_bytes / 2)
+    assert [s.line[0] for s in shown.stacks] == ["This plan", "Preset", "Full"]
+    assert shown.columns[1:5] == ("Runtime", "Constants", "State", "Activations")
+    for stack, memory in zip(shown.stacks, (now.memory, known["Preset"].memory, full.memory)):
+        assert tuple(stack.line[1:]) == (*map(fmt.size, memory.parts().values()), fmt.size(memory.peak_bytes))
+        share = memory.peak_bytes / max(p.memory.peak_bytes for p in (now, full))
+        assert sum(stack.percents.values()) == pytest.approx(100 * share)
+    assert shown.limit_percent == pytest.approx(50, abs=1)
+    assert "Predicted for OpenVINO; off by less than 5 % for 9 of 10" in shown.note
+    assert stacks(now, known, model, "OpenVINO", limit_bytes=1e12).limit_percent is None
 
 
 def test_no_excess_within_the_budget(facts) -> None:
@@ -291,12 +313,28 @@ def test_names_at_an_edge_of_the_chart_stand_on_its_inner_side(facts) -> None:
         assert [m.side.split()[1] for m in info.marks] == ["right", "left"]
 
 
+@pytest.mark.parametrize("id", ["blocks.1.0.weight", BIASES])
+def test_estimated_gains_stand_beside_those_that_were_measured(facts, id: str) -> None:
+    row = facts.row(id)
+    curve = curves.gain_curve(row, facts.forecaster.gains, 0.5, facts.metric)
+    assert [p.percent for p in curve.measured] == [100 * share for share in sorted(row.gains)]
+    assert [p.percent for p in curve.points] == [0, *(p.percent for p in curve.measured)]
+    assert [p.gain for p in curve.measured] == [100 * row.gains[s].mean for s in sorted(row.gains)]
+    assert all(p.half > 0 for p in curve.points[1:])  # and 10 steps of two seeds leave some doubt
+    rings, line = charts.gain_chart(curve, LIGHT)["data"]
+    assert (rings["mode"], line["mode"]) == ("markers", "lines+markers")
+    assert all("measured" in said for said in rings["text"])
+    alone = dict.fromkeys(facts.contribution.head, 1.0) | chosen(id, 1.0, facts.contribution)
+    forecast = facts.forecaster.forecast(alone)
+    assert curve.points[-1].gain == pytest.approx(100 * forecast.gain, abs=0.5)  # the same model says both
+
+
 @pytest.mark.parametrize("colours", [LIGHT, DARK])
 def test_charts_set_all_that_a_theme_could_change(facts, state, colours) -> None:
     row = facts.row("blocks.1.0.weight")
     budget, now, cost = Budget(peak_bytes=40_000), facts.known_plans["Preset"], COSTS["peak_bytes"]
     figures = [
-        charts.gain_chart(curves.gain_curve(row, 0.5, facts.metric), colours),
+        charts.gain_chart(curves.gain_curve(row, facts.forecaster.gains, 0.5, facts.metric), colours),
         charts.cost_chart(
             curves.cost_curve(facts.profile, facts.contribution, now.choice, row, 0.5, cost, budget), colours
         ),
@@ -391,6 +429,19 @@ def test_a_task_that_cannot_be_made_again_is_explained() -> None:
     assert "pockui serve a.db --task m:t" in why_not_trainable("m:t", "", "a.db")
     assert "no_such_package" in why_not_trainable("", "no_such_package.tasks:task", "a.db")
     assert why_not_trainable("other:task", "ui_task:task", "a.db") == ""
+
+
+def test_a_task_of_the_working_folder_is_found_however_the_dashboard_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console script looks for modules in its own folder; what trains, in the working one."""
+    (tmp_path / "my_project.py").write_text("raise SystemExit('only looked for')")
+    assert "my_project" in why_not_trainable("", "my_project:task", "a.db")
+    monkeypatch.chdir(tmp_path)
+    assert why_not_trainable("", "my_project:task", "a.db") == ""
+    mistyped = why_not_trainable("", "my_projct:task", "a.db")
+    assert str(tmp_path) in mistyped
+    assert "Did you mean 'my_project'" in mistyped
 
 
 def test_code_is_python_that_names_the_plan(facts, state) -> None:

@@ -63,6 +63,19 @@ def test_cancel_kills_within_a_second(jobs) -> None:
     assert job.error == ""
 
 
+def test_a_worker_that_is_given_time_tells_its_last_and_one_that_does_not_end_is_killed(jobs) -> None:
+    willing = jobs.start("run", "echo_worker", {"events": [{"kind": "a"}], "last": {"kind": "z"}})
+    deaf = jobs.start("run", "echo_worker", {"events": [{"kind": "a"}], "forever": True})
+    _wait(lambda: willing.last("a") and deaf.last("a"))
+    for job, wait_s in ((willing, 20.0), (deaf, 0.5)):
+        job.cancel(wait_s)
+        assert job.status == "cancelled"
+        assert job.error == ""
+    _wait(lambda: willing.last("z"))
+    deaf._process.wait(timeout=10)
+    assert (willing.status, deaf.status) == ("cancelled", "cancelled")
+
+
 def test_an_error_event_is_told_as_it_is(jobs) -> None:
     spec = {"events": [{"kind": "error", "message": "Use a lower lr."}], "code": 1}
     job = jobs.start("run", "echo_worker", spec)
@@ -107,7 +120,9 @@ def test_the_worker_tells_errors_and_ends_with_the_server(jobs, state, tmp_path)
     assert "Did you mean 'task'" in wrong.error
     _wait(lambda: left.last("loss"))
     left._process.stdin.close()  # what the system does when the server is gone
-    assert left._process.wait(timeout=5) != 0
+    assert left._process.wait(timeout=20) != 0
+    _wait(lambda: left.last("stopped"))
+    assert Path(left.last("stopped")["checkpoint"]).is_file()
 
 
 def test_only_the_newest_of_many_requests_is_computed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from pathlib import Path
 
 import panel as pn
@@ -14,12 +15,12 @@ from panel.io.state import set_curdoc
 
 from pockgraph.errors import PockError
 from pockui import page
-from pockui.components.chart import Chart
-from pockui.components.layer_bars import LayerBars
+from pockui import training as training_module
+from pockui.components.web import Chart, LayerBars
 from pockui.jobs import Jobs
+from pockui.training import Training
 from pockui.views import export, train
 from pockui.views.layers import Layers
-from pockui.views.train import Train
 
 
 def test_styles_come_from_here_in_a_session_that_no_page_was_served_for(state) -> None:
@@ -80,23 +81,25 @@ def test_what_was_measured_and_what_was_not_stands_under_the_layers(state) -> No
 
 
 def test_no_two_runs_get_one_folder(state, tmp_path: Path) -> None:
-    first, second = (Train(state, Jobs(), tmp_path / "out") for _ in range(2))
-    folders = [view._folder() for view in (first, second, first)]
+    first, second = (Training(state, Jobs(), tmp_path / "out") for _ in range(2))
+    folders = [training.folder("onnx") for training in (first, second, first)]
     assert len(set(folders)) == 3
     assert all(folder.is_dir() for folder in folders)
 
 
 def test_a_cancelled_run_leaves_no_folder(state, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "why_not_trainable", lambda *_: "")
-    jobs = Jobs()
-    view = Train(state, jobs, tmp_path / "out")
-    view.start()
+    monkeypatch.setattr(training_module, "why_not_trainable", lambda *_: "")
+    training = Training(state, Jobs(), tmp_path / "out")
+    training.start("onnx", steps=10)
     (folder,) = (tmp_path / "out").iterdir()
     folder.with_name(f".{folder.name}.01234567.pockui-partial").mkdir()  # what the killed process was writing
-    view.cancel()
-    assert view._job is not None
-    assert view._job.status == "cancelled"
-    assert not list((tmp_path / "out").iterdir())
+    training.cancel()
+    assert training.job is not None
+    assert training.job.status == "cancelled"
+    limit = time.monotonic() + 30
+    while list((tmp_path / "out").iterdir()):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 def test_a_run_that_has_no_place_says_so(state, tmp_path: Path) -> None:
@@ -104,4 +107,4 @@ def test_a_run_that_has_no_place_says_so(state, tmp_path: Path) -> None:
     with pytest.raises(
         PockError, match=r"Cannot make the folder .*out.* Start the dashboard where you may write"
     ):
-        Train(state, Jobs(), tmp_path / "out")._folder()
+        Training(state, Jobs(), tmp_path / "out").folder("onnx")

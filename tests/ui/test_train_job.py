@@ -11,8 +11,15 @@ import pytest
 
 from pockgraph.errors import NonFiniteLoss
 from pockgraph.study import Study
+from pockui import training as training_module
+from pockui.facts import read_facts
+from pockui.info.kept_run import ended_text, kept_run
+from pockui.jobs import Jobs
+from pockui.kept import read_kept
 from pockui.state import State
-from pockui.train_job import TrainSpec, train
+from pockui.train_job import Stop, TrainSpec, train
+from pockui.training import Training
+from pockui.views.train import Train
 
 
 class Events(list[dict[str, Any]]):
@@ -62,6 +69,71 @@ def test_a_run_that_diverges_is_kept_as_failed(spec: TrainSpec, study_file: Path
         (run,) = study.runs()
     assert run.status == "failed"
     assert run.error
+
+
+class AsksToEnd(Events):
+    """Asks a run to end when it reports its first step."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def __call__(self, kind: str, **data: Any) -> None:
+        super().__call__(kind, **data)
+        if kind == "loss":
+            self._stop._asked.set()
+
+
+def test_a_cancelled_run_is_kept_shown_again_and_resumed_to_the_same_numbers(
+    spec: TrainSpec, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: Any = Events()
+    train(replace(spec, out=str(tmp_path / "whole"), run="whole"), whole)
+    stop = Stop()
+    told: Any = AsksToEnd(stop)
+    train(replace(spec, run="first"), told, stop)
+    assert not told.of("result")
+    (stopped,) = told.of("stopped")
+    assert stopped["steps"] == 1
+
+    run = read_kept(study_file).run("first")
+    assert run is not None
+    assert (run.status, run.steps, run.planned_steps, run.metric) == ("cancelled", 1, 5, None)
+    assert (run.artifact, run.checkpoint) == ("artifact", "artifact.safetensors"), (
+        "told from the study's folder"
+    )
+    shown = kept_run(run, study_file.parent)
+    assert ended_text(shown.status, shown.events, 5, None) == "Cancelled after step 1 of 5."
+
+    # Another server, later: no job of its own has that id.
+    monkeypatch.setattr(training_module, "why_not_trainable", lambda *_: "")
+    monkeypatch.setattr(training_module, "named_reference", lambda _: "ui_task:task")
+    state = State()
+    state.show(read_facts(study_file))
+    training = Training(state, Jobs(), tmp_path / "out")
+    view = Train(state, training)
+    assert training.follow("first")
+    assert training.job_id == "first"
+    assert "Cancelled after step 1 of 5" in view._stage.object
+    assert "→" not in view._result.object
+    assert view._loss.figure["data"][0]["y"] == [run.losses[0]]
+    assert view._resume.visible
+    assert [*view._choice.options.values()] == ["", "first", "whole"], "newest first, and none replaced"
+    view._choice.value = "whole"
+    assert "Done" in view._stage.object
+    assert not view._resume.visible
+    assert not training.follow("no such run")
+    assert training.job_id == "whole"
+
+    resumed: Any = Events()
+    train(replace(spec, run="second", resume=shown.last("stopped")["checkpoint"]), resumed)  # pyright: ignore
+    (result,) = resumed.of("result")
+    assert stopped["losses"] + result["losses"] == whole.of("result")[0]["losses"]
+    second = read_kept(study_file).run("second")
+    assert second is not None
+    assert (second.status, second.began_at, second.steps) == ("done", 1, 4)
+    _, after = (e["value"] for e in resumed.of("metric"))
+    assert after == whole.of("metric")[1]["value"]
 
 
 @pytest.mark.parametrize("kind", ["none", "gone", "another task's", "no study"])

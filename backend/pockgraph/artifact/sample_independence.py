@@ -1,7 +1,7 @@
 """Does a metric look at each sample alone? Only then can a batch of fewer rows be padded.
 
 Statistics of the batch (a batch norm without running ones), distances and ranks within it do not. Found out
-by a trial: the first half of a batch, with its own rows behind it and with copies of its last one.
+by a trial: the first half of a batch, with its own rows after it and with copies of its last one.
 """
 
 from __future__ import annotations

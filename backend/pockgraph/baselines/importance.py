@@ -1,4 +1,8 @@
-"""How much a step's update of each tensor is expected to take off the loss: one probe of the whole graph."""
+"""How much a step's update of each tensor is expected to take off the loss: one probe of the whole graph.
+
+As ElasticTrainer defines it: gradient and update are of the same batch. The `update` scores of a contribution
+analysis (`contribution/scores.py`) take them from different batches, so that noise does not count.
+"""
 
 from __future__ import annotations
 

@@ -55,26 +55,26 @@ def setitem(x: Tensor, where: Any, value: Any) -> None:
     found = _masked(x, where)
     if found is None:
         return x.__setitem__(where, value)
-    view, mask, behind = found
+    view, mask, trailing = found
     if isinstance(value, bool | int | float):
         cut = value if x.is_floating_point() else bool(value) if x.dtype == torch.bool else int(value)
         view.masked_fill_(mask, cut)
         return None
     # The selected elements are one dimension of what is put there, whose size no graph knows.
-    if not isinstance(value, Tensor) or (value.ndim > behind and value.shape[-behind - 1] != 1):
+    if not isinstance(value, Tensor) or (value.ndim > trailing and value.shape[-trailing - 1] != 1):
         return x.__setitem__(where, value)
     if view.ndim < x.ndim and value.ndim:  # integers beside a mask put that dimension first
         return x.__setitem__(where, value)
-    if value.ndim > behind:
-        before, after = value.shape[: value.ndim - behind - 1], value.shape[value.ndim - behind :]
-        value = value.reshape(*before, *[1] * (mask.ndim - behind), *after)
+    if value.ndim > trailing:
+        before, after = value.shape[: value.ndim - trailing - 1], value.shape[value.ndim - trailing :]
+        value = value.reshape(*before, *[1] * (mask.ndim - trailing), *after)
     view.copy_(torch.where(mask, value.to(x.dtype), view))
     return None
 
 
 def _masked(x: Tensor, where: Any) -> tuple[Tensor, Tensor, int] | None:
     """An index that holds one mask beside slices and integers: what these select of x; the mask as it is
-    broadcast to that; and how many dimensions stand behind the masked ones.
+    broadcast to that; and how many dimensions stand after the masked ones.
     """
     parts = list(where) if isinstance(where, tuple) else [where]
     at = [i for i, p in enumerate(parts) if isinstance(p, Tensor)]
@@ -89,8 +89,8 @@ def _masked(x: Tensor, where: Any) -> tuple[Tensor, Tensor, int] | None:
     if tuple(mask.shape) != tuple(x.shape[first : first + mask.ndim]):
         return None  # PyTorch says why not
     view = x[(*before, *[slice(None)] * mask.ndim, *after)] if others else x
-    behind = x.ndim - first - mask.ndim - sum(isinstance(p, int) for p in after)
-    return view, mask.reshape(*mask.shape, *[1] * behind), behind
+    trailing = x.ndim - first - mask.ndim - sum(isinstance(p, int) for p in after)
+    return view, mask.reshape(*mask.shape, *[1] * trailing), trailing
 
 
 PLAIN: dict[Any, Callable[..., Any]] = {

@@ -38,7 +38,7 @@ def ctc_loss(
     time, on logarithms.
 
     Raises:
-        NotOneGraph: the targets of several samples stand one behind the other.
+        NotOneGraph: the targets of several samples stand one after the other.
     """
     batched = log_probs.ndim == 3
     if not batched:
@@ -93,7 +93,7 @@ def _ctc_of_each(log_probs: Tensor, targets: Tensor, inputs: Tensor, spoken: Ten
     label = alpha.gather(1, (2 * spoken[:, None] - 1).clamp_min(0))
     label = torch.where(spoken[:, None] > 0, label, IMPOSSIBLE)
     loss = -torch.logsumexp(torch.cat([last, label], 1), 1)
-    # PyTorch's gradient is the one behind a log_softmax: that of the probabilities' sum comes with it.
+    # PyTorch's gradient is that of a log_softmax's input: that of the sum of probabilities comes with it.
     within = torch.arange(steps, device=path.device)[:, None] < inputs
     total = torch.where(within, log_probs.exp().sum(2), 0.0).sum(0)
     return loss + (total - total.detach())

@@ -19,7 +19,7 @@ def annotate(graph: fx.Graph, slots: list[Slot], outputs: list[Slot], outside: s
 
     `outside` is the source of what runs around the user's lines.
 
-    A buffer's new value belongs to the forward pass, also where it is computed behind the loss.
+    A buffer's new value belongs to the forward pass, also where it is computed after the loss.
 
     Autograd's nodes carry no module. One belongs to the module of the parameter it reads, else to that
     of the saved activation, else to that of the gradient it continues.
@@ -32,7 +32,7 @@ def annotate(graph: fx.Graph, slots: list[Slot], outputs: list[Slot], outside: s
     owner: dict[fx.Node, tuple[str, str]] = {}
     weights: set[fx.Node] = set()
     anchors: set[fx.Node] = set()
-    behind = False
+    past_loss = False
     placeholders = iter(slots)
     for node in graph.nodes:
         meta, node.meta = node.meta, {}
@@ -45,7 +45,7 @@ def annotate(graph: fx.Graph, slots: list[Slot], outputs: list[Slot], outside: s
                 owner[node] = (slot.fqn.rpartition(".")[0], "")
                 weights.add(node)
             continue
-        phase = "backward" if behind and node not in early else "forward"
+        phase = "backward" if past_loss and node not in early else "forward"
         layer, source = layer_of(meta), source_of(meta) or outside
         if phase == "backward":
             known = sorted((a for a in node.all_input_nodes if a in owner),
@@ -58,10 +58,10 @@ def annotate(graph: fx.Graph, slots: list[Slot], outputs: list[Slot], outside: s
             weights.add(node)
         if phase == "forward" or (node.target in LEAF and node.args[0] in anchors):
             anchors.add(node)
-        # A second result of the last forward operator is unpacked behind the loss, and still forward.
+        # A second result of the last forward operator is unpacked after the loss, and still forward.
         unpacks = node.target is operator.getitem
         node.meta.update(phase=node.args[0].meta["phase"] if unpacks else phase, layer=layer, source=source)
-        behind = behind or node is result
+        past_loss = past_loss or node is result
 
 
 def claim_gradients(graph: fx.Graph, outputs: list[Slot]) -> None:

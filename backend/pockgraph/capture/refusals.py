@@ -41,7 +41,7 @@ BACKWARD_INSIDE = (
 PACKED_ROWS = (
     "it calls {name} on the data of a packed sequence, which has as many rows as the lengths in the batch "
     "say. Pad the sequence first, pad_packed_sequence(packed, total_length={steps}), and leave out what lies "
-    "behind each length: labels of -100 in a cross entropy, or (each * mask).sum() / mask.sum() with "
+    "after each length: labels of -100 in a cross entropy, or (each * mask).sum() / mask.sum() with "
     "mask = torch.arange({steps}) < lengths[:, None]"
 )
 PACKED_SIZES = (
@@ -58,7 +58,7 @@ PACKED_COMPUTED = (
     "pad_packed_sequence(packed, total_length={steps})"
 )
 CTC_IN_A_ROW = (
-    "the targets of a CTC loss stand one sample behind the other, and where each begins depends on the "
+    "the targets of a CTC loss stand one sample after the other, and where each begins depends on the "
     "lengths in the batch. Pad them: targets of shape [{samples}, S], S the longest, the lengths as they are"
 )
 INFERENCE_MODE = (

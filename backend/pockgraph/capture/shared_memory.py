@@ -54,7 +54,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _span(x: Tensor) -> tuple[int, int]:
-    """The address of the first byte, and that behind the last one."""
+    """The address of the first byte, and that after the last one."""
     last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride()))
     return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 

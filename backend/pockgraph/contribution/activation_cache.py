@@ -115,7 +115,7 @@ class Forward:
         return list(itertools.accumulate(change))[: len(self.nodes) + 1]
 
     def may_cut(self, position: int) -> bool:
-        """Whether a cut may lie here: not between an operator and the scale or shift behind it.
+        """Whether a cut may lie here: not between an operator and the scale or shift after it.
 
         The passes fold those into the operator, on either side of a cut as in the whole graph; split from
         it they would be rounded another way.
@@ -131,7 +131,7 @@ class Forward:
         return Cut(position, self._reach(position)[1])
 
     def suffix(self, cut: Cut) -> Graph:
-        """The graph behind a cut: what crosses it are BATCH inputs, named by `slot_of`.
+        """The graph after a cut: what crosses it are BATCH inputs, named by `slot_of`.
 
         Gradients of tensors used before the cut are no outputs any more.
         """

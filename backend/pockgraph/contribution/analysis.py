@@ -6,7 +6,7 @@ is the best of a small logarithmic grid around the optimizer's own, judged on va
 mean metric of two plans: the head alone, and the head with one weight from the middle of the network.
 
 Each measurement is one transaction in the study. Whatever ends an analysis, the next one goes on
-behind the last finished measurement. Before them, unless everything is to be measured, gradients score every
+after the last finished measurement. Before them, unless everything is to be measured, gradients score every
 candidate there is (`probe.py`).
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -36,6 +36,7 @@ from .data import with_validation
 from .eager_finetuning import EagerBackend
 from .finetuning_time import Estimate
 from .gains import HEAD, Candidate, Measurement, Progress
+from .kept_measurements import KeptMeasurements
 from .measuring import Cancelled, Draw, Job, Measurer, Taken
 from .probe import probe
 from .schedule import Everything, Request, Schedule, missing
@@ -50,9 +51,6 @@ COMPILE_PAYS_S = 2.0
 PREPARING_FLOPS = 4_000_000_000
 # What a short training may cost of a whole one, that it is worth its time.
 WORTH_SCREENING = 0.35
-
-# What a measurement is of; in the study, its row is found by nothing else.
-KEY = ("purpose", "kind", "fqn", "ratio", "k", "seed", "tried_lr")
 
 
 def analyze(
@@ -103,58 +101,58 @@ class _Analysis:
             c: self._fixed + passes * forward.work_after(measurer.choice(c)) for c in (HEAD, *self.candidates)
         }
         self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
-        self._known: dict[Request, Measurement] = {}  # asked for so far, in order
         # The first measurements also fill the cache of activations: one forward pass for every batch.
         batches = settings.steps * len(settings.seeds) + measurer.data.validation_count
         self._measured_s, self._measured_work = 0.0, batches * forward.work_before[-1]
         self._start = time.monotonic()
         self._is_checked = False
         self._lease: Lease
+        self._kept: KeptMeasurements
 
     def run(self, force: bool) -> None:
         rate = self.settings.lr if isinstance(self.settings.lr, int | float) else None
         head, biases = (json.dumps(names) for names in (self.measurer.head, self.measurer.bias_order))
         new = {"lr": rate, "head": head, "bias_order": biases}
         with lease(self.store, self.settings.comparable(self.graph.optimizer.lr), new) as self._lease:
-            self.id = self._lease.analysis
-            self._ended("")
+            self._kept = KeptMeasurements(self.store, self._lease)
+            self._note_end("")
             self._is_checked = force
             schedule = self._schedule()
             if self.settings.mode == "mixed":
-                self._recall()
-            self._want(schedule.foreseen, forget_unfinished=True)
+                self._kept.recall()
+            self._kept.want(schedule.foreseen, self._steps, forget_unfinished=True)
             self._learn_pace()
             self._report("preparing", None)
-            if any(m.status == "planned" for m in self._known.values()):
+            if any(m.status == "planned" for m in self._kept.known.values()):
                 self._check_gradients()
             in_time = True
-            while in_time and (wanted := schedule.next(self._known)):
+            while in_time and (wanted := schedule.next(self._kept.known)):
                 self._check_head()
-                self._want(wanted)
+                self._kept.want(wanted, self._steps)
                 try:
-                    in_time = self._measure(missing(wanted, self._known))
+                    in_time = self._measure(missing(wanted, self._kept.known))
                 except NotTheSame as e:
                     if not self.place.chosen:
                         raise
                     self.place.stay_here(e)
             self._check_head()
-            self._ended("finished" if in_time else "time")
-        failed = self._read("status = 'failed' AND purpose = 'contribution'")
+            self._note_end("finished" if in_time else "time")
+        failed = self._kept.failed()
         if failed:
             names = listing([m.candidate.label for m in failed])
             raise StudyError(
-                f"{len(failed)} of {len(self._known)} measurements failed ({names}); the others are kept. "
-                f"The first says: {failed[0].error}"
+                f"{len(failed)} of {len(self._kept.known)} measurements failed ({names}); the others are "
+                f"kept. The first says: {failed[0].error}"
             )
 
-    # ------------------------------------------------------------------ the study's side
-
-    def _ended(self, why: str) -> None:
-        """Note how this call ended, for `coverage.py`; an empty text while it has not."""
+    def _note_end(self, why: str) -> None:
+        """Note how this call ended; an empty text while it has not."""
         limit = self.settings.time_budget_s
-        note = {"mode": self.settings.mode, "why": why} | ({"limit_s": limit} if limit < math.inf else {})
-        with self._lease.transaction("measurements") as write:
-            write.execute("UPDATE analyses SET ended = ? WHERE id = ?", (json.dumps(note), self.id))
+        self._kept.note_end(
+            {"mode": self.settings.mode, "why": why} | ({"limit_s": limit} if limit < math.inf else {})
+        )
+
+    # ------------------------------------------------------------------ what is measured
 
     def _scores(self) -> Scores:
         """Of all candidates there are, also those that are not to be measured; the study's, or made now."""
@@ -162,11 +160,8 @@ class _Analysis:
             self.graph, self.measurer.head, replace(self.settings, tensors=None, bias_counts=None)
         )
         every += [c for c in self.candidates if c not in every]
-        for row in self.store.read("SELECT json FROM probes WHERE analysis = ?", self.id):
-            with self.store.decoding(f"the probe of analysis {self.id}"):
-                found = Scores.from_json(row["json"])
-            if all(found.of(c) for c in every):
-                return found
+        if (kept := self._kept.scores(every)) is not None:
+            return kept
         self._report("probing", None)
         self._check_gradients()
         rate = self.settings.lr if isinstance(self.settings.lr, int | float) else self.graph.optimizer.lr
@@ -174,12 +169,7 @@ class _Analysis:
             self.measurer.task, self.graph, every, self.measurer.plan_of, self.measurer.plan_of(HEAD),
             self.settings.seeds[0], rate, self._tick,
         )  # fmt: skip
-        with self._lease.transaction("measurements") as write:
-            write.execute(
-                "INSERT INTO probes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "finished = excluded.finished, json = excluded.json",
-                (self.id, time.time(), found.to_json()),
-            )
+        self._kept.keep_scores(found)
         return found
 
     def _check_gradients(self) -> None:
@@ -193,7 +183,7 @@ class _Analysis:
         if self.settings.mode == "probe":
             return Everything((), (), self.settings.seeds)
         tuning = []
-        if self._lease.row()["lr"] is None:
+        if self._kept.lr is None:
             for rate in self.settings.grid(self.graph.optimizer.lr):
                 tuning += [
                     Request("tuning", c, self.settings.seeds[0], rate) for c in (HEAD, *self._middle())
@@ -212,42 +202,7 @@ class _Analysis:
         """Forward passes that a measurement takes, or as much work; a backward pass is two."""
         return 3 * (steps or self.settings.steps) + self.measurer.data.validation_count
 
-    def _recall(self) -> None:
-        """Everything that the analysis has measured, whoever asked for it."""
-        for m in self._read("status IN ('done', 'diverged')"):
-            tried = (m.lr or 0.0) if m.purpose == "tuning" else 0.0
-            self._known[Request(m.purpose, m.candidate, m.seed, tried)] = m
-
-    def _want(self, requests: Iterable[Request], forget_unfinished: bool = False) -> None:
-        """Write down what is wanted: the study then knows how much is left, whoever asks.
-
-        Args:
-            forget_unfinished: drop what an earlier call planned, or failed at, and may not be wanted again.
-        """
-        new = [r for r in requests if r not in self._known]
-        if not new and not forget_unfinished:
-            return
-        names = ", ".join(KEY)
-        with self._lease.transaction("measurements") as write:
-            if forget_unfinished:
-                write.execute(
-                    "DELETE FROM measurements WHERE analysis = ? AND status IN ('planned', 'failed')",
-                    (self.id,),
-                )
-            write.executemany(
-                f"INSERT INTO measurements (analysis, steps, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT DO NOTHING",
-                [(self.id, self._steps(r), *_key(r)) for r in new],
-            )
-        rows = self.store.read("SELECT * FROM measurements WHERE analysis = ?", self.id)
-        found = {tuple(row[n] for n in KEY): row for row in rows}
-        self._known |= {r: Measurement.of_row(found[_key(r)]) for r in new if _key(r) in found}
-
-    def _read(self, where: str) -> list[Measurement]:
-        rows = self.store.read(f"SELECT * FROM measurements WHERE analysis = ? AND {where}", self.id)
-        return [Measurement.of_row(r) for r in rows]
-
-    # ------------------------------------------------------------------ the measuring side
+    # ------------------------------------------------------------------ measuring
 
     def _measure(self, wanted: Sequence[Request]) -> bool:
         """Take measurements, and save each as it comes.
@@ -306,8 +261,7 @@ class _Analysis:
         """
         if request.candidate == HEAD or request.purpose == "tuning":
             return True
-        if not any(r.purpose == "contribution" and r.candidate != HEAD and m.status == "done"
-                   for r, m in self._known.items()):  # fmt: skip
+        if not any(m.candidate != HEAD and m.status == "done" for m in self._kept.of("contribution")):
             return True
         pace = self._measured_s / self._measured_work if self._measured_s else 0.0
         left = self.settings.time_budget_s - (time.monotonic() - self._start)
@@ -318,8 +272,7 @@ class _Analysis:
         Raises:
             StudyError: the head alone diverged.
         """
-        heads = (m for r, m in self._known.items() if r.purpose == "contribution" and r.candidate == HEAD)
-        if any(m.status == "diverged" for m in heads):
+        if any(m.status == "diverged" for m in self._kept.of("contribution", HEAD)):
             raise StudyError(
                 f"Training the head alone diverged at lr {self._learning_rate():g}, so there is nothing to "
                 "compare with. Pass a lower lr."
@@ -329,21 +282,7 @@ class _Analysis:
         values: dict[str, Any] = {
             "lr": lr, "target": self._target, "duration_s": taken.duration_s, "finished": time.time(),
         } | dict(taken.values)  # fmt: skip
-        columns = ", ".join(f"{c} = ?" for c in values)
-        where = " AND ".join(f"{c} = ?" for c in KEY)
-        with self._lease.transaction("measurements") as write:
-            found = write.execute(
-                f"UPDATE measurements SET {columns} WHERE analysis = ? AND {where} AND status = 'planned' "
-                "RETURNING *",
-                (*values.values(), self.id, *_key(request)),
-            ).fetchall()
-            if len(found) != 1:
-                raise StudyError(
-                    f"The measurement of {request.candidate.label} with seed {request.seed} was deleted from "
-                    f"{self.store.path}, or filled in, while it was being taken. The others are kept; call "
-                    "analyze again to go on."
-                )
-        saved = self._known[request] = Measurement.of_row(found[0])
+        saved = self._kept.save(request, values)
         self._measured_s += taken.duration_s
         self._measured_work += self._work(request)
         self._report(request.candidate.label, saved)
@@ -354,10 +293,10 @@ class _Analysis:
         Raises:
             StudyError: training diverged at every rate.
         """
-        stored = self._lease.row()["lr"]
+        stored = self._kept.lr
         if stored is not None:
             return stored
-        tuning = [m for m in self._known.values() if m.purpose == "tuning"]
+        tuning = list(self._kept.of("tuning"))
         scores = []
         for rate in {m.lr for m in tuning}:
             tried = [m for m in tuning if m.lr == rate]
@@ -370,8 +309,7 @@ class _Analysis:
             raise StudyError(f"Training diverged at every learning rate tried ({rates}). Pass a lower lr.")
         best = max(scores)[2]
         assert best is not None
-        with self._lease.transaction("measurements") as write:
-            write.execute("UPDATE analyses SET lr = ? WHERE id = ? AND lr IS NULL", (best, self.id))
+        self._kept.keep_lr(best)
         return best
 
     def _middle(self) -> list[Candidate]:
@@ -386,9 +324,8 @@ class _Analysis:
         """Where measurements are taken: asked for, chosen before, or what is faster for these settings."""
         target = self.settings.target
         if target == "auto":
-            target = self._lease.row()["target"] or self._faster_target()
-            with self._lease.transaction() as write:
-                write.execute("UPDATE analyses SET target = ? WHERE id = ?", (target, self.id))
+            target = self._kept.target or self._faster_target()
+            self._kept.keep_target(target)
         return target
 
     def _faster_target(self) -> str:
@@ -409,35 +346,30 @@ class _Analysis:
                 continue
             totals[target] = estimate.total_s(*amount)
             notes[target] = {**asdict(estimate), "total_s": totals[target]}
-        with self._lease.transaction() as write:
-            write.execute("UPDATE analyses SET estimates = ? WHERE id = ?", (json.dumps(notes), self.id))
+        self._kept.keep_estimates(notes)
         return min(totals, key=totals.__getitem__)
 
-    # ------------------------------------------------------------------ the caller's side
+    # ------------------------------------------------------------------ progress
 
     def _tick(self) -> None:
         self._lease.check()
         if self._cancel is not None and self._cancel():
-            done, total = self._counts()
+            done, total = self._kept.counts()
             raise Cancelled(
                 f"The analysis was cancelled after {done} of {total} measurements. They are kept; "
                 "call analyze again to go on."
             )
 
-    def _counts(self) -> tuple[int, int]:
-        done = sum(m.status in ("done", "diverged") for m in self._known.values())
-        return done, len(self._known)
-
     def _learn_pace(self) -> None:
         """From what earlier calls measured."""
-        for request, known in self._known.items():
+        for request, known in self._kept.known.items():
             if known.duration_s and request.candidate in self.work:
                 self._measured_s += known.duration_s
                 self._measured_work += self._work(request)
 
     def _seconds_left(self) -> float | None:
         """What the rest takes one after the other, as far as what was measured tells."""
-        left = sum(self._work(r) for r, m in self._known.items() if m.status == "planned")
+        left = sum(self._work(r) for r, m in self._kept.known.items() if m.status == "planned")
         return self._measured_s / self._measured_work * left if self._measured_s else None
 
     def _report(self, label: str, last: Measurement | None) -> None:
@@ -445,9 +377,4 @@ class _Analysis:
             return
         seconds = self._seconds_left()
         left_s = None if seconds is None else seconds / max(1, self.place.workers)
-        self._progress(Progress(*self._counts(), label, left_s, last))
-
-
-def _key(request: Request) -> tuple[Any, ...]:
-    c = request.candidate
-    return request.purpose, c.kind, c.fqn, c.ratio, c.k, request.seed, request.tried_lr
+        self._progress(Progress(*self._kept.counts(), label, left_s, last))

@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 from .calibration import estimates
-from .gains import HEAD, Candidate, Contribution, Gain, Measurement
+from .gains import (
+    HEAD,
+    Candidate,
+    Contribution,
+    Gain,
+    Measurement,
+    Purpose,
+    gains_by_seed,
+    metrics_by_seed,
+)
 from .schedule import Request, missing
 from .scores import Scores
 
@@ -68,7 +77,7 @@ class Contested:
         for wanted in self._begin:
             if left := missing(wanted, known):
                 return left
-        gains = self._gains(known)
+        gains = _mean_gains(known)
         out = {r.candidate for r, m in known.items() if m.status in ("diverged", "failed")}
         out |= self._hopeless(known)
         expected = estimates(self._scores, self._candidates, gains)
@@ -106,35 +115,27 @@ class Contested:
         count = min(FIRST, len(order))
         return [order[round(i * (len(order) - 1) / max(1, count - 1))] for i in range(count)]
 
-    def _gains(
-        self, known: Mapping[Request, Measurement], purpose: str = "contribution"
-    ) -> dict[Candidate, float]:
-        """Mean gain over the seeds that were taken."""
-        alone = {r.seed: m.metric for r, m in known.items() if (r.purpose, r.candidate) == (purpose, HEAD)}
-        found: dict[Candidate, list[float]] = {}
-        for r, m in known.items():
-            base = alone.get(r.seed)
-            if r.purpose == purpose and r.candidate != HEAD and m.metric is not None and base is not None:
-                found.setdefault(r.candidate, []).append(m.metric - base)
-        return {c: fmean(values) for c, values in found.items()}
-
     def _hopeless(self, known: Mapping[Request, Measurement]) -> set[Candidate]:
         """What gained less than half of the others in a short training."""
-        short = self._gains(known, "screening")
+        short = _mean_gains(known, "screening")
         middle = median(short.values()) if short else 0.0
         return {c for c, gain in short.items() if gain < middle}
 
     def _table(self, gains: Mapping[Candidate, float], known: Mapping[Request, Measurement]) -> Contribution:
         heads = [known[Request("contribution", HEAD, s)].metric for s in self._seeds]
-        weights: dict[str, dict[float, Gain]] = {}
-        biases: dict[int, Gain] = {}
-        for c, gain in sorted(gains.items(), key=lambda item: (item[0].fqn, item[0].ratio, item[0].k)):
-            if c.kind == "weight":
-                weights.setdefault(c.fqn, {})[c.ratio] = Gain.of([gain])
-            else:
-                biases[c.k] = Gain.of([gain])
         baseline = Gain.of(h for h in heads if h is not None)
-        return Contribution(baseline, weights, biases, self._bias_order, self._head)
+        order = sorted(gains, key=lambda c: (c.fqn, c.ratio, c.k))
+        return Contribution.of(
+            baseline, {c: Gain.of([gains[c]]) for c in order}, self._bias_order, self._head
+        )
+
+
+def _mean_gains(
+    known: Mapping[Request, Measurement], purpose: Purpose = "contribution"
+) -> dict[Candidate, float]:
+    """Mean gain over the seeds that were taken."""
+    taken = [m for r, m in known.items() if r.purpose == purpose]
+    return {c: fmean(over.values()) for c, over in gains_by_seed(metrics_by_seed(taken)).items()}
 
 
 def _total(plans: Iterable[Candidate], gains: Mapping[Candidate, float]) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -159,14 +159,34 @@ class Forecaster:
 
         Each gain's `std` is what is not known of it, whatever the number of its seeds.
         """
+        return self._estimated(lambda _, score, variance: (score, variance))
+
+    @functools.cached_property
+    def gains(self) -> Contribution:
+        """The table with each gain as it is estimated from all that was measured and trained.
+
+        Each gain's `std` is what is not known of it, whatever the number of its seeds.
+        """
+
+        def of_score(member: _Member, score: Numbers, variance: Numbers) -> tuple[Numbers, Numbers]:
+            gain, spread, _ = member.link.moments(score, np.sqrt(variance))
+            return gain, spread
+
+        return self._estimated(of_score)
+
+    def _estimated(
+        self, of_score: Callable[[_Member, Numbers, Numbers], tuple[Numbers, Numbers]]
+    ) -> Contribution:
+        """The table of what `of_score` makes of each item's score and of its variance."""
         n = len(self._items.gains)
         mean, second = np.zeros(n), np.zeros(n)
         for member in self._members:
             moved = member.scores + member.reach[:n] @ member.residuals
             known = member.reach[:n] @ cho_solve(member.factor, member.reach[:n].T) if self.trained else 0.0
             variance = np.diag(member.covariance)[:n] - np.diag(np.zeros((n, n)) + known)
-            mean += member.weight * moved
-            second += member.weight * (np.maximum(variance, 0) + moved**2)
+            value, spread = of_score(member, moved, np.maximum(variance, 0))
+            mean += member.weight * value
+            second += member.weight * (spread + value**2)
         std = np.sqrt(np.maximum(second - mean**2, 0))
         of = [Gain(float(m), float(s), g.seeds) for m, s, g in zip(mean, std, self._items.gains, strict=True)]
         c = self.contribution

@@ -11,7 +11,7 @@ so that no search picks it, and lists it under `diverged`.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal
@@ -71,6 +71,29 @@ class Contribution:
     head: tuple[str, ...] = ()
     diverged: tuple[Candidate, ...] = ()
     noise: Noise | None = None
+
+    @classmethod
+    def of(
+        cls,
+        baseline: Gain,
+        gains: Mapping[Candidate, Gain],
+        bias_order: Iterable[str],
+        head: Iterable[str],
+        diverged: Iterable[Candidate] = (),
+        noise: Noise | None = None,
+    ) -> Contribution:
+        """The table of some candidates' gains."""
+        weights: dict[str, dict[float, Gain]] = {}
+        biases: dict[int, Gain] = {}
+        for candidate, gain in gains.items():
+            if candidate.kind == "weight":
+                weights.setdefault(candidate.fqn, {})[candidate.ratio] = gain
+            else:
+                biases[candidate.k] = gain
+        return cls(
+            baseline, weights, dict(sorted(biases.items())), tuple(bias_order), tuple(head), tuple(diverged),
+            noise,
+        )  # fmt: skip
 
     def predicted_gain(self, ratios: Mapping[str, float]) -> float:
         """Sum of the gains of what is trained: the search's objective (arXiv 2310.17752, section 3).
@@ -196,28 +219,34 @@ def tabulate(
 ) -> Contribution | None:
     """The contribution table of some measurements; None while the head alone was not measured."""
     taken = [m for m in measurements if m.purpose == "contribution"]
-    heads = [m for m in taken if m.candidate == HEAD and not _diverged(m)]
-    alone = {m.seed: m.metric for m in heads if m.metric is not None}
+    metrics = metrics_by_seed(taken)
+    alone = metrics.get(HEAD)
     if not alone:
         return None
-    gains: dict[Candidate, list[float]] = {}
-    metrics: dict[Hashable, dict[int, float]] = {HEAD: alone}
     diverged = dict.fromkeys(m.candidate for m in taken if _diverged(m))
-    for m in taken:
-        if m.metric is not None and m.seed in alone and m.candidate not in (HEAD, *diverged):
-            gains.setdefault(m.candidate, []).append(m.metric - alone[m.seed])
-            metrics.setdefault(m.candidate, {})[m.seed] = m.metric
-    weights: dict[str, dict[float, Gain]] = {}
-    biases: dict[int, Gain] = {}
-    for candidate, differences in gains.items():
-        if candidate.kind == "weight":
-            weights.setdefault(candidate.fqn, {})[candidate.ratio] = Gain.of(differences)
-        else:
-            biases[candidate.k] = Gain.of(differences)
-    return Contribution(
-        Gain.of(alone.values()), weights, dict(sorted(biases.items())), tuple(bias_order), tuple(head),
-        tuple(diverged), Noise.of(metrics),
-    )  # fmt: skip
+    gains = {c: Gain.of(g.values()) for c, g in gains_by_seed(metrics).items() if c not in diverged}
+    noise = Noise.of({HEAD: alone} | {c: metrics[c] for c in gains})
+    return Contribution.of(Gain.of(alone.values()), gains, bias_order, head, diverged, noise)
+
+
+def metrics_by_seed(measurements: Iterable[Measurement]) -> dict[Candidate, dict[int, float]]:
+    """Candidate -> seed -> metric, of measurements of one purpose that did not diverge.
+
+    Only of seeds that the head alone was measured with, too.
+    """
+    found: dict[Candidate, dict[int, float]] = {}
+    for m in measurements:
+        if m.metric is not None and not _diverged(m):
+            found.setdefault(m.candidate, {})[m.seed] = m.metric
+    alone = found.get(HEAD, {})
+    with_head = {c: {s: v for s, v in by_seed.items() if s in alone} for c, by_seed in found.items()}
+    return {c: by_seed for c, by_seed in with_head.items() if by_seed}
+
+
+def gains_by_seed(metrics: Mapping[Candidate, Mapping[int, float]]) -> dict[Candidate, dict[int, float]]:
+    """Candidate -> seed -> its metric less that of the head alone, of what `metrics_by_seed` gave."""
+    alone = metrics.get(HEAD, {})
+    return {c: {s: v - alone[s] for s, v in by_seed.items()} for c, by_seed in metrics.items() if c != HEAD}
 
 
 def _diverged(measured: Measurement) -> bool:

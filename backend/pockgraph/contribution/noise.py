@@ -8,8 +8,9 @@ that is a mean of zeros and ones says something of its own noise: that of drawin
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Noise:
     samples: int | None = None
 
     @classmethod
-    def of(cls, metrics: Mapping[Hashable, Mapping[int, float]]) -> Noise:
+    def of(cls, metrics: Mapping[Any, Mapping[int, float]]) -> Noise:
         """
         Args:
             metrics: what was trained -> seed -> metric.
@@ -70,7 +71,7 @@ def samples_of(metrics: Collection[float]) -> int | None:
     return int(counts[0]) if len(counts) else None
 
 
-def _residual(metrics: Mapping[Hashable, Mapping[int, float]]) -> tuple[float, int, float, int]:
+def _residual(metrics: Mapping[Any, Mapping[int, float]]) -> tuple[float, int, float, int]:
     """The fields of `Noise` that the spread over seeds tells: of what plan and seed alone do not explain."""
     several = [by_seed for by_seed in metrics.values() if len(by_seed) > 1]
     seeds = sorted({seed for by_seed in several for seed in by_seed})

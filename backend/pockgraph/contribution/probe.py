@@ -1,6 +1,6 @@
 """Probe: score every candidate from the gradients of a few batches, without training it.
 
-The head is trained for some steps, since the gradients behind a head that knows nothing say little about the
+The head is trained for some steps, since the gradients through a head that knows nothing say little about the
 task. Then one backward pass a batch through the whole network, as a plan that trains everything takes it.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..ir.graph import Role
 from ..ir.interpreter import interpret
 from ..optimizer import Optimizer
-from ..parity.eager_optimizer import Stepper
+from ..parity.eager_optimizer import EagerOptimizer
 from ..passes.batch_limits import limits_of
 from ..plan import Plan
 from ..plan.tensor_info import TensorInfo
@@ -170,5 +170,5 @@ def _step(optimizer: Optimizer, fqn: str, weight: Tensor, grad: Tensor, lr: floa
     plain = replace(optimizer, accumulate=1, clip_norm=None, ema_decay=None)  # pyright: ignore
     leaf = weight.clone().requires_grad_()
     leaf.grad = grad.clone()
-    Stepper(plain, {fqn: leaf}).step(lr)
+    EagerOptimizer(plain, {fqn: leaf}).step(lr)
     return leaf.detach() - weight

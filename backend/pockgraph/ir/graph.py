@@ -13,7 +13,7 @@ Node metadata that every pass keeps:
 - `source`: `file:line` of the user's code, when known.
 
 Where gradients are clipped by their global norm, pruning marks a tensor's part of the squared norm with
-`norm_of` and the sum that takes it in with `joins_norm_of`, both its FQN; only profiling reads them.
+`norm_of` and the sum that takes it in with `adds_norm_of`, both its FQN; only profiling reads them.
 """
 
 from __future__ import annotations

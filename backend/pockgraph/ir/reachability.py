@@ -43,7 +43,7 @@ def ancestors(*nodes: fx.Node) -> set[fx.Node]:
     return found
 
 
-def late_readers(value: fx.Node) -> set[fx.Node]:
+def readers_after_forward(value: fx.Node) -> set[fx.Node]:
     """The operators after the forward pass that read one of its values, or a view of it."""
     found: set[fx.Node] = set()
     for user in value.users:
@@ -52,5 +52,5 @@ def late_readers(value: fx.Node) -> set[fx.Node]:
         if user.meta["phase"] != "forward":
             found.add(user)
         elif is_view(user):
-            found |= late_readers(user)
+            found |= readers_after_forward(user)
     return found

@@ -2,7 +2,7 @@
 
 Not here: optimizers of eager PyTorch; those that the steps are compared with are in `parity/`.
 
-The update is part of the training graph, so that it can be scheduled right behind its gradient,
+The update is part of the training graph, so that it can be scheduled right after its gradient,
 fused, and exists only for what a plan trains. Formulas and defaults are torch.optim's.
 
 One optimizer a file; `base.py` holds what all share, `updates.py` builds the update phase of a graph:

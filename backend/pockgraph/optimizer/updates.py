@@ -88,7 +88,7 @@ class Updates:
         total = squares[0]
         for part in squares[1:]:
             total = b.call(aten.add.Tensor, total, part)
-            total.meta["joins_norm_of"] = part.meta["norm_of"]
+            total.meta["adds_norm_of"] = part.meta["norm_of"]
         norm = b.call(aten.add.Scalar, b.call(aten.sqrt.default, total), 1e-6)
         factor = b.call(aten.mul.Scalar, b.call(aten.reciprocal.default, norm), self._optimizer.clip_norm)
         self._clip = b.call(aten.clamp_max.default, factor, 1.0)

@@ -20,7 +20,7 @@ from ..capture import as_captured, leaf_of
 from ..plan import Plan
 from ..prng import step_keys
 from ..task import Task
-from .seeded_masks import seeded_masks
+from .seeded_dropout import seeded_dropout
 
 LOWER = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -67,7 +67,7 @@ def autograd(task: Task, plan: Plan, double: bool = False, seed: int = 0) -> Out
         as_captured(task),
         _restored(task.model),
         torch.enable_grad(),
-        seeded_masks(step_keys(seed, 0)) if task.dropout else contextlib.nullcontext(),
+        seeded_dropout(step_keys(seed, 0)) if task.dropout else contextlib.nullcontext(),
         in_double() if double else contextlib.nullcontext(),
     ):
         own = dict(task.model.named_parameters())

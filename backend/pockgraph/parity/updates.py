@@ -19,7 +19,7 @@ from ..optimizer import Lion
 from ..optimizer.base import MICRO_STEP
 from ..runtime.manifest import EMA
 from ..train_graph import TrainGraph
-from .eager_optimizer import Stepper
+from .eager_optimizer import EagerOptimizer
 from .rounding import deviation
 from .split_step import SplitStep
 
@@ -77,7 +77,7 @@ def _deviations(
     state, next_names = draws.state, {s.name: s.next_name for s in graph.state_slots}
     slots = [s for s in graph.state_slots if s.name in state and s.fqn]
     start = dict(state)
-    eager = Stepper(graph.optimizer, {s.fqn: state[s.name].clone() for s in slots if s.trained})
+    eager = EagerOptimizer(graph.optimizer, {s.fqn: state[s.name].clone() for s in slots if s.trained})
     for lr, size in UPDATES:
         for last, micro_step in zip((-1, *micro_steps), micro_steps):
             found = draws.gradients(size * count / len(micro_steps))
@@ -99,7 +99,7 @@ def _deviations(
                     yield slot, _off(state[slot.name], right, start[slot.name])
 
 
-def _at_the_kink(lion: Lion, eager: Stepper) -> dict[str, Tensor]:
+def _at_the_kink(lion: Lion, eager: EagerOptimizer) -> dict[str, Tensor]:
     """Gradients that decide the step's sign by a millionth, so that a beta which is off shows."""
     found = {}
     for fqn, leaf in eager.leaves.items():

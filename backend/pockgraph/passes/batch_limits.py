@@ -209,7 +209,7 @@ def _size(x: fx.Node, dim: int) -> int:
 
 
 def _offsets(node: fx.Node) -> Iterator[Index]:
-    """Where the bags of an embedding bag begin: at the first id, one behind the other."""
+    """Where the bags of an embedding bag begin: at the first id, one after the other."""
     _, ids, offsets, *_, last_included, _ = bound_args(node)
     count = ids.meta["val"].numel()
     ends = [("first", 0, 0), *([("last", -1, count)] if last_included else [])]

@@ -73,7 +73,7 @@ class DropoutMasks:
         noise = [n for n in new.nodes if n.target is aten.native_dropout.default or n.target in BERNOULLI]
         if not noise:
             return graph
-        masks = _Masks(graph, new, noise[0])
+        masks = _DropoutMaskMaker(graph, new, noise[0])
         site = 0
         for node in noise:
             if node.target in BERNOULLI:
@@ -86,8 +86,8 @@ class DropoutMasks:
         return rebuilt(graph, new, inputs=tuple(masks.slots), values=masks.values)
 
 
-class _Masks:
-    """Adds masks to an fx graph, and the inputs they are made from."""
+class _DropoutMaskMaker:
+    """Adds dropout masks to an fx graph, and the inputs they are made from."""
 
     def __init__(self, graph: Graph, new: fx.Graph, first: fx.Node) -> None:
         self.fx, self.slots, self.values = new, list(graph.inputs), dict(graph.values)
@@ -136,7 +136,7 @@ def _builder(graph: fx.Graph, node: fx.Node) -> Builder:
     return Builder(graph, node.meta["phase"], node.meta["layer"], node.meta["source"])
 
 
-def _dropped(masks: _Masks, node: fx.Node, x: Any, drop: fx.Node, scale: float) -> None:
+def _dropped(masks: _DropoutMaskMaker, node: fx.Node, x: Any, drop: fx.Node, scale: float) -> None:
     """Replace `node` by x with zeros where `drop` says so, and scaled elsewhere."""
     b = _builder(masks.fx, node)
     with b.before(node):
@@ -145,7 +145,7 @@ def _dropped(masks: _Masks, node: fx.Node, x: Any, drop: fx.Node, scale: float) 
     masks.fx.erase_node(node)
 
 
-def _replace_dropout(masks: _Masks, node: fx.Node, site: int) -> None:
+def _replace_dropout(masks: _DropoutMaskMaker, node: fx.Node, site: int) -> None:
     args: Any = node.args
     x, p = args[:2]
     b = _builder(masks.fx, node)
@@ -163,7 +163,7 @@ def _replace_dropout(masks: _Masks, node: fx.Node, site: int) -> None:
     masks.fx.erase_node(node)  # dead-code elimination leaves random operators alone
 
 
-def _replace_bernoulli(masks: _Masks, node: fx.Node, site: int) -> None:
+def _replace_bernoulli(masks: _DropoutMaskMaker, node: fx.Node, site: int) -> None:
     """Noise that is divided by the probability of a one and multiplied with activations is dropout."""
     keep: Any = node.args[1] if len(node.args) > 1 else 0.5  # the schema's default is left out
     val = node.meta["val"]

@@ -160,7 +160,7 @@ def _with_guards(graph: Graph, computed: list[Index], wide: list[fx.Node], below
 
 
 def _behind(b: Builder, node: fx.Node) -> Callable[..., fx.Node]:
-    """Calls operators, each behind the one before, the first behind `node`."""
+    """Calls operators, each after the one before, the first after `node`."""
     last = node
 
     def call(op: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -182,8 +182,8 @@ def _bad(b: Builder, value: fx.Node, index: Index) -> list[fx.Node]:
         out = call(aten.logical_and.default, out, call(aten.ne.Scalar, seen, other))
     if not index.ascending or value.meta["val"].numel() < 2:
         return [out]
-    before, behind = call(aten.slice.Tensor, value, 0, 0, -1), call(aten.slice.Tensor, value, 0, 1)
-    return [out, call(aten.lt.Tensor, behind, before)]
+    before, after = call(aten.slice.Tensor, value, 0, 0, -1), call(aten.slice.Tensor, value, 0, 1)
+    return [out, call(aten.lt.Tensor, after, before)]
 
 
 def _inexact(new: fx.Graph, node: fx.Node, below: int) -> fx.Node:

@@ -53,7 +53,7 @@ class MemoryAmounts(NamedTuple):
         backward_weight_bytes: of weights that gradients of inputs are computed from: runtimes keep them in
             another order than the forward pass reads.
         state_bytes: of tensors that are trained, or of their trained parts, and of optimizer state.
-        allocated_bytes: of the results of operators behind the forward pass. Runtimes find memory again for
+        allocated_bytes: of the results of operators after the forward pass. Runtimes find memory again for
             much of it; how much is the target's.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..cost.masks import MASK_BYTES
+from ..cost.clamp_masks import CLAMP_MASK_BYTES
 
 WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise", "stream")
 SCALAR_BYTES = 4
@@ -27,16 +27,16 @@ class Operator:
         forward: phase; `needed`: the loss needs it, whatever the plan.
         elementwise: it may write over an operand.
         kind: index into `WORK_KINDS`; `work`: its amount, FLOPs or (for `stream`) bytes moved.
-        masks: the operator whose result it only compares, for the backward of a clamp; else -1.
-        clamps: with how many bounds, see `cost/masks.py`.
-        late: the backward operators that read that result for more than a comparison; without them a mask is
-            kept instead.
+        compared: of the backward of a clamp (ReLU, …), the operator whose clamped result it only compares
+            with the bounds; else -1. bounds: how many those are, see `cost/clamp_masks.py`.
+        kept_for: the backward operators that read that result for more than a comparison. In a plan without
+            them a clamp mask is kept instead of it.
         reads: the weights it reads, as positions in `Profile.tensors`.
         fixed_bytes, fixed_flops, fixed_work: of an operator that serves one tensor alone, what does not
             shrink when only some channels of that tensor are trained (`Profile.other_fixed`: of its other
             dimensions).
-        joins: the tensor whose part in the norm of all gradients it adds to a sum. It exists when that tensor
-            and an earlier one are trained; otherwise the sum is the one operand that there is. Else -1.
+        adds_norm_of: the tensor whose gradient's norm it adds to the sum over all; else -1. It exists when
+            that tensor and an earlier one are trained; otherwise the sum is the one operand that there is.
         item_bytes: of one element of its result.
     """
 
@@ -53,14 +53,14 @@ class Operator:
     elementwise: bool
     kind: int
     work: int
-    masks: int = -1
-    clamps: int = 0
-    late: tuple[int, ...] = ()
+    compared: int = -1
+    bounds: int = 0
+    kept_for: tuple[int, ...] = ()
     reads: tuple[int, ...] = ()
     fixed_bytes: int = 0
     fixed_flops: int = 0
     fixed_work: int = 0
-    joins: int = -1
+    adds_norm_of: int = -1
     item_bytes: int = SCALAR_BYTES
 
     def sole(self, trained: int = EVERY) -> int:
@@ -69,9 +69,9 @@ class Operator:
         return served.bit_length() - 1 if served and not (served & (served - 1) or self.needed) else -1
 
     @property
-    def mask_bytes(self) -> int:
-        """Of a mask of its result."""
-        return self.bytes // self.item_bytes * MASK_BYTES
+    def clamp_mask_bytes(self) -> int:
+        """Of a clamp mask of its result."""
+        return self.bytes // self.item_bytes * CLAMP_MASK_BYTES
 
     @property
     def fixed(self) -> Amounts:

@@ -22,7 +22,8 @@ class OperatorTable:
         readers, reads: [P], an operator and a storage that it reads, for each operand.
         readers_of: per storage, the operators that read it.
         weight_readers: per tensor, the operators that read the weight.
-        joins, clamps: the operators that add to a norm, and that compare a clamped result.
+        norm_sums, clamp_backwards: the operators that add to the norm of all gradients, and that compare a
+            clamped result.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -44,8 +45,8 @@ class OperatorTable:
         for n, o in enumerate(operators):
             for i in o.reads:
                 self.weight_readers[i].append(n)
-        self.joins = [n for n, o in enumerate(operators) if o.joins >= 0]
-        self.clamps = [n for n, o in enumerate(operators) if o.masks >= 0]
+        self.norm_sums = [n for n, o in enumerate(operators) if o.adds_norm_of >= 0]
+        self.clamp_backwards = [n for n, o in enumerate(operators) if o.compared >= 0]
         self._serve: dict[int, list[int]] = {}  # a set of tensors -> the operators that serve them
         for n, o in enumerate(operators):
             self._serve.setdefault(o.serves, []).append(n)

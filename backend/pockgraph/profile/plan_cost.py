@@ -2,7 +2,7 @@
 
 What `train_graph/prune.py` makes of a graph, this makes of a profile's operators, to the byte. What an
 operator reads and costs in a plan, `pruning_rules.py` says; here is the schedule that comes of it. Most
-operators remain as they are: those are rows of `OperatorTable`, and only what a trained part or a mask
+operators remain as they are: those are rows of `OperatorTable`, and only what a trained part or a clamp mask
 changes is gone through one by one.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cost.clamp_masks import CLAMP_MASK_STEPS
 from ..cost.liveness import Flags, Integers, Schedule, Step
-from ..cost.masks import MASK_STEPS
 from ..plan import Trained
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Amounts, Operator
 from .pruning_rules import amounts, part_bytes, selection, state_bytes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .profile import Profile
 
 
-_BEHIND_ALL = 1 << 32  # an order that no count of steps reaches
+_AFTER_ALL = 1 << 32  # an order that no count of steps reaches
 
 
 class PrunedStep(NamedTuple):
@@ -88,7 +88,7 @@ class _Pruning:
         if self.trained:
             self.state += profile.scalar_bytes
         self.resident += self.state
-        # Added steps, as (operator, -1 before / 1 behind it, order); their storages count on.
+        # Added steps, as (operator, -1 before / 1 after it, order); their storages count on.
         self.added: list[tuple[tuple[int, int, int], Step]] = []
         self.next_storage = len(profile.operators)
         self.flops = 0  # beside those of operators that remain as they are, as `work`
@@ -102,12 +102,12 @@ class _Pruning:
     def run(self) -> PrunedStep:
         table, operators = self.table, self.p.operators
         exists = table.there(self.trained).tolist()
-        self._join_norms(exists)
+        self._sum_norms(exists)
         self._join_parts()
         for i, share in sorted(self.parts.items()):
             self.gradients[i] = self._select(self.p.roots[i], i, share)
         self._keep_wholes(exists)
-        masks = self._masks(exists)
+        masks = self._clamp_masks(exists)
         there, size = np.array(exists, bool), table.bytes.copy()
         resolved = np.arange(len(operators))
         resolved[list(self.storage)] = list(self.storage.values())
@@ -124,7 +124,7 @@ class _Pruning:
             self.work[o.kind] += work - o.work
             operands = self._operands(n, o, i)
             if n in masks:
-                operands = tuple(masks[n] if s == operators[o.masks].storage else s for s in operands)
+                operands = tuple(masks[n] if s == operators[o.compared].storage else s for s in operands)
             rewired[n] = True
             pairs += [(n, s) for s in operands]
             size[n] = nbytes
@@ -175,7 +175,7 @@ class _Pruning:
         return schedule, merged(np.arange(count), [-1 - j for j in range(len(added))]).tolist()
 
     def _in_part(self) -> dict[int, int]:
-        """Operators behind a gradient, or passed by its selection, that serve one tensor trained in part."""
+        """Operators after a gradient, or passed by its selection, that serve one tensor trained in part."""
         if not self.parts:
             return {}
         found: dict[int, int] = {}
@@ -210,9 +210,9 @@ class _Pruning:
     def _resolved(self, storage: int) -> int:
         return self.storage.get(storage, storage)
 
-    def _join_norms(self, exists: list[bool]) -> None:
+    def _sum_norms(self, exists: list[bool]) -> None:
         """Leave out sums of the gradients' norm that have only one operand."""
-        for n in self.table.joins:
+        for n in self.table.norm_sums:
             if not exists[n]:
                 continue
             o = self.p.operators[n]
@@ -296,7 +296,7 @@ class _Pruning:
         """Whole weights made of constant and trained channels."""
         for i in self.parts:
             size = self.p.tensors[i].nbytes
-            at, order = self.p.first_reader[i], 2 * i * _BEHIND_ALL
+            at, order = self.p.first_reader[i], 2 * i * _AFTER_ALL
             self.joined[i] = self._add(
                 at, -1, order, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // SCALAR_BYTES
             )
@@ -308,7 +308,7 @@ class _Pruning:
     def _select_joined(self, j: int, i: int, share: float) -> int:
         """The storage that holds the channels of the joined weight j that the gradient of tensor i needs."""
         if (-1 - j, i) not in self.selected:
-            size, order = round(self.p.tensors[j].nbytes * share), 2 * j * _BEHIND_ALL + self._nearer()
+            size, order = round(self.p.tensors[j].nbytes * share), 2 * j * _AFTER_ALL + self._nearer()
             self.selected[-1 - j, i] = self._add(
                 self.p.first_reader[j], -1, order, f"select_joined_{self.p.tensors[j].fqn}", size,
                 (self.joined[j],), False, True, size // SCALAR_BYTES,
@@ -316,25 +316,27 @@ class _Pruning:
         return self.selected[-1 - j, i]
 
     def _nearer(self) -> int:
-        """The order of a selection: behind masks, and nearer to what it selects from than those before it."""
-        return _BEHIND_ALL - len(self.added)
+        """The order of a selection: after clamp masks, and nearer to its source than earlier selections."""
+        return _AFTER_ALL - len(self.added)
 
-    def _masks(self, exists: list[bool]) -> dict[int, int]:
-        """Clamp backwards that compare a kept mask: operator -> the mask's storage."""
+    def _clamp_masks(self, exists: list[bool]) -> dict[int, int]:
+        """Backwards of clamps that read a kept mask: operator -> the mask's storage."""
         out = {}
         operators = self.p.operators
-        for n in self.table.clamps:
+        for n in self.table.clamp_backwards:
             if not exists[n]:
                 continue
             o = operators[n]
-            y = operators[o.masks]
-            if any(exists[r] and not self._reads_part(r, o.masks) for r in o.late):
+            y = operators[o.compared]
+            if any(exists[r] and not self._reads_part(r, o.compared) for r in o.kept_for):
                 continue
             made: list[int] = []
-            for order, step in enumerate(MASK_STEPS[o.clamps]):
+            for order, step in enumerate(CLAMP_MASK_STEPS[o.bounds]):
                 reads = tuple(made[k] for k in step.reads) or (y.storage,)
-                made.append(self._add(o.masks, 1, order, f"{step.name}_{y.name}", y.mask_bytes, reads,
-                                      True, True, y.bytes // y.item_bytes))  # fmt: skip
+                made.append(self._add(
+                    o.compared, 1, order, f"{step.name}_{y.name}", y.clamp_mask_bytes, reads, True, True,
+                    y.bytes // y.item_bytes,
+                ))  # fmt: skip
             out[n] = made[-1]
         return out
 

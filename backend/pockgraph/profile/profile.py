@@ -10,10 +10,8 @@ machine that has neither model nor framework.
 from __future__ import annotations
 
 import functools
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..cost.liveness import liveness
@@ -26,6 +24,8 @@ from .memory_model import MemoryAmounts, MemoryModel, ProcessMemory, backward_we
 from .operator_cost import SCALAR_BYTES, WORK_KINDS, Amounts, Operator
 from .operator_table import OperatorTable
 from .plan_cost import pruned_step
+from .profile_json import json_of, values_of
+from .time_model import TimeModel
 from .validation import check
 
 __all__ = ["SCALAR_BYTES", "WORK_KINDS", "Figures", "Operator", "Profile", "TensorInfo", "TimeModel"]
@@ -50,28 +50,6 @@ class Figures:
     flops: int
     step_ms: float | None = None
     process_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class TimeModel:
-    """Milliseconds of a step as a linear function of the work of each kind.
-
-    Attributes:
-        target: what was timed.
-        overhead_ms: of a step without work.
-        ms_per_unit: milliseconds per unit of work, one for each of `WORK_KINDS`.
-        error_ratio: median of |predicted - measured| / measured over the plans it was fitted on.
-        points: how many plans were timed.
-    """
-
-    target: str
-    overhead_ms: float
-    ms_per_unit: tuple[float, ...]
-    error_ratio: float
-    points: int
-
-    def predict(self, work: Sequence[int]) -> float:
-        return self.overhead_ms + sum(c * w for c, w in zip(self.ms_per_unit, work, strict=True))
 
 
 @dataclass(frozen=True)
@@ -334,16 +312,7 @@ class Profile:
     # ------------------------------------------------------------------ files
 
     def to_json(self) -> str:
-        data = {"rows" if key == "tensors" else key: value for key, value in asdict(self).items()}
-        data["batch"] = {k: v.model_dump() for k, v in self.batch.items()}
-        data["moves"] = [_keys_as(str, m) for m in self.moves]
-        for key in ("other_moves", "path_weights", "other_fixed"):
-            data[key] = [{str(d): _keys_as(str, m) for d, m in dims.items()} for dims in getattr(self, key)]
-        data["other_state"] = [_keys_as(str, m) for m in self.other_state]
-        data["operators"] = [[getattr(o, f) for f in Operator.__slots__] for o in self.operators]
-        for o in data["operators"]:
-            o[_SERVES] = hex(o[_SERVES])
-        return json.dumps(data)
+        return json_of(self)
 
     @classmethod
     def from_json(cls, text: str) -> Profile:
@@ -352,7 +321,7 @@ class Profile:
             PlanError: the text is no profile, or one with values that cannot be.
         """
         try:
-            profile = cls._of_json(json.loads(text))
+            profile = cls(**values_of(text))
             check(profile)
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
             raise PlanError(
@@ -361,34 +330,6 @@ class Profile:
             ) from e
         return profile
 
-    @classmethod
-    def _of_json(cls, data: Any) -> Profile:
-        operators = []
-        for o in data["operators"]:
-            o[_SERVES] = int(o[_SERVES], 16)
-            values: Any = (tuple(v) if isinstance(v, list) else v for v in o)
-            operators.append(Operator(*values))
-        data |= _of_today(data, operators)
-        data["operators"] = tuple(operators)
-        data["tensors"] = tuple(TensorInfo(**{**r, "shape": tuple(r["shape"])}) for r in data.pop("rows"))
-        data["batch"] = {k: BatchSpec(**v) for k, v in data["batch"].items()}
-        data["moves"] = tuple(_keys_as(int, m) for m in data["moves"])
-        data["other_state"] = tuple(_keys_as(int, m) for m in data.get("other_state", ()))
-        for key in ("other_moves", "path_weights", "other_fixed"):
-            data[key] = tuple(
-                {int(d): _keys_as(int, m) for d, m in by_dim.items()} for by_dim in data.get(key, ())
-            )
-        data["channel_order"] = tuple(map(tuple, data["channel_order"]))
-        data["backward_constants"] = tuple((n, tuple(r)) for n, r in data["backward_constants"])
-        data["state_bytes"] = tuple(map(tuple, data["state_bytes"]))
-        for key in ("first_reader", "roots", "head"):
-            data[key] = tuple(data[key])
-        if data["time"]:
-            data["time"] = TimeModel(**{**data["time"], "ms_per_unit": tuple(data["time"]["ms_per_unit"])})
-        if memory := data.get("memory"):
-            data["memory"] = MemoryModel(**{**memory, "bytes_per_unit": tuple(memory["bytes_per_unit"])})
-        return cls(**data)
-
     def with_time(self, time: TimeModel) -> Profile:
         """The same profile with a time model."""
         return replace(self, time=time)
@@ -396,22 +337,3 @@ class Profile:
     def with_memory(self, memory: MemoryModel | None) -> Profile:
         """The same profile with a memory model."""
         return replace(self, memory=memory)
-
-
-def _keys_as(kind: type, moves: Mapping[Any, Sequence[int]]) -> dict[Any, tuple[int, ...]]:
-    """JSON's keys are strings, its lists no tuples."""
-    return {kind(k): tuple(v) for k, v in moves.items()}
-
-
-_SERVES = [f.name for f in fields(Operator)].index("serves")
-
-
-def _of_today(data: dict[str, Any], operators: Sequence[Operator]) -> dict[str, Any]:
-    """What a profile lacks that was written when every optimizer state had its tensor's shape."""
-    if "state_copies" not in data:
-        return {}
-    for o in operators:
-        if o.bytes == SCALAR_BYTES:
-            o.fixed_bytes, o.fixed_flops, o.fixed_work = o.bytes, o.flops, o.work
-    copies = data.pop("state_copies")
-    return {"state_bytes": [(0, SCALAR_BYTES * math.prod(r["shape"]) * copies) for r in data["rows"]]}

@@ -17,7 +17,7 @@ from ..ir.operator_sets import VIEWS, storage_of
 from ..ir.reachability import ancestors, served_outputs
 from ..optimizer import Optimizer
 from ..optimizer.updates import scalar_state, tensor_state
-from ..passes.optimize.keep_masks import BOUNDS, compared, keeping
+from ..passes.optimize.keep_clamp_masks import BOUNDS, compared, kept_for
 from ..plan import Trained, presets
 from ..plan.tensor_info import TensorInfo
 from ..recurrent.operators import BACKWARD
@@ -59,7 +59,7 @@ def profile_of(graph: TrainGraph) -> Profile:
                 fixed_bytes, fixed_flops, fixed_work = _fixed(
                     node, step.owns_bytes, tensor, tensor.channel_dim
                 )
-        joins = node.meta.get("joins_norm_of")
+        adds = node.meta.get("adds_norm_of")
         operators.append(
             Operator(
                 name=node.name,
@@ -75,14 +75,14 @@ def profile_of(graph: TrainGraph) -> Profile:
                 elementwise=step.elementwise,
                 kind=kind,
                 work=work,
-                masks=-1 if y is None else number[y],
-                clamps=0 if y is None else BOUNDS[node.target],
-                late=() if y is None else tuple(sorted(number[n] for n in keeping(y))),
+                compared=-1 if y is None else number[y],
+                bounds=0 if y is None else BOUNDS[node.target],
+                kept_for=() if y is None else tuple(sorted(number[n] for n in kept_for(y))),
                 reads=() if node.meta["phase"] == "update" else tuple(sorted(reads)),
                 fixed_bytes=fixed_bytes,
                 fixed_flops=fixed_flops,
                 fixed_work=fixed_work,
-                joins=-1 if joins is None else row_of[joins],
+                adds_norm_of=-1 if adds is None else row_of[adds],
                 item_bytes=val.dtype.itemsize if isinstance(val, torch.Tensor) else SCALAR_BYTES,
             )
         )

@@ -6,8 +6,8 @@
                               is trained                                             trained part (`amounts`)
     that a selection passes,  that tensor is         some channels of the operands   of the trained part
     for the one it serves     trained                it moves to (`selection`)
-    that compares a clamped   a tensor it serves     a mask, unless the activation   of the whole
-    result with bounds        is trained             is kept itself (`kept_for`)
+    that compares a clamped   a tensor it serves     a clamp mask, unless the        of the whole
+    result with bounds        is trained             activation is kept (`when_kept`)
 
 `plan_cost` asks about one plan: it names the trained tensors, and takes the answers as numbers.
 `search/memory_constraints` asks about all plans at once: any tensor may be trained, and a condition (`When`)
@@ -111,7 +111,7 @@ class Reader(NamedTuple):
     Attributes:
         at: its position.
         when: the plans in which it reads the whole value.
-        compares: it compares the value with bounds, so that a mask would do.
+        compares: it compares the value with bounds, so that a clamp mask would do.
         of: the tensor that, trained in part, makes it read selected channels instead; -1: none does.
         part_bytes: of all those channels.
     """
@@ -133,9 +133,9 @@ def readers(profile: Profile) -> list[list[Reader]]:
         bytes_of = {operators[m].storage: operators[m].size_bytes for m in moved}
         for s in o.operands:
             if s in bytes_of:
-                found[s].append(Reader(n, When(whole=1 << i), o.masks == s, i, bytes_of[s]))
+                found[s].append(Reader(n, When(whole=1 << i), o.compared == s, i, bytes_of[s]))
             else:
-                found[s].append(Reader(n, when_there(o), o.masks == s))
+                found[s].append(Reader(n, when_there(o), o.compared == s))
         if o.needed:
             found[o.storage].append(Reader(n, when_there(o)))
     found[operators[profile.loss].storage].append(Reader(len(operators), When(always=True)))  # a result stays
@@ -182,7 +182,6 @@ def weight_readers(profile: Profile) -> list[list[Reader]]:
     return found
 
 
-def kept_for(o: Operator, readers_of_y: Sequence[Reader]) -> When:
-    """The plans in which the activation that a clamp's backward compares is kept itself, for `o.late`."""
-    late = set(o.late)
-    return any_of(r.when for r in readers_of_y if r.at in late)
+def when_kept(o: Operator, readers_of_y: Sequence[Reader]) -> When:
+    """The plans in which the activation that a clamp's backward compares is kept itself, for `o.kept_for`."""
+    return any_of(r.when for r in readers_of_y if r.at in o.kept_for)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..cost.masks import MASK_STEPS
+from ..cost.clamp_masks import CLAMP_MASK_STEPS
 from ..errors import PlanError
 from .memory_model import MemoryAmounts
 from .operator_cost import WORK_KINDS, Operator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .profile import Profile
 
 _AMOUNTS = (
-    "bytes", "size_bytes", "flops", "work", "clamps", "fixed_bytes", "fixed_flops", "fixed_work"
+    "bytes", "size_bytes", "flops", "work", "bounds", "fixed_bytes", "fixed_flops", "fixed_work"
 )  # fmt: skip
 
 
@@ -97,11 +97,11 @@ def _check_operator(o: Operator, i: int, count: int, tensors: int) -> None:
     _require(isinstance(o.name, str) and _amounts(getattr(o, a) for a in _AMOUNTS), what)
     _require(all(type(flag) is bool for flag in (o.forward, o.needed, o.elementwise)), what)
     before = _indices((o.storage, *o.operands), i + 1) and _indices(o.inputs, i)  # schedule order: no circles
-    _require(before and _indices(o.late, count) and _indices(o.reads, tensors), what)
+    _require(before and _indices(o.kept_for, count) and _indices(o.reads, tensors), what)
     _require(_indices([o.kind], len(WORK_KINDS)) and _amounts([o.serves]) and o.serves < 1 << tensors, what)
-    _require(_indices([o.masks + 1], count + 1) and _indices([o.joins + 1], tensors + 1), what)
+    _require(_indices([o.compared + 1], count + 1) and _indices([o.adds_norm_of + 1], tensors + 1), what)
     _require(type(o.item_bytes) is int and o.item_bytes > 0, what)
-    _require(o.masks < 0 or o.clamps in MASK_STEPS, what)
+    _require(o.compared < 0 or o.bounds in CLAMP_MASK_STEPS, what)
 
 
 def _amounts(values: Iterable[Any]) -> bool:

@@ -3,9 +3,9 @@
 PyTorch runs `nn.LSTM`, `nn.GRU` and `nn.RNN` as one operator whose kernel, and the backward of it, is
 the device's own. Here each direction of a layer becomes a matrix product for the inputs of all steps, and a
 loop of `operators.py` over what depends on the step before. The backward pass is a loop that gives the
-gradients of all gates; those of weights, biases and inputs are ordinary operators behind it.
+gradients of all gates; those of weights, biases and inputs are ordinary operators after it.
 
-Packed sequences are padded ones whose steps behind a sample's length leave its state as it is (`valid`, see
+Packed sequences are padded ones whose steps after a sample's length leave its state as it is (`valid`, see
 `operators.py`), in the forward direction after its last step, in the reverse one before its first.
 
 Formulas and the order of gates are PyTorch's. T steps, N samples, D inputs, H hidden units, G gates,

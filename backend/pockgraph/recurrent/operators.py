@@ -1,7 +1,7 @@
 """The loops of recurrent layers as operators, `torch.ops.pockgraph`: the one exception to core ATen.
 
 Only what must run step after step is inside. The inputs' share of the gates is computed for all steps
-beforehand, and the gradients of all weights behind, by ordinary operators that a plan can keep or drop.
+beforehand, and the gradients of all weights afterwards, by ordinary operators that a plan can keep or drop.
 
     lstm(gates, h0, c0, w_hh, w_hr, reverse, valid)           -> h, c, i, f, g, o
     lstm_backward(dh, dc, slopes, slope_c, f, w_hh, w_hr, …)  -> dgates, dc0, dh of every step
@@ -16,7 +16,7 @@ beforehand, and the gradients of all weights behind, by ordinary operators that 
 
 Sequences are `[T, N, …]` in the order of time, also where `reverse` runs from the last step to the first.
 Formulas and the order of gates are PyTorch's (`nn.LSTM`, `nn.GRU`, `nn.RNN`); a GRU that resets the state
-before the product with its weights, and not behind, is ONNX's of `linear_before_reset=0`. *Slopes* are the
+before the product with its weights, and not after, is ONNX's of `linear_before_reset=0`. *Slopes* are the
 derivatives of what a step makes by its gates: they are known for all steps when the backward loop begins.
 
 Sequences of several lengths: where `valid` (bool `[T, N, 1]`) is not set, a step leaves the state as it is.

@@ -182,7 +182,7 @@ class _InitialState(Mapping[str, np.ndarray]):
         return self._at_hand.pop(name)
 
     def _from(self, name: str) -> list[str]:
-        """`name` and the names behind it, of `READ_BYTES` together."""
+        """`name` and the names after it, of `READ_BYTES` together."""
         order = list(self._sizes)
         onward = order[order.index(name) :]
         ends = itertools.accumulate(self._sizes[n] for n in onward)

@@ -28,8 +28,8 @@ from ..errors import BatchError, NonFiniteLoss, PockError, reason
 from ..files import open_regular, sweep
 from ..foreign_exceptions import explain
 from ..standard_streams import drop_output, settle_streams
-from .finite_check import OnNonfinite
 from .manifest import Manifest, describe
+from .options import OnNonfinite
 from .process_memory import peak_resident_bytes
 from .signals import StopRequest, stop_on_signal
 from .trainer import Trainer

@@ -4,27 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
 
 import numpy as np
-
-from ..errors import BatchError, suggest
-
-OnNonfinite = Literal["error", "skip"]
-
-
-def checked_policy(value: Any) -> OnNonfinite:
-    """`value`, if it says what to do about a step that is not finite.
-
-    Raises:
-        BatchError: it does not; with suggestions.
-    """
-    known = get_args(OnNonfinite)
-    if value not in known:
-        raise BatchError(
-            f"on_nonfinite={value!r} is none of {', '.join(map(repr, known))}.{suggest(str(value), known)}"
-        )
-    return value
 
 
 @np.errstate(over="ignore", invalid="ignore")

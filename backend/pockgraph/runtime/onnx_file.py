@@ -210,7 +210,7 @@ def _fields(data: memoryview) -> Iterator[Field]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The integer at a place, seven bits a byte, and the place behind it."""
+    """The integer at a place, seven bits a byte, and the place after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

@@ -20,9 +20,10 @@ from ..prng import step_keys
 from . import checkpoint
 from .batch import check_finite, fit_batch, learning_rate, pad_batch
 from .batch_limits import check_limits
-from .finite_check import OnNonfinite, checked_policy, is_finite
+from .finite_check import is_finite
 from .last_used import note_last_checkpoint, note_loaded
 from .manifest import Manifest, read_manifest, read_plan, verify_files
+from .options import OnNonfinite, checked_policy, checked_seed, checked_threads
 from .ownership import Owned, exclusive
 from .result_marks import failed_check
 from .results import Evaluation, StepResult
@@ -108,12 +109,8 @@ class Trainer(Owned):
                 "artefacts of mode 'eager' hold none."
             )
         verify_files(folder, manifest)
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
-            raise ArtifactError(
-                f"threads={threads}: at least one thread is needed, and at most {MAX_THREADS}. "
-                "Leave it out for all cores."
-            )
-        seed, on_nonfinite = _checked_seed(seed), checked_policy(on_nonfinite)  # before the runtime compiles
+        threads = checked_threads(threads)
+        seed, on_nonfinite = checked_seed(seed), checked_policy(on_nonfinite)  # before the runtime compiles
         plan = read_plan(folder)
         checkpoint.check_state(folder, manifest, plan)
         trainer = cls(folder, manifest, plan, open_runner(folder, manifest, device, threads), device)
@@ -307,7 +304,7 @@ class Trainer(Owned):
             ArtifactError: `seed` is no integer; as `set_state`.
         """
         require(ArtifactError, "state", state or {}, Mapping, "Pass arrays by name, or leave it out.")
-        seed = self.seed if seed is None else _checked_seed(seed)
+        seed = self.seed if seed is None else checked_seed(seed)
         initial = checkpoint.initial_state(self.folder, self.manifest)
         self._torn_at = self.steps
         self._runner.write_state(initial)
@@ -394,16 +391,3 @@ class Trainer(Owned):
                 "them there. Go back with load_checkpoint() or reset(), or compile the model again."
             )
         return state
-
-
-MAX_THREADS = 4096
-
-
-def _checked_seed(seed: int) -> int:
-    """
-    Raises:
-        ArtifactError: it is no integer.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ArtifactError(f"seed={seed!r}: a seed is an integer.")
-    return seed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..cost.masks import masks_alive
+from ..cost.clamp_masks import clamp_masks_alive
 from ..profile import Profile, pruning_rules
 from ..profile.operator_cost import Operator
 from ..profile.pruning_rules import Reader, When, amounts, any_of, when_there
@@ -23,7 +23,7 @@ class SchedulePoint(NamedTuple):
 
     Attributes:
         after: `""` for the operator itself; `"mask"` or `"select"` for the operator after it that makes a
-            mask of its result, or selects channels of it.
+            clamp mask of its result, or selects channels of it.
     """
 
     at: int
@@ -38,7 +38,7 @@ class LinearMemory:
         self._readers = pruning_rules.readers(profile)
         self._input_readers = pruning_rules.input_readers(profile)
         self._weight_readers = pruning_rules.weight_readers(profile)
-        self._clamps = {o.masks: o for o in profile.operators if o.masks >= 0}
+        self._comparing = {o.compared: o for o in profile.operators if o.compared >= 0}
 
     # ------------------------------------------------------------------ points of the schedule
 
@@ -112,16 +112,16 @@ class LinearMemory:
     # ------------------------------------------------------------------ what is alive
 
     def _add_source(self, n: int, point: SchedulePoint, total: Linear) -> None:
-        """Storage `n` while a mask or a selection is made of it, and those of them made before."""
+        """Storage `n` while a clamp mask or a selection is made of it, and those of them made before."""
         # The source is alive. Counting it for plans that make nothing of it is no stricter than their
         # point of the operator itself.
         t, after = point
         o = self.p.operators[n]
         total.constant += o.bytes
-        bounds = [o.clamps for o in self.p.operators if o.masks == n]
+        bounds = [o.bounds for o in self.p.operators if o.compared == n]
         if bounds:
-            masks = sum(masks_alive(b) if after == "mask" else 1 for b in bounds)
-            self.add_masks(n, o.mask_bytes * masks, total)
+            masks = sum(clamp_masks_alive(b) if after == "mask" else 1 for b in bounds)
+            self.add_clamp_masks(n, o.clamp_mask_bytes * masks, total)
         if after == "select":
             self._add_parts([r for r in self._readers[n] if r.at > t], total)
 
@@ -143,7 +143,7 @@ class LinearMemory:
                 total.constant += o.bytes
             else:
                 self._add_clamped(o, self._compared(n), read, self._kept(n), total)
-            self.add_masks(n, o.mask_bytes, total)
+            self.add_clamp_masks(n, o.clamp_mask_bytes, total)
         self._add_parts(later, total)
 
     def _add_parts(self, later: list[Reader], total: Linear) -> None:
@@ -156,7 +156,7 @@ class LinearMemory:
     def _add_clamped(self, o: Operator, compared: int, later: int, kept: int | None, total: Linear) -> None:
         """A clamped result that a backward operator still compares.
 
-        Where it is kept for others at any time (`kept`) it stays until then; otherwise its mask does.
+        Where it is kept for others at any time (`kept`) it stays until then; otherwise its clamp mask does.
         """
         trained = self.v.any_trained(compared)
         if kept is None:
@@ -165,8 +165,8 @@ class LinearMemory:
             both = self._both(trained, kept)
             total.add(kept if later == kept else self._either(both, later), o.bytes)
 
-    def add_masks(self, n: int, amount: int, total: Linear) -> None:
-        """Count an amount for the plans that keep a mask of operator `n`, and not its result."""
+    def add_clamp_masks(self, n: int, amount: int, total: Linear) -> None:
+        """Count an amount for the plans that keep a clamp mask of operator `n`, and not its result."""
         compared, kept = self._compared(n), self._kept(n)
         if kept is not None:
             total.add(
@@ -208,11 +208,11 @@ class LinearMemory:
 
     def _compared(self, n: int) -> int:
         """The tensors whose gradients need the comparison of storage `n` with bounds."""
-        return self._clamps[n].serves
+        return self._comparing[n].serves
 
     def _kept(self, n: int) -> int | None:
         """A variable that is 1 when storage `n` itself is kept though it is compared; None: it always is."""
-        return self._literal(pruning_rules.kept_for(self._clamps[n], self._readers[n]))
+        return self._literal(pruning_rules.when_kept(self._comparing[n], self._readers[n]))
 
     def _reuses(self, n: int) -> bool:
         """Could operator `n` write over an operand that it is the last to read?"""

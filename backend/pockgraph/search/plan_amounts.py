@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..cost.masks import MASK_STEPS
+from ..cost.clamp_masks import CLAMP_MASK_STEPS
 from ..profile import Profile
 from ..profile.operator_cost import SCALAR_BYTES, WORK_KINDS
 from ..profile.pruning_rules import amounts, selections
@@ -20,7 +20,7 @@ class PlanAmounts(NamedTuple):
     Attributes:
         work: of each of `WORK_KINDS`.
         operators: in the step.
-        allocated_bytes: by operators behind the forward pass.
+        allocated_bytes: by operators after the forward pass.
     """
 
     work: list[Linear]
@@ -47,10 +47,10 @@ def plan_amounts(profile: Profile, variables: PlanVariables, memory: LinearMemor
         for share, literal in variables.variables_of(i):
             nbytes, _, work = amounts(profile, n, i, share, profile.moves[i])
             add(literal, o.kind, work, 1, nbytes)
-        if o.masks >= 0:
-            y, steps = profile.operators[o.masks], len(MASK_STEPS[o.clamps])
+        if o.compared >= 0:
+            y, steps = profile.operators[o.compared], len(CLAMP_MASK_STEPS[o.bounds])
             mask = Linear()
-            memory.add_masks(o.masks, 1, mask)
+            memory.add_clamp_masks(o.compared, 1, mask)
             add(None, _FORWARD, mask.constant * steps * (y.bytes // y.item_bytes), mask.constant * steps, 0)
             for literal, one in mask.terms.items():
                 add(literal, _FORWARD, one * steps * (y.bytes // y.item_bytes), one * steps, 0)

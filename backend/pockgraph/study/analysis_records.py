@@ -1,44 +1,139 @@
-"""What a study says of its last analysis beside the gains: scores, what was measured, and how both agree."""
+"""What a study says of its last analysis: gains, forecasts, scores, what was measured, and how all agree."""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from ..contribution import Contribution, Measurement
+from ..contribution import Contribution, Measurement, tabulate
 from ..contribution.agreement import Agreement, agreements
 from ..contribution.coverage import Coverage, coverage_of
 from ..contribution.scores import Scores
-from ..errors import StudyError
-from ..store.store import Store
+from ..errors import PlanError, StudyError, require, suggest
+from ..plan import Plan
+from .kept_records import KeptRecords
+from .records import NAMES
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from ..contribution.forecast import Forecast, Forecaster, TrainedPlan
+    from .trained_plans import Conditions
+
 PROBE = "Run the analysis again: Study.analyze(mode='probe')."
 
 
-class AnalysisRecords(ABC):
-    """What `Study` says of an analysis.
+class AnalysisRecords(KeptRecords):
+    """What `Study` says of an analysis."""
 
-    Attributes:
-        path: the file; facts: what it says of its task.
-    """
-
-    path: Path
-    facts: Mapping[str, Any]
-    _store: Store
+    _forecaster: tuple[int, Forecaster] | None = None  # by the revision of the runs
 
     @property
-    @abstractmethod
-    def contribution(self) -> Contribution: ...
+    def contribution(self) -> Contribution:
+        """What the measurements of the last analysis say so far.
 
-    @abstractmethod
-    def measurements(self) -> list[Measurement]: ...
+        Raises:
+            StudyError: nothing was measured yet.
+        """
+        return self._last_analysis()[1]
 
-    @abstractmethod
-    def _cached(self, name: str, load: Callable[[], T], key: str = "") -> T: ...
+    def _last_analysis(self) -> tuple[int, Contribution]:
+        """The number of the analysis that was used last and has measured something, and what it says."""
+        found = self._cached("measurements", self._tabulate)
+        if found is None:
+            raise StudyError(
+                f"The study {self.path} has no contribution yet: nothing was measured. Run Study.analyze "
+                "with the task, or `pockui analyze`."
+            )
+        return found
+
+    def _tabulate(self) -> tuple[int, Contribution] | None:
+        for row in self._store.read("SELECT * FROM analyses ORDER BY used DESC"):
+            with self._store.decoding(f"the head or biases of analysis {row['id']}"):
+                head, order = (NAMES.validate_json(row[c]) for c in ("head", "bias_order"))
+                found = tabulate(self._measurements(row["id"]), head, order)
+            if found is not None:
+                return row["id"], found
+        return None
+
+    @property
+    def forecaster(self) -> Forecaster:
+        """Forecasts from the last analysis, and from the plans that were trained (`trained_plans.py`).
+
+        Raises:
+            StudyError: nothing was measured yet.
+        """
+        from ..contribution.forecast import Forecaster
+
+        analysis, contribution = self._last_analysis()
+        revision = self._store.revision("runs")
+        with self._lock:
+            known = self._forecaster
+            if known is None or known[1].contribution is not contribution or known[0] != revision:
+                trained = self._trained_plans(analysis, contribution)
+                same = known is not None and known[1].contribution is contribution
+                if known is not None and same and known[1].trained == trained:
+                    known = revision, known[1]  # a run that goes on says nothing yet
+                else:
+                    known = revision, Forecaster(contribution, trained)
+                self._forecaster = known
+            return known[1]
+
+    def _trained_plans(self, analysis: int, contribution: Contribution) -> tuple[TrainedPlan, ...]:
+        from .trained_plans import trained_plans
+
+        measured = self._measurements(analysis)
+        return trained_plans(self.runs(), self._conditions(analysis), contribution, measured)
+
+    def _conditions(self, analysis: int) -> Conditions:
+        from .trained_plans import Conditions
+
+        settings = self._store.read("SELECT settings FROM analyses WHERE id = ?", analysis)[0][0]
+        with self._store.decoding(f"analysis {analysis}"):
+            return Conditions.of(settings, self._measurements(analysis))
+
+    def forecast(self, plan: Plan | str | Mapping[str, float]) -> Forecast:
+        """The validation metric that a plan is expected to reach, with its interval.
+
+        For one training as the last analysis trains: the same steps and rate, another seed.
+
+        Args:
+            plan: or the name of one that the study keeps, or FQN -> trained ratio.
+
+        Raises:
+            StudyError: nothing was measured yet, or there is no plan of that name.
+            PlanError: the plan is another model's.
+        """
+        from .trained_plans import measured_ratios
+
+        require(StudyError, "plan", plan, (Plan, str, Mapping), "Pass a Plan, its name, or ratios by name.")
+        if isinstance(plan, str):
+            plan = self.plan(plan)
+        forecaster = self.forecaster
+        if isinstance(plan, Plan):
+            plan.check_fits({fqn: tuple(shape) for fqn, shape in self.facts["model"].items()})
+            plan = measured_ratios(plan, forecaster.contribution)
+        for fqn, ratio in plan.items():
+            if fqn not in self.facts["model"]:
+                raise PlanError(f"The model has no tensor {fqn!r}.{suggest(fqn, self.facts['model'])}")
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+                raise PlanError(f"{fqn!r} has ratio {str(ratio)[:40]!r}. Pass a number between 0 and 1.")
+        return forecaster.forecast(plan)
+
+    def measurements(self) -> list[Measurement]:
+        """The last analysis's, planned ones included; those of learning rates first."""
+        rows = self._store.read("SELECT id FROM analyses ORDER BY used DESC LIMIT 1")
+        return self._measurements(rows[0]["id"]) if rows else []
+
+    def _measurements(self, analysis: int) -> list[Measurement]:
+        rows = self._store.read(
+            "SELECT * FROM measurements WHERE analysis = ? ORDER BY purpose DESC, id", analysis
+        )
+        return [Measurement.of_row(r) for r in rows]
+
+    def progress(self) -> tuple[int, int]:
+        """(finished, planned in all) measurements of the last analysis."""
+        status = [m.status for m in self.measurements()]
+        return sum(s in ("done", "diverged") for s in status), len(status)
 
     @property
     def scores(self) -> Scores:

@@ -6,28 +6,24 @@ import dataclasses
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import PlanError, StudyError, require, suggest
 from ..plan import Plan
-from ..store.store import Store
 from .records import ERRORS, RUN_COLUMNS, Run, TargetParity, identified, run_of, run_values
+from .study_file import StudyFile
 
 T = TypeVar("T")
 
 
-class KeptRecords:
-    """What `Study` keeps beside its measurements.
+class KeptRecords(StudyFile):
+    """What `Study` keeps beside its measurements."""
 
-    Attributes:
-        path: the file; facts: what it says of its task.
-    """
-
-    path: Path
-    facts: Mapping[str, Any]
-    _store: Store
+    @property
+    def kept_revision(self) -> int:
+        """Grows whenever any process keeps, changes or removes a plan or a run."""
+        return self._store.revision("plans") + self._store.revision("runs")
 
     def save_plan(self, name: str, plan: Plan) -> None:
         """Keep a plan under a name; an older one of that name is replaced.

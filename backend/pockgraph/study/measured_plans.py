@@ -1,6 +1,8 @@
 """What plans' steps take on a target: a few are compiled and measured, from which models predict the others.
 
 Each plan is measured in a process of its own by `pockgraph.measure`, which gives time and memory together.
+The processes take turns and all live at once, so that a machine with other work slows all plans alike. A kit
+(`device_kit`) is measured one process at a time, keeps what it has, and needs no torch: it is for devices.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def probe_choices(profile: Profile, count: int = PROBES) -> list[dict[str, float
 
 
 def random_choices(profile: Profile, count: int, seed: int) -> list[dict[str, float]]:
-    """Plans that train random parts of what lies behind a random depth, few of it or nearly all."""
+    """Plans that train random parts of what lies after a random depth, few of it or nearly all."""
     rng = random.Random(seed)
     depths = sorted({t.depth for t in profile.tensors})
     choices: list[dict[str, float]] = []

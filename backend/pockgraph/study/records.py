@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -60,6 +61,9 @@ class Run:
         schedule: how the rate moved: `"constant"`, or `"cosine"` from `lr` down to 0.
         fresh: whether the task's `fresh` tensors were drawn anew from `seed`.
         began_at: steps that had been taken before, in a run that was resumed.
+        planned_steps: the step at which it was to end, those before included; None where nobody said.
+        artifact, checkpoint: the folder and the trained weights that it left, as paths from the study's
+            folder; empty where it left none, or another machine did.
         data: `"train"`, `"validation"` and `"test"` -> which data that was.
         measured: figures of a process that did nothing else, named as by `measure.figures_to_json`.
         machine, version: where it was trained, and by which release. `uid`: the same in every copy. The
@@ -91,6 +95,9 @@ class Run:
     schedule: Literal["constant", "cosine"] = "constant"
     fresh: bool = False
     began_at: int = 0
+    planned_steps: int | None = None
+    artifact: str = ""
+    checkpoint: str = ""
     data: Mapping[str, DataSplit] = field(default_factory=dict)
     measured: Mapping[str, float | None] = field(default_factory=dict)
     machine: Mapping[str, str | int | None] = field(default_factory=dict)
@@ -191,6 +198,17 @@ def run_json(run: Run) -> dict[str, Any]:
     data = dataclasses.asdict(dataclasses.replace(run, plan=None))  # pyright: ignore[reportArgumentType]
     del data["id"]
     return data | {"plan": json.loads(run.plan.to_json())}
+
+
+def nonfinite_as_text(value: Any) -> Any:
+    """A value as JSON, which has no NaN: it becomes the text `"NaN"`, and so `"Infinity"`, `"-Infinity"`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(k): nonfinite_as_text(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [nonfinite_as_text(v) for v in value]
+    return value
 
 
 def run_of_json(data: Mapping[str, Any], where: str, **more: Any) -> Run:

@@ -6,38 +6,31 @@ It can be read, searched and planned with where torch is absent; only measuring 
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from ..contribution import Contribution, Measurement, Progress, tabulate
-from ..errors import PlanError, StudyError, listing, require, suggest
+from ..contribution import Contribution, Progress
+from ..errors import StudyError, require
 from ..plan import Plan
 from ..store.store import Store, study_path
 
 if TYPE_CHECKING:
     from ..contribution.candidates import Mode
-    from ..contribution.forecast import Forecast, Forecaster, TrainedPlan
     from ..optimizer import Optimizer
     from ..profile import Profile
     from ..search.constraints import Constraints, Lock
     from ..search.plan_search import Budget, Method, Objective
     from ..task import Task
-    from ..train_graph import TrainGraph
-    from .trained_plans import Conditions
     from .verification import Verification
 from .analysis_records import AnalysisRecords
 from .kept_devices import KeptDevices, on_device
-from .records import NAMES, TaskFacts, differences, facts
+from .records import facts
+from .study_task import StudyTask
 
-T = TypeVar("T")
 OPENED_WITH: set[str] = set()  # references of the tasks that this process opened studies with
 MAKE_PROFILE = (
     "Restore the study from a copy, or open it with its task and make the profile again: "
@@ -45,7 +38,7 @@ MAKE_PROFILE = (
 )
 
 
-class Study(KeptDevices, AnalysisRecords):
+class Study(KeptDevices, AnalysisRecords, StudyTask):
     """A durable record of one task.
 
     Args:
@@ -85,14 +78,9 @@ class Study(KeptDevices, AnalysisRecords):
             from ..optimizer import Optimizer
 
             require(StudyError, "optimizer", optimizer, Optimizer, "Pass one such as pockgraph.SGD(lr=0.1).")
-        self._task = task
+        super().__init__(task, optimizer)
         if task is not None and task.reference:
             OPENED_WITH.add(task.reference)
-        self._optimizer = optimizer
-        self._graph: TrainGraph | None = None
-        self._lock = threading.RLock()
-        self._cache: dict[str, tuple[Any, Any]] = {}
-        self._forecaster: tuple[int, Forecaster] | None = None  # by the revision of the runs
         empty = self.path.is_file() and not self.path.stat().st_size
         if task is not None and not read_only and (empty or not self.path.exists()):
             graph = self._build()
@@ -102,101 +90,6 @@ class Study(KeptDevices, AnalysisRecords):
         self.facts: Mapping[str, Any] = self._checked_facts()
         if task is not None:
             self._check_same(task)
-
-    def _checked_facts(self) -> Mapping[str, Any]:
-        facts = self._store.facts()
-        try:
-            TaskFacts.model_validate(facts)
-        except ValidationError as e:
-            self._store.close()
-            what = listing([".".join(map(str, error["loc"])) for error in e.errors()])
-            raise StudyError(
-                f"The study {self.path} is damaged: what it says of its task is not complete ({what}). "
-                "Restore it from a copy."
-            ) from None
-        return facts
-
-    @property
-    def name(self) -> str:
-        return self.facts["name"]
-
-    @property
-    def reference(self) -> str:
-        return self.facts["reference"]
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the model and the batch, see `TrainGraph.fingerprint`."""
-        return self.facts["fingerprint"]
-
-    # ------------------------------------------------------------------ the task
-
-    @property
-    def graph(self) -> TrainGraph:
-        """The task's training graph, built when first asked for.
-
-        Raises:
-            StudyError: the study was opened without a task.
-        """
-        with self._lock:
-            return self._graph or self._build()
-
-    def _build(self) -> TrainGraph:
-        from ..optimizer import optimizer_from_dict
-        from ..train_graph.builder import build
-
-        task = self._needed_task()
-        optimizer = self._optimizer
-        if optimizer is None and hasattr(self, "facts"):
-            optimizer = optimizer_from_dict(self.facts["optimizer"])
-        graph = build(task, optimizer)
-        if hasattr(self, "facts") and graph.fingerprint != self.fingerprint:
-            self._refuse([f"fingerprint {graph.fingerprint} instead of {self.fingerprint}"])
-        self._graph = graph
-        return graph
-
-    @property
-    def task(self) -> Task:
-        """
-        Raises:
-            StudyError: the study was opened without it.
-        """
-        return self._needed_task()
-
-    def _needed_task(self) -> Task:
-        if self._task is None:
-            made = f" It was made from {self.reference!r}." if self.reference else ""
-            raise StudyError(
-                f"The study {self.path} was opened without its task {self.name!r}, which this needs.{made} "
-                "Open it with Study(path, task)."
-            )
-        return self._task
-
-    def _check_same(self, task: Task) -> None:
-        """Refuse another task by what can be told without tracing it."""
-        facts, wrong = self.facts, []
-        if task.name != facts["name"]:
-            wrong.append(f"task {task.name!r} instead of {facts['name']!r}")
-        batch = {k: [list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in task.example.items()}
-        stored = {k: [v["shape"], v["dtype"]] for k, v in facts["batch"].items()}
-        wrong += differences("batch entry ", stored, batch)
-        shapes = {n: list(p.shape) for n, p in task.model.named_parameters(remove_duplicate=False)}
-        unused = set(facts["unused"]) - set(facts["model"])
-        wrong += differences("", facts["model"], {n: s for n, s in shapes.items() if n not in unused})
-        if self._optimizer is not None:
-            given = json.loads(json.dumps(self._optimizer.to_dict()))
-            wrong += differences("optimizer's ", facts["optimizer"], given)
-        if self._graph is not None and self._graph.fingerprint != self.fingerprint:
-            wrong.append(f"fingerprint {self._graph.fingerprint} instead of {self.fingerprint}")
-        if wrong:
-            self._refuse(wrong)
-
-    def _refuse(self, wrong: Sequence[str]) -> None:
-        self._store.close()
-        raise StudyError(
-            f"The study {self.path} belongs to another task: {listing(wrong)}. Open it with the task it was "
-            "made for, or use another file."
-        )
 
     # ------------------------------------------------------------------ what is known
 
@@ -250,126 +143,6 @@ class Study(KeptDevices, AnalysisRecords):
                 "ON CONFLICT DO UPDATE SET json = excluded.json, changed = excluded.changed",
                 (profile.to_json(), time.time()),
             )
-
-    @property
-    def contribution(self) -> Contribution:
-        """What the measurements of the last analysis say so far.
-
-        Raises:
-            StudyError: nothing was measured yet.
-        """
-        return self._last_analysis()[1]
-
-    def _last_analysis(self) -> tuple[int, Contribution]:
-        """The number of the analysis that was used last and has measured something, and what it says."""
-        found = self._cached("measurements", self._tabulate)
-        if found is None:
-            raise StudyError(
-                f"The study {self.path} has no contribution yet: nothing was measured. Run Study.analyze "
-                "with the task, or `pockui analyze`."
-            )
-        return found
-
-    def _tabulate(self) -> tuple[int, Contribution] | None:
-        for row in self._store.read("SELECT * FROM analyses ORDER BY used DESC"):
-            with self._store.decoding(f"the head or biases of analysis {row['id']}"):
-                head, order = (NAMES.validate_json(row[c]) for c in ("head", "bias_order"))
-                found = tabulate(self._measurements(row["id"]), head, order)
-            if found is not None:
-                return row["id"], found
-        return None
-
-    @property
-    def forecaster(self) -> Forecaster:
-        """Forecasts from the last analysis, and from the plans that were trained (`trained_plans.py`).
-
-        Raises:
-            StudyError: nothing was measured yet.
-        """
-        from ..contribution.forecast import Forecaster
-
-        analysis, contribution = self._last_analysis()
-        revision = self._store.revision("runs")
-        with self._lock:
-            known = self._forecaster
-            if known is None or known[1].contribution is not contribution or known[0] != revision:
-                trained = self._trained_plans(analysis, contribution)
-                same = known is not None and known[1].contribution is contribution
-                if known is not None and same and known[1].trained == trained:
-                    known = revision, known[1]  # a run that goes on says nothing yet
-                else:
-                    known = revision, Forecaster(contribution, trained)
-                self._forecaster = known
-            return known[1]
-
-    def _trained_plans(self, analysis: int, contribution: Contribution) -> tuple[TrainedPlan, ...]:
-        from .trained_plans import trained_plans
-
-        measured = self._measurements(analysis)
-        return trained_plans(self.runs(), self._conditions(analysis), contribution, measured)
-
-    def _conditions(self, analysis: int) -> Conditions:
-        from .trained_plans import Conditions
-
-        settings = self._store.read("SELECT settings FROM analyses WHERE id = ?", analysis)[0][0]
-        with self._store.decoding(f"analysis {analysis}"):
-            return Conditions.of(settings, self._measurements(analysis))
-
-    def forecast(self, plan: Plan | str | Mapping[str, float]) -> Forecast:
-        """The validation metric that a plan is expected to reach, with its interval.
-
-        For one training as the last analysis trains: the same steps and rate, another seed.
-
-        Args:
-            plan: or the name of one that the study keeps, or FQN -> trained ratio.
-
-        Raises:
-            StudyError: nothing was measured yet, or there is no plan of that name.
-            PlanError: the plan is another model's.
-        """
-        from .trained_plans import measured_ratios
-
-        require(StudyError, "plan", plan, (Plan, str, Mapping), "Pass a Plan, its name, or ratios by name.")
-        if isinstance(plan, str):
-            plan = self.plan(plan)
-        forecaster = self.forecaster
-        if isinstance(plan, Plan):
-            plan.check_fits({fqn: tuple(shape) for fqn, shape in self.facts["model"].items()})
-            plan = measured_ratios(plan, forecaster.contribution)
-        for fqn, ratio in plan.items():
-            if fqn not in self.facts["model"]:
-                raise PlanError(f"The model has no tensor {fqn!r}.{suggest(fqn, self.facts['model'])}")
-            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-                raise PlanError(f"{fqn!r} has ratio {str(ratio)[:40]!r}. Pass a number between 0 and 1.")
-        return forecaster.forecast(plan)
-
-    def measurements(self) -> list[Measurement]:
-        """The last analysis's, planned ones included; those of learning rates first."""
-        rows = self._store.read("SELECT id FROM analyses ORDER BY used DESC LIMIT 1")
-        return self._measurements(rows[0]["id"]) if rows else []
-
-    def _measurements(self, analysis: int) -> list[Measurement]:
-        rows = self._store.read(
-            "SELECT * FROM measurements WHERE analysis = ? ORDER BY purpose DESC, id", analysis
-        )
-        return [Measurement.of_row(r) for r in rows]
-
-    def progress(self) -> tuple[int, int]:
-        """(finished, planned in all) measurements of the last analysis."""
-        status = [m.status for m in self.measurements()]
-        return sum(s in ("done", "diverged") for s in status), len(status)
-
-    def _cached(self, name: str, load: Callable[[], T], key: str = "") -> T:
-        """`load()`, called again only after some process changed what it reads.
-
-        Args:
-            name: the revision of that. key: of the result, where several are read from it.
-        """
-        revision, key = self._store.revision(name), key or name
-        with self._lock:
-            if key not in self._cache or self._cache[key][0] != revision:
-                self._cache[key] = (revision, load())
-            return self._cache[key][1]
 
     # ------------------------------------------------------------------ measuring and planning
 
@@ -566,40 +339,6 @@ class Study(KeptDevices, AnalysisRecords):
 
         profile = self.profile_on(device or self.used_device)
         return frontier(profile, self.forecaster, n, by, constraints=constraints)
-
-    # ------------------------------------------------------------------ the file
-
-    @property
-    def schema_version(self) -> int:
-        """Of the file's tables."""
-        return self._store.read("PRAGMA user_version")[0][0]
-
-    def documents(self) -> dict[str, int]:
-        """Name -> bytes of what is kept as a whole: `"profile"`, and the profiles of devices."""
-        rows = self._store.read("SELECT name, length(CAST(json AS BLOB)) FROM documents ORDER BY name")
-        return dict(map(tuple, rows))
-
-    def nbytes(self) -> int:
-        """Of the file, and of the newest changes that lie beside it."""
-        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
-        return sum(f.stat().st_size for f in files if f.exists())
-
-    def check_writable(self) -> None:
-        """
-        Raises:
-            StudyError: the study can only be read.
-        """
-        self._store.check_writable()
-
-    def close(self) -> None:
-        """Release the file."""
-        self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         done, planned = self.progress()

@@ -10,7 +10,6 @@ import csv
 import importlib
 import io
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 from ..errors import PockError, listing, suggest
 from ..files import open_regular, read_text
-from .records import Run, run_json
+from .records import Run, nonfinite_as_text, run_json
 
 Kind = Literal["text", "number", "integer", "flag", "numbers", "json"]
 Row = dict[str, Any]
@@ -180,21 +179,14 @@ def _cell(value: Any, kind: Kind) -> str:
     if value is None:
         return ""
     if kind in ("json", "numbers"):
-        return json.dumps(_plain(value))
+        return _json(value)
     if kind == "flag":
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: as text, which a number may be read from."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
+def _json(value: Any) -> str:
+    return json.dumps(nonfinite_as_text(value))
 
 
 def read_csv(path: Path, limit_bytes: int) -> list[Row]:
@@ -229,10 +221,7 @@ def write_parquet(columns: Mapping[str, Kind], rows: Sequence[Row]) -> bytes:
         "numbers": lambda: pa.list_(pa.float64()),
     }  # fmt: skip
     schema = pa.schema([(name, kinds[kind]()) for name, kind in columns.items()])
-    plain = [
-        {n: json.dumps(_plain(row[n])) if kind == "json" else row[n] for n, kind in columns.items()}
-        for row in rows
-    ]
+    plain = [{n: _json(row[n]) if kind == "json" else row[n] for n, kind in columns.items()} for row in rows]
     out = io.BytesIO()
     parquet.write_table(pa.Table.from_pylist(plain, schema=schema), out)
     return out.getvalue()

@@ -201,7 +201,7 @@ class Slicer:
         phase = node.meta.get("phase", "forward")
         builder = Builder(self._graph, phase, node.meta.get("layer", ""), node.meta.get("source", ""))
         if moved is None:
-            # On a saved activation the selection belongs to the forward pass, right behind it.
+            # On a saved activation the selection belongs to the forward pass, right after it.
             if isinstance(dim, InGroups):
                 return self._rest_in_groups(builder, node, dim, channels)
             with builder.after(node):
@@ -223,12 +223,12 @@ class Slicer:
 
     def _rest_in_groups(self, builder: Builder, node: fx.Node, at: InGroups, channels: fx.Node) -> fx.Node:
         size = list(_shape(node))
-        behind, count = size[at.dim + 1 :], _shape(channels)[0]
+        after, count = size[at.dim + 1 :], _shape(channels)[0]
         with builder.after(node):
             grouped = builder.call(
-                aten.reshape.default, node, [*size[: at.dim], at.groups, size[at.dim] // at.groups, *behind]
+                aten.reshape.default, node, [*size[: at.dim], at.groups, size[at.dim] // at.groups, *after]
             )
         with builder.after(grouped):
             selected = builder.call(aten.index_select.default, grouped, at.dim + 1, channels)
         with builder.after(selected):
-            return builder.call(aten.reshape.default, selected, [*size[: at.dim], at.groups * count, *behind])
+            return builder.call(aten.reshape.default, selected, [*size[: at.dim], at.groups * count, *after])

@@ -8,10 +8,10 @@ Before → after, for `{"conv.weight": channels [0, 2]}`:
   everything below the earliest trained tensor
 - a partly trained tensor is two inputs: the whole weight, constant, and the trained channels, state;
   the forward pass joins them, the gradient is computed for those channels only (`channel_slicing.py`)
-- updates, and the optimizer's state, exist only for what is trained, each right behind its gradient (behind
+- updates, and the optimizer's state, exist only for what is trained, each right after its gradient (after
   the last one where gradients are clipped together)
 - buffers that the forward pass changes (running statistics) get their new values whatever is trained
-- what is left is made smaller by two passes, `NarrowOutputMasks` and `KeepMasks`
+- what is left is made smaller by two passes, `NarrowOutputMasks` and `KeepClampMasks`
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..ir.reachability import served_outputs
 from ..optimizer import Optimizer, State
 from ..optimizer.updates import Updates, scalar_state, tensor_state
 from ..passes import run
-from ..passes.optimize.keep_masks import KeepMasks
+from ..passes.optimize.keep_clamp_masks import KeepClampMasks
 from ..passes.optimize.narrow_output_masks import NarrowOutputMasks
 from ..plan import Plan, Trained
 from ..runtime.manifest import EMA
@@ -131,7 +131,7 @@ def prune(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
         optimizer: whose update is added.
         plan: must fit the model (see `Plan.check_fits`).
     """
-    return run(assemble(gradients, optimizer, plan), (NarrowOutputMasks(), KeepMasks()), "plan")
+    return run(assemble(gradients, optimizer, plan), (NarrowOutputMasks(), KeepClampMasks()), "plan")
 
 
 def assemble(gradients: Graph, optimizer: Optimizer, plan: Plan) -> Graph:
@@ -216,9 +216,9 @@ def _add_updates(
         if ready:
             new, new_state = updates.update(build, fqn, p, ready[fqn], states[fqn])
         else:
-            # Behind the last reader of the old value, so that the update may be done in place.
-            behind = max([grad, *(u for u in whole[fqn].users if u in order)], key=order.__getitem__)
-            with build.before(behind.next):
+            # After the last reader of the old value, so that the update may be done in place.
+            last_reader = max([grad, *(u for u in whole[fqn].users if u in order)], key=order.__getitem__)
+            with build.before(last_reader.next):
                 total = updates.gradient(build, grad, states[fqn])
                 new, new_state = updates.update(build, fqn, p, total, states[fqn])
         emit(slots[fqn], Role.NEW_PARAM, new)

@@ -20,7 +20,7 @@ def _windows(
     x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
     both: Sequence[tuple[int, int]], ceil_mode: int,
 ) -> list[int]:  # fmt: skip
-    """How many windows fit along each spatial dimension; in ceil mode none starts behind the data."""
+    """How many windows fit along each spatial dimension; in ceil mode none starts after the data."""
     counts = []
     for size, k, s, d, (before, after) in zip(x.shape[2:], kernel, strides, dilations, both):
         room = size + before + after - d * (k - 1) - 1

@@ -67,7 +67,7 @@ def _parameters(w: Tensor, r: Tensor, b: Tensor | None, order: Sequence[int]) ->
 class _Call:
     """One node: its sequence and first states as torch takes them, its results as ONNX gives them.
 
-    Where samples have lengths of their own, a layer runs on a packed sequence; behind a length outputs are 0.
+    Where samples have lengths of their own, a layer runs on a packed sequence; after a length outputs are 0.
     """
 
     def __init__(

@@ -14,15 +14,15 @@ from .rule_table import rule
 @rule(aten.convolution_backward.default)
 def _convolution_backward(b: Builder, node: fx.Node) -> Any:
     args: Any = node.args
-    dy, x, w, _, stride, padding, dilation, transposed, _, groups, mask = args
+    dy, x, w, _, stride, padding, dilation, transposed, _, groups, output_mask = args
     results: dict[int, fx.Node] = {}
-    if mask[1]:
+    if output_mask[1]:
         dw = b.call(aten.convolution_backward.default, *args[:-1], [False, True, False])
         results[1] = take(b, dw, 1)
-    if mask[2]:
+    if output_mask[2]:
         dims = [d for d in range(dy.meta["val"].ndim) if d != 1]
         results[2] = b.call(aten.sum.dim_IntList, dy, dims)
-    if mask[0]:
+    if output_mask[0]:
         if transposed:
             none = [0] * len(stride)
             results[0] = b.call(

@@ -11,7 +11,7 @@ from ...ir.graph import Builder, Graph, aten, rebuilt
 
 
 def plain_index(graph: Graph) -> Graph:
-    """Index tensors that run over a whole dimension each, one behind the other, only add sizes of one.
+    """Index tensors that run over a whole dimension each, one after the other, only add sizes of one.
 
     Libraries make an attention mask so: `mask[arange(N)[:, None, None, None], arange(T)]`, with
     indices that broadcast to `[N, 1, 1, T]`. After constants are folded, so that the indices are known.

@@ -124,30 +124,30 @@ def _scaled_and_shifted(b: Builder, x: Any, scale: Any, bias: Any, mean: Any) ->
 @rule(aten.native_batch_norm_backward.default)
 def _batch_norm_backward(b: Builder, node: fx.Node) -> Any:
     args: Any = node.args
-    dy, x, w, mean, var, center, rstd, training, eps, mask = args
+    dy, x, w, mean, var, center, rstd, training, eps, output_mask = args
     if training:
         sizes = _instances(x, mean)
         if sizes is None:
-            return _by_batch_backward(b, dy, x, w, center, rstd, mask)
+            return _by_batch_backward(b, dy, x, w, center, rstd, output_mask)
         center, rstd = (b.call(aten.reshape.default, v, [1, sizes[1]]) for v in (center, rstd))
-        return _group_norm_gradients(b, (dy, x, center, rstd, w, *sizes), mask)
+        return _group_norm_gradients(b, (dy, x, center, rstd, w, *sizes), output_mask)
     ndim = x.meta["val"].ndim
     dims = [d for d in range(ndim) if d != 1]
     inv, scale = _bn_scale(b, w, var, eps)
     results: dict[int, fx.Node] = {}
-    if mask[1]:
+    if output_mask[1]:
         centred = b.call(aten.sub.Tensor, x, _per_channel(b, mean, ndim))
         product = b.call(aten.sum.dim_IntList, b.call(aten.mul.Tensor, dy, centred), dims)
         results[1] = b.call(aten.mul.Tensor, product, inv)
-    if mask[2]:
+    if output_mask[2]:
         results[2] = b.call(aten.sum.dim_IntList, dy, dims)
-    if mask[0]:
+    if output_mask[0]:
         results[0] = b.call(aten.mul.Tensor, dy, _per_channel(b, scale, ndim))
     return results
 
 
 def _by_batch_backward(
-    b: Builder, dy: Any, x: Any, w: Any, mean: Any, inv: Any, mask: Any
+    b: Builder, dy: Any, x: Any, w: Any, mean: Any, inv: Any, output_mask: Any
 ) -> dict[int, fx.Node]:
     """With n elements per channel and xhat = (x - mean) inv (arXiv 1502.03167, section 3):
 
@@ -160,7 +160,7 @@ def _by_batch_backward(
     dgamma = b.call(aten.mul.Tensor, product, inv)
     dbeta = b.call(aten.sum.dim_IntList, dy, dims)
     results = {1: dgamma, 2: dbeta}
-    if mask[0]:
+    if output_mask[0]:
         slope = b.call(aten.mul.Scalar, b.call(aten.mul.Tensor, dgamma, inv), 1 / count)
         along = b.call(aten.mul.Tensor, centred, _per_channel(b, slope, ndim))
         level = _per_channel(b, b.call(aten.mul.Scalar, dbeta, 1 / count), ndim)
@@ -173,13 +173,13 @@ def _by_batch_backward(
 @rule(aten.native_layer_norm_backward.default)
 def _layer_norm_backward(b: Builder, node: fx.Node) -> Any:
     args: Any = node.args
-    dy, _, normalized, *_, mask = args
+    dy, _, normalized, *_, output_mask = args
     results: dict[int, fx.Node] = {}
-    if mask[2]:
+    if output_mask[2]:
         outer = dy.meta["val"].ndim - len(normalized)
         results[2] = b.call(aten.sum.dim_IntList, dy, list(range(outer))) if outer else dy
     for i in (0, 1):
-        if mask[i]:
+        if output_mask[i]:
             one = b.call(aten.native_layer_norm_backward.default, *args[:-1], [i == 0, i == 1, False])
             results[i] = take(b, one, i)
     return results
@@ -191,13 +191,13 @@ def _group_norm_backward(b: Builder, node: fx.Node) -> Any:
     return _group_norm_gradients(b, args[:-1], args[-1])
 
 
-def _group_norm_gradients(b: Builder, args: tuple[Any, ...], mask: list[bool]) -> dict[int, fx.Node]:
+def _group_norm_gradients(b: Builder, args: tuple[Any, ...], output_mask: list[bool]) -> dict[int, fx.Node]:
     dy = args[0]
     results: dict[int, fx.Node] = {}
-    if mask[2]:
+    if output_mask[2]:
         dims = [d for d in range(dy.meta["val"].ndim) if d != 1]
         results[2] = b.call(aten.sum.dim_IntList, dy, dims)
-    if mask[0] or mask[1]:
-        rest = b.call(aten.native_group_norm_backward.default, *args, [mask[0], mask[1], False])
-        results |= {i: take(b, rest, i) for i in (0, 1) if mask[i]}
+    if output_mask[0] or output_mask[1]:
+        rest = b.call(aten.native_group_norm_backward.default, *args, [output_mask[0], output_mask[1], False])
+        results |= {i: take(b, rest, i) for i in (0, 1) if output_mask[i]}
     return results

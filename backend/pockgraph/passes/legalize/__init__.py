@@ -49,7 +49,7 @@ class Expansion:
     """What one call stands for, or why that is of no use.
 
     Attributes:
-        graph: its inputs stand in the order of the call's tensors, behind them constants; None where
+        graph: its inputs stand in the order of the call's tensors, after them constants; None where
             the call cannot be expanded.
         reason: then, in words; empty where no expansion is known.
     """

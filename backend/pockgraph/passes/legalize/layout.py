@@ -17,8 +17,8 @@ def dilated(x: Tensor, dim: int, step: int) -> Tensor:
     """`step - 1` zeros after each element along `dim`: its size grows by the factor `step`."""
     if step == 1:
         return x
-    behind = [0, 0] * (x.ndim - 1 - dim) + [0, step - 1]
-    return F.pad(x.unsqueeze(dim + 1), behind).flatten(dim, dim + 1)
+    after = [0, 0] * (x.ndim - 1 - dim) + [0, step - 1]
+    return F.pad(x.unsqueeze(dim + 1), after).flatten(dim, dim + 1)
 
 
 def _placed(x: Tensor, size: Sequence[int], dim: int, start: int, step: int) -> Tensor:

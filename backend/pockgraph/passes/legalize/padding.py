@@ -14,34 +14,34 @@ aten = torch.ops.aten
 
 
 def _borders(x: Tensor, amounts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(dimension, before, behind), as `F.pad` counts them: the last dimension first."""
+    """(dimension, before, after), as `F.pad` counts them: the last dimension first."""
     for i in range(len(amounts) // 2):
         yield x.ndim - 1 - i, amounts[2 * i], amounts[2 * i + 1]
 
 
-def _inner(dy: Tensor, dim: int, before: int, behind: int) -> Tensor:
+def _inner(dy: Tensor, dim: int, before: int, after: int) -> Tensor:
     """A gradient without its borders; zeros where a negative amount had cut something off."""
-    size = dy.shape[dim] - max(before, 0) - max(behind, 0)
+    size = dy.shape[dim] - max(before, 0) - max(after, 0)
     inner = dy.narrow(dim, max(before, 0), size)
     at = [0, 0] * (dy.ndim - 1 - dim)
-    return F.pad(inner, [*at, max(-before, 0), max(-behind, 0)]) if min(before, behind) < 0 else inner
+    return F.pad(inner, [*at, max(-before, 0), max(-after, 0)]) if min(before, after) < 0 else inner
 
 
 def _added(x: Tensor, part: Tensor, dim: int, start: int) -> Tensor:
     """x with `part` added from `start` on."""
-    behind = x.shape[dim] - start - part.shape[dim]
-    return x + F.pad(part, [*[0, 0] * (x.ndim - 1 - dim), start, behind])
+    after = x.shape[dim] - start - part.shape[dim]
+    return x + F.pad(part, [*[0, 0] * (x.ndim - 1 - dim), start, after])
 
 
 @expands(aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default)
 def reflection_pad(x: Tensor, amounts: Sequence[int]) -> Tensor:
-    for dim, before, behind in _borders(x, amounts):
+    for dim, before, after in _borders(x, amounts):
         size = x.shape[dim]
-        parts = [_cut(x, dim, before, behind)]
+        parts = [_cut(x, dim, before, after)]
         if before > 0:
             parts.insert(0, x.narrow(dim, 1, before).flip(dim))
-        if behind > 0:
-            parts.append(x.narrow(dim, size - 1 - behind, behind).flip(dim))
+        if after > 0:
+            parts.append(x.narrow(dim, size - 1 - after, after).flip(dim))
         x = torch.cat(parts, dim)
     return x
 
@@ -52,26 +52,26 @@ def reflection_pad(x: Tensor, amounts: Sequence[int]) -> Tensor:
     aten.reflection_pad3d_backward.default,
 )
 def reflection_pad_backward(dy: Tensor, x: Tensor, amounts: Sequence[int]) -> Tensor:
-    for dim, before, behind in _borders(x, amounts):
+    for dim, before, after in _borders(x, amounts):
         size, end = x.shape[dim], dy.shape[dim]
-        dx = _inner(dy, dim, before, behind)
+        dx = _inner(dy, dim, before, after)
         if before > 0:
             dx = _added(dx, dy.narrow(dim, 0, before).flip(dim), dim, 1)
-        if behind > 0:
-            dx = _added(dx, dy.narrow(dim, end - behind, behind).flip(dim), dim, size - 1 - behind)
+        if after > 0:
+            dx = _added(dx, dy.narrow(dim, end - after, after).flip(dim), dim, size - 1 - after)
         dy = dx
     return dy
 
 
 @expands(aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default)
 def replication_pad(x: Tensor, amounts: Sequence[int]) -> Tensor:
-    for dim, before, behind in _borders(x, amounts):
+    for dim, before, after in _borders(x, amounts):
         size = x.shape[dim]
-        parts = [_cut(x, dim, before, behind)]
+        parts = [_cut(x, dim, before, after)]
         if before > 0:
             parts.insert(0, _repeated(x.narrow(dim, 0, 1), dim, before))
-        if behind > 0:
-            parts.append(_repeated(x.narrow(dim, size - 1, 1), dim, behind))
+        if after > 0:
+            parts.append(_repeated(x.narrow(dim, size - 1, 1), dim, after))
         x = torch.cat(parts, dim)
     return x
 
@@ -82,19 +82,19 @@ def replication_pad(x: Tensor, amounts: Sequence[int]) -> Tensor:
     aten.replication_pad3d_backward.default,
 )
 def replication_pad_backward(dy: Tensor, x: Tensor, amounts: Sequence[int]) -> Tensor:
-    for dim, before, behind in _borders(x, amounts):
+    for dim, before, after in _borders(x, amounts):
         size, end = x.shape[dim], dy.shape[dim]
-        dx = _inner(dy, dim, before, behind)
+        dx = _inner(dy, dim, before, after)
         if before > 0:
             dx = _added(dx, dy.narrow(dim, 0, before).sum(dim, keepdim=True), dim, 0)
-        if behind > 0:
-            dx = _added(dx, dy.narrow(dim, end - behind, behind).sum(dim, keepdim=True), dim, size - 1)
+        if after > 0:
+            dx = _added(dx, dy.narrow(dim, end - after, after).sum(dim, keepdim=True), dim, size - 1)
         dy = dx
     return dy
 
 
-def _cut(x: Tensor, dim: int, before: int, behind: int) -> Tensor:
-    start, stop = max(-before, 0), x.shape[dim] - max(-behind, 0)
+def _cut(x: Tensor, dim: int, before: int, after: int) -> Tensor:
+    start, stop = max(-before, 0), x.shape[dim] - max(-after, 0)
     return x.narrow(dim, start, stop - start)
 
 

@@ -295,8 +295,8 @@ def max_pool2d_backward(
             part = dilated(part, dim, s[i])
         for i, dim in enumerate(dims):
             part = part.narrow(dim, 0, (out[i] - 1) * s[i] + 1)
-        behind = [padded.shape[dim] - start[i] - part.shape[dim] for i, dim in enumerate(dims)]
-        part = F.pad(part, [start[1], behind[1], start[0], behind[0]])
+        after = [padded.shape[dim] - start[i] - part.shape[dim] for i, dim in enumerate(dims)]
+        part = F.pad(part, [start[1], after[1], start[0], after[0]])
         dx = part if dx is None else dx + part
     assert dx is not None
     for i, dim in enumerate(dims):

@@ -150,7 +150,7 @@ CUBIC = -0.75  # PyTorch's parameter of the kernel
 
 
 def cubic_weights(t: Tensor) -> list[Tensor]:
-    """Of the four elements around a position that lies `t` behind the second."""
+    """Of the four elements around a position that lies `t` after the second."""
     a = CUBIC
 
     def near(x: Tensor) -> Tensor:

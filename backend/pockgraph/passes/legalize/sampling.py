@@ -116,14 +116,14 @@ def grid_sampler_backward(
     mode: int,
     padding: int,
     align_corners: bool,
-    mask: Sequence[bool],
+    output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     def sampled(*wanted: Tensor) -> Tensor:
         given = iter(wanted)
-        x_, grid_ = (next(given) if m else t for t, m in zip((x, grid), mask))
+        x_, grid_ = (next(given) if m else t for t, m in zip((x, grid), output_mask))
         return grid_sample(x_, grid_, mode, padding, align_corners)
 
-    backward = torch.func.vjp(sampled, *(t for t, m in zip((x, grid), mask) if m))[1]
+    backward = torch.func.vjp(sampled, *(t for t, m in zip((x, grid), output_mask) if m))[1]
     gradients = iter(backward(dy))
-    dx, dgrid = (next(gradients) if m else None for m in mask)
+    dx, dgrid = (next(gradients) if m else None for m in output_mask)
     return dx, dgrid

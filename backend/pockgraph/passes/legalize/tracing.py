@@ -26,7 +26,7 @@ def read_results(node: fx.Node) -> tuple[int, ...]:
 def traced(function: Callable[..., Any], node: fx.Node) -> Graph:
     """What `function` computes of the arguments of a call, of those results that are read.
 
-    Its inputs are the call's tensors in the order of its arguments, a tensor given twice twice, and behind
+    Its inputs are the call's tensors in the order of its arguments, a tensor given twice twice, and after
     them constants.
     """
     arguments = _plain(bound_args(node))

@@ -45,7 +45,7 @@ class _Folder:
         self._scaled: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
 
     def _scale(self, node: Any) -> fx.Node | None:
-        """The constant [C] or [1, C, 1, …] behind a per-channel factor, or None."""
+        """The constant [C] or [1, C, 1, …] after a per-channel factor, or None."""
         inner = node.args[0] if node.op == "call_function" and node.target is aten.reshape.default else node
         if inner not in self._constant:
             return None
@@ -92,7 +92,7 @@ class _Folder:
                 self.fx.erase_node(node)
 
     def _shift(self, add: fx.Node, mul: fx.Node) -> fx.Node | None:
-        """The [C] vector behind `mul + vector.reshape(1, C, 1, …)`, constant or not."""
+        """The [C] vector after `mul + vector.reshape(1, C, 1, …)`, constant or not."""
         if add.target is not aten.add.Tensor or add.args[0] is not mul or add.kwargs:
             return None
         view: Any = add.args[1]

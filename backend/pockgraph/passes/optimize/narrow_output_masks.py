@@ -29,9 +29,9 @@ class NarrowOutputMasks:
             schema = getattr(node.target, "_schema", None)
             if schema is None or not schema.arguments or schema.arguments[-1].name != "output_mask":
                 continue
-            mask = [any(u.args[1] == i for u in node.users) for i in range(len(node.args[-1]))]
-            if mask != list(node.args[-1]):
-                node.args = (*node.args[:-1], mask)
+            output_mask = [any(u.args[1] == i for u in node.users) for i in range(len(node.args[-1]))]
+            if output_mask != list(node.args[-1]):
+                node.args = (*node.args[:-1], output_mask)
                 args = fx.map_arg(node.args, lambda n: n.meta["val"])
                 node.meta["val"] = meta_like(node.target(*args))
         new.eliminate_dead_code()

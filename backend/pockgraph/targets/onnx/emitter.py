@@ -116,7 +116,7 @@ class ONNXEmitter(Emitter[Value]):
 
     def convolve_transposed(self, x: Value, g: Geometry, weight: Value, out: Sequence[int]) -> Value:
         """x [N, I, *in], weight [I, O/G, *k] -> [N, O, *out]."""
-        before, after, extra = g.rim(x.shape[2:], out)
+        before, after, extra = g.crop(x.shape[2:], out)
         pads = [*before, *after]
         return op.conv_transpose(x, weight, out, pads=pads, output_padding=extra, **_space(g))
 

@@ -2,7 +2,7 @@
 
 ONNX Runtime's `Where` branches on every element: it takes up to fifteen times as long as a product with the
 mask as numbers. The two are the same for finite gradients only: 0 * inf is NaN, where PyTorch has 0, as
-behind `sqrt(relu(x))`. So the product is made where the gradient comes out of a matrix product or a dense
+after `sqrt(relu(x))`. So the product is made where the gradient comes out of a matrix product or a dense
 convolution. One that is not finite has reached all features there, and with them what is trained.
 """
 

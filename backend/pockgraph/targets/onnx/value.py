@@ -44,7 +44,7 @@ class Node:
         data: a constant's numbers.
         name: of the node, or of the input; empty until it gets one.
         body: of a loop.
-        serial: nodes are numbered as they are made, so that each stands behind its inputs.
+        serial: nodes are numbered as they are made, so that each stands after its inputs.
     """
 
     kind: str = ""

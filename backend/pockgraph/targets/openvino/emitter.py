@@ -232,7 +232,7 @@ class OpenVINOEmitter(Emitter[Value]):
     def _in_groups(self, weight: Value, groups: int) -> Value:
         """weight [O, I/G, *k] as [G, O/G, I/G, *k].
 
-        OpenVINO (2026.4) moves a constant factor behind a grouped convolution in front of the `Reshape`
+        OpenVINO (2026.4) moves a constant factor after a grouped convolution in front of the `Reshape`
         of its weight, and with that into everything else that reads the same reshaped weight: its own
         transpose in the backward. So a trained weight gets there by way of a transpose.
         """
@@ -249,7 +249,7 @@ class OpenVINOEmitter(Emitter[Value]):
         i, o, *kernel = self.shape(weight)
         if is_constant(weight) and i == g.groups * o:
             weight = self.own_copy(weight)
-        before, after, extra = g.rim(self.shape(x)[2:], out)
+        before, after, extra = g.crop(self.shape(x)[2:], out)
         space: Any = list(g.stride), None, before, after, list(g.dilation)
         if g.groups == 1:
             return op.convolution_backprop_data(x, weight, *space, output_padding=extra).output(0)

@@ -42,7 +42,7 @@ def convolution(
 def convolution_backward(
     emit: Any, values: Values, node: fx.Node, dy: Any, x: Any, weight: Any, bias_sizes: Any,
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], transposed: bool,
-    output_padding: Sequence[int], groups: int, mask: Sequence[bool],
+    output_padding: Sequence[int], groups: int, output_mask: Sequence[bool],
 ) -> tuple[None, Any, None]:  # fmt: skip
     g = Geometry.of(emit.shape(weight)[2:], stride, padding, dilation, groups)
     if transposed:  # it takes dy to x: its weight gradient has the two exchanged
@@ -76,7 +76,7 @@ def constant_pad_nd(
     source: Any = node.args[0]
     crops = max(before + after) <= 0 and not any(before[:2]) and not any(after[:2])
     if crops and source.target is aten.convolution.default and source.args[6] and source.args[2] is None:
-        # The backward of a padding: the transposed convolution leaves the rim out by itself.
+        # The backward of a padding: the transposed convolution leaves those borders out by itself.
         dy, weight = (values[a] for a in source.args[:2])
         stride, padding, dilation = source.args[3:6]
         g = Geometry.of(emit.shape(weight)[2:], stride, padding, dilation, source.args[8])

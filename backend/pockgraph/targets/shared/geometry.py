@@ -39,21 +39,21 @@ class Geometry:
         spans = zip(size, self.before, self.after, self.reach, self.stride)
         return tuple((n + b + a - r - 1) // s + 1 for n, b, a, r, s in spans)
 
-    def behind(self, size: Sequence[int], out: Sequence[int]) -> tuple[int, ...]:
+    def missing_after(self, size: Sequence[int], out: Sequence[int]) -> tuple[int, ...]:
         """How much further than `size`, with its padding before, `out` windows reach; negative for less."""
         return tuple(
             (o - 1) * s + r + 1 - n - b
             for o, s, r, n, b in zip(out, self.stride, self.reach, size, self.before)
         )
 
-    def rim(self, size: Sequence[int], out: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-        """What a transposed convolution from `size` to `out` leaves out before and after, and adds behind."""
-        behind = self.behind(out, size)
-        return list(self.before), [max(b, 0) for b in behind], [max(-b, 0) for b in behind]
+    def crop(self, size: Sequence[int], out: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """What a transposed convolution from `size` to `out` leaves out before and after, and adds after."""
+        missing = self.missing_after(out, size)
+        return list(self.before), [max(b, 0) for b in missing], [max(-b, 0) for b in missing]
 
     def fitted(self, size: Sequence[int], out: Sequence[int]) -> Geometry:
-        """The same with the padding behind that makes `out` of `size`; rows that no window reaches stay."""
-        return replace(self, after=tuple(max(n, 0) for n in self.behind(size, out)))
+        """The same with the padding after it that makes `out` of `size`; rows that no window reaches stay."""
+        return replace(self, after=tuple(max(n, 0) for n in self.missing_after(size, out)))
 
     def padded(self, before: Sequence[int], after: Sequence[int]) -> Geometry:
         """The same with more padding; negative amounts take some away."""

@@ -53,7 +53,7 @@ def convolved(emit: Any, x: Any, dy: Any, g: Geometry, groups: int) -> Any:
     """x with dy as the kernel, [*, *, *k]: strides and dilations are exchanged."""
     turned = Geometry(emit.shape(dy)[2:], g.dilation, g.before, g.after, g.stride, groups)
     dw = emit.convolve(x, turned.fitted(emit.shape(x)[2:], g.kernel), dy)
-    # Without what rows of x that no window reached have added behind.
+    # Without what rows of x that no window reached have added at the end.
     return emit.cut_many(dw, range(2, emit.rank(dw)), [(0, k, 1) for k in g.kernel])
 
 

@@ -45,7 +45,7 @@ class _Layer:
     Attributes:
         x: [T N, D], the inputs; `weight` [D, 4H], `bias` [4H] or None.
         constants: see `fuse_lstms`.
-        last: nodes that are the memory behind the last step.
+        last: nodes that are the memory after the last step.
         backward: the loop that runs back, if there is one; `dc` the gradient of the last memory.
         gradients: node -> what stands in its place, of all gradients (dx, dw_ih, dw_hh, db, dh0, dc0).
     """

@@ -1,10 +1,11 @@
-"""What it takes to keep a mask of a clamped activation y (ReLU, ReLU6, hardtanh, clamp) instead of y itself,
-where the backward pass only compares y with its bounds: one byte an element, and the operators that make it.
+"""A clamp mask says where an activation (of ReLU, ReLU6, hardtanh, clamp) was clamped, one byte an element.
+
+It is kept instead of the activation y where the backward pass only compares y with the bounds:
 
     one bound:    below = y <= low
     two bounds:   below = y <= low;  above = y >= high;  outside = below or above
 
-Whoever keeps masks, in a graph or in numbers, takes the operators that make them from here.
+Whoever keeps clamp masks, in a graph or in numbers, takes the operators that make them from here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from .liveness import Step, liveness, schedule_of
 
-MASK_BYTES = 1  # of one element: a boolean
+CLAMP_MASK_BYTES = 1  # of one element: a boolean
 
 
 class MaskStep(NamedTuple):
@@ -34,7 +35,7 @@ class MaskStep(NamedTuple):
 
 _BELOW = MaskStep("below", "le.Scalar", bound=0)
 # Number of bounds -> the steps; the last one makes the mask.
-MASK_STEPS: dict[int, tuple[MaskStep, ...]] = {
+CLAMP_MASK_STEPS: dict[int, tuple[MaskStep, ...]] = {
     1: (_BELOW,),
     2: (
         _BELOW,
@@ -44,8 +45,8 @@ MASK_STEPS: dict[int, tuple[MaskStep, ...]] = {
 }
 
 
-def masks_alive(bounds: int) -> int:
-    """The most masks alive at once while one is made."""
-    steps = MASK_STEPS[bounds]
-    made = [Step(s.name, i, MASK_BYTES, s.reads, True, True) for i, s in enumerate(steps)]
-    return int(liveness(schedule_of(made), [len(steps) - 1]).live_bytes.max()) // MASK_BYTES
+def clamp_masks_alive(bounds: int) -> int:
+    """The most booleans an element alive at once while one is made."""
+    steps = CLAMP_MASK_STEPS[bounds]
+    made = [Step(s.name, i, CLAMP_MASK_BYTES, s.reads, True, True) for i, s in enumerate(steps)]
+    return int(liveness(schedule_of(made), [len(steps) - 1]).live_bytes.max()) // CLAMP_MASK_BYTES

@@ -71,7 +71,7 @@ class _SeededMasks(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def seeded_masks(keys: np.ndarray) -> Iterator[None]:
+def seeded_dropout(keys: np.ndarray) -> Iterator[None]:
     """In here, eager PyTorch drops what a step of these keys drops; random numbers outside stay theirs."""
     with torch.random.fork_rng(devices=[]), _SeededMasks(keys):
         yield

@@ -1,0 +1,186 @@
+"""State → what a part shows; a part's edit → a call of the state. The web app and notebooks share it.
+
+Not here: how a part is drawn (`components/`), and what a figure says (`info/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from .frontier_plans import FrontierPlans
+from .info import charts
+from .info.budgets import BudgetRange, budget_range, to_limit
+from .info.costs import COSTS
+from .info.curves import cost_curve, gain_curve
+from .info.frontier import frontier_info
+from .info.layers import LayerRow, component_rows, component_scale, select_rows
+from .info.palette import palette
+from .state import State
+
+BUDGETED = ("peak_bytes", "process_bytes", "step_ms")  # costs that have a bar of their own
+Edit = dict[str, Any]
+
+
+class Part(Protocol):
+    """A draggable part, of either face; `components/properties.py` says what it shows and reports."""
+
+    visible: Any
+
+    def put(self, **values: Any) -> None:
+        """Set some of its properties, at once."""
+        ...
+
+    def on_edit(self, handle: Callable[[Edit], None]) -> None:
+        """Have `handle` deal with the edits, one after the other."""
+        ...
+
+
+def shown_rows(state: State, filter: str | None = None) -> tuple[LayerRow, ...]:
+    """The rows that the state's filter leaves, in its order; what the plan trains although no gain is known,
+    too. `filter` replaces the state's."""
+    plan, order = state.plan, state.facts.contribution.bias_order
+    return select_rows(
+        state.facts.rows,
+        text=state.filter if filter is None else filter,
+        order=state.order,
+        cost=state.cost,
+        all_tensors=state.all_tensors,
+        trained=set() if plan is None else plan.tensors.keys() - set(order),
+    )
+
+
+class LayerBarsBinding:
+    """The bars show the rows, the current shares and the locks; an edit sets, locks or selects."""
+
+    def __init__(self, state: State, bars: Part) -> None:
+        self._state, self._bars = state, bars
+        self._shown: tuple[Any, ...] = ()
+        bars.on_edit(self._edited)
+        state.param.watch(self._show_rows, ["facts", "cost", "plan", "filter", "order", "all_tensors"])
+        state.param.watch(self._show_choice, "prediction")
+        state.param.watch(self._show_locks, "locked")
+        state.param.watch(lambda e: bars.put(selected=e.new), "selected")
+        self._show_rows()
+
+    def _edited(self, edit: Edit) -> None:
+        kind, id = edit["kind"], edit["id"]
+        if kind == "select":
+            self._state.selected = id
+        elif kind == "lock":
+            self._state.set_lock(id, edit["on"])
+        else:
+            if edit["final"]:
+                self._state.selected = id
+            self._state.set_ratio(id, float(edit["ratio"]), final=edit["final"])
+
+    def _show_rows(self, *_: object) -> None:
+        s = self._state
+        if not s.ready:
+            return
+        rows, cost = shown_rows(s), COSTS[s.cost]
+        shown = (s.facts, s.cost, tuple(r.id for r in rows))
+        if shown == self._shown:
+            return
+        self._shown = shown
+        self._bars.put(
+            scale=component_scale(shown_rows(s, filter=""), cost, s.facts.metric),
+            rows=component_rows(rows, cost, s.facts.metric),
+            selected=s.selected,
+            empty=f"No tensor's name contains “{s.filter}”. Clear the filter to see all.",
+            locked=s.locked_rows,
+            ratios=s.ratios,
+        )
+
+    def _show_choice(self, *_: object) -> None:
+        if self._state.prediction is not None:
+            self._bars.put(ratios=self._state.ratios)
+
+    def _show_locks(self, *_: object) -> None:
+        if self._state.ready:
+            self._bars.put(locked=self._state.locked_rows)
+
+
+class BudgetBarBinding:
+    """A bar shows one limit and what the plan uses of it; an edit sets the limit."""
+
+    def __init__(self, state: State, key: str, bar: Part) -> None:
+        """Args:
+        key: of `COSTS`; the bar is hidden while that is not known of plans.
+        """
+        self._state, self._key, self._bar = state, key, bar
+        self._range: BudgetRange | None = None
+        bar.put(
+            label=COSTS[key].title,
+            help=[
+                ["", COSTS[key].help],
+                ["Bar", "what the current plan needs"],
+                ["Handle", "the limit; the right end means none"],
+                ["Hatched", "too little for any plan"],
+            ],
+        )
+        bar.on_edit(self._edited)
+        state.param.watch(self._show_range, "facts")
+        state.param.watch(self._show, ["prediction", "budget"])
+        self._show_range()
+
+    def _edited(self, edit: Edit) -> None:
+        if self._range is not None:
+            value = None if edit["value"] is None else float(edit["value"])
+            limit = to_limit(self._key, value, self._range.unit)
+            self._state.set_budget(final=edit["final"], **{self._key: limit})
+
+    def _show_range(self, *_: object) -> None:
+        if not self._state.ready:
+            return
+        found = self._range = budget_range(self._key, self._state.facts.known_plans)
+        self._bar.visible = found is not None
+        if found is not None:
+            self._bar.put(
+                unit=found.unit.name, start=found.start, end=found.end, floor=found.floor,
+                marks=[dict(m) for m in found.marks],
+            )  # fmt: skip
+        self._show()
+
+    def _show(self, *_: object) -> None:
+        s, found = self._state, self._range
+        if not s.ready or s.prediction is None or found is None:
+            return
+        limit, used = getattr(s.budget, self._key), getattr(s.prediction.figures, self._key)
+        self._bar.put(
+            value=None if limit is None else limit / found.unit.size,
+            used=None if used is None else used / found.unit.size,
+        )
+
+
+class CurveFigures(NamedTuple):
+    """Charts of the selected row; `gain` is None where none was measured."""
+
+    row: LayerRow
+    gain: charts.Figure | None
+    cost: charts.Figure
+
+
+def curve_figures(state: State) -> CurveFigures | None:
+    """The selected row's gain, and the plan's cost, over its trained share; None: nothing is selected."""
+    if not state.ready or state.prediction is None or not state.selected:
+        return None
+    facts, row, colours = state.facts, state.facts.row(state.selected), palette(state.dark)
+    now = 1.0 if row.fixed else state.ratios.get(row.id, 0.0)
+    gain = None
+    if row.gains:
+        gain = charts.gain_chart(gain_curve(row, facts.forecaster.gains, now, facts.metric), colours)
+    choice, cost = state.prediction.choice, COSTS[state.cost]
+    curve = cost_curve(facts.profile, facts.contribution, choice, row, now, cost, state.budget)
+    return CurveFigures(row, gain, charts.cost_chart(curve, colours))
+
+
+def frontier_figure(state: State, frontier: FrontierPlans) -> charts.Figure | None:
+    """The frontier, well-known plans and the current one; None while there is no study."""
+    if not state.ready:
+        return None
+    facts = state.facts
+    info = frontier_info(
+        frontier.plans, facts.known_plans, state.prediction, state.budget, COSTS[state.axis], facts.metric
+    )
+    return charts.frontier_chart(info, palette(state.dark))

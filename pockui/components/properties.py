@@ -1,0 +1,59 @@
+"""What each draggable part is given, and what it reports: declared once for the web app and for notebooks.
+
+Python → browser: all but `edit`. Browser → Python: `edit`, one property that carries all edits, each with a
+new number `seq`; `ack` tells the browser which was dealt with last.
+"""
+
+from __future__ import annotations
+
+import param
+
+
+class Editable(param.Parameterized):
+    """A part that reports edits; it changes nothing by itself."""
+
+    edit = param.Dict(default={}, doc="The last edit in the browser.")
+    ack = param.Integer(default=0, doc="Number of the last edit that was dealt with.")
+
+
+class LayerBars(Editable):
+    """Two-sided bars per tensor with a draggable trained share.
+
+    Edits: `{"kind": "ratio", "id", "ratio", "final"}`, `{"kind": "lock", "id", "on", "ratio"}` or
+    `{"kind": "select", "id"}`.
+    """
+
+    rows = param.List(default=[], doc="What `pockui.info.layers.component_rows` gives.")
+    scale = param.Dict(default={}, doc="Ends and titles of the two axes.")
+    ratios = param.Dict(default={}, doc="Row id -> trained share, 0..1; a row left out is frozen.")
+    locked = param.List(default=[], doc="Ids of the rows whose share a search keeps.")
+    selected = param.String(default="", doc="Id of the highlighted row.")
+    empty = param.String(default="", doc="What to say when there are no rows.")
+
+
+class BudgetBar(Editable):
+    """A draggable budget with what the plan uses of it. All figures are in `unit`.
+
+    Edits: `{"kind": "budget", "value": float | None, "final"}`; None means no limit.
+    """
+
+    label = param.String()
+    unit = param.String()
+    help = param.List(default=[], doc="Label-value lines shown while the pointer is on the label.")
+    start = param.Number(default=0)
+    end = param.Number(default=1)
+    floor = param.Number(default=0, doc="Below this no plan fits.")
+    value = param.Number(default=None, allow_None=True)
+    used = param.Number(default=None, allow_None=True, doc="What the current plan needs.")
+    marks = param.List(default=[], doc="Well-known plans: `{name, value, help}`.")
+    disabled = param.Boolean(default=False)
+
+
+class Chart(Editable):
+    """A Plotly figure that the page's theme leaves alone.
+
+    Edits: `{"kind": "click", "index"}` for points with whole `customdata`.
+    """
+
+    figure = param.Dict(default={}, doc="A figure as plain data and layout.")
+    label = param.String(doc="What the chart shows, for those who cannot see it.")

@@ -1,0 +1,54 @@
+"""The draggable parts in the web app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from panel.custom import AnyWidgetComponent
+from panel.io import hold
+
+from . import properties, source, stylesheet
+
+STYLES = [stylesheet()]
+
+
+class _OnPage(properties.Editable):
+    """What bindings need of a part."""
+
+    def put(self, **values: Any) -> None:
+        self.param.update(**values)
+
+    def on_edit(self, handle: Callable[[dict[str, Any]], None]) -> None:
+        """Have `handle` deal with the edits, one after the other, and tell the browser."""
+
+        def edited(event: Any) -> None:
+            with hold():  # all that an edit changes goes to the browser at once
+                try:
+                    handle(event.new)
+                finally:
+                    self.ack = event.new["seq"]
+
+        self.param.watch(edited, "edit")
+
+
+class LayerBars(_OnPage, properties.LayerBars, AnyWidgetComponent):
+    _esm = source("layer_bars")
+    _stylesheets = STYLES
+    _debounce = 0
+    _react_version = "18.3.1"
+
+
+class BudgetBar(_OnPage, properties.BudgetBar, AnyWidgetComponent):
+    _esm = source("budget_bar")
+    _stylesheets = STYLES
+    _debounce = 0
+    _react_version = "18.3.1"
+
+
+class Chart(_OnPage, properties.Chart, AnyWidgetComponent):
+    """Needs `pn.extension("plotly")`, which brings Plotly's JavaScript."""
+
+    _esm = source("chart")
+    _debounce = 0
+    _react_version = "18.3.1"

@@ -1,0 +1,150 @@
+"""What a study says, as a page needs it: read once, and shared by all sessions that look at the same file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pockgraph.contribution import Contribution
+from pockgraph.contribution.forecast import Forecaster
+from pockgraph.errors import StudyError
+from pockgraph.plan import Budget, Plan
+from pockgraph.profile import Profile
+from pockgraph.search import Constraints, frontier, search
+from pockgraph.study import Study
+
+from .info.format import MetricScale
+from .info.layers import LayerRow, layer_rows
+from .info.predictions import Prediction
+
+FRONTIER_PLANS = 20
+SEARCHES_KEPT = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """All a page needs of a study. Sessions share it, nobody changes it.
+
+    Attributes:
+        path: the study's file.
+        name: the task's.
+        reference: `module:task` that makes the task again, or empty.
+        rows: one per tensor, and one for the last biases.
+        known_plans: by name, cheapest first: the head alone, the paper's preset, the best
+            without a limit, everything.
+        progress: measurements that are finished, and planned in all.
+        coverage: what was measured and what was not, in sentences.
+        device: whose costs these are; None: nobody's. devices: those that the study has.
+    """
+
+    path: Path
+    name: str
+    reference: str
+    profile: Profile
+    contribution: Contribution
+    forecaster: Forecaster
+    rows: tuple[LayerRow, ...]
+    known_plans: Mapping[str, Prediction]
+    progress: tuple[int, int] = (0, 0)
+    coverage: str = ""
+    device: str | None = None
+    devices: tuple[str, ...] = ()
+    _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
+    _searched: dict[Any, Plan] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def frontier(self, by: str) -> list[Plan]:
+        """The best plan for each of many budgets, by one cost; computed once for all sessions.
+
+        Raises:
+            BudgetError: the cost is not known.
+        """
+        with self._lock:
+            if by not in self._frontiers:
+                self._frontiers[by] = frontier(self.profile, self.forecaster, FRONTIER_PLANS, by=by)
+            return self._frontiers[by]
+
+    def search(self, budget: Budget, asked: Constraints) -> Plan:
+        """The best plan for a budget; what one session asked is known to the next.
+
+        Raises:
+            BudgetError: no plan meets it.
+        """
+        key = budget, asked.model_dump_json()
+        if key not in self._searched:
+            plan = search(self.profile, self.forecaster, budget, constraints=asked)
+            if len(self._searched) >= SEARCHES_KEPT:
+                self._searched.clear()
+            self._searched[key] = plan
+        return self._searched[key]
+
+    @property
+    def metric(self) -> MetricScale:
+        return MetricScale(self.contribution.baseline.mean)
+
+    def predict(self, choice: Mapping[str, float]) -> Prediction:
+        """The predicted figures of a choice of tensors."""
+        kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
+        figures, memory = self.profile.figures(kept), self.profile.process_memory(kept)
+        return Prediction(kept, figures, self.forecaster.forecast(kept), memory)
+
+    def row(self, id: str) -> LayerRow:
+        return next(r for r in self.rows if r.id == id)
+
+
+@dataclass
+class _Known:
+    """A study that was opened, and what it said when it was last read."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    study: Study | None = None
+    facts: dict[str | None, Facts] = field(default_factory=dict)
+
+
+_KNOWN: dict[tuple[Path, int], _Known] = {}
+
+
+def read_facts(path: str | os.PathLike[str], device: str | None = None) -> Facts:
+    """What a study knows; read and costed again only after it changed.
+
+    Waits for whoever reads the same file, and for nobody else.
+
+    Args:
+        device: whose costs count; the one that the study uses, if left out.
+
+    Raises:
+        StudyError: no study there, nothing was measured yet, or it has no such device.
+    """
+    where = Path(path).resolve()
+    if where.exists() and not where.is_file():
+        raise StudyError(f"{where} is no study: it is no regular file. Choose another.")
+    known = _KNOWN.setdefault((where, where.stat().st_ino if where.exists() else 0), _Known())
+    with known.lock:
+        study = known.study = known.study or Study(where)
+        device = device or study.used_device
+        profile, forecaster = study.profile_on(device), study.forecaster
+        devices = tuple(study.devices())
+        facts = known.facts.get(device)
+        if facts is None or facts.profile is not profile or facts.forecaster is not forecaster:
+            facts = _facts(where, study, profile, forecaster)
+        if (facts.device, facts.devices) != (device, devices):
+            facts = replace(facts, device=device, devices=devices)
+        known.facts = {name: known.facts[name] for name in known.facts if name in devices} | {device: facts}
+        return facts
+
+
+def _facts(where: Path, study: Study, profile: Profile, forecaster: Forecaster) -> Facts:
+    contribution = forecaster.contribution
+    rows = layer_rows(profile, contribution)
+    made = Facts(
+        where, study.name, study.reference, profile, contribution, forecaster, rows, {},
+        study.progress(), study.coverage.text,
+    )  # fmt: skip
+    full = {row.fqn: 1.0 for row in profile.tensors}
+    best = profile.ratios_of(search(profile, forecaster, Budget()))
+    known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
+    return replace(made, known_plans={name: made.predict(choice) for name, choice in known.items()})
