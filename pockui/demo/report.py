@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..info.format import (
     MINUS,
     UNKNOWN,
+    MetricScale,
     accuracy,
     change,
     duration,
@@ -145,11 +146,12 @@ def tiles(report: Report) -> list[Tile]:
     ]  # fmt: skip
     if (forecast := method.expected) is not None:
         reached = f"reached {accuracy(forecast.reached)}" if forecast.reached else ""
-        found.append(Tile("Forecast", percent(round(forecast.metric, 3)), interval_text(forecast), reached))
+        level = MetricScale(forecast.metric).level(forecast.metric)
+        found.append(Tile("Forecast", level, interval_text(forecast), reached))
     if (process := method.process) is not None:
         off = change(process.predicted_bytes, process.measured_bytes)
         said = f"measured {size(process.measured_bytes)}"
-        found.append(Tile("Process peak", size(process.predicted_bytes), said, f"{off} off"))
+        found.append(Tile("Process peak, predicted", size(process.predicted_bytes), said, f"{off} off"))
     return found
 
 
@@ -211,6 +213,9 @@ def findings(report: Report) -> list[str]:
             f"The best learning rate lies on the edge of the grid for {', '.join(edge)}: "
             "a wider grid might serve them better."
         )
+    if report.settings.get("baselines") is False:
+        adapters = " and LoRA" if report.settings.get("adapters") else ""
+        said.append(f"ElasticTrainer's selection{adapters} not compared by --quick: --all-baselines does.")
     missing = [r for r in report.rows if r.reason]
     said += [
         f"{report.method(r.method).label} on {RUNTIMES[r.runtime]} has no figures: {r.reason}."

@@ -54,6 +54,14 @@ def test_a_report_of_an_earlier_release_has_no_predictions(report: Report) -> No
     assert "Forecast" not in pages.markdown(report)
 
 
+@pytest.mark.parametrize(("adapters", "names"), [(False, "selection not"), (True, "selection and LoRA not")])
+def test_baselines_that_were_not_run_are_named(report: Report, adapters: bool, names: str) -> None:
+    for ran in (True, False):
+        settings = report.settings | {"baselines": ran, "adapters": adapters}
+        said = pages.findings(report.model_copy(update={"settings": settings}))
+        assert any(f"ElasticTrainer's {names} compared by --quick" in line for line in said) == (not ran)
+
+
 def test_forecasts_stand_beside_what_was_reached(predicted: Report) -> None:
     (forecasts, _) = pages.predictions(predicted)
     assert [*map(list, forecasts.rows)] == [
