@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ import pockgraph as pg
 from pockgraph import Plan, Study
 from pockgraph.baselines.low_rank import low_rank
 from pockgraph.contribution.forecast import Forecaster
-from pockgraph.errors import PockError
-from pockgraph.measure import measure_interleaved
+from pockgraph.errors import NonFiniteLoss, PockError
+from pockgraph.measure import Memory, measure_interleaved
+from pockgraph.profile import MeasuredPlan
+from pockgraph.profile.profiler import profile_of
 from pockgraph.runtime import Trainer
 from pockui import project as projects
 from pockui.demo import experiment, planning, report
 from pockui.demo.experiment import Settings, loss_difference
-from pockui.demo.results import Report, Trial
+from pockui.demo.forecasts import held_against
+from pockui.demo.measured_costs import process_peaks
+from pockui.demo.results import Expected, Report, Trial
 from pockui.demo.settings import FIRST_FORECAST_SEED, TUNING_SEED, settings_for
 from pockui.demo.training import choose_rate, cosine
 
@@ -134,6 +139,50 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     assert "Textures" in page.read_text()
     assert "| LoRA | OpenVINO |" in report.markdown(found)
     assert [p.title for p in report.predictions(found)] == ["Forecasts", "Memory of the process"]
+
+
+def test_what_diverges_as_the_analysis_trains_reached_nothing() -> None:
+    class Study:
+        """Verifies every plan but that of all tensors."""
+
+        def verify(self, plan: str, *, seeds: Sequence[int], **how: Any) -> Any:
+            if plan == "full":
+                raise NonFiniteLoss("the loss is nan")
+            runs = [SimpleNamespace(validation_metric=0.9, head_metric=0.5) for _ in seeds]
+            return SimpleNamespace(runs=runs)
+
+    forecast = Expected(metric=0.8, low=0.7, high=0.95)
+    keys = ("head", "auto", "full")
+    planned: Any = {key: SimpleNamespace(plan=key, label=key) for key in keys}
+    study: Any = Study()
+    found = held_against(dict.fromkeys(keys, forecast), study, planned, (7, 8), lambda *event: None)
+    assert {key: e.reached for key, e in found.items()} == {
+        "head": (0.5, 0.5), "auto": (0.9, 0.9), "full": (None, None),
+    }  # fmt: skip
+    assert {key: e.inside for key, e in found.items()} == {"head": 0, "auto": 2, "full": 0}
+
+
+def measured(ratios: Mapping[str, float], megabytes: int) -> MeasuredPlan:
+    peak = megabytes * 1_000_000
+    memory = Memory(
+        imported_bytes=60_000_000, loaded_bytes=80_000_000, peak_bytes=peak, whole_peak_bytes=peak
+    )
+    return MeasuredPlan(target="openvino", choice=dict(ratios), step_ms=1.0, memory=memory)
+
+
+def test_no_process_tells_its_own_account(project: Path) -> None:
+    """What one plan's process held moves the accounts of the others, and not its own."""
+    profile = profile_of(pg.build(projects.load_task("my_project:task")))
+    fqns = [t.fqn for t in profile.tensors]
+    plans = {str(n): measured(dict.fromkeys(fqns[-n:], 1.0), 100 + n) for n in range(1, 6)}
+    before = process_peaks(profile, plans)
+    assert before.keys() == plans.keys()
+    assert all(abs(p.error_ratio) < 0.05 for p in before.values())
+    after = process_peaks(profile, plans | {"5": measured(plans["5"].choice, 200)})  # pyright: ignore
+    assert after["5"].predicted_bytes == before["5"].predicted_bytes
+    assert after["5"].measured_bytes == 200_000_000
+    assert after["4"].predicted_bytes != before["4"].predicted_bytes
+    assert process_peaks(profile, {key: plans[key] for key in "1234"}) == {}  # three are too few
 
 
 def test_an_artefact_that_no_demo_made_stays(project: Path) -> None:
