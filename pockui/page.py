@@ -28,6 +28,7 @@ from pockui.state import State
 from pockui.training import Training
 from pockui.views import parts
 from pockui.views.budgets import Budgets
+from pockui.views.compare import Compare
 from pockui.views.curves import Curves
 from pockui.views.export import Export
 from pockui.views.figure_tiles import FigureTiles
@@ -266,14 +267,15 @@ def _main(state: State) -> pn.viewable.Viewable:
     if not is_known:
         train.tell_unknown(run)
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
-    curves, export = Curves(state), Export(state)
+    curves, compare, export = Curves(state), Compare(state, training), Export(state)
     tabs = pmui.Tabs(
         ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
         ("Train", pmui.Column(train, **fill)),
+        ("Compare", pmui.Column(compare, **fill)),
         ("Export", pmui.Column(export, **fill)),
         active=1 if run else 0, **fill,
     )  # fmt: skip
-    parts.draw_when_shown(tabs, (curves, train, export))
+    parts.draw_when_shown(tabs, (curves, train, compare, export))
     frontier = Frontier(state, FrontierPlans(state, in_thread()))
     aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(

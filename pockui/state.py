@@ -38,7 +38,7 @@ class State(param.Parameterized):
     plan = param.Parameter(doc="The Plan of the last finished edit, or None. Lags behind a drag.")
     problem = param.Parameter(doc="The PockError that kept the last request from being met, or None.")
     origin = param.String(
-        default="search", doc="search, edited, frontier or imported: how the plan came about."
+        default="search", doc="search, edited, frontier, kept or imported: how the plan came about."
     )
     selected = param.String(doc="Id of the row whose curves are shown.")
     cost = param.Selector(default="peak_bytes", objects=list(COSTS), doc="Which cost the views compare.")

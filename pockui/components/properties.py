@@ -57,3 +57,13 @@ class Chart(Editable):
 
     figure = param.Dict(default={}, doc="A figure as plain data and layout.")
     label = param.String(doc="What the chart shows, for those who cannot see it.")
+
+
+class Records(Editable):
+    """A table of runs and plans.
+
+    Edits: `{"kind": "choose", "id", "on"}`, `{"kind": "pin", "id"}` or `{"kind": "open", "id"}`.
+    """
+
+    columns = param.List(default=[], doc="`{title, help}` of each figure.")
+    rows = param.List(default=[], doc="What `pockui.info.records.table_rows` gives.")

@@ -52,3 +52,10 @@ class Chart(_OnPage, properties.Chart, AnyWidgetComponent):
     _esm = source("chart")
     _debounce = 0
     _react_version = "18.3.1"
+
+
+class Records(_OnPage, properties.Records, AnyWidgetComponent):
+    _esm = source("records")
+    _stylesheets = STYLES
+    _debounce = 0
+    _react_version = "18.3.1"

@@ -6,12 +6,14 @@ check every attribute of every figure, which takes longer than all else that an 
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
 from .curves import CostCurve, GainCurve
 from .frontier import FrontierInfo, FrontierPoint
 from .palette import Palette
+from .records import LossCurve
 
 Figure = dict[str, Any]
 Item = dict[str, Any]
@@ -217,3 +219,30 @@ def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colour
     )
     x = {"title": "Step", "range": [0, max(total, 1)]}
     return _figure(colours, [line], x, {"title": "Training loss", "rangemode": "tozero"}, height=260)
+
+
+def losses_chart(curves: Sequence[LossCurve], colours: Palette) -> Figure:
+    """Training losses of several runs over each other; colour and dashes tell them apart."""
+    hues = (colours.accent, colours.gain, colours.cost, colours.bad, colours.text, colours.soft)
+    dashes = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+    lines = [
+        _scatter(
+            curve.steps,
+            curve.losses,
+            "lines",
+            name=html.escape(curve.name),
+            showlegend=True,
+            line={"color": hue, "width": 2, "dash": dash},
+            hovertemplate=f"{html.escape(curve.name)}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+        )
+        for curve, hue, dash in zip(curves, hues, dashes)
+    ]
+    figure = _figure(
+        colours, lines, {"title": "Step", "rangemode": "tozero"}, {"title": "Training loss"}, height=300
+    )
+    figure["layout"] |= {
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        "margin": {**figure["layout"]["margin"], "t": 36},
+    }
+    return figure

@@ -21,6 +21,7 @@ from .search_rules import rules_text
 ORIGINS = {
     "search": "Best plan found for this budget.",
     "edited": "Edited by hand.",
+    "kept": "Taken from what the study keeps.",
     "imported": "Imported from a file.",
     "frontier": "Taken from the frontier.",
 }

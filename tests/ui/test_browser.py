@@ -384,3 +384,27 @@ def test_names_that_look_like_html_are_shown_as_text_on_every_tab(watched: Watch
     page.wait_for_timeout(300)
     assert page.evaluate("typeof window.pwned") == "undefined"
     assert page.locator("img[src=x], svg[onload]").count() == 0
+
+
+def test_runs_and_plans_are_compared_by_hand(watched: Watched) -> None:
+    state, page = watched.open(), watched.page
+    page.get_by_role("tab", name="Compare").click()
+    field = page.get_by_label("Keep this plan as")
+    field.fill("first")
+    page.get_by_role("button", name="Keep", exact=True).click()
+    page.get_by_role("rowheader", name="first").wait_for()
+    page.get_by_role("button", name="Head", exact=True).first.click()
+    _wait(lambda: set(state.plan.tensors) == {"head.weight", "head.bias"})
+    page.get_by_role("button", name="Pin first as the baseline").press("Enter")
+    page.get_by_role("button", name="Unpin first as the baseline").wait_for()
+    assert page.evaluate(FOCUSED).startswith("pin "), "the focus stays where it was"
+    page.locator("[data-record=current] .pock-delta").first.wait_for()
+    page.get_by_role("button", name="Make first the current plan").click()
+    _wait(lambda: state.origin == "kept" and len(state.plan.tensors) > 2)
+    page.get_by_text("They train the same channels").wait_for()
+
+
+# What has the focus, through shadow roots.
+FOCUSED = """() => { let e = document.activeElement;
+  while (e.shadowRoot?.activeElement) e = e.shadowRoot.activeElement;
+  return e.dataset.key ?? "" }"""
