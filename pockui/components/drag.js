@@ -39,7 +39,8 @@ function edits(model) {
  * @param {HTMLElement} handle what takes the keyboard focus and the ARIA role
  * @param {{read: () => number, write: (fraction: number, final: boolean) => void,
  *          marks: () => number[], quantise: (fraction: number) => number, step: () => number,
- *          disabled: () => boolean}} on
+ *          disabled: () => boolean, key?: (event: KeyboardEvent) => boolean}} on
+ *        `key` takes a key that means something else here
  */
 function slider(track, handle, on) {
   let dragging = null;
@@ -85,6 +86,10 @@ function slider(track, handle, on) {
   track.addEventListener("pointercancel", stop);
 
   handle.addEventListener("keydown", (event) => {
+    if (on.key?.(event)) {
+      event.preventDefault();
+      return;
+    }
     if (on.disabled()) return;
     const now = on.read();
     const step = Math.max(on.step(), event.shiftKey ? 0.1 : 0.01);

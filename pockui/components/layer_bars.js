@@ -45,12 +45,16 @@ function render({ model, el }) {
   const costHead = make("span", "pock-cost", head);
   make("span", "pock-ratio-head", head, "Trained share");
   const list = make("div", "pock-list", root);
+  list.setAttribute("role", "group");
+  list.setAttribute("aria-label", "Tensors. Up and down arrows: another tensor. Left and right arrows: its share. "
+    + "L: lock. Enter: show its curves.");
   const empty = make("div", "pock-empty", root);
   const live = make("div", "pock-live", root);
   live.setAttribute("aria-live", "polite");
   const tip = tooltip(root);
   const edit = edits(model);
   const shown = new Map(); // id -> parts of the row on screen
+  let current = ""; // id of the row that the Tab key comes to; arrows reach the others
 
   const ratioOf = (id) => model.get("ratios")[id] ?? 0;
   const place = (element, from, to) => {
@@ -91,6 +95,7 @@ function render({ model, el }) {
     element.dataset.tensor = id;
     const name = make("button", "pock-name", element);
     name.type = "button";
+    name.tabIndex = -1;
     parts.prefix = make("span", "pock-prefix", name);
     parts.short = make("span", "pock-short", name);
     const gain = make("div", "pock-gain", element);
@@ -110,6 +115,7 @@ function render({ model, el }) {
     parts.text = make("span", "pock-ratio", element);
     parts.lock = make("button", "pock-lock", element);
     parts.lock.type = "button";
+    parts.lock.tabIndex = -1;
 
     const write = (ratio, final) => {
       paint(parts, (parts.ratio = ratio));
@@ -127,20 +133,57 @@ function render({ model, el }) {
       },
       step: () => 1 / parts.row.steps,
       disabled: () => parts.row.fixed,
+      key: (event) => pressed(event, parts),
     });
-    name.addEventListener("click", () => edit.send({ kind: "select", id }));
-    parts.lock.addEventListener("click", () => {
+    parts.handle.setAttribute("aria-keyshortcuts", "L Enter");
+    parts.select = () => edit.send({ kind: "select", id });
+    parts.toggleLock = () => {
       const on = !model.get("locked").includes(id);
+      live.textContent = `${id}: ${on ? "locked" : "not locked"}`;
       edit.send({ kind: "lock", id, on, ratio: parts.ratio });
-    });
+    };
+    name.addEventListener("click", parts.select);
+    parts.lock.addEventListener("click", parts.toggleLock);
     const explain = () => tip.show(element, id, [...parts.row.tip, ["Trained share", parts.text.textContent]]);
     for (const part of [name, gain, cost]) {
       part.addEventListener("pointerenter", (e) => e.pointerType !== "touch" && explain());
       part.addEventListener("pointerleave", tip.hide);
     }
-    name.addEventListener("focus", explain);
-    name.addEventListener("blur", tip.hide);
+    parts.handle.addEventListener("focus", () => {
+      setCurrent(id);
+      // Focus may scroll the list, which hides the card.
+      if (parts.handle.matches(":focus-visible")) requestAnimationFrame(explain);
+    });
+    parts.handle.addEventListener("blur", tip.hide);
     return parts;
+  }
+
+  function setCurrent(id) {
+    current = id;
+    for (const parts of shown.values()) parts.handle.tabIndex = parts.id === id ? 0 : -1;
+  }
+
+  /** Keys of the list: another row, a lock, the curves. Returns whether it was one. */
+  function pressed(event, parts) {
+    if (event.altKey || event.metaKey) return false;
+    const rows = model.get("rows").map((row) => row.id);
+    const at = rows.indexOf(parts.id);
+    const to = {
+      ArrowDown: at + 1, ArrowUp: at - 1,
+      Home: event.ctrlKey ? 0 : undefined, End: event.ctrlKey ? rows.length - 1 : undefined,
+    }[event.key];
+    if (to !== undefined) {
+      const next = shown.get(rows[clamp(to, 0, rows.length - 1)]);
+      next.handle.focus({ preventScroll: true });
+      next.element.scrollIntoView({ block: "nearest" });
+    } else if (event.key === "Enter") {
+      parts.select();
+    } else if (event.key.toLowerCase() === "l" && !event.ctrlKey) {
+      if (!parts.row.fixed) parts.toggleLock();
+    } else {
+      return false;
+    }
+    return true;
   }
 
   function showRows() {
@@ -173,7 +216,6 @@ function render({ model, el }) {
       }));
       parts.handle.setAttribute("aria-label", `Trained share of ${row.id}`);
       parts.handle.setAttribute("aria-disabled", String(row.fixed));
-      parts.handle.tabIndex = row.fixed ? -1 : 0;
       parts.element.classList.toggle("pock-fixed", row.fixed);
       const next = after ? after.nextSibling : list.firstChild;
       if (next !== parts.element) list.insertBefore(parts.element, next); // keeps the focus where it is
@@ -181,6 +223,7 @@ function render({ model, el }) {
     }
     empty.textContent = model.get("empty");
     empty.hidden = rows.length > 0;
+    setCurrent(wanted.has(current) ? current : rows[0]?.id);
     showRatios();
     showLocks();
     showSelected();

@@ -18,7 +18,7 @@ class Palette(NamedTuple):
     paper: str
 
 
-LIGHT = Palette("#3457d5", "#0f8a6c", "#c8700c", "#c62f3b", "#1c2126", "#5b6570", "#e1e5ea", "#ffffff")
+LIGHT = Palette("#3457d5", "#0c7a60", "#c8700c", "#c62f3b", "#1c2126", "#5b6570", "#e1e5ea", "#ffffff")
 DARK = Palette("#8ea6ff", "#43c59e", "#f0a24a", "#ff7b82", "#e6e9ee", "#9aa4b1", "#2e343d", "#14181d")
 
 
@@ -53,10 +53,15 @@ def _mode(p: Palette, mode: str) -> dict[str, Any]:
                         "color": p.text,
                         "boxShadow": "none",
                         "borderBottom": f"1px solid {p.line}",
+                        "& .MuiLinearProgress-root": {"display": "none"},  # without work it stands at 100 %
                         "& .title": {"color": f"{p.text} !important", "fontSize": "18px", "fontWeight": 600},
                     }
                 }
             },
             "MuiPaper": {"styleOverrides": {"root": {"backgroundImage": "none"}}},
+            # The page's title is its first heading, and its spacers are none.
+            "MuiTypography": {"defaultProps": {"variantMapping": {"h3": "h1", "h5": "div"}}},
+            "MuiMenuItem": {"defaultProps": {"role": "option"}},  # menus here are lists to choose from
+            "MuiLinearProgress": {"defaultProps": {"aria-label": "Progress"}},
         },
     }

@@ -79,7 +79,9 @@ class Layers(pn.viewable.Viewer):
     def _show_table(self) -> None:
         if self._table.visible and self.state.ready:
             lines = table(self._rows(), self.state.ratios, self.state.facts.metric)
-            self._table.object = f'<div class="long">{parts.table(TABLE_COLUMNS, lines)}</div>'
+            self._table.object = (
+                f'<div class="long">{parts.table(TABLE_COLUMNS, lines, label="Tensors")}</div>'
+            )
 
     def __panel__(self) -> pn.viewable.Viewable:
         tools = pmui.Row(

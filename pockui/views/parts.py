@@ -40,8 +40,10 @@ def chart(label: str) -> Chart:
     return Chart(label=label, sizing_mode="stretch_width", margin=0)
 
 
-def table(columns: Sequence[str], lines: Sequence[Sequence[str]], mark: int | None = None) -> str:
-    """An HTML table; the first column is a name, the others are figures."""
+def table(
+    columns: Sequence[str], lines: Sequence[Sequence[str]], mark: int | None = None, label: str = "Plans"
+) -> str:
+    """An HTML table; the first column is a name, the others are figures. `label` says of what."""
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join(
         f"<tr{' class=now' if i == mark else ''}>"
@@ -49,7 +51,9 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[str]], mark: int | No
         + "</tr>"
         for i, line in enumerate(lines)
     )
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    # What may scroll has to be reachable by keyboard.
+    scroll = f'<div class="scroll" role="group" aria-label="{html.escape(label)}" tabindex="0">'
+    return f"{scroll}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def code(source: str) -> str:

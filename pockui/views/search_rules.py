@@ -33,9 +33,7 @@ class SearchRules(pn.viewable.Viewer):
         super().__init__(state=state)
         small = {"size": "small", "margin": 0, "sx": parts.FIELD}
         self._block = pmui.Select(label="Block", width=150, options=[ANY], value=ANY, **small)
-        self._pattern = pmui.TextInput(
-            label="Lock tensors", placeholder="blocks.3.*", description=PATTERN_HELP, width=190, **small
-        )
+        self._pattern = pmui.TextInput(label="Lock tensors", placeholder="blocks.3.*", width=190, **small)
         self._share = pmui.Select(label="At", width=140, options=SHARES, value="present", **small)
         self._lock = pmui.Button(label="Lock", size="small", variant="outlined", margin=0)
         self._switches = {
@@ -106,7 +104,8 @@ class SearchRules(pn.viewable.Viewer):
             margin=0, sizing_mode="stretch_width",
             sx={"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "py": 1},
         )  # fmt: skip
-        return pmui.Column(tools, self._refused, margin=0, sizing_mode="stretch_width")
+        help = parts.text(parts.hint_html(f"Lock tensors by {PATTERN_HELP[0].lower()}{PATTERN_HELP[1:]}."))
+        return pmui.Column(tools, help, self._refused, margin=0, sizing_mode="stretch_width")
 
 
 def rules_text(rules: Constraints) -> str:

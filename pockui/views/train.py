@@ -33,6 +33,10 @@ from . import parts
 CHART_SECONDS = 0.4  # between drawings of the loss while a run goes on
 
 
+# Material's buttons beside a number have no name; arrow keys do the same.
+NO_STEPPERS = parts.FIELD | {"& .MuiInputAdornment-root": {"display": "none"}}
+
+
 class Train(pn.viewable.Viewer):
     """Form, the study's runs, and one of them: live, or as the study keeps it."""
 
@@ -47,7 +51,13 @@ class Train(pn.viewable.Viewer):
             label="Target", options=targets, value=next(iter(targets.values())), width=160, **small
         )
         self._steps = pmui.IntInput(
-            label="Steps", value=100, start=1, end=1_000_000, step=50, width=130, **small
+            label="Steps",
+            value=100,
+            start=1,
+            end=1_000_000,
+            step=50,
+            width=130,
+            **small | {"sx": NO_STEPPERS},
         )
         self._rate = pmui.TextInput(label="Learning rate", placeholder="the plan's", width=130, **small)
         self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)

@@ -44,7 +44,7 @@ def test_the_console_script_trains_and_exports_a_task_of_its_folder(folder: Path
         page.get_by_role("tab", name="Train").click()
         page.get_by_text(f"Runs {TASK}, imported in {folder}").wait_for()
         page.get_by_label("Target").click()
-        page.get_by_role("option", name="PyTorch").or_(page.get_by_role("menuitem", name="PyTorch")).click()
+        page.get_by_role("option", name="PyTorch").or_(page.get_by_role("option", name="PyTorch")).click()
         page.get_by_label("Steps").fill("5")
         page.get_by_label("Steps").press("Enter")
         page.get_by_label("Measure time and memory").uncheck()
