@@ -11,8 +11,8 @@ from typing import Any
 
 from pockgraph.contribution import Contribution
 from pockgraph.contribution.forecast import Forecaster
-from pockgraph.errors import StudyError
-from pockgraph.plan import Budget, Plan
+from pockgraph.errors import PlanError, StudyError
+from pockgraph.plan import Budget, Plan, Trained
 from pockgraph.profile import Profile
 from pockgraph.search import Constraints, frontier, search
 from pockgraph.study import Study
@@ -91,6 +91,31 @@ class Facts:
         kept = {fqn: ratio for fqn, ratio in choice.items() if ratio}
         figures, memory = self.profile.figures(kept), self.profile.process_memory(kept)
         return Prediction(kept, figures, self.forecaster.forecast(kept), memory)
+
+    def plan_of(self, tensors: Mapping[str, Trained], made_by: str) -> Plan:
+        """A plan with exactly these channels, and what is predicted of it.
+
+        Raises:
+            PlanError: it trains nothing.
+        """
+        if not tensors:
+            raise PlanError("Nothing is trained. Raise the share of at least one tensor.")
+        count = {tensor.fqn: tensor.channels or 1 for tensor in self.profile.tensors}
+        choice = {k: len(t.channels) / count[k] if t.channels else 1.0 for k, t in tensors.items()}
+        plan = self.profile.plan(choice, {"made_by": made_by})
+        predicted = {**plan.predicted, **self.forecaster.forecast(choice).figures}
+        return plan.model_copy(update={"tensors": dict(tensors), "predicted": predicted})
+
+    @property
+    def opening_budget(self) -> Budget:
+        """Half way between the head's need and the best plan's."""
+        low, high = (self.known_plans[n].figures.peak_bytes for n in ("Head", "Best"))
+        return Budget(peak_bytes=(low + high) // 2)
+
+    @property
+    def best_row(self) -> str:
+        """Id of the row with the largest gain."""
+        return max(self.rows, key=lambda r: r.best).id
 
     def row(self, id: str) -> LayerRow:
         return next(r for r in self.rows if r.id == id)

@@ -6,9 +6,8 @@ import logging
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,18 @@ import panel_material_ui as pmui
 from panel.io.resources import LOCAL_DIST
 from panel.util.parameters import edit_readonly
 
-from pockgraph.errors import PockError
+from pockgraph.errors import PockError, suggest
+from pockui.address import Address
+from pockui.components.web import Page
 from pockui.facts import Facts, read_facts
 from pockui.frontier_plans import FrontierPlans
 from pockui.info.palette import theme
 from pockui.info.studies import find_studies, served_study, study_argument
-from pockui.jobs import Latest
-from pockui.scheduling import Executor, run_now
+from pockui.link import Opened
+from pockui.link import read as read_link
 from pockui.state import State
 from pockui.training import Training
+from pockui.turns import TURNS, Turn, in_thread
 from pockui.views import parts
 from pockui.views.budgets import Budgets
 from pockui.views.compare import Compare
@@ -40,9 +42,6 @@ from pockui.views.train import Train
 
 logger = logging.getLogger(__name__)
 
-TURN_SECONDS = 10.0  # a page that is not made by then does not keep the next one waiting
-PLANNERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pockui-plan")
-
 
 def tell(error: Exception) -> None:
     """Every error that a callback raises reaches the person as a toast, and the log."""
@@ -54,90 +53,6 @@ def tell(error: Exception) -> None:
         pn.state.notifications.error(what, duration=0 if not known else 9000)
 
 
-class Turn:
-    """The turns of this session, as a `Scheduler` has them; without a session, everything is done at once."""
-
-    def __init__(self) -> None:
-        doc = pn.state.curdoc
-        self._doc = None if doc is None or doc.session_context is None else doc
-
-    def soon(self, call: Callable[[], None]) -> None:
-        if self._doc is None:
-            call()
-        else:
-            self._doc.add_next_tick_callback(call)
-
-    def later(self, ms: int, call: Callable[[], None]) -> Callable[[], None]:
-        doc = self._doc
-        if doc is None:
-            call()
-            return lambda: None
-        waiting = True
-
-        def fire() -> None:
-            nonlocal waiting
-            waiting = False
-            call()
-
-        callback = doc.add_timeout_callback(fire, ms)
-        return lambda: doc.remove_timeout_callback(callback) if waiting else None
-
-
-def in_thread() -> Executor:
-    """A `Executor` for this session: computes in a thread, answers on the session's own."""
-    doc = pn.state.curdoc
-    if doc is None or doc.session_context is None:
-        return run_now
-    latest = Latest(PLANNERS)
-
-    def run(compute: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        def answer(value: Any) -> None:
-            def deliver() -> None:
-                with pn.io.hold():
-                    then(value)
-
-            doc.add_next_tick_callback(deliver)
-
-        latest.submit(compute, answer)
-
-    return run
-
-
-class Turns:
-    """Has pages made one after the other, with pauses in which other sessions' edits are answered.
-
-    Making a page takes a large part of a second of the one thread that all sessions share.
-    """
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pockui-turn")
-
-    def submit(self, doc: Any, make: Callable[[], None]) -> None:
-        """Call `make` in the session of `doc`, when it is its turn."""
-        self._pool.submit(self._turn, doc, make)
-
-    def _turn(self, doc: Any, make: Callable[[], None]) -> None:
-        made = threading.Event()
-        took_s = 0.0
-
-        def turn() -> None:
-            nonlocal took_s
-            start = time.monotonic()
-            try:
-                if doc.session_context is not None:  # else it has ended
-                    make()
-            finally:
-                took_s = time.monotonic() - start
-                made.set()
-
-        doc.add_next_tick_callback(turn)
-        made.wait(TURN_SECONDS)
-        time.sleep(min(took_s, 1.0))
-
-
-TURNS = Turns()
-
-
 def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
     """The page of one session. The study is read in a thread of its own: a file that cannot be read yet
     keeps nobody else waiting.
@@ -147,7 +62,7 @@ def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
             `POCKUI_STUDY` name it, or the newest study in this folder or `out/` is taken.
     """
     state = State(in_thread(), Turn())
-    query = pn.state.session_args.get("study", [b""])[0].decode(errors="replace")
+    query = Address.read()
     named = str(study or study_argument(sys.argv[1:], dict(os.environ)))
     page = _frame(state)
     doc = pn.state.curdoc
@@ -156,14 +71,15 @@ def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
     drawn: Future[None] = Future()
 
     def read() -> None:
-        answer, found = _read(named, query)
+        answer, found, opened = _read(named, query)
 
         def show() -> None:
             if isinstance(answer, Facts):
-                state.show(answer)
+                state.show(answer, opened.planned)
+                state.param.update(**opened.views)
             else:
                 state.facts = answer
-            _fill(page, state, found)
+            _fill(page, state, found, opened.problems)
 
         if doc is None or doc.session_context is None:
             show()
@@ -173,29 +89,44 @@ def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
     if doc is None or doc.session_context is None:
         read()
     else:
-        page.main = [opening(named or query)]
+        page.main = [opening(named or query.get("study", ""))]
         pn.state.onload(lambda: drawn.set_result(None))
         threading.Thread(target=read, name="pockui-open", daemon=True).start()
     return page
 
 
-def _read(named: str, query: str) -> tuple[Facts | PockError | None, list[Path]]:
-    """The facts to show, or why there are none, and the studies that lie around."""
+def _read(named: str, query: Mapping[str, str]) -> tuple[Facts | PockError | None, list[Path], Opened]:
+    """The facts to show, or why there are none; the studies that lie around; what the address asks for."""
     found: list[Path] = []
+    nothing = Opened(None, {}, ())
     try:
         if named:
-            return read_facts(named), found
-        found = find_studies()
-        if query:
-            return read_facts(served_study(query)), found
-        return (read_facts(found[0]) if found else None), found
+            path = Path(named)
+        else:
+            found = find_studies()
+            if asked := query.get("study"):
+                path = served_study(asked)
+            elif found:
+                path = found[0]
+            else:
+                return None, found, nothing
+        facts = read_facts(path)
+        device, problems = query.get("device"), ()
+        if device in facts.devices:
+            facts = read_facts(path, device)
+        elif device:
+            problems = (f"The study keeps no device {device[:80]!r}.{suggest(device, facts.devices)}",)
+        opened = read_link(query, facts)
+        return facts, found, opened._replace(problems=(*problems, *opened.problems))
     except PockError as e:
-        return e, found
+        return e, found, nothing
     except Exception as e:
-        logger.exception("while opening %r", named or query)
-        return PockError(
-            f"Opening the study failed: {type(e).__name__}. The server's log has the details."
-        ), found
+        logger.exception("while opening %r", named or query.get("study"))
+        return (
+            PockError(f"Opening the study failed: {type(e).__name__}. The server's log has the details."),
+            found,
+            nothing,
+        )
 
 
 def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
@@ -221,21 +152,28 @@ def _frame(state: State) -> pmui.Page:
     )
     with edit_readonly(page):
         page.busy = False  # else each page follows the one flag of all sessions, and is walked at every edit
-    page.dark_theme = state.dark = pn.state.session_args.get("theme") == [b"dark"]
-    page.param.watch(lambda e: _darken(state, e.new), "dark_theme")
+    page.dark_theme = state.dark = Address.read().get("theme") == "dark"
+    page.param.watch(lambda e: setattr(state, "dark", e.new), "dark_theme")
     page.jscallback(title="document.title = source.title")
     return page
 
 
-def _fill(page: pmui.Page, state: State, found: Sequence[Path]) -> None:
+def _fill(page: pmui.Page, state: State, found: Sequence[Path], problems: Sequence[str] = ()) -> None:
+    """Args:
+    problems: what the address asks for and cannot be shown.
+    """
     with pn.io.hold():
         if not state.ready:
             problem = state.facts if isinstance(state.facts, PockError) else None
             page.main = [start(problem, found)]
             return
         page.title = f"PockUI · {state.facts.name}"
-        page.header = [_history(state)]
-        page.main = [_main(state)]
+        part = Page()
+        part.on_edit(lambda edit: {"undo": state.undo, "redo": state.redo}[edit["kind"]]())
+        address = Address(part)
+        page.header = [_history(state), part]
+        page.main = [_main(state, address, problems)]
+        address.follow(state, tell)
 
 
 def _keep_styles_here() -> None:
@@ -249,19 +187,15 @@ def _keep_styles_here() -> None:
         pn.state.curdoc.template_variables.setdefault("dist_url", there)
 
 
-def _darken(state: State, dark: bool) -> None:
-    state.dark = dark
-    if pn.state.location is not None:
-        query: dict[str, Any] = {"theme": "dark" if dark else "light"}
-        pn.state.location.update_query(**query)  # a reload keeps it
-
-
-def _main(state: State) -> pn.viewable.Viewable:
-    training = Training(state)
-    run = pn.state.session_args.get("run", [b""])[0].decode(errors="replace")
+def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewable.Viewable:
+    training, run = Training(state), Address.read().get("run", "")
     is_known = not run or training.follow(run)
-    if pn.state.location is not None:
-        training.param.watch(lambda e: pn.state.location.update_query(run=e.new), "job_id")
+    if not is_known:
+        address.write(run=None)
+    training.param.watch(lambda e: address.write(run=e.new), "job_id")
+    state.param.watch(lambda e: address.write(theme="dark" if e.new else None), "dark")
+    notice = parts.text(parts.problem_html(" ".join(problems), "notice"), visible=bool(problems))
+    state.param.watch(lambda _: parts.put(notice, ""), "can_undo")
     pn.state.on_session_destroyed(lambda _: training.stop_listening())
     train = Train(state, training)
     if not is_known:
@@ -279,6 +213,7 @@ def _main(state: State) -> pn.viewable.Viewable:
     frontier = Frontier(state, FrontierPlans(state, in_thread()))
     aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(
+        notice,
         FigureTiles(state),
         pmui.Grid(
             pmui.Grid(aside, size={"xs": 12, "md": 5, "lg": 4, "xl": 3}),

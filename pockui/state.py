@@ -38,7 +38,8 @@ class State(param.Parameterized):
     plan = param.Parameter(doc="The Plan of the last finished edit, or None. Lags behind a drag.")
     problem = param.Parameter(doc="The PockError that kept the last request from being met, or None.")
     origin = param.String(
-        default="search", doc="search, edited, frontier, kept or imported: how the plan came about."
+        default="search",
+        doc="search, edited, frontier, kept, imported or linked (from an address): how the plan came about.",
     )
     selected = param.String(doc="Id of the row whose curves are shown.")
     cost = param.Selector(default="peak_bytes", objects=list(COSTS), doc="Which cost the views compare.")
@@ -70,17 +71,22 @@ class State(param.Parameterized):
         except PockError as e:
             self.param.update(facts=e, plan=None, prediction=None)
 
-    def show(self, facts: Facts) -> None:
-        """Start over with these facts."""
-        self._history = History()
-        low, high = (facts.known_plans[n].figures.peak_bytes for n in ("Head", "Best"))
-        best = max(facts.rows, key=lambda r: r.best)
+    def show(self, facts: Facts, planned: Snapshot | None = None) -> None:
+        """Start over with these facts.
+
+        Args:
+            planned: what to show; else the best plan is searched.
+        """
+        self._history = History(planned)
         self.param.update(
-            facts=facts, budget=Budget(peak_bytes=(low + high) // 2), locked={}, rules=Constraints(),
-            plan=None, prediction=None, problem=None, origin="search", selected=best.id,
-            can_undo=False, can_redo=False,
+            facts=facts, budget=facts.opening_budget, locked={}, rules=Constraints(), plan=None,
+            prediction=None, problem=None, origin="search", selected=facts.best_row, can_undo=False,
+            can_redo=False,
         )  # fmt: skip
-        self._search(final=True)
+        if planned is None:
+            self._search(final=True)
+        else:
+            self._return_to(planned)
 
     def use_device(self, name: str) -> None:
         """Show what the plan costs on another device; limits of its time and process are lifted."""

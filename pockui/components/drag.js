@@ -1,6 +1,7 @@
 // Shared by every component here: a slider that mouse, finger and keyboard can drag.
 // The Python side puts this file in front of the component's own, so both are one module.
 
+const KEYS_REST_MS = 600; // keys pressed in a row are one edit, which ends when they rest this long
 const SNAP = 0.018; // how near, as a share of the track, a drag must come to a mark to land on it
 
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -45,6 +46,8 @@ function edits(model) {
 function slider(track, handle, on) {
   let dragging = null;
   let frame = 0;
+  let burst = null; // where keys have moved it, while they are pressed in a row
+  let rest = 0;
   handle.setAttribute("role", "slider");
   handle.setAttribute("aria-valuemin", "0");
   handle.setAttribute("aria-valuemax", "100");
@@ -59,6 +62,7 @@ function slider(track, handle, on) {
   track.addEventListener("pointerdown", (event) => {
     if (on.disabled() || event.button !== 0) return;
     event.preventDefault();
+    settle();
     track.setPointerCapture(event.pointerId);
     handle.focus({ preventScroll: true });
     dragging = { value: at(event) };
@@ -85,13 +89,25 @@ function slider(track, handle, on) {
   track.addEventListener("pointerup", stop);
   track.addEventListener("pointercancel", stop);
 
+  function settle() {
+    clearTimeout(rest);
+    if (burst === null) return;
+    const value = burst;
+    burst = null;
+    on.write(value, true);
+  }
+  handle.addEventListener("blur", settle);
   handle.addEventListener("keydown", (event) => {
     if (on.key?.(event)) {
       event.preventDefault();
       return;
     }
     if (on.disabled()) return;
-    const now = on.read();
+    if (event.ctrlKey || event.metaKey || event.altKey) {
+      if (event.key.length === 1) settle(); // before what a shortcut does, as undo
+      return;
+    }
+    const now = burst ?? on.read();
     const step = Math.max(on.step(), event.shiftKey ? 0.1 : 0.01);
     const to = {
       ArrowRight: now + step, ArrowUp: now + step, PageUp: now + 0.1,
@@ -100,9 +116,12 @@ function slider(track, handle, on) {
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    on.write(on.quantise(clamp(to, 0, 1)), true);
+    burst = on.quantise(clamp(to, 0, 1));
+    on.write(burst, false);
+    clearTimeout(rest);
+    rest = setTimeout(settle, KEYS_REST_MS);
   });
-  return { get dragging() { return dragging !== null; } };
+  return { get dragging() { return dragging !== null || burst !== null; } };
 }
 
 function make(tag, className, parent, text) {

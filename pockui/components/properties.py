@@ -49,6 +49,15 @@ class BudgetBar(Editable):
     disabled = param.Boolean(default=False)
 
 
+class Page(Editable):
+    """No part that is seen: the page's address, undo by keyboard, and connecting again.
+
+    Edits: `{"kind": "undo"}` and `{"kind": "redo"}`.
+    """
+
+    query = param.Dict(default={}, doc="Key -> value of the address; None: not in it. Others stay.")
+
+
 class Chart(Editable):
     """A Plotly figure that the page's theme leaves alone.
 

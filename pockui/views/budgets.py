@@ -24,6 +24,7 @@ ORIGINS = {
     "kept": "Taken from what the study keeps.",
     "imported": "Imported from a file.",
     "frontier": "Taken from the frontier.",
+    "linked": "From the page's address. The study has changed since; searching again may find a better plan.",
 }
 
 

@@ -54,8 +54,8 @@ class Server:
     command: tuple[str, ...] = ("pockui.cli", "serve", "--no-show")
     ready = "Dashboard on"
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *arguments: str, port: int | None = None, **environment: str) -> None:
+        self.port = port or free_port()
         self.log = folder / "log.txt"
         self.process = subprocess.Popen(
             [*self.launcher, *self.command, "--port", str(self.port), *arguments],

@@ -235,3 +235,40 @@ def test_an_answer_for_a_closed_study_is_dropped(facts) -> None:
     state.show(replace(facts))
     then(answer)
     assert state.plan is None
+
+
+def test_locking_is_undone_and_done_again(state) -> None:
+    plan, now = state.plan, state.ratios.get(WEIGHT, 0.0)
+    state.set_lock(WEIGHT, True)
+    state.lock("head.*", None)
+    state.unlock_all()
+    assert (state.locked, state.plan) == ({}, plan)
+    state.undo()
+    assert state.locked_rows == [WEIGHT, "head.weight", "head.bias"]
+    state.undo()
+    assert state.locked == {WEIGHT: now}
+    state.undo()
+    assert state.locked == {}
+    assert not state.can_undo
+    state.redo()
+    assert (state.locked, state.plan, state.can_redo) == ({WEIGHT: now}, plan, True)
+
+
+def test_what_changes_nothing_is_no_step_of_undo(state) -> None:
+    state.set_ratio(WEIGHT, 0.375)
+    state.undo()
+    state.redo()
+    state.set_ratio(WEIGHT, 0.375)  # a click on the handle
+    state.set_lock(WEIGHT, True)  # which setting it did
+    state.undo()
+    assert (state.locked, state.can_undo) == ({}, False)
+
+
+def test_locking_while_a_budget_cannot_be_met_leaves_one_step_back(state) -> None:
+    budget = state.budget
+    state.set_budget(peak_bytes=1000)
+    state.set_lock(WEIGHT, True)
+    state.undo()
+    assert (state.problem, state.budget, state.locked_rows) == (None, budget, [WEIGHT])
+    state.undo()
+    assert state.locked == {}
