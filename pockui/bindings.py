@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from pockgraph.errors import BudgetError
+
 from .frontier_plans import FrontierPlans
 from .info import charts
-from .info.budgets import BudgetRange, budget_range, to_limit
+from .info.budgets import EXAMPLES, BudgetRange, budget_range, to_limit, typed_limit
 from .info.costs import COSTS
 from .info.curves import cost_curve, gain_curve
 from .info.frontier import frontier_info
@@ -117,6 +119,7 @@ class BudgetBarBinding:
                 ["Bar", "what the current plan needs"],
                 ["Handle", "the limit; the right end means none"],
                 ["Hatched", "too little for any plan"],
+                ["Field", f"a number, {' or '.join(EXAMPLES[key.endswith('bytes')])}"],
             ],
         )
         bar.on_edit(self._edited)
@@ -125,10 +128,18 @@ class BudgetBarBinding:
         self._show_range()
 
     def _edited(self, edit: Edit) -> None:
-        if self._range is not None:
+        if self._range is None:
+            return
+        if "text" in edit:
+            try:
+                limit = typed_limit(self._key, str(edit["text"]), self._range)
+            except BudgetError as e:
+                self._state.refuse(e)
+                return
+        else:
             value = None if edit["value"] is None else float(edit["value"])
             limit = to_limit(self._key, value, self._range.unit)
-            self._state.set_budget(final=edit["final"], **{self._key: limit})
+        self._state.set_budget(final=edit["final"], **{self._key: limit})
 
     def _show_range(self, *_: object) -> None:
         if not self._state.ready:

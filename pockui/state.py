@@ -141,6 +141,10 @@ class State(param.Parameterized):
         self.budget = replace(self.budget, **limits)
         self._search(final)
 
+    def refuse(self, problem: PockError) -> None:
+        """Say why a request was not understood; the plan that stands stays."""
+        self.param.update(problem=problem, can_undo=self.plan is not None)
+
     def search_again(self) -> None:
         """The best plan for the budget around what is locked, after edits by hand."""
         self._search(final=True)

@@ -63,13 +63,8 @@ function render({ model, el }) {
     disabled: () => model.get("disabled"),
   });
 
-  function enter() {
-    const typed = input.value.trim().replace(",", ".");
-    if (typed === "" || typed === "no limit") return write(null, true);
-    const number = Number(typed);
-    if (!(number > 0)) return; // leaving the field brings the old figure back
-    write(number >= model.get("end") ? null : number, true);
-  }
+  // Python reads what was typed, with units and all; leaving the field brings the figure back that stands.
+  const enter = () => edit.send({ kind: "budget", text: input.value, final: true });
   input.addEventListener("keydown", (e) => {
     if (e.key === "Escape") paint(true);
     if (e.key === "Enter" || e.key === "Escape") input.blur(); // a changed text fires "change" first

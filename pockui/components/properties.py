@@ -34,7 +34,8 @@ class LayerBars(Editable):
 class BudgetBar(Editable):
     """A draggable budget with what the plan uses of it. All figures are in `unit`.
 
-    Edits: `{"kind": "budget", "value": float | None, "final"}`; None means no limit.
+    Edits: `{"kind": "budget", "value": float | None, "final"}`, where None means no limit; or
+    `{"kind": "budget", "text", "final"}`, which a person typed.
     """
 
     label = param.String()

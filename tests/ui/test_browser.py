@@ -187,6 +187,15 @@ def test_budget_and_shares_are_dragged_typed_and_undone(watched: Watched) -> Non
     field.fill("1")
     field.press("Enter")
     page.get_by_role("alert").get_by_text("smallest").wait_for()
+    before = state.budget
+    field.fill("22 parsecs")
+    field.press("Enter")
+    page.get_by_role("alert").get_by_text("'parsecs' is no unit of memory").wait_for()
+    assert state.budget == before
+    field.fill("0.12 MB")
+    field.press("Enter")
+    _wait(lambda: state.budget.peak_bytes == 120_000 and state.problem is None)
+    _wait(lambda: field.input_value() == "120")
     page.get_by_role("button", name="Full", exact=True).first.click()
     _wait(lambda: state.problem is None and not state.excess)
 

@@ -15,11 +15,12 @@ from ui_task import task
 
 import pockgraph as pg
 from pockgraph.contribution import Contribution, Gain
+from pockgraph.errors import BudgetError
 from pockgraph.profile import MemoryModel
 from pockgraph.search.plan_search import Budget
 from pockui.info import charts, curves
 from pockui.info import format as fmt
-from pockui.info.budgets import budget_range, to_limit
+from pockui.info.budgets import budget_range, to_limit, typed_limit
 from pockui.info.costs import COSTS, is_known
 from pockui.info.figure_tiles import figure_tiles
 from pockui.info.frontier import frontier_info
@@ -422,6 +423,50 @@ def test_no_parity_record_is_not_a_good_one(record: str | None, why: str) -> Non
     badge = parity_badge(record)
     assert badge.level == "unknown"
     assert why in badge.detail
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "limit"),
+    [
+        ("peak_bytes", "155", 155_000), ("peak_bytes", "0.155 MB", 155_000), ("peak_bytes", "155kb", 155_000),
+        ("peak_bytes", "150 KiB", 153_600), ("peak_bytes", "0,155 mb", 155_000),
+        ("peak_bytes", "155,000 B", 155_000), ("peak_bytes", "1.55e5 B", 155_000), ("peak_bytes", "", None),
+        ("peak_bytes", "No limit", None), ("peak_bytes", "22 MB", None), ("step_ms", "12", 12.0),
+        ("step_ms", "0.012 s", 12.0), ("step_ms", "12000 µs", 12.0), ("step_ms", "25 % of full", 10.0),
+        ("step_ms", "25%", 10.0),
+    ],
+)  # fmt: skip
+def test_a_typed_budget_may_have_a_unit(facts, key: str, typed: str, limit: float | None) -> None:
+    memory = budget_range("peak_bytes", facts.known_plans)
+    assert memory is not None
+    assert memory.unit.name == "kB"
+    time = memory._replace(unit=COSTS["step_ms"].axis(40), full=40.0, end=30.0)
+    assert typed_limit(key, typed, memory if key == "peak_bytes" else time) == (
+        None if limit is None else pytest.approx(limit)
+    )
+
+
+def test_half_of_full_is_half_of_what_training_everything_needs(facts) -> None:
+    full = facts.known_plans["Full"].figures.peak_bytes
+    memory = budget_range("peak_bytes", facts.known_plans)
+    assert memory is not None
+    assert typed_limit("peak_bytes", "50 %", memory) == round(full / 2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("22 MX", "'MX' is no unit of memory"), ("12 ms", "'ms' is no unit of memory"),
+        ("much", "'much' is no amount of memory"), ("-3 MB", "above 0"), ("0", "above 0"),
+        ("1.2.3 MB", "no amount"), ("22 M B", "no amount"), ("nan", "no amount"), ("10 MBit", "Did you mean"),
+    ],
+)  # fmt: skip
+def test_a_typed_budget_that_is_none_is_answered_in_words(facts, typed: str, words: str) -> None:
+    memory = budget_range("peak_bytes", facts.known_plans)
+    assert memory is not None
+    with pytest.raises(BudgetError, match=words) as refused:
+        typed_limit("peak_bytes", typed, memory)
+    assert "Write it as 22 MB" in str(refused.value)
 
 
 def test_a_task_that_cannot_be_made_again_is_explained() -> None:
