@@ -232,7 +232,7 @@ for _name in ("and", "or", "xor", "not"):
     rule(getattr(aten, f"logical_{_name}").default)(_logical(f"logical_{_name}"))
 
 
-@rule(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
+@rule(aten.where.self)
 def where(emit: Any, node: fx.Node, condition: Any, x: Any, other: Any) -> Any:
     x, other = operands(emit, node, x, other)
     chosen = emit.select(emit.convert(condition, torch.bool), x, other)
@@ -288,7 +288,7 @@ def to_copy(emit: Any, node: fx.Node, x: Any, *layout: Any) -> Any:
     return emit.convert(x, out_dtype(node))
 
 
-@moves(aten.clone.default, aten.contiguous.default)
+@moves(aten.clone.default)
 def clone(emit: Any, node: fx.Node, x: Any, memory_format: Any) -> Any:
     return x
 

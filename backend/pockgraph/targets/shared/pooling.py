@@ -152,11 +152,6 @@ def nearest(emit: Any, node: fx.Node, x: Any, out: Any, *scales: float | None) -
     return along(emit, x, [nearest_matrix(n, o, s) for n, o, s in zip(size, out, scales)])
 
 
-@rule(aten.upsample_nearest2d.vec)
-def nearest_vec(emit: Any, node: fx.Node, x: Any, size: Any, scales: Any) -> Any:
-    return nearest(emit, node, x, tuple(node.meta["val"].shape)[-2:], *(scales or (None, None)))
-
-
 @rule(aten.upsample_nearest2d_backward.default)
 def nearest_backward(emit: Any, node: fx.Node, dy: Any, out: Any, size: Any, *scales: float | None) -> Any:
     return along(emit, dy, [nearest_matrix(n, o, s).T for n, o, s in zip(size[-2:], out, scales)])
@@ -166,11 +161,6 @@ def nearest_backward(emit: Any, node: fx.Node, dy: Any, out: Any, size: Any, *sc
 def bilinear(emit: Any, node: fx.Node, x: Any, out: Any, corners: bool, *scales: float | None) -> Any:
     size = emit.shape(x)[-2:]
     return along(emit, x, [linear_matrix(n, o, s, corners) for n, o, s in zip(size, out, scales)])
-
-
-@rule(aten.upsample_bilinear2d.vec)
-def bilinear_vec(emit: Any, node: fx.Node, x: Any, size: Any, corners: bool, scales: Any) -> Any:
-    return bilinear(emit, node, x, tuple(node.meta["val"].shape)[-2:], corners, *(scales or (None, None)))
 
 
 @rule(aten.upsample_bilinear2d_backward.default)
