@@ -38,7 +38,7 @@ from pockgraph.contribution.data import fresh_values  # noqa: E402
 from pockgraph.contribution.gains import HEAD, Measurement  # noqa: E402
 from pockgraph.plan import Budget, Plan  # noqa: E402
 from pockgraph.search import search  # noqa: E402
-from pockgraph.study.contested_plans import BUDGETS  # noqa: E402
+from pockgraph.study.candidates_in_plans import BUDGETS  # noqa: E402
 from pockgraph.task import Task  # noqa: E402
 from pockui.demo import vision  # noqa: E402
 

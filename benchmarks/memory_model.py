@@ -2,10 +2,10 @@
 
     python benchmarks/memory_model.py measure rows.jsonl    # resumable; minutes a network and target
     python benchmarks/memory_model.py table rows.jsonl      # errors of held-out plans, a Markdown table
-    python benchmarks/memory_model.py shared rows.jsonl     # coefficients for profile/shared_memory.py
+    python benchmarks/memory_model.py shared rows.jsonl     # for profile/common_bytes_per_unit.py
 
 Networks are of common shapes, with random weights: what a step needs does not depend on their values. Each
-is measured on twelve probes (`pockgraph.study.measured_plans.probe_choices`) and on random plans, every
+is measured on twelve probes (`pockgraph.study.measured_plans.fitting_choices`) and on random plans, every
 plan in a process of its own. The table fits models to the probes and predicts the random plans.
 """
 
@@ -31,7 +31,7 @@ import pockgraph as pg  # noqa: E402
 from pockgraph.profile import MeasuredPlan, Profile  # noqa: E402
 from pockgraph.profile.model_fits import fit_memory, nonnegative_fit  # noqa: E402
 from pockgraph.profile.profiler import profile_of  # noqa: E402
-from pockgraph.study.measured_plans import PROBES, measure_plans, probe_choices, random_choices  # noqa: E402
+from pockgraph.study.measured_plans import FITTED_PLANS, fitting_choices, measure_plans, random_choices  # noqa: E402
 
 PLANS_SEED = 1  # other plans than the probes'
 
@@ -124,7 +124,7 @@ def measure(file: Path, networks: list[str], targets: list[str], plans: int) -> 
         graph = pg.build(make(), optimizer)
         profile = profile_of(graph)
         _profile_file(file, name).write_text(profile.to_json())
-        probes, others = probe_choices(profile), random_choices(profile, plans, PLANS_SEED)
+        probes, others = fitting_choices(profile), random_choices(profile, plans, PLANS_SEED)
         named = {f"probe {i}": c for i, c in enumerate(probes)} | {str(i): c for i, c in enumerate(others)}
         for target in targets:
             for plan, choice in named.items():
@@ -154,7 +154,7 @@ def table(file: Path) -> str:
         profile = _profile(file, network)
         probes = [plan for name, plan in plans.items() if name.startswith("probe")]
         others = [plan for name, plan in plans.items() if not name.startswith("probe")]
-        if len(probes) < PROBES or not others:
+        if len(probes) < FITTED_PLANS or not others:
             continue
         # Shared coefficients of the other networks: those of the package know this one's plans.
         elsewhere = _shared({n: p for (n, t), p in groups.items() if t == target and n != network}, file)

@@ -21,7 +21,7 @@ from pockgraph.errors import BudgetError, TaskError
 from pockgraph.measure import MeasureError, artifact_command, batch_file, figures_to_json, measure_interleaved
 from pockgraph.profile.model_fits import fit_models
 from pockgraph.study import Run
-from pockgraph.study.measured_plans import PROBES, measure_plans, probe_choices
+from pockgraph.study.measured_plans import FITTED_PLANS, fitting_choices, measure_plans
 from pockui.demo.results import Trial
 from pockui.demo.training import CompiledLearner, TrainingHarness, choose_rate, fresh_head
 
@@ -46,7 +46,7 @@ class Settings:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     budget_mb: float | None = None
-    probes: int = PROBES
+    probes: int = FITTED_PLANS
     threads: int = 1
     blocks: int = 5
     block_steps: int = 4
@@ -91,7 +91,7 @@ class _Experiment:
             self._say("measuring plans")
             s = self.settings
             measured = measure_plans(
-                self.study.graph, profile, choices=probe_choices(profile, s.probes), rounds=s.blocks,
+                self.study.graph, profile, choices=fitting_choices(profile, s.probes), rounds=s.blocks,
                 steps=s.block_steps, threads=s.threads,
             )  # fmt: skip
             self.study.save_profile(fit_models(profile, measured))

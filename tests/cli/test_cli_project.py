@@ -163,8 +163,8 @@ def test_budgets_of_time_and_process_memory(
         assert refused.code == 2
         assert f"no measured {word}" in refused.err
         assert "analyze --time" in refused.err
-    few = functools.partial(device_kit.probe_choices, count=4)  # each is a process, which takes seconds
-    monkeypatch.setattr(device_kit, "probe_choices", few)
+    few = functools.partial(device_kit.fitting_choices, count=4)  # each is a process, which takes seconds
+    monkeypatch.setattr(device_kit, "fitting_choices", few)
     options = ["--steps", 20, "--ratios", "1,0.5", "--lr", 0.1]
     measured = cli("analyze", "my_project:task", "--study", study, *options, "--time")
     assert measured.code == 0, measured.err

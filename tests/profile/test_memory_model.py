@@ -17,10 +17,10 @@ from pockgraph.measure import Memory
 from pockgraph.profile import MeasuredPlan, MemoryModel, Profile
 from pockgraph.profile.model_fits import fit_memory, fit_models, fit_time
 from pockgraph.profile.profiler import profile_of
-from pockgraph.study.measured_plans import probe_choices, random_choices
+from pockgraph.study.measured_plans import fitting_choices, random_choices
 
 PROFILE = profile_of(built("mobilenet", "momentum"))
-PROBES = probe_choices(PROFILE)
+PROBES = fitting_choices(PROFILE)
 OTHERS = random_choices(PROFILE, 10, seed=5)
 RUNTIME_BYTES = 10_000  # small beside this small network, so that all parts count
 AMOUNTS = {id(choice): PROFILE.memory_amounts(choice) for choice in [*PROBES, *OTHERS]}

@@ -27,7 +27,7 @@ from pockgraph.profile.profile import Operator
 from pockgraph.profile.profiler import profile_of
 from pockgraph.search import frontier, search
 from pockgraph.search.plan_search import Budget
-from pockgraph.study.measured_plans import probe_choices
+from pockgraph.study.measured_plans import fitting_choices
 from pockgraph.train_graph import TrainGraph
 
 RATIOS = (1.0, 0.5, 0.25)
@@ -378,7 +378,7 @@ def test_a_time_model_recovers_times_that_are_linear_in_work() -> None:
     profile = profile_of(built("mobilenet"))
     truth = (0.0, 3e-6, 5e-6, 4e-6, 9e-6, 2e-7)
     choices = [
-        *probe_choices(profile),
+        *fitting_choices(profile),
         *(random_choice(built("mobilenet"), random.Random(i)) for i in range(6)),
     ]
     timed = [(c, 1.0 + sum(a * b for a, b in zip(truth, profile.work(c)))) for c in choices]
@@ -393,7 +393,7 @@ def test_a_time_budget_is_kept_and_needs_times() -> None:
     profile, table = profile_of(graph), gains(graph, weights=5)
     with pytest.raises(BudgetError, match="no measured times"):
         search(profile, table, Budget(step_ms=1.0))
-    timed = [(c, 1.0 + 1e-6 * sum(profile.work(c)[1:])) for c in probe_choices(profile)]
+    timed = [(c, 1.0 + 1e-6 * sum(profile.work(c)[1:])) for c in fitting_choices(profile)]
     profile = profile.with_time(fit_time(profile, as_measured(timed)))
     low = profile.figures(dict.fromkeys(table.head, 1.0)).step_ms
     high = search(profile, table, Budget()).predicted["step_ms"]

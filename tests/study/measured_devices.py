@@ -12,7 +12,7 @@ from pockgraph.measure.reference import Reference, Timing
 from pockgraph.profile import Profile
 from pockgraph.runtime.process_memory import Memory
 from pockgraph.study import Study
-from pockgraph.study.measured_plans import probe_choices
+from pockgraph.study.measured_plans import fitting_choices
 
 REFERENCE = Reference(
     matmul=Timing(median_ms=1.0, q1_ms=0.9, q3_ms=1.1), stream=Timing(median_ms=2.0, q1_ms=1.9, q3_ms=2.1),
@@ -39,7 +39,7 @@ def device_of(
         slowness: of its steps. measured: positions of the plans that were; all unless given.
     """
     profile = study.profile_on(None)
-    choices = probe_choices(profile)
+    choices = fitting_choices(profile)
     blocks = []
     for n in range(len(choices)) if measured is None else measured:
         time = StepTime.of([step_ms(profile, choices[n], slowness)])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import pockgraph as pg
 from pockgraph.profile.profiler import profile_of
-from pockgraph.study.measured_plans import measure_plans, probe_choices
+from pockgraph.study.measured_plans import fitting_choices, measure_plans
 from pockgraph.task.batch import Batch
 
 
@@ -46,8 +46,8 @@ def test_a_network_that_averages_what_a_mask_keeps_can_be_measured() -> None:
 
 def test_probes_are_a_dozen_different_plans_that_anyone_gets_again() -> None:
     profile = profile_of(built("mobilenet"))
-    probes = probe_choices(profile)
+    probes = fitting_choices(profile)
     assert len(probes) == 12
     assert len({frozenset(choice.items()) for choice in probes}) >= 10
-    assert probes == probe_choices(profile)
+    assert probes == fitting_choices(profile)
     assert all(profile.figures(choice).peak_bytes > 0 for choice in probes)

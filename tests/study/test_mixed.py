@@ -9,8 +9,8 @@ import pytest
 from shapes_task import QUICK, make_shapes, stop_after
 
 from pockgraph.contribution.calibration import estimates
-from pockgraph.contribution.contested import FIRST, PATIENCE, ROUND, Contested
 from pockgraph.contribution.gains import HEAD, Candidate, Contribution, Measurement
+from pockgraph.contribution.mixed_schedule import FIRST, PATIENCE, ROUND, MixedSchedule
 from pockgraph.contribution.schedule import Request
 from pockgraph.contribution.scores import Score, Scores
 from pockgraph.study import Study
@@ -35,7 +35,7 @@ def run(
     gain: Callable[[Candidate], float], seeds: tuple[int, ...] = (0,), screens: bool = False, fits: int = 6
 ) -> tuple[list[Request], dict[Request, Measurement]]:
     """What is asked for, in order, where candidates gain so much."""
-    schedule = Contested((), WEIGHTS, seeds, SCORES, best(fits), screens)
+    schedule = MixedSchedule((), WEIGHTS, seeds, SCORES, best(fits), screens)
     known: dict[Request, Measurement] = {}
     asked = []
     while wanted := schedule.next(known):
@@ -70,7 +70,7 @@ def test_where_scores_tell_nothing_it_ends_all_the_same() -> None:
 
 def test_the_rate_comes_first_then_the_head_then_a_sample() -> None:
     rates = [Request("tuning", c, 0, rate) for rate in (0.1, 1.0) for c in (HEAD, WEIGHTS[20])]
-    schedule = Contested(rates, WEIGHTS, (0, 1), SCORES, best(6), False)
+    schedule = MixedSchedule(rates, WEIGHTS, (0, 1), SCORES, best(6), False)
     known: dict[Request, Measurement] = {}
     rounds = []
     for _ in range(3):
@@ -112,7 +112,7 @@ def test_only_what_the_plans_take_is_measured_with_the_other_seeds() -> None:
 
 
 def test_what_diverges_is_not_asked_for_again() -> None:
-    schedule = Contested((), WEIGHTS, (0,), SCORES, best(6), False)
+    schedule = MixedSchedule((), WEIGHTS, (0,), SCORES, best(6), False)
     known: dict[Request, Measurement] = {}
     for _ in itertools.count():
         wanted = schedule.next(known)

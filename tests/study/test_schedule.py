@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pockgraph.contribution.gains import HEAD, Candidate, Measurement
-from pockgraph.contribution.schedule import Everything, Request
+from pockgraph.contribution.schedule import FullSchedule, Request
 
 WEIGHTS = [Candidate("weight", name, 1.0) for name in ("last", "middle", "first")]
 
@@ -17,7 +17,7 @@ def result(request: Request, metric: float | None = 0.5, status: str = "done") -
 
 def test_everything_is_measured_rates_first_then_the_head_then_candidates_in_order() -> None:
     rates = [Request("tuning", HEAD, 0, rate) for rate in (0.1, 1.0)]
-    schedule = Everything(rates, WEIGHTS, (0, 1))
+    schedule = FullSchedule(rates, WEIGHTS, (0, 1))
     known, rounds = {}, []
     while wanted := schedule.next(known):
         rounds.append(wanted)
@@ -29,7 +29,7 @@ def test_everything_is_measured_rates_first_then_the_head_then_candidates_in_ord
 
 
 def test_what_is_known_is_not_asked_for_again_and_neither_is_a_failure() -> None:
-    schedule = Everything((), WEIGHTS, (0,))
+    schedule = FullSchedule((), WEIGHTS, (0,))
     wanted = schedule.foreseen
     known = {r: result(r) for r in wanted[:2]} | {wanted[2]: result(wanted[2], None, "failed")}
     known[wanted[3]] = result(wanted[3], None, "planned")

@@ -31,17 +31,17 @@ from ..train_graph import TrainGraph
 from ..workers.local_processes import WorkerDied
 from .activation_cache import Forward
 from .candidates import Settings, candidates
-from .contested import Chooser, Contested
 from .data import with_validation
 from .eager_finetuning import EagerBackend
-from .finetuning_time import Estimate
+from .finetuning_time import TimeEstimate
 from .gains import HEAD, Candidate, Measurement, Progress
 from .kept_measurements import KeptMeasurements
 from .measuring import Cancelled, Draw, Job, Measurer, Taken
+from .mixed_schedule import Chooser, MixedSchedule
 from .probe import probe
-from .schedule import Everything, Request, Schedule, missing
+from .schedule import FullSchedule, Request, Schedule, missing
 from .scores import Scores
-from .worker import NotTheSame
+from .worker import NotComparable
 from .workplace import Workplace
 
 # A plan that eager PyTorch measures faster than this is not worth compiling, however fast the result.
@@ -131,7 +131,7 @@ class _Analysis:
                 self._kept.want(wanted, self._steps)
                 try:
                     in_time = self._measure(missing(wanted, self._kept.known))
-                except NotTheSame as e:
+                except NotComparable as e:
                     if not self.place.chosen:
                         raise
                     self.place.stay_here(e)
@@ -181,7 +181,7 @@ class _Analysis:
     def _schedule(self) -> Schedule:
         scores = None if self.settings.mode == "measured" else self._scores()
         if self.settings.mode == "probe":
-            return Everything((), (), self.settings.seeds)
+            return FullSchedule((), (), self.settings.seeds)
         tuning = []
         if self._kept.lr is None:
             for rate in self.settings.grid(self.graph.optimizer.lr):
@@ -189,11 +189,11 @@ class _Analysis:
                     Request("tuning", c, self.settings.seeds[0], rate) for c in (HEAD, *self._middle())
                 ]
         if scores is None or self._choose is None:
-            return Everything(tuning, self.candidates, self.settings.seeds)
+            return FullSchedule(tuning, self.candidates, self.settings.seeds)
         middle = next(iter(self._middle()), HEAD)
         short, whole = Request("screening", middle, 0), Request("contribution", middle, 0)
         screens = self._work(short) < WORTH_SCREENING * self._work(whole)
-        return Contested(
+        return MixedSchedule(
             tuning, self.candidates, self.settings.seeds, scores, self._choose, screens,
             self.measurer.bias_order, self.measurer.head,
         )  # fmt: skip
@@ -340,7 +340,7 @@ class _Analysis:
             self._report(f"timing {target}", None)
             try:
                 backend = self.measurer.make_backend(target)
-                estimate = Estimate.of(backend, plan, self.settings.seeds[0], rate, self._tick)
+                estimate = TimeEstimate.of(backend, plan, self.settings.seeds[0], rate, self._tick)
             except (UnsupportedOperators, NonFiniteLoss) as e:
                 notes[target] = str(e)
                 continue

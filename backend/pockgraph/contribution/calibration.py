@@ -17,7 +17,7 @@ LEAST = 4  # measured candidates from which a slope is taken
 
 
 @dataclass(frozen=True)
-class Estimate:
+class GainEstimate:
     """A gain that was not measured.
 
     Attributes:
@@ -30,7 +30,7 @@ class Estimate:
 
 def estimates(
     scores: Scores, candidates: Iterable[Candidate], gains: Mapping[Candidate, float], by: By = RANKED_BY
-) -> dict[Candidate, Estimate]:
+) -> dict[Candidate, GainEstimate]:
     """What each candidate with a score is expected to gain.
 
     A straight line through measured gains over the rank of the score among `candidates`, which never falls:
@@ -62,5 +62,5 @@ def estimates(
         others = beyond.get(c.fqn, []) if c.kind == "weight" else []
         shared = SHARED if others else 0.0
         mean = level + slope * rank[c] + shared * sum(others) / max(1, len(others))
-        found[c] = Estimate(mean, spread * math.sqrt(1 - shared**2))
+        found[c] = GainEstimate(mean, spread * math.sqrt(1 - shared**2))
     return found

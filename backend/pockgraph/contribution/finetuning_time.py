@@ -13,7 +13,7 @@ from .finetuning import FinetuningBackend
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeEstimate:
     """What one plan costs on a backend, in seconds."""
 
     prepare_s: float

@@ -46,7 +46,7 @@ class Schedule(Protocol):
         ...
 
 
-class Everything:
+class FullSchedule:
     """Learning rates, then the head alone, then every candidate with every seed."""
 
     def __init__(

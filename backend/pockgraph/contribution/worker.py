@@ -22,7 +22,7 @@ from .data import with_validation
 from .measuring import Job, Measurer, Taken
 
 
-class NotTheSame(StudyError):
+class NotComparable(StudyError):
     """What a worker would measure could not be compared with the rest."""
 
 
@@ -50,7 +50,7 @@ class Assignment:
         """Take a job's measurements, in the process where this is called.
 
         Raises:
-            NotTheSame: the task cannot be made here, or is not the same.
+            NotComparable: the task cannot be made here, or is not the same.
             PockError: the head alone cannot be measured; or the task's own code failed.
         """
         with _lock:
@@ -71,18 +71,18 @@ class Assignment:
     def _make(self) -> Measurer:
         if self.versions != versions():
             here, there = (f"pockui {p} and torch {t}" for p, t in (versions(), self.versions))
-            raise NotTheSame(f"{_here()} has {here}; the analysis runs with {there}. Install the same.")
+            raise NotComparable(f"{_here()} has {here}; the analysis runs with {there}. Install the same.")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         try:
             task = with_validation(load(self.reference))
             graph = build(task, optimizer_from_dict(dict(self.optimizer)))
         except PockError as e:
-            raise NotTheSame(f"{_here()} cannot make the task {self.reference}. {e}") from e
+            raise NotComparable(f"{_here()} cannot make the task {self.reference}. {e}") from e
         measurer = Measurer(task, graph, self.settings, torch.get_num_threads())
         differing = [name for name, mark in self.marks.items() if mark and measurer.marks[name] != mark]
         if differing:
-            raise NotTheSame(
+            raise NotComparable(
                 f"{_here()} made the task {self.reference} anew, and it differs in its {listing(differing)}. "
                 "What is measured there would not compare. Seed all that it draws, and give its function "
                 "nothing but defaults; or take workers=1."

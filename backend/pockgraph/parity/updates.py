@@ -25,7 +25,7 @@ from .split_step import SplitStep
 
 ALLOWED = 1e-9  # of a channel's movement
 ROUNDING = 1e-14  # of an element
-KINK = 1e-6  # of a gradient
+SIGN_MARGIN = 1e-6  # of a gradient
 CORNER = 3  # elements a dimension
 # Of each update: its learning rate, exact in float32, on both sides of what Adafactor takes at most; and the
 # norm of all gradients, on both sides of where they are clipped.
@@ -84,7 +84,7 @@ def _deviations(
             eager.skip_to(micro_step)
             eager.zero_grad()
             if size < 1 and micro_step == count - 1 and isinstance(graph.optimizer, Lion):
-                found = draws.given_or(_at_the_kink(graph.optimizer, eager))
+                found = draws.given_or(_near_sign_change(graph.optimizer, eager))
             for fqn, leaf in eager.leaves.items():
                 share = found[fqn] / count
                 leaf.grad = share if leaf.grad is None else leaf.grad + share
@@ -99,13 +99,13 @@ def _deviations(
                     yield slot, _off(state[slot.name], right, start[slot.name])
 
 
-def _at_the_kink(lion: Lion, eager: EagerOptimizer) -> dict[str, Tensor]:
+def _near_sign_change(lion: Lion, eager: EagerOptimizer) -> dict[str, Tensor]:
     """Gradients that decide the step's sign by a millionth, so that a beta which is off shows."""
     found = {}
     for fqn, leaf in eager.leaves.items():
         state = eager.torch.state[leaf]
         wanted = state["exp_avg"] * (lion.betas[0] / (lion.betas[0] - 1))
-        wanted *= 1 + KINK * (torch.arange(wanted.numel()) % 2 * 2 - 1).reshape(wanted.shape)
+        wanted *= 1 + SIGN_MARGIN * (torch.arange(wanted.numel()) % 2 * 2 - 1).reshape(wanted.shape)
         so_far = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         found[fqn] = (wanted - so_far) * eager.micro_batches
     return found

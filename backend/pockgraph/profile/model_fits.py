@@ -8,7 +8,7 @@ dW, and bytes moved by everything else. The forward pass is the same for every p
 constant.
 
 A process's memory is linear in `MemoryAmounts`. A dozen plans of one network do not tell the coefficients
-well apart, so the fit is drawn towards those that networks share (`shared_memory.py`).
+well apart, so the fit is drawn towards those that networks share (`common_bytes_per_unit.py`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear, nnls
 
 from ..errors import PlanError
+from .common_bytes_per_unit import COMMON_BYTES_PER_UNIT
 from .measured_plan import MeasuredPlan
 from .memory_model import MemoryAmounts, MemoryModel
 from .operator_cost import WORK_KINDS
 from .profile import Profile, TimeModel
-from .shared_memory import SHARED_BYTES_PER_UNIT
 
 # Pulls coefficients that the timed plans say nothing about to zero, and moves the others by under 1 %.
 RIDGE = 1e-3
@@ -81,7 +81,7 @@ def fit_time(profile: Profile, measured: Sequence[MeasuredPlan]) -> TimeModel:
 def fit_memory(
     profile: Profile,
     measured: Sequence[MeasuredPlan],
-    shared: Mapping[str, Sequence[float]] = SHARED_BYTES_PER_UNIT,
+    shared: Mapping[str, Sequence[float]] = COMMON_BYTES_PER_UNIT,
 ) -> MemoryModel | None:
     """
     Args:

@@ -63,7 +63,7 @@ class Operator:
     adds_norm_of: int = -1
     item_bytes: int = SCALAR_BYTES
 
-    def sole(self, trained: int = EVERY) -> int:
+    def only_served(self, trained: int = EVERY) -> int:
         """The one of these tensors that it serves; -1 where it serves none, several, or the loss."""
         served = self.serves & trained
         return served.bit_length() - 1 if served and not (served & (served - 1) or self.needed) else -1

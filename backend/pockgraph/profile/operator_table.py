@@ -54,11 +54,11 @@ class OperatorTable:
         self._place = np.array([places[o.serves] for o in operators], np.int64)
         self._needed = np.array([o.needed for o in operators], bool)
 
-    def there(self, trained: int) -> Flags:
-        """[N]: has a plan that trains these tensors this operator? As `pruning_rules.when_there` says."""
+    def existing(self, trained: int) -> Flags:
+        """[N]: has a plan that trains these tensors this operator? As `pruning_rules.when_exists` says."""
         return self._needed | np.array([bool(what & trained) for what in self._serve], bool)[self._place]
 
-    def solely(self, trained: int) -> Iterator[tuple[int, list[int]]]:
+    def serving_one(self, trained: int) -> Iterator[tuple[int, list[int]]]:
         """Of these tensors, those that operators serve alone, with these operators (and ones of the loss)."""
         for what, operators in self._serve.items():
             served = what & trained

@@ -101,7 +101,7 @@ class _Pruning:
 
     def run(self) -> PrunedStep:
         table, operators = self.table, self.p.operators
-        exists = table.there(self.trained).tolist()
+        exists = table.existing(self.trained).tolist()
         self._sum_norms(exists)
         self._join_parts()
         for i, share in sorted(self.parts.items()):
@@ -179,7 +179,7 @@ class _Pruning:
         if not self.parts:
             return {}
         found: dict[int, int] = {}
-        for i, operators in self.table.solely(self.trained):
+        for i, operators in self.table.serving_one(self.trained):
             if i in self.parts:
                 root, moves = self.p.roots[i], self.moves[i]
                 found |= {n: i for n in operators if n > root or n in moves}
@@ -240,7 +240,7 @@ class _Pruning:
             return self.selected[n, i]
         o = self.p.operators[n]
         onward = self.moves[i].get(n)
-        if onward is None or o.sole(self.trained) != i:
+        if onward is None or o.only_served(self.trained) != i:
             size = round(o.size_bytes * share)
             source = (self._resolved(o.storage),)
             if not (o.bytes or o.inputs):  # a view of a weight

@@ -47,7 +47,7 @@ def any_of(conditions: Iterable[When]) -> When:
     return When(trained, whole, always)
 
 
-def when_there(o: Operator) -> When:
+def when_exists(o: Operator) -> When:
     """The plans that have an operator."""
     return When(always=True) if o.needed else When(o.serves)
 
@@ -128,16 +128,16 @@ def readers(profile: Profile) -> list[list[Reader]]:
     operators = profile.operators
     found: list[list[Reader]] = [[] for _ in operators]
     for n, o in enumerate(operators):
-        i = o.sole()
+        i = o.only_served()
         moved = selection(o, profile.moves[i].get(n, ())).selected if i >= 0 else ()
         bytes_of = {operators[m].storage: operators[m].size_bytes for m in moved}
         for s in o.operands:
             if s in bytes_of:
                 found[s].append(Reader(n, When(whole=1 << i), o.compared == s, i, bytes_of[s]))
             else:
-                found[s].append(Reader(n, when_there(o), o.compared == s))
+                found[s].append(Reader(n, when_exists(o), o.compared == s))
         if o.needed:
-            found[o.storage].append(Reader(n, when_there(o)))
+            found[o.storage].append(Reader(n, when_exists(o)))
     found[operators[profile.loss].storage].append(Reader(len(operators), When(always=True)))  # a result stays
     return found
 
@@ -148,7 +148,7 @@ def input_readers(profile: Profile) -> list[Reader]:
         Reader(n, When(whole=1 << i), of=i, part_bytes=sum(selection(profile.operators[n], to).input_bytes))
         for i, moves in enumerate(profile.moves)
         for n, to in moves.items()
-        if profile.operators[n].sole() == i
+        if profile.operators[n].only_served() == i
     ]
 
 
@@ -160,12 +160,12 @@ def selections(profile: Profile) -> Iterator[tuple[int, int, int]]:
     for i, moves in enumerate(profile.moves):
         found: dict[int, int] = {}
         for n, to in moves.items():
-            if profile.operators[n].sole() == i:
+            if profile.operators[n].only_served() == i:
                 reads = selection(profile.operators[n], to)
                 yield from ((-1, nbytes, i) for nbytes in reads.input_bytes)
                 found |= {m: profile.operators[m].size_bytes for m in reads.selected}
         for m, nbytes in found.items():
-            if m not in moves or profile.operators[m].sole() != i:
+            if m not in moves or profile.operators[m].only_served() != i:
                 yield m, nbytes, i
 
 
@@ -175,7 +175,7 @@ def weight_readers(profile: Profile) -> list[list[Reader]]:
     for n, o in enumerate(profile.operators):
         for i in o.reads:
             passed = n in profile.moves[i]
-            if not passed or o.sole() != i:
+            if not passed or o.only_served() != i:
                 # A weight that is used twice is read whole on the way to its own gradient.
                 always = o.needed or bool(o.serves >> i & 1 and not passed)
                 found[i].append(Reader(n, When(o.serves & ~(1 << i), always=always)))

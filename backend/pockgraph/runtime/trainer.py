@@ -67,7 +67,7 @@ class Trainer(Owned):
         self._draws = any(s.role == Role.SEED for s in manifest.train.inputs)
         self._changed = False
         self._last_loss: float | None = None
-        self._torn_at: int | None = None
+        self._interrupted_at: int | None = None
         self._save_lock = threading.RLock()  # a signal's handler may save, too
 
     @classmethod
@@ -180,7 +180,7 @@ class Trainer(Owned):
         keys = (step_keys(self.seed, self.steps),) if self._draws else ()
         self._require_whole("No step was taken")
         changed, self._changed = self._changed, True
-        self._torn_at = self.steps + 1
+        self._interrupted_at = self.steps + 1
         with explained(self.folder, self.device):
             loss = self._runner.step(arrays, rate, *keys)
             bad = self._runner.nonfinite() if math.isfinite(loss) else []
@@ -188,10 +188,10 @@ class Trainer(Owned):
             loss, self.manifest.train_guards, self.manifest.train_integers, self.manifest.numbered_guards
         )
         if math.isfinite(loss) and not bad and not wrong:
-            self._torn_at = None
+            self._interrupted_at = None
             return loss
         self._runner.undo()
-        self._changed, self._torn_at = changed, None
+        self._changed, self._interrupted_at = changed, None
         if wrong:
             raise BatchError(
                 f"In step {self.steps + 1} {wrong} The step was undone: weights and optimizer are as they "
@@ -287,9 +287,9 @@ class Trainer(Owned):
         require(ArtifactError, "tensors", tensors, Mapping, "Pass arrays by name, as `state()` returns them.")
         values = given_state(self.folder, self.manifest, self.plan, tensors)
         self._require_whole("Nothing was set")
-        self._torn_at = self.steps
+        self._interrupted_at = self.steps
         self._runner.write_state(values)
-        self._torn_at = None
+        self._interrupted_at = None
         self._changed = True
 
     @exclusive
@@ -306,7 +306,7 @@ class Trainer(Owned):
         require(ArtifactError, "state", state or {}, Mapping, "Pass arrays by name, or leave it out.")
         seed = self.seed if seed is None else checked_seed(seed)
         initial = checkpoint.initial_state(self.folder, self.manifest)
-        self._torn_at = self.steps
+        self._interrupted_at = self.steps
         self._runner.write_state(initial)
         self._restart(0, seed)
         if state:
@@ -316,7 +316,7 @@ class Trainer(Owned):
         self.steps, self.seed = steps, seed
         self._changed = True
         self._last_loss = None
-        self._torn_at = None
+        self._interrupted_at = None
         self.skipped = 0
 
     # ---------------------------------------------------------------- files
@@ -352,7 +352,7 @@ class Trainer(Owned):
 
     @exclusive
     def _go_on_from(self, loaded: checkpoint.Checkpoint) -> None:
-        self._torn_at = self.steps
+        self._interrupted_at = self.steps
         self._runner.write_state(loaded.state)
         self._restart(loaded.step, loaded.seed)
 
@@ -374,10 +374,10 @@ class Trainer(Owned):
 
     def _require_whole(self, refusal: str) -> None:
         """Refuse a state that a step was writing when something stopped it: Ctrl-C, or want of memory."""
-        if self._torn_at is not None:
+        if self._interrupted_at is not None:
             raise ArtifactError(
-                f"{refusal}: what changed the weights at step {self._torn_at} was interrupted, and it is not "
-                "known which ones it had changed. Go back with load_checkpoint() or reset()."
+                f"{refusal}: what changed the weights at step {self._interrupted_at} was interrupted, and it "
+                "is not known which ones it had changed. Go back with load_checkpoint() or reset()."
             )
 
     def _finite_state(self, refusal: str) -> dict[str, np.ndarray]:

@@ -117,13 +117,13 @@ def biases_of_weights(tensors: Sequence[TensorInfo]) -> dict[int, int]:
         bias = bias_of_layer.get(weight.layer)
         if bias is None:
             after = next((tensors[j] for j in order[place + 1 :] if tensors[j].layer != weight.layer), None)
-            if after is not None and after.kind == "norm" and _home(after) == _home(weight):
+            if after is not None and after.kind == "norm" and _repeated_part(after) == _repeated_part(weight):
                 bias = bias_of_layer.get(after.layer)
         if bias is not None:
             found[i] = bias
     return found
 
 
-def _home(tensor: TensorInfo) -> str:
+def _repeated_part(tensor: TensorInfo) -> str:
     """The repeated part that a tensor is in; the same for all that are in none."""
     return "" if tensor.block == tensor.layer else tensor.block

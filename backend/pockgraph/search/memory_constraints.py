@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..cost.clamp_masks import clamp_masks_alive
 from ..profile import Profile, pruning_rules
 from ..profile.operator_cost import Operator
-from ..profile.pruning_rules import Reader, When, amounts, any_of, when_there
+from ..profile.pruning_rules import Reader, When, amounts, any_of, when_exists
 from .linear_solver import NEVER, Linear
 from .plan_variables import PlanVariables, bits
 
@@ -74,7 +74,7 @@ class LinearMemory:
             if n == t:
                 if o.elementwise and self._reuses(n):
                     continue
-                later = later or [Reader(t, when_there(o))]
+                later = later or [Reader(t, when_exists(o))]
             self._add_storage(n, later, total)
         self._add_parts(still_to_come(self._input_readers), total)
         self._add_joined(t, total)
@@ -130,7 +130,7 @@ class LinearMemory:
         if not later:
             return
         o = self.p.operators[n]
-        own = -1 if o.forward else o.sole()
+        own = -1 if o.forward else o.only_served()
         if own >= 0:
             for share, literal in self.v.variables_of(own):
                 total.add(literal, amounts(self.p, n, own, share, self.p.moves[own])[0])

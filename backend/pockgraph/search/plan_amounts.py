@@ -39,7 +39,7 @@ def plan_amounts(profile: Profile, variables: PlanVariables, memory: LinearMemor
 
     served: dict[tuple[int, int], tuple[int, int, int]] = {}  # by whom no choice of channels changes
     for n, o in enumerate(profile.operators):
-        i = -1 if o.forward else o.sole()
+        i = -1 if o.forward else o.only_served()
         if i < 0:
             key = o.kind, 0 if o.needed else o.serves
             work, count, nbytes = served.get(key, (0, 0, 0))

@@ -23,10 +23,10 @@ from ..errors import BudgetError, PlanError, require
 from ..plan import Budget, Plan
 from ..plan.budget import LIMITS
 from ..profile import Profile
-from .cautious import most_certain
 from .constraints import Constraints, Lock
 from .evolution import Evolution
 from .integer_program import IntegerProgram
+from .lower_bound import best_lower_bound
 
 __all__ = ["Budget", "Constraints", "Method", "Objective", "frontier", "search"]
 
@@ -60,7 +60,7 @@ def search(
         seed: of the evolutionary search.
         objective: `"mean"`: the largest expected gain; or `"lower_bound"`: the largest gain that 19 of 20
             plans as uncertain would exceed, with the errors of tensors taken as independent. It needs a
-            forecaster and the exact search, and takes several of them (see `cautious.py`).
+            forecaster and the exact search, and takes several of them (see `lower_bound.py`).
 
     Raises:
         BudgetError: no plan fits; the message names the smallest budget that can be met.
@@ -84,7 +84,7 @@ def search(
                 "objective='lower_bound' needs what is not known of each gain, and the exact search: pass "
                 "Study.forecaster as the contribution, and leave method out."
             )
-        return most_certain(profile, contribution, asked, budget)
+        return best_lower_bound(profile, contribution, asked, budget)
     if method == "evolutionary":  # of its own: it takes a while, in which others ask about the same table
         return _evolved(IntegerProgram(profile, contribution, asked), budget, seed)
     program = _program(profile, contribution, asked)

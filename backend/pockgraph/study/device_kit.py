@@ -14,7 +14,7 @@ from ..measure.device_profile import THIS_MACHINE, DeviceProfile, DeviceProfileE
 from ..measure.kit import BATCH, KIT, Kit, KitPlan, Measuring, measure_kit
 from ..profile import Profile
 from ..train_graph import TrainGraph
-from .measured_plans import Choice, probe_choices
+from .measured_plans import Choice, fitting_choices
 
 LEAST_PLANS = 2
 
@@ -31,7 +31,7 @@ def make_kit(
     """Compile plans that differ in every kind of work into a folder; one that is there is replaced.
 
     Args:
-        choices: FQN -> ratio, one for each plan; `probe_choices` unless given.
+        choices: FQN -> ratio, one for each plan; `fitting_choices` unless given.
 
     Raises:
         DeviceProfileError: `out` holds something else, or cannot be written.
@@ -41,7 +41,7 @@ def make_kit(
 
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / KIT).is_file()):
         raise DeviceProfileError(f"{out} is there, and no kit. Choose another folder, or remove it.")
-    chosen = [dict(c) for c in (probe_choices(profile) if choices is None else choices)]
+    chosen = [dict(c) for c in (fitting_choices(profile) if choices is None else choices)]
     if len(chosen) < LEAST_PLANS:
         raise DeviceProfileError(f"A kit has at least {LEAST_PLANS} plans, or nothing can be told from them.")
     plans = [KitPlan(choice=c, artifact=f"plan-{n:02}") for n, c in enumerate(chosen)]

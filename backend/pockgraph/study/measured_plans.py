@@ -18,12 +18,12 @@ from ..profile import MeasuredPlan, Profile
 from ..train_graph import TrainGraph
 
 Choice = Mapping[str, float]
-PROBES = 12
+FITTED_PLANS = 12
 _RATIOS = (1.0, 1.0, 0.5, 0.25, 0.125)
 _PROCESS_BYTES = 200_000_000  # of libraries and of a small model, estimated high
 
 
-def probe_choices(profile: Profile, count: int = PROBES) -> list[dict[str, float]]:
+def fitting_choices(profile: Profile, count: int = FITTED_PLANS) -> list[dict[str, float]]:
     """Plans that differ in every kind of cost: head, full, preset, ranges of layers, and random parts."""
     weights = [r for r in profile.tensors if r.kind == "weight" and r.fqn not in profile.head]
     head = dict.fromkeys(profile.head, 1.0)
@@ -75,7 +75,7 @@ def measure_plans(
     As many processes are alive at once as half of the free memory holds by a generous estimate.
 
     Args:
-        choices: `probe_choices`, if left out.
+        choices: `fitting_choices`, if left out.
         rounds, steps: every round runs `steps` steps of each plan; the median over all is returned.
 
     Raises:
@@ -83,7 +83,7 @@ def measure_plans(
     """
     from ..artifact.compiler import compile as compile_plan
 
-    chosen = [dict(c) for c in (probe_choices(profile) if choices is None else choices)]
+    chosen = [dict(c) for c in (fitting_choices(profile) if choices is None else choices)]
     found: list[MeasuredPlan] = []
     # A real batch: of zeros, a mean over the tokens that a mask counts is 0 / 0, and the step refuses that.
     with batch_file(graph.task.example) as batch:

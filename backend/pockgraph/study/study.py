@@ -185,7 +185,7 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
             mode: `"measured"`: train everything that is asked for. `"probe"`: train the head alone, and score
                 all tensors at all ratios from gradients, in seconds: see `Study.scores`. Its rate is `lr`, or
                 the optimizer's own: it tries no others. `"mixed"`: score all, and train what could change the
-                plans for some budgets, until they settle; see `contribution/contested.py`.
+                plans for some budgets, until they settle; see `contribution/mixed_schedule.py`.
             time_budget_s: begin no measurement that would take longer than this, in seconds from now. The
                 rate is chosen, and the head alone and one candidate are measured, in any case.
             progress: called at least once a measurement.
@@ -226,7 +226,7 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
             settings = replace(settings, lr=self.graph.optimizer.lr)
         choose = None
         if settings.mode == "mixed":
-            from .contested_plans import chooser
+            from .candidates_in_plans import chooser
 
             choose = chooser(self.profile)
         analyze(self._store, task, self.graph, settings, progress, cancel, force, choose, workers, executor)

@@ -48,7 +48,7 @@ class Cluster(Executor):
             ) from e
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        return self._executor.submit(_below, fn, args, kwargs)
+        return self._executor.submit(_in_child_process, fn, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._executor.shutdown(wait=wait)
@@ -93,10 +93,10 @@ def cluster(address: str) -> Iterator[Cluster]:
             yield Cluster(client, address)
         finally:
             with suppress(Exception):  # whatever became of the workers
-                client.run(_end_below)
+                client.run(_end_child_process)
 
 
-def _below(fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+def _in_child_process(fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
     """In a worker: do it in the process under it."""
     from distributed import get_worker  # pyright: ignore[reportMissingImports]
 
@@ -107,7 +107,7 @@ def _below(fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return future.result()
 
 
-def _end_below() -> None:
+def _end_child_process() -> None:
     """In a worker: end the process under it, whatever it does."""
     with _lock:
         while _processes:

@@ -55,7 +55,7 @@ def _outer(dy: Value, x: Value) -> Value:
         dy, x = (emit.reshape(emit.swap(v, 0, 1), [1, v.shape[1], n * pixels]) for v in (dy, x))
     else:
         dy, x = (emit.reshape(v, [n, v.shape[1], pixels]) for v in (dy, x))
-    return emit.total(emit.matmul(dy, x, transpose_b=True), [0])
+    return emit.sum(emit.matmul(dy, x, transpose_b=True), [0])
 
 
 def by_matmuls(x: Value, dy: Value, g: Geometry) -> Value:
@@ -77,7 +77,7 @@ def by_groups(x: Value, dy: Value, g: Geometry) -> Value:
 
     left = grouped(dy)
     return shared.by_position(
-        emit, x, dy, g, lambda part: emit.total(emit.matmul(left, grouped(part), transpose_b=True), [0])
+        emit, x, dy, g, lambda part: emit.sum(emit.matmul(left, grouped(part), transpose_b=True), [0])
     )
 
 
@@ -88,7 +88,7 @@ def by_products(x: Value, dy: Value, g: Geometry) -> Value:
 
 def by_samples(x: Value, dy: Value, g: Geometry) -> Value:
     """Depthwise: samples and channels convolved with dy one by one."""
-    return emit.reshape(emit.total(shared.of_samples(emit, x, dy, g), [0]), [x.shape[1], 1, *g.kernel])
+    return emit.reshape(emit.sum(shared.of_samples(emit, x, dy, g), [0]), [x.shape[1], 1, *g.kernel])
 
 
 def by_rows(x: Value, dy: Value, g: Geometry) -> Value:
@@ -109,7 +109,7 @@ def by_rows(x: Value, dy: Value, g: Geometry) -> Value:
     products = emit.matmul(dy, x, transpose_b=True)  # [C, h, kw * rows]; row a of dy meets a + i * d of x
     # In rows that are longer by one, each stands one further left than in the one before: diagonals upright.
     products = emit.pad(emit.reshape(products, [c, h * kw * rows]), [0, 0], [0, h])
-    sums = emit.total(emit.reshape(products, [c, h, kw * rows + 1]), [1])
+    sums = emit.sum(emit.reshape(products, [c, h, kw * rows + 1]), [1])
     sums = emit.reshape(emit.cut(sums, 1, 0, kw * rows), [c, kw, rows])
     dw = emit.cut(sums, 2, 0, (k - 1) * d + 1, d)  # [C, kw, k]
     return emit.reshape(emit.swap(dw), [c, 1, k, kw])

@@ -55,7 +55,7 @@ class ONNXEmitter(Emitter[Value]):
     # ---------------------------------------------------------------- elementwise
 
     def clamp(self, x: Value, low: float, high: float) -> Value:
-        return op.clip(x, self.like(low, x), self.like(high, x))
+        return op.clip(x, self.scalar(low, x), self.scalar(high, x))
 
     def fmod(self, a: Value, b: Value) -> Value:
         return op.mod(a, b)

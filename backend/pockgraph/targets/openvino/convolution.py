@@ -172,8 +172,8 @@ def by_samples(x: Value, dy: Value, g: Geometry) -> Value:
     parts = min(n, MAX_CONVOLUTIONS)
     sizes = [n // parts + (p < n % parts) for p in range(parts)]
     pairs = zip(emit.split(x, sizes, 0), emit.split(dy, sizes, 0))
-    sums = [emit.total(shared.of_samples(emit, *pair, g), [0], keepdim=True) for pair in pairs]
-    return emit.reshape(emit.total(emit.concat(sums, 0), [0]), [c, 1, *g.kernel])
+    sums = [emit.sum(shared.of_samples(emit, *pair, g), [0], keepdim=True) for pair in pairs]
+    return emit.reshape(emit.sum(emit.concat(sums, 0), [0]), [c, 1, *g.kernel])
 
 
 STRATEGIES: tuple[Strategy, ...] = (

@@ -13,7 +13,7 @@ def fmod(x: Value, y: Value) -> Value:
     """C's, exact for ratios below 2**24."""
     size, divisor = op.abs(x).output(0), op.abs(y).output(0)
     rest = _without_product(size, op.floor(emit.div(size, divisor)).output(0), divisor)
-    zero = emit.like(0, x)  # the ratio may have been rounded to the next integer, or below it
+    zero = emit.scalar(0, x)  # the ratio may have been rounded to the next integer, or below it
     rest = emit.select(op.less(rest, zero).output(0), emit.add(rest, divisor), rest)
     rest = emit.select(op.greater_equal(rest, divisor).output(0), emit.sub(rest, divisor), rest)
     return emit.select(op.less(x, zero).output(0), op.negative(rest).output(0), rest)
@@ -23,7 +23,9 @@ def exact_ratio(x: Value, y: Value) -> Value:
     """x / y to the last bit; OpenVINO multiplies by the reciprocal of a constant."""
     ratio = emit.div(x, y)
     better = emit.add(ratio, emit.div(_without_product(x, ratio, y), y))
-    usual = op.logical_and(op.less(op.abs(ratio), emit.like(1e30, x)), op.less(op.abs(y), emit.like(1e30, x)))
+    usual = op.logical_and(
+        op.less(op.abs(ratio), emit.scalar(1e30, x)), op.less(op.abs(y), emit.scalar(1e30, x))
+    )
     return emit.select(usual.output(0), better, ratio)
 
 

@@ -129,7 +129,7 @@ class OpenVINOEmitter(Emitter[Value]):
         if self.dtype(x) == to:
             return x
         if to == torch.bool:
-            return op.not_equal(x, self.like(0, x)).output(0)
+            return op.not_equal(x, self.scalar(0, x)).output(0)
         return op.convert(x, OV_TYPES[to].get_type_name()).output(0)
 
     def source(self, x: Value, kind: str) -> Value | None:
@@ -138,11 +138,11 @@ class OpenVINOEmitter(Emitter[Value]):
     # ---------------------------------------------------------------- elementwise
 
     def mul(self, a: Value, b: Value) -> Value:
-        a, b = self.lean(a, b)
+        a, b = self.without_expansions(a, b)
         return op.multiply(self._with_channels_of(b, a), self._with_channels_of(a, b)).output(0)
 
     def div(self, a: Value, b: Value) -> Value:
-        a, b = self.lean(a, b)
+        a, b = self.without_expansions(a, b)
         return op.divide(self._with_channels_of(b, a), b).output(0)
 
     def _with_channels_of(self, factor: Value, x: Value) -> Value:
@@ -198,7 +198,7 @@ class OpenVINOEmitter(Emitter[Value]):
         found = getattr(op, f"reduce_{kind}")(x, ints(dims), keepdim).output(0)
         if kind not in ("max", "min") or not self.dtype(x).is_floating_point:
             return found
-        limit = self.like(-math.inf if kind == "max" else math.inf, x)
+        limit = self.scalar(-math.inf if kind == "max" else math.inf, x)
         nothing = op.reduce_logical_and(op.equal(x, limit), ints(dims), keepdim).output(0)
         return op.select(nothing, limit, found).output(0)
 

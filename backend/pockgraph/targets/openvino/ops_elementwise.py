@@ -15,7 +15,7 @@ _UNARY: dict[Any, Any] = {
     aten.silu.default: op.swish,
     aten.mish.default: op.mish,
     aten.hardswish.default: op.hswish,
-    aten.hardsigmoid.default: lambda x: op.hard_sigmoid(x, emit.like(1 / 6, x), emit.like(0.5, x)),
+    aten.hardsigmoid.default: lambda x: op.hard_sigmoid(x, emit.scalar(1 / 6, x), emit.scalar(0.5, x)),
     aten.round.default: lambda x: op.round(x, "half_to_even"),
 }
 for _overload, _function in _UNARY.items():

@@ -26,8 +26,8 @@ def _statistics(x: Value, dims: Sequence[int], eps: float) -> tuple[Value, Value
     center = emit.mean(x, dims, keepdim=True)
     delta = emit.sub(x, center)
     variance = emit.mean(emit.mul(delta, delta), dims, keepdim=True)
-    root = op.sqrt(emit.add(variance, emit.like(eps, x)))
-    return center, emit.div(emit.like(1, x), root.output(0))
+    root = op.sqrt(emit.add(variance, emit.scalar(eps, x)))
+    return center, emit.div(emit.scalar(1, x), root.output(0))
 
 
 def _affine(x: Value, weight: Value | None, bias: Value | None) -> Value:

@@ -103,8 +103,10 @@ def pow_scalar(emit: Any, node: fx.Node, x: Any, exponent: Number) -> Any:
         return {2: square, 3: emit.mul(square, x), 4: emit.mul(square, square)}[int(exponent)]
     if exponent in (0.5, -0.5):
         root = emit.native.sqrt(x)
-        return root if exponent > 0 else emit.div(emit.like(1, x), root)
-    return emit.div(emit.like(1, x), x) if exponent == -1 else emit.native.power(x, emit.like(exponent, x))
+        return root if exponent > 0 else emit.div(emit.scalar(1, x), root)
+    return (
+        emit.div(emit.scalar(1, x), x) if exponent == -1 else emit.native.power(x, emit.scalar(exponent, x))
+    )
 
 
 @rule(aten.pow.Tensor_Tensor, aten.pow.Scalar)
@@ -120,8 +122,8 @@ UNARY: dict[Any, Any] = {
     aten.exp.default: "exp",
     aten.log.default: "log",
     aten.sqrt.default: "sqrt",
-    aten.rsqrt.default: lambda emit, x: emit.div(emit.like(1, x), emit.native.sqrt(x)),
-    aten.reciprocal.default: lambda emit, x: emit.div(emit.like(1, x), x),
+    aten.rsqrt.default: lambda emit, x: emit.div(emit.scalar(1, x), emit.native.sqrt(x)),
+    aten.reciprocal.default: lambda emit, x: emit.div(emit.scalar(1, x), x),
     aten.abs.default: "abs",
     aten.sign.default: "sign",
     aten.sgn.default: "sign",
@@ -168,13 +170,16 @@ def floating(node: fx.Node, x: fx.Node, *rest: Any) -> str:
 
 @rule(aten.hardtanh_backward.default)
 def hardtanh_backward(emit: Any, node: fx.Node, dy: Any, x: Any, low: Number, high: Number) -> Any:
-    above, below = emit.native.greater(x, emit.like(low, x)), emit.native.less(x, emit.like(high, x))
+    above, below = (
+        emit.native.greater(x, emit.scalar(low, x)),
+        emit.native.less(x, emit.scalar(high, x)),
+    )
     return emit.keep_gradient(emit.native.logical_and(above, below), dy)
 
 
 @rule(aten.threshold_backward.default)
 def threshold_backward(emit: Any, node: fx.Node, dy: Any, x: Any, threshold: Number) -> Any:
-    return emit.keep_gradient(emit.native.greater(x, emit.like(threshold, x)), dy)
+    return emit.keep_gradient(emit.native.greater(x, emit.scalar(threshold, x)), dy)
 
 
 @rule(aten.softplus.default)
@@ -183,7 +188,7 @@ def softplus(emit: Any, node: fx.Node, x: Any, beta: Number, threshold: Number) 
     soft = emit.scale(emit.native.softplus(scaled), 1 / beta)
     if threshold >= 17:  # from where on x and softplus(x) are the same float32
         return soft
-    return emit.select(emit.native.greater(scaled, emit.like(threshold, x)), x, soft)
+    return emit.select(emit.native.greater(scaled, emit.scalar(threshold, x)), x, soft)
 
 
 @rule(aten.log_sigmoid_forward.default)

@@ -70,7 +70,7 @@ class Emitter(Generic[V]):
         """A constant from numbers or an array."""
         return self.array(np.asarray(value, dtype=NUMPY_TYPES[dtype]))
 
-    def like(self, value: complex, x: V) -> V:
+    def scalar(self, value: complex, x: V) -> V:
         """A scalar constant of the dtype of `x`."""
         return self.const(value, self.dtype(x))
 
@@ -80,7 +80,7 @@ class Emitter(Generic[V]):
 
     # ---------------------------------------------------------------- elementwise
 
-    def lean(self, *xs: V) -> list[V]:
+    def without_expansions(self, *xs: V) -> list[V]:
         """Operands without an expansion that the other operands' shapes imply anyway."""
         sources = [self.source(x, self.expansion) for x in xs]
         whole = [self.shape(x) for x, source in zip(xs, sources) if source is None]
@@ -89,16 +89,16 @@ class Emitter(Generic[V]):
         ]
 
     def add(self, a: V, b: V) -> V:
-        return self.native.add(*self.lean(a, b))
+        return self.native.add(*self.without_expansions(a, b))
 
     def sub(self, a: V, b: V) -> V:
-        return self.native.subtract(*self.lean(a, b))
+        return self.native.subtract(*self.without_expansions(a, b))
 
     def mul(self, a: V, b: V) -> V:
-        return self.native.multiply(*self.lean(a, b))
+        return self.native.multiply(*self.without_expansions(a, b))
 
     def div(self, a: V, b: V) -> V:
-        return self.native.divide(*self.lean(a, b))
+        return self.native.divide(*self.without_expansions(a, b))
 
     def scale(self, x: V, factor: float) -> V:
         if factor == 1:
@@ -106,10 +106,10 @@ class Emitter(Generic[V]):
         source = self.source(x, self.expansion)
         if source is not None:
             return self.broadcast(self.scale(source, factor), self.shape(x))
-        return self.mul(x, self.like(factor, x))
+        return self.mul(x, self.scalar(factor, x))
 
     def select(self, condition: V, a: V, b: V) -> V:
-        condition, a, b = self.lean(condition, a, b)
+        condition, a, b = self.without_expansions(condition, a, b)
         if self.dtype(a) == self.dtype(b) == torch.bool:  # runtimes choose between numbers only
             taken = self.native.logical_and(condition, a)
             return self.native.logical_or(
@@ -119,7 +119,7 @@ class Emitter(Generic[V]):
 
     def keep_where(self, mask: V, x: V) -> V:
         """`x` where the boolean `mask` is set, else 0."""
-        return self.select(mask, x, self.like(0, x))
+        return self.select(mask, x, self.scalar(0, x))
 
     def keep_gradient(self, mask: V, dy: V) -> V:
         """`dy` where the boolean `mask` is set, else 0."""
@@ -127,7 +127,7 @@ class Emitter(Generic[V]):
 
     def drop_gradient(self, mask: V, dy: V) -> V:
         """0 where the boolean `mask` is set, else `dy`."""
-        return self.select(mask, self.like(0, dy), dy)
+        return self.select(mask, self.scalar(0, dy), dy)
 
     # ---------------------------------------------------------------- layout
 
@@ -192,11 +192,11 @@ class Emitter(Generic[V]):
 
     def pad(self, x: V, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> V:
         """Constant padding; negative amounts crop."""
-        return self.native.pad(x, before, after, self.like(value, x)) if any(before) or any(after) else x
+        return self.native.pad(x, before, after, self.scalar(value, x)) if any(before) or any(after) else x
 
     # ---------------------------------------------------------------- sums
 
-    def total(self, x: V, dims: Sequence[int], keepdim: bool = False) -> V:
+    def sum(self, x: V, dims: Sequence[int], keepdim: bool = False) -> V:
         """The sum over `dims`."""
         dims = [self.axis(d, self.rank(x)) for d in dims]
         if all(self.shape(x)[d] == 1 for d in dims):

@@ -40,7 +40,7 @@ def reduced(
     if any(emit.shape(x)[d] == 0 for d in dims):  # runtimes begin some of these with other values
         return emit.full(EMPTY[kind], out_shape(node), out_dtype(node))
     if kind in ("sum", "mean"):
-        return {"sum": emit.total, "mean": emit.mean}[kind](x, dims, keepdim)
+        return {"sum": emit.sum, "mean": emit.mean}[kind](x, dims, keepdim)
     return emit.reduced(kind, x, dims, keepdim) if ndim else x
 
 

@@ -39,7 +39,7 @@ def by_position(emit: Any, x: Any, dy: Any, g: Geometry, product: Callable[[Any]
 def by_products(emit: Any, x: Any, dy: Any, g: Geometry) -> Any:
     """Depthwise: for every position in the kernel, the sum of x dy over batch and space."""
     dims = [0, *range(2, emit.rank(x))]
-    return by_position(emit, x, dy, g, lambda part: emit.total(emit.mul(part, dy), dims))
+    return by_position(emit, x, dy, g, lambda part: emit.sum(emit.mul(part, dy), dims))
 
 
 def by_im2col(emit: Any, x: Any, dy: Any, g: Geometry, product: Callable[[Sequence[Any]], Any]) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..contribution import Candidate, Contribution
-from ..contribution.contested import Chooser
 from ..contribution.gains import last_biases
+from ..contribution.mixed_schedule import Chooser
 from ..plan import Budget
 from ..profile import Profile
 from ..search import search
@@ -16,7 +16,7 @@ BUDGETS = (0.25, 0.5)
 
 
 def chooser(profile: Profile) -> Chooser:
-    """For `contribution.contested.Contested`."""
+    """For `contribution.mixed_schedule.MixedSchedule`."""
     full = profile.figures({t.fqn: 1.0 for t in profile.tensors}).peak_bytes
 
     def choose(table: Contribution) -> frozenset[Candidate]:

@@ -38,7 +38,7 @@ class _Found(NamedTuple):
         return self.score - Z * math.sqrt(max(self.variance, 0.0))
 
 
-def most_certain(profile: Profile, forecaster: Forecaster, asked: Constraints, budget: Budget) -> Plan:
+def best_lower_bound(profile: Profile, forecaster: Forecaster, asked: Constraints, budget: Budget) -> Plan:
     """The plan of the largest lower bound of its score.
 
     Raises:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 # Of an operator; per byte of weights read for gradients of inputs, of state, and allocated after the
 # forward pass.
-SHARED_BYTES_PER_UNIT = MappingProxyType(
+COMMON_BYTES_PER_UNIT = MappingProxyType(
     {
         "openvino": (114_000.0, 1.69, 1.0, 0.174),
         "onnx": (6_050.0, 0.965, 1.0, 0.396),

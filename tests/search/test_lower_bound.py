@@ -14,7 +14,8 @@ from pockgraph.contribution import Contribution, Gain
 from pockgraph.contribution.forecast import Forecaster
 from pockgraph.errors import BudgetError, PlanError
 from pockgraph.plan import Budget
-from pockgraph.search import Constraints, cautious, search
+from pockgraph.search import Constraints, search
+from pockgraph.search.lower_bound import Z
 from pockgraph.study.trained_plans import measured_ratios
 
 
@@ -51,14 +52,14 @@ def test_no_plan_within_the_budget_has_a_larger_lower_bound(model: str, seed: in
         for k in (0, *scores.biases):
             choice = dict.fromkeys((*scores.head, *scores.bias_order[:k]), 1.0)
             choice |= {fqn: share for fqn, share in zip(scores.weights, shares) if share}
-            bound = scores.predicted_gain(choice) - cautious.Z * math.sqrt(variances.predicted_gain(choice))
+            bound = scores.predicted_gain(choice) - Z * math.sqrt(variances.predicted_gain(choice))
             peak = costs(model, tuple(sorted(choice.items())))
             best[peak] = max(best.get(peak, -math.inf), bound)
     for share in (0.3, 0.7, 1.0):
         budget = math.ceil(between(profile, scores, "peak_bytes", share))
         plan = search(profile, Known(scores), Budget(peak_bytes=budget), objective="lower_bound")
         ratios = measured_ratios(plan, scores)
-        found = scores.predicted_gain(ratios) - cautious.Z * math.sqrt(variances.predicted_gain(ratios))
+        found = scores.predicted_gain(ratios) - Z * math.sqrt(variances.predicted_gain(ratios))
         assert plan.predicted["peak_bytes"] <= budget
         assert found == pytest.approx(max(b for peak, b in best.items() if peak <= budget), abs=1e-7)
 

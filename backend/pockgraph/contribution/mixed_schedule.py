@@ -1,10 +1,10 @@
-"""Contested: a schedule that measures what could change the plan, until the plan settles.
+"""A schedule that measures what could change the plan, until the plan settles.
 
 A few candidates, spread over the scores, are measured first: they say what gain a score lets expect. Then, in
 rounds: plans are chosen for a few budgets, unmeasured candidates counting with what they may well gain; those
-of them that a plan takes are contested. They are trained for a quarter of the steps, and the better half is
+of them that a plan takes are undecided. They are trained for a quarter of the steps, and the better half is
 measured (successive halving, Jamieson and Talwalkar 2016), where that is worth its time. When nothing
-contested is left, or the plans of earlier rounds are still as good as the best, what these take is measured
+undecided is left, or the plans of earlier rounds are still as good as the best, what these take is measured
 with the other seeds, too.
 """
 
@@ -36,7 +36,7 @@ PATIENCE = 3  # rounds in which the plans hardly change
 TOLERANCE = 0.02  # of the gain, up to which a plan is as good as another
 
 
-class Contested:
+class MixedSchedule:
     """See the module.
 
     Args:
@@ -83,10 +83,10 @@ class Contested:
         expected = estimates(self._scores, self._candidates, gains)
         open_ = {c: e for c, e in expected.items() if c not in gains and c not in out}
         hopeful = gains | {c: e.mean + e.std for c, e in open_.items()}
-        contested = [c for c in self._choose(self._table(hopeful, known)) if c in open_]
-        contested = sorted(contested, key=lambda c: (-expected[c].mean, c.fqn, c.ratio, c.k))[:ROUND]
+        undecided = [c for c in self._choose(self._table(hopeful, known)) if c in open_]
+        undecided = sorted(undecided, key=lambda c: (-expected[c].mean, c.fqn, c.ratio, c.k))[:ROUND]
         if self._screens:
-            short = [Request("screening", c, self._seeds[0]) for c in contested]
+            short = [Request("screening", c, self._seeds[0]) for c in undecided]
             if left := missing(short, known):
                 return left
         likely = gains | {c: e.mean for c, e in open_.items()}
@@ -96,8 +96,8 @@ class Contested:
             for before in self._plans[-PATIENCE:]
         )
         self._plans.append(plans)
-        if contested and not settled:
-            return [self._measured(c) for c in contested]
+        if undecided and not settled:
+            return [self._measured(c) for c in undecided]
         kept = sorted(plans & gains.keys(), key=lambda c: (c.fqn, c.ratio, c.k))
         return missing([Request("contribution", c, s) for c in kept for s in self._seeds], known)
 
