@@ -33,7 +33,7 @@ def held_of(task: Task) -> Held:
     return Held(task.eval, None if validation is None or is_stream(validation) else validation)
 
 
-def differences(study: Study, plan: Plan, reference: str = "") -> list[str]:
+def task_differences(study: Study, plan: Plan, reference: str = "") -> list[str]:
     """How a plan's task differs from a study's, a sentence's part each; empty when it is the same.
 
     Args:
@@ -67,7 +67,7 @@ def study_of(plan: Plan, reference: str, named: Path | None) -> Study | None:
 
     if named is not None:
         study = Study(named)
-        if wrong := differences(study, plan):
+        if wrong := task_differences(study, plan):
             study.close()
             raise StudyError(
                 f"The study {named} is of another task than this artefact: {listing(wrong)}. Name the one "
@@ -87,7 +87,7 @@ def study_at(path: str | Path, plan: Plan, reference: str) -> Study | None:
         return None
     try:
         with Study(path, read_only=True) as found:  # a study of another task stays as it is
-            if differences(found, plan, reference):
+            if task_differences(found, plan, reference):
                 return None
         study = Study(path)
     except StudyError:  # gone, damaged, or another program's file

@@ -65,7 +65,7 @@ def test_over_200_tasks_nine_intervals_of_ten_hold(known: int) -> None:
     assert 0.80 <= np.mean(covered) <= 0.985  # the noise here does not grow with gains; real ones do
 
 
-def test_luck_buys_nothing() -> None:
+def test_plans_chosen_by_forecast_are_truly_better_than_plans_chosen_by_sums() -> None:
     """Of plans of four weights, the one that scores choose is truly better than the one that sums choose."""
     better = []
     for number in range(2 * TASKS):

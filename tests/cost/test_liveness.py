@@ -54,7 +54,7 @@ def test_a_view_keeps_alive_what_it_looks_at() -> None:
     assert curve.saved_bytes == 8
 
 
-def test_no_step_is_alive_nowhere() -> None:
+def test_a_schedule_without_steps_holds_no_bytes() -> None:
     curve = liveness(schedule_of([]))
     assert (curve.live_bytes.tolist(), curve.saved_bytes) == ([], 0)
 

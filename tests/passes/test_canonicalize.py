@@ -94,7 +94,7 @@ def graph_rows(name: str) -> tuple[TensorInfo, ...]:
     return built(name).tensors
 
 
-def test_relu6_masks_come_from_the_result() -> None:
+def test_the_backward_of_relu6_reads_its_result() -> None:
     """The result of a clamp is often saved anyway; its input is not."""
     nodes = [n for n in built("mobilenet").gradients.nodes() if n.target is aten.hardtanh_backward.default]
     assert len(nodes) == 7

@@ -103,7 +103,7 @@ def test_a_pruned_graph_asks_backward_operators_for_what_is_used(plan: str) -> N
         assert [any(u.args[1] == i for u in node.users) for i in range(len(node.args[-1]))] == node.args[-1]
 
 
-def test_a_clamp_that_is_read_late_by_nothing_else_leaves_one_byte_an_element() -> None:
+def test_a_clamped_result_that_backward_only_compares_leaves_one_byte_an_element() -> None:
     whole = built("mobilenet")
     small = whole.prune(PLANS["biases"](whole))
     masks = [n for n in small.nodes("backward") if n.target is aten.masked_fill.Scalar]

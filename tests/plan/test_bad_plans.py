@@ -70,7 +70,7 @@ def test_a_mistyped_tensor() -> None:
     )
 
 
-def test_a_tensor_that_is_nothing_like_any() -> None:
+def test_a_tensor_whose_name_is_like_no_other() -> None:
     refused(PlanError, lambda: Plan.of(built("mobilenet"), {"zzz": 1.0}), "'zzz'")
 
 

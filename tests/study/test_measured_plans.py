@@ -44,7 +44,7 @@ def test_a_network_that_averages_what_a_mask_keeps_can_be_measured() -> None:
         assert plan.memory is None or plan.memory.peak_bytes > plan.memory.imported_bytes
 
 
-def test_probes_are_a_dozen_different_plans_that_anyone_gets_again() -> None:
+def test_plans_for_a_fit_are_a_dozen_different_ones_and_the_same_each_time() -> None:
     profile = profile_of(built("mobilenet"))
     probes = fitting_choices(profile)
     assert len(probes) == 12

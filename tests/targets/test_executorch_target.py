@@ -138,7 +138,7 @@ def test_a_compiled_step_is_compared_with_eager_pytorch(name: str, tmp_path: Pat
 
 
 @needs_executorch
-def test_trained_tensors_go_home(tmp_path: Path) -> None:
+def test_trained_tensors_are_merged_into_the_users_module(tmp_path: Path) -> None:
     graph = built("tied")
     artifact = pg.compile(
         graph, PLANS["half"](graph), target="executorch", out=tmp_path / "out", parity=False

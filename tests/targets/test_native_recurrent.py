@@ -76,7 +76,7 @@ def test_evaluation_takes_the_operator_and_gives_pytorchs_values(case: str, tmp_
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_a_frozen_layer_trains_what_stands_behind_it_by_the_operator(kind: str, tmp_path: Path) -> None:
+def test_a_frozen_recurrent_layer_is_onnxs_operator(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = CASES[kind.lower() + "_both_directions"]()
     model.recurrent.requires_grad_(False)

@@ -134,7 +134,7 @@ def test_a_constant_kernel_is_used_forward_and_backward(kernel: int, stride: int
 @pytest.mark.parametrize("groups", [1, 4, 12])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("trained", [False, True])
-def test_a_scale_behind_a_convolution_stays_out_of_its_backward(
+def test_a_scale_after_a_convolution_stays_out_of_its_backward(
     groups: int, stride: int, trained: bool
 ) -> None:
     """OpenVINO moves the scale into the weight, of which the backward must not see anything."""

@@ -266,14 +266,14 @@ def test_linear_biases_alone_keep_no_input_of_their_layer() -> None:
 @pytest.mark.parametrize(
     ("name", "fqn", "activations"), [("mobilenet", "stem.1.bias", 7), ("resnet", "layer1.0.bn1.bias", 2)]
 )
-def test_masks_of_frozen_layers_are_booleans(name: str, fqn: str, activations: int) -> None:
+def test_clamp_masks_of_frozen_layers_are_booleans(name: str, fqn: str, activations: int) -> None:
     """Trap 5: a full activation is kept where a bit would do, and train-mode batch norm keeps its input."""
     small = built(name).prune(pg.Plan.of(built(name), {fqn: 1.0}))
     images = [n for n in crossing(small) if n.meta["val"].ndim == 4]
     assert [n.meta["val"].dtype for n in images] == [torch.bool] * activations
 
 
-def test_an_activation_that_is_kept_anyway_masks_itself() -> None:
+def test_an_activation_that_is_kept_anyway_needs_no_clamp_mask() -> None:
     """A boolean beside the activation that dW needs would only cost more."""
     graph = built("mobilenet")
     small = graph.prune(

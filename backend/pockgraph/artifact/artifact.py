@@ -45,7 +45,7 @@ from ..runtime.trainer import Trainer
 from ..task.batch import nonfinite_entries
 from ..version import __version__, installed_version
 from . import identity
-from .finiteness import telling_state
+from .finiteness import state_to_check
 from .sample_independence import samples_apart
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def write_artifact(
                 unused=tuple(sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})})),
                 versions=_versions(),
                 files=files,
-                telling_state=telling_state(train),
+                telling_state=state_to_check(train),
                 nonfinite_entries=nonfinite_entries(graph.task.example),
                 train_limits=limits_of(train, target.integers_below),
                 eval_limits=limits_of(evaluation, target.integers_below),

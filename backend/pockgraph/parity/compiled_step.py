@@ -39,7 +39,7 @@ from ..runtime.runner import open_runner
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from . import decay as decay_check
-from .decay import WorstDecay, decay_probe
+from .decay import WorstDecay, decay_step
 from .gradients import GradientCheck, GradientComparison
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .split_step import GradientRun
@@ -153,7 +153,7 @@ class _Judge:
         doubt = check.run()
         self._split, plain = check.split, check.plain
         starts = self._split.warm_states(plain.gradients)
-        probe = decay_probe(graph, plain, starts[0]) if self._precision is TOLERANCES["f32"] else None
+        probe = decay_step(graph, plain, starts[0]) if self._precision is TOLERANCES["f32"] else None
         steps = [(LR, start) for start in starts] + ([(probe.lr, probe.start)] if probe else [])
         self._runs = _artefact_steps(self._folder, self._manifest, example, steps)
         decay = None

@@ -52,7 +52,7 @@ class WorstDecay:
 
 
 @dataclass(frozen=True)
-class DecayProbe:
+class DecayStep:
     """A step in which weights decay and the gradient hardly counts.
 
     Attributes:
@@ -114,7 +114,7 @@ def _part(value: Tensor) -> Tensor:
     return rows[:, :: -(-rows.shape[1] // kept)]
 
 
-def decay_probe(graph: TrainGraph, plain: GradientRun, warm: Mapping[str, Tensor]) -> DecayProbe | None:
+def decay_step(graph: TrainGraph, plain: GradientRun, warm: Mapping[str, Tensor]) -> DecayStep | None:
     """The step that shows a plan's weight decay; None where its optimizer has none that is decoupled.
 
     Args:
@@ -134,7 +134,7 @@ def decay_probe(graph: TrainGraph, plain: GradientRun, warm: Mapping[str, Tensor
             start[slot.name] = warm[slot.name].sign() * min(MOMENTUM * largest, LARGEST)
         elif rule in SQUARES and slot.key in SQUARE_KEYS:
             start[slot.name] = torch.full_like(value, min(SQUARES[rule] * largest**2, LARGEST))
-    return DecayProbe(DECAY / most, start, largest)
+    return DecayStep(DECAY / most, start, largest)
 
 
 def _decay(optimizer: Optimizer, fqn: str) -> float:

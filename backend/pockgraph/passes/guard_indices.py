@@ -159,7 +159,7 @@ def _with_guards(graph: Graph, computed: list[Index], wide: list[fx.Node], below
     return rebuilt(graph, new, outputs=outputs)
 
 
-def _behind(b: Builder, node: fx.Node) -> Callable[..., fx.Node]:
+def _calls_after(b: Builder, node: fx.Node) -> Callable[..., fx.Node]:
     """Calls operators, each after the one before, the first after `node`."""
     last = node
 
@@ -174,7 +174,7 @@ def _behind(b: Builder, node: fx.Node) -> Callable[..., fx.Node]:
 
 def _bad(b: Builder, value: fx.Node, index: Index) -> list[fx.Node]:
     """Where `value` is out of bounds, as masks; the first has its shape, unless one element is meant."""
-    call = _behind(b, value)
+    call = _calls_after(b, value)
     seen = value if index.at is None else call(aten.select.int, value, 0, index.at)
     under = call(aten.lt.Scalar, seen, index.low)
     out = call(aten.logical_or.default, under, call(aten.gt.Scalar, seen, index.high))
@@ -189,7 +189,7 @@ def _bad(b: Builder, value: fx.Node, index: Index) -> list[fx.Node]:
 def _inexact(new: fx.Graph, node: fx.Node, below: int) -> fx.Node:
     """Where `node` may have reached `below`: the same in floating-point numbers, which do not wrap around."""
     meta = node.meta
-    call = _behind(Builder(new, meta.get("phase", "forward"), meta["layer"], meta["source"]), node)
+    call = _calls_after(Builder(new, meta.get("phase", "forward"), meta["layer"], meta["source"]), node)
     adds_up = getattr(node.target, "overloadpacket", None) in _SUMS
 
     def as_float(value: fx.Node) -> fx.Node:

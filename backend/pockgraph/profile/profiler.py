@@ -38,13 +38,15 @@ def profile_of(graph: TrainGraph) -> Profile:
     raw = assemble(graph.gradients, graph.optimizer, full)
     nodes, steps = steps_of(raw)
     number = {n: i for i, n in enumerate(nodes)}
-    row_of = {r.fqn: i for i, r in enumerate(graph.tensors)}
-    serves = _serves(raw, row_of)
+    position_of = {r.fqn: i for i, r in enumerate(graph.tensors)}
+    serves = _serves(raw, position_of)
     needed = set[fx.Node]()
     for slot, node in zip(raw.outputs, output_args(raw.fx)):
         if slot.role in (Role.LOSS, Role.NEW_BUFFER):
             needed |= ancestors(node)
-    weights = {node: row_of[s.fqn] for s, node in zip(raw.inputs, raw.placeholders.values()) if s.trained}
+    weights = {
+        node: position_of[s.fqn] for s, node in zip(raw.inputs, raw.placeholders.values()) if s.trained
+    }
 
     operators = []
     for i, (node, step) in enumerate(zip(nodes, steps)):
@@ -82,7 +84,7 @@ def profile_of(graph: TrainGraph) -> Profile:
                 fixed_bytes=fixed_bytes,
                 fixed_flops=fixed_flops,
                 fixed_work=fixed_work,
-                adds_norm_of=-1 if adds is None else row_of[adds],
+                adds_norm_of=-1 if adds is None else position_of[adds],
                 item_bytes=val.dtype.itemsize if isinstance(val, torch.Tensor) else SCALAR_BYTES,
             )
         )
@@ -147,14 +149,14 @@ def profile_of(graph: TrainGraph) -> Profile:
     )
 
 
-def _serves(raw: Graph, row_of: dict[str, int]) -> dict[fx.Node, int]:
+def _serves(raw: Graph, position_of: dict[str, int]) -> dict[fx.Node, int]:
     """Node -> bit set of the tensors whose update needs it."""
     # A tensor's part in the norm of all gradients exists for that tensor, whomever the norm scales.
     names = [s.fqn for s in raw.outputs]
     only = {n: 1 << names.index(n.meta["norm_of"]) for n in raw.nodes("update") if "norm_of" in n.meta}
     by_output = served_outputs(raw, only)
-    everything = (1 << len(row_of)) - 1
-    bits = [1 << row_of[s.fqn] if s.fqn in row_of else everything for s in raw.outputs]
+    everything = (1 << len(position_of)) - 1
+    bits = [1 << position_of[s.fqn] if s.fqn in position_of else everything for s in raw.outputs]
     for i, slot in enumerate(raw.outputs):
         if slot.role in (Role.LOSS, Role.NEW_BUFFER):  # nobody's update
             bits[i] = 0

@@ -227,7 +227,7 @@ class Data:
                 if missing:
                     lacks = ", ".join(map(repr, missing))
                     raise BatchError(f"{path} lacks {lacks}. {holds} The file needs an array for each.")
-                _require_honest(file.zip, [f"{n}.npy" for n in manifest.batch])
+                _require_true_sizes(file.zip, [f"{n}.npy" for n in manifest.batch])
                 arrays = {n: file[n] for n in manifest.batch}
         except (
             OSError, ValueError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError, EOFError,
@@ -273,7 +273,7 @@ def _unreadable(error: Exception) -> str:
     return "there is not enough memory" if isinstance(error, MemoryError) else reason(error)
 
 
-def _require_honest(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+def _require_true_sizes(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
     """Refuse arrays whose header claims another size than is stored, before memory is taken for them.
 
     Raises:

@@ -232,7 +232,7 @@ class Manifest(_Strict):
         return tuple(s for s in self.train.state if s.next_name in made)
 
     @property
-    def judged_state(self) -> tuple[str, ...]:
+    def checked_state(self) -> tuple[str, ...]:
         """The names of the state slots that are looked at after every step, see `telling_state`."""
         floating = [s.name for s in self.changing_state if s.dtype.startswith(("float", "bfloat"))]
         told = set(floating if self.telling_state is None else self.telling_state)

@@ -77,7 +77,7 @@ class ONNXRunner:
         self._now = 0  # the set with the current state: the next step reads it and writes the other one
         # The slots that `nonfinite` looks at, flat, in each set.
         self._judged = [
-            {n: state[n].array.reshape(-1) for n in manifest.judged_state} for state in self._states
+            {n: state[n].array.reshape(-1) for n in manifest.checked_state} for state in self._states
         ]
         self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in _FED}
         self._loss = _Tensor(next(s for s in spec.outputs if s.role == Role.LOSS))

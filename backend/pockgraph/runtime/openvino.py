@@ -90,7 +90,7 @@ class OpenVINORunner:
         self._train = self._open("train", manifest.train)
         changing = {s.name: self._train.states[s.name] for s in manifest.changing_state}
         self._memories = _Memories(changing, alternate=device == "CPU")
-        self._judged = manifest.judged_state
+        self._judged = manifest.checked_state
         self._eval: _Request | None = None
         self._eval_is_current = False
 

@@ -37,7 +37,7 @@ class Runner(Protocol):
         ...
 
     def nonfinite(self) -> list[str]:
-        """The telling state slots (see the manifest) that the last step left NaN or infinite values in."""
+        """The state slots of `Manifest.checked_state` that the last step left NaN or infinite values in."""
         ...
 
     def undo(self) -> None:

@@ -22,7 +22,7 @@ from ..store.store import Store
 from . import tables
 from .exchange_file import SCHEMA, Analysis, checked, format_of, read_json, read_table
 from .merging import RESULT, Imported, insert
-from .records import Run, differences, nonfinite_as_text, run_json
+from .records import Run, mapping_differences, nonfinite_as_text, run_json
 from .study import Study
 
 # What makes a task the same; the other facts say when and by what a study was made.
@@ -158,10 +158,10 @@ def import_study(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> 
 def _other_task(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """How the tasks differ, model and batch entry by entry."""
     plain = {k: v for k, v in mine.items() if not isinstance(v, Mapping)}
-    wrong = differences("its ", plain, {k: theirs[k] for k in plain})
+    wrong = mapping_differences("its ", plain, {k: theirs[k] for k in plain})
     for key in mine:
         if key not in plain:
-            wrong += differences(
+            wrong += mapping_differences(
                 {"model": "", "batch": "batch entry "}.get(key, f"{key}'s "), mine[key], theirs[key]
             )
     return wrong

@@ -169,7 +169,7 @@ def facts(graph: TrainGraph) -> dict[str, Any]:
     }
 
 
-def differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def mapping_differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """How two mappings differ, a sentence's part each; `what` stands before every key."""
     both: Iterable[str] = [k for k in stored if k in given]
     return [

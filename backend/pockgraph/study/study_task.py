@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import StudyError, listing
-from .records import differences
+from .records import mapping_differences
 from .study_file import StudyFile
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ class StudyTask(StudyFile):
             wrong.append(f"task {task.name!r} instead of {facts['name']!r}")
         batch = {k: [list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in task.example.items()}
         stored = {k: [v["shape"], v["dtype"]] for k, v in facts["batch"].items()}
-        wrong += differences("batch entry ", stored, batch)
+        wrong += mapping_differences("batch entry ", stored, batch)
         shapes = {n: list(p.shape) for n, p in task.model.named_parameters(remove_duplicate=False)}
         unused = set(facts["unused"]) - set(facts["model"])
-        wrong += differences("", facts["model"], {n: s for n, s in shapes.items() if n not in unused})
+        wrong += mapping_differences("", facts["model"], {n: s for n, s in shapes.items() if n not in unused})
         if self._optimizer is not None:
             given = json.loads(json.dumps(self._optimizer.to_dict()))
-            wrong += differences("optimizer's ", facts["optimizer"], given)
+            wrong += mapping_differences("optimizer's ", facts["optimizer"], given)
         if self._graph is not None and self._graph.fingerprint != self.fingerprint:
             wrong.append(f"fingerprint {self._graph.fingerprint} instead of {self.fingerprint}")
         if wrong:

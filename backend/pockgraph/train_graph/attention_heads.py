@@ -171,7 +171,7 @@ def _input(graph: TrainGraph, attention: _Attention, part: str) -> Channels:
     product, at = {"q": (attention.scores, 0), "k": (attention.scores, 1), "v": (attention.mixed, 1)}[part]
     operand: Any = product.args[at]
     made = _only(_nearest([operand], lambda n: n.target in PRODUCTS, lambda n: n.all_input_nodes), part)
-    x, y = _replay(graph.gradients, made, operand)
+    x, y = _computed_from(graph.gradients, made, operand)
     by_head = []
     for h in range(attention.heads):
         mine = y.unflatten(0, (-1, attention.heads))[:, h]
@@ -190,7 +190,7 @@ def _output(graph: Graph, attention: _Attention) -> Channels:
     users = list(attention.mixed.users)
     reader = _only(_nearest(users, lambda n: n.target in PRODUCTS, lambda n: list(n.users)), "o")
     operand: Any = reader.args[-2]
-    x, y = _replay(graph, attention.mixed, operand)
+    x, y = _computed_from(graph, attention.mixed, operand)
     # The transposed derivative is linear in `v`; its own derivative by `v` says what x reaches.
     v = _drawn(y.shape).requires_grad_()
     (back,) = torch.autograd.grad(y, x, v, create_graph=True)
@@ -252,7 +252,7 @@ def _parameter(graph: Graph, node: Any) -> str:
     return ""
 
 
-def _replay(graph: Graph, start: fx.Node, end: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
+def _computed_from(graph: Graph, start: fx.Node, end: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
     """Random values of `start`, and those of `end` that the graph makes of them, differentiable."""
     between = _between(start, end)
     named = {node: graph.values.get(name) for name, node in graph.placeholders.items()}

@@ -57,7 +57,7 @@ class Divergence(RunnerTests):
             assert losses == whole
             assert same(end, trainer._runner.read_state())
 
-    def test_each_state_slot_is_judged_by_a_telling_one(self, compiled: Compile) -> None:
+    def test_nan_in_any_state_slot_is_noticed(self, compiled: Compile) -> None:
         """Whichever slot a step leaves NaN in, it is noticed."""
         for optimizer in OPTIMIZERS:
             trainer = self.load(compiled(self.target, optimizer=optimizer).path)

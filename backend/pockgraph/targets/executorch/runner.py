@@ -51,7 +51,7 @@ class ExecuTorchRunner:
             s.name: torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in spec.state
         }  # until `write_state`
         self._before: dict[str, torch.Tensor] = {}
-        self._judged = manifest.judged_state
+        self._judged = manifest.checked_state
         self._eval: Program | None = None
         self._eval_inputs = _given(manifest.eval)
 

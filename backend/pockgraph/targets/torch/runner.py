@@ -112,7 +112,7 @@ class TorchRunner:
         train = self._read("train", manifest.train, self._values)
         self._results = [s.name for s in train.outputs]
         self._next = {s.next_name: s.name for s in manifest.changing_state}
-        self._judged = manifest.judged_state
+        self._judged = manifest.checked_state
         # Packages of older versions return the loss only, and write the state in place.
         self._updates_in_place = self._mode == "aot" and manifest.telling_state is None
         self._step = self._function("train", with_own_results(train), train)
