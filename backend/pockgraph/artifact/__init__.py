@@ -1,4 +1,4 @@
-"""Training steps as folders: pruning, lowering, checking and writing them; trained weights brought home.
+"""Training steps as folders: pruning, lowering, checking, writing; merging trained weights into a module.
 
 Not here: what reads the folder on a device (`runtime/`), and how a graph is lowered (`targets/`).
 """

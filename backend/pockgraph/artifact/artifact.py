@@ -1,4 +1,4 @@
-"""Artefacts on the machine that compiles: writing the folder, and bringing trained weights home."""
+"""Artefacts on the machine that compiles: writing the folder, and merging trained weights into a module."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LR_GRID = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)  # times the optimizer's rate
 MAX_BIAS_COUNTS = 8
-SCREENING_RATIO = 0.25  # of the steps, in a training that only tells what is hopeless
+SCREENING_RATIO = 0.25  # of the steps, in a training that only tells what is not worth a whole one
 CACHE_BYTES = 1 << 30
 MOST_STEPS = 2**31 - 1
 Mode = Literal["measured", "probe", "mixed"]
@@ -89,7 +89,7 @@ class Settings:
 
     @property
     def screening_steps(self) -> int:
-        """Of a training that only tells what is hopeless."""
+        """Of a training that only tells what is not worth a whole one."""
         return max(1, round(self.steps * SCREENING_RATIO))
 
     def comparable(self, default_lr: float) -> str:

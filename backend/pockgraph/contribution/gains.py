@@ -162,7 +162,7 @@ class Measurement:
     """One candidate fine-tuned with one seed.
 
     Attributes:
-        purpose: `"contribution"`; `"screening"`, with fewer steps, to drop what is hopeless; or `"tuning"` of
+        purpose: `"contribution"`; `"screening"`, with fewer steps, to drop what gains least; or `"tuning"` of
             the learning rate.
         status: `"planned"`, `"done"`, `"diverged"`, or `"failed"` with `error` (it is tried again).
         lr, steps, target: how it was trained; `metric`: mean over the validation samples afterwards.

@@ -79,7 +79,7 @@ class MixedSchedule:
                 return left
         gains = _mean_gains(known)
         out = {r.candidate for r, m in known.items() if m.status in ("diverged", "failed")}
-        out |= self._hopeless(known)
+        out |= self._unpromising(known)
         expected = estimates(self._scores, self._candidates, gains)
         open_ = {c: e for c, e in expected.items() if c not in gains and c not in out}
         hopeful = gains | {c: e.mean + e.std for c, e in open_.items()}
@@ -115,7 +115,7 @@ class MixedSchedule:
         count = min(FIRST, len(order))
         return [order[round(i * (len(order) - 1) / max(1, count - 1))] for i in range(count)]
 
-    def _hopeless(self, known: Mapping[Request, Measurement]) -> set[Candidate]:
+    def _unpromising(self, known: Mapping[Request, Measurement]) -> set[Candidate]:
         """What gained less than half of the others in a short training."""
         short = _mean_gains(known, "screening")
         middle = median(short.values()) if short else 0.0

@@ -1,10 +1,11 @@
-"""True gains behind measured ones: an empirical Bayes estimate for the whole table at once.
+"""True gains from measured ones: an empirical Bayes estimate for the whole table at once.
 
 A measured gain is the true one, plus the noise of its own training, minus the noise of the head's. The true
 gains of a kind (weights, last k biases) vary around a mean that grows with what is trained, and the gains
 of one tensor at several ratios vary together: a Gaussian prior whose scale the table itself tells. What a
-single lucky seed showed is thereby pulled to what its neighbours and its kind showed, the more the noisier
-it is; and the head's own luck, which is in every measured gain alike, is taken out as far as it shows.
+single seed showed is thereby pulled to what its neighbours and its kind showed, the more the noisier it is;
+and the noise of the head's own training, which is in every measured gain alike, is taken out as far as it
+shows.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Depth(NamedTuple):
 
 
 class CutDepths:
-    """The knapsacks of all depths, for some linear expressions as rows.
+    """The knapsacks of all depths; their rows are linear expressions that a budget may limit.
 
     Attributes:
         rows, linear: names of the expressions, in the order of all costs here; the expressions.

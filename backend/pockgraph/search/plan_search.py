@@ -2,8 +2,8 @@
 
 Given a forecaster, as a study has one, the best plan is that of the best forecast: its scores add up
 (`contribution/link.py`), so that the search stays exact. Given a table of measured gains, it is the paper's:
-that of the largest sum of gains (arXiv 2310.17752, section 3), which overlap, and of which the luckiest are
-picked.
+that of the largest sum of gains (arXiv 2310.17752, section 3). Gains overlap, and the search
+favours those that noise made large.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from .linear_solver import NEVER, Constraint, Terms
 
 
 class PlanVariables:
-    """The variables of one (profile, contribution, constraints), and the rows that tie them together.
+    """The variables of one (profile, contribution, constraints), and the constraints that tie them.
 
     Attributes:
         cost, integer, lower: per variable: minus its gain, 1 where it must be whole, its lower bound.

@@ -1,4 +1,4 @@
-"""A study: everything known about one task, in one file that survives.
+"""A study: everything known about one task, in one file.
 
 Not here: how the file is written and locked (`store/`), and how gains are measured (`contribution/`).
 """

@@ -1,4 +1,4 @@
-"""Study: everything known about one task, in one file that survives.
+"""Study: everything known about one task, in one file.
 
 A study is an SQLite database: what the task is, its profile, measured contributions, plans, and runs.
 It can be read, searched and planned with where torch is absent; only measuring needs the task.
