@@ -52,6 +52,7 @@ function slider(track, handle, on) {
   handle.setAttribute("aria-valuemin", "0");
   handle.setAttribute("aria-valuemax", "100");
   handle.tabIndex = 0;
+  handle.dataset.lmSuppressShortcuts = "true"; // in JupyterLab arrow keys would leave the cell
 
   const at = (event) => {
     const box = track.getBoundingClientRect();

@@ -14,6 +14,7 @@ from .curves import CostCurve, GainCurve
 from .frontier import FrontierInfo, FrontierPoint
 from .palette import Palette
 from .records import LossCurve
+from .timeline import Timeline, TimelinePoint
 
 Figure = dict[str, Any]
 Item = dict[str, Any]
@@ -206,6 +207,28 @@ def _ends(points: Sequence[FrontierPoint], colour: str) -> Item:
         "thickness": 1,
         "width": 3,
     }
+
+
+def timeline_chart(found: Timeline, colours: Palette) -> Figure:
+    """Bytes alive over a step: forward, backward, the peak, and full training behind them."""
+
+    def curve(points: Sequence[TimelinePoint], name: str, colour: str, **more: Any) -> Item:
+        line = {"color": colour, "width": 1.5, "shape": "hv"}
+        xs, ys, texts = ([getattr(p, key) for p in points] for key in ("x", "y", "text"))
+        return _scatter(xs, ys, "lines", line=line, text=texts, name=name, **more)
+
+    peak = _scatter(
+        [found.peak.x], [found.peak.y], "markers",
+        marker={"size": 10, "color": colours.accent}, text=[f"peak: {found.peak.text}"], name="peak",
+    )  # fmt: skip
+    traces = [
+        curve(found.full, "full training", colours.soft),
+        curve(found.forward, "forward", colours.gain, fill="tozeroy"),
+        curve(found.backward, "backward and update", colours.cost, fill="tozeroy"),
+        peak,
+    ]
+    x = {"title": "Operators of the step, %", "range": [0, 100]}
+    return _figure(colours, traces, x, {"title": found.y_title, "rangemode": "tozero"})
 
 
 def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colours: Palette) -> Figure:

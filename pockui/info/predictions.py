@@ -39,6 +39,14 @@ def over_budget(figures: Figures, budget: Budget) -> dict[str, float]:
     return excess
 
 
+ORIGINS = {  # how a plan came about, in words
+    "search": "Best plan found for this budget.",
+    "edited": "Edited by hand.",
+    "kept": "Taken from what the study keeps.",
+    "imported": "Imported from a file.",
+    "frontier": "Taken from the frontier.",
+    "linked": "From the page's address. The study has changed since; searching again may find a better plan.",
+}
 COMPARED = ("Plan", "Forecast", "Peak", "Compute", "Step", "Process")
 
 

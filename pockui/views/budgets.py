@@ -13,19 +13,10 @@ from pockgraph.search import Constraints
 from ..bindings import BUDGETED, BudgetBarBinding
 from ..components.web import BudgetBar
 from ..info.costs import COSTS, is_known
-from ..info.predictions import COMPARED, comparison
+from ..info.predictions import COMPARED, ORIGINS, comparison
 from ..state import State
 from .parts import card, heading, table, text
 from .search_rules import rules_text
-
-ORIGINS = {
-    "search": "Best plan found for this budget.",
-    "edited": "Edited by hand.",
-    "kept": "Taken from what the study keeps.",
-    "imported": "Imported from a file.",
-    "frontier": "Taken from the frontier.",
-    "linked": "From the page's address. The study has changed since; searching again may find a better plan.",
-}
 
 
 class Budgets(pn.viewable.Viewer):

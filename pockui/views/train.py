@@ -12,14 +12,12 @@ import param
 
 from pockgraph.plan import Plan
 
-from ..info import charts
+from ..bindings import loss_figure
 from ..info import format as fmt
 from ..info.kept_run import KeptRun, ended_text, run_title
 from ..info.names import file_name
-from ..info.palette import palette
 from ..info.parity import parity_badge
 from ..info.training import (
-    loss_history,
     progress,
     result_tiles,
     runnable_targets,
@@ -239,14 +237,10 @@ class Train(pn.viewable.Viewer):
         return Plan.from_json(job.spec["plan"]).predicted
 
     def _show_loss(self) -> None:
-        job = self.training.job
-        if job is None:
-            return
-        steps, losses = loss_history(job.events)
-        self._loss.visible = bool(steps)
-        if steps:
-            total = job.spec["steps"]
-            self._loss.figure = charts.loss_chart(steps, losses, total, palette(self.state.dark))
+        figure = loss_figure(self.training, self.state.dark)
+        self._loss.visible = figure is not None
+        if figure is not None:
+            self._loss.figure = figure
 
     def __panel__(self) -> pn.viewable.Viewable:
         return pmui.Column(

@@ -1,0 +1,173 @@
+"""What the widgets are made of: the draggable parts, charts that follow a figure, and a kernel's turns."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import anywidget
+import param
+import plotly.graph_objects as go
+import traitlets
+
+from pockgraph.study import Study
+
+from ..components import properties, source, stylesheet
+from ..facts import read_facts
+from ..info.charts import Figure
+from ..info.figure_tiles import Tile
+from ..scheduling import AtOnce, Scheduler
+from ..state import State
+
+TRAITS: dict[type, Callable[..., traitlets.TraitType]] = {
+    param.List: traitlets.List,
+    param.Dict: traitlets.Dict,
+    param.String: traitlets.Unicode,
+    param.Integer: traitlets.Int,
+    param.Number: traitlets.Float,
+    param.Boolean: traitlets.Bool,
+}
+
+
+class KernelTurns:
+    """A `Scheduler` on a kernel's own loop: nothing happens while a cell runs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(call)
+
+    def later(self, ms: int, call: Callable[[], None]) -> Callable[[], None]:
+        return self._loop.call_later(ms / 1000, call).cancel
+
+
+def _scheduler() -> Scheduler:
+    try:
+        return KernelTurns(asyncio.get_running_loop())
+    except RuntimeError:  # no kernel: a script, or a test
+        return AtOnce()
+
+
+def state_of(what: State | Study | str | os.PathLike[str], dark: bool = False) -> State:
+    """The state that widgets share; of a study, or of its file, a new one.
+
+    Raises:
+        StudyError: no study there, or nothing was measured yet.
+        PlanError: no plan can be made of what the study knows.
+    """
+    if isinstance(what, State):
+        return what
+    if isinstance(what, Study):
+        _ = what.profile  # makes it, where this is the first to ask
+        what = what.path
+    state = State(scheduler=_scheduler(), dark=dark)
+    state.show(read_facts(what))
+    return state
+
+
+class Part(anywidget.AnyWidget):
+    """A draggable part. Its traits are those of `components.properties`."""
+
+    ack: int
+
+    def put(self, **values: Any) -> None:
+        with self.hold_sync():
+            for name, value in values.items():
+                setattr(self, name, value)
+
+    def on_edit(self, handle: Callable[[dict[str, Any]], None]) -> None:
+        """Have `handle` deal with the edits, one after the other, and tell the browser."""
+
+        def edited(change: Any) -> None:
+            try:
+                handle(change["new"])
+            finally:
+                self.ack = change["new"]["seq"]
+
+        self.observe(edited, "edit")
+
+    @property
+    def visible(self) -> bool:
+        return self.layout.display != "none"
+
+    @visible.setter
+    def visible(self, on: bool) -> None:
+        self.layout.display = None if on else "none"
+
+
+def _part(name: str, declared: type[properties.Editable]) -> type[Part]:
+    """The widget of a component: its `.js` file, and a trait for each property."""
+    traits: dict[str, Any] = {}
+    for key in declared.param:
+        prop = declared.param[key]
+        if key != "name":
+            kwargs: dict[str, Any] = {"allow_none": True} if prop.allow_None else {}
+            traits[key] = TRAITS[type(prop)](default_value=prop.default, **kwargs).tag(sync=True)
+    files = {"_esm": source(name), "_css": stylesheet(), "__doc__": declared.__doc__, "__module__": __name__}
+    return type(Part)(declared.__name__, (Part,), {**files, **traits})
+
+
+LayerBarsPart = _part("layer_bars", properties.LayerBars)
+BudgetBarPart = _part("budget_bar", properties.BudgetBar)
+
+
+class Chart:
+    """A `FigureWidget` that is made once, and follows figures as `info/charts.py` makes them.
+
+    Attributes:
+        widget: to lay out.
+    """
+
+    def __init__(self, clicked: Callable[[int], None] | None = None) -> None:
+        """Args:
+        clicked: called with the whole `customdata` of a point.
+        """
+        self.widget = go.FigureWidget()
+        self._clicked = clicked
+
+    def put(self, figure: Figure | None) -> None:
+        """Show a figure; None: nothing."""
+        if figure is None:
+            return
+        old: tuple[Any, ...] = tuple(self.widget.data)
+        new = figure["data"]
+        same = [trace.name for trace in old] == [trace.get("name") for trace in new]
+        with self.widget.batch_update():
+            self.widget.layout.update(figure["layout"], overwrite=True)
+            for shown, trace in zip(old, new) if same else ():
+                shown.update(trace, overwrite=True)
+        if not same:
+            self.widget.data = ()
+            self.widget.add_traces(new)
+            for trace in self.widget.data if self._clicked else ():
+                trace.on_click(self._on_click)
+
+    def _on_click(self, trace: Any, points: Any, _: Any) -> None:
+        for i in points.point_inds:
+            if self._clicked is not None and trace.customdata is not None:
+                self._clicked(int(trace.customdata[i]))
+
+
+def tiles_html(tiles: Iterable[Tile]) -> str:
+    """Figures with their names, side by side."""
+    out = []
+    for tile in tiles:
+        colour = "#c62f3b" if tile.alarm else "inherit"
+        out.append(
+            f'<div title="{html.escape(tile.help)}" style="min-width:110px">'
+            f'<div style="font-size:12px;opacity:.7">{html.escape(tile.label)}</div>'
+            f'<div style="font-size:18px;font-weight:600;color:{colour}">{html.escape(tile.value)}</div>'
+            f'<div style="font-size:12px;opacity:.7">{html.escape(tile.note)}</div></div>'
+        )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px 20px;line-height:1.35">{"".join(out)}</div>'
+
+
+def said(text: str, problem: bool = False) -> str:
+    """A sentence, for an `HTML` widget; empty for none."""
+    colour = "#c62f3b" if problem else "inherit"
+    role = "alert" if problem else "status"
+    return f'<div role="{role}" style="color:{colour}">{html.escape(text)}</div>' if text else ""

@@ -1,0 +1,236 @@
+"""Widgets that plan: bars to drag, the frontier, what is alive when, and `Planner`, which joins them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ipywidgets as w
+
+from pockgraph.errors import PlanError
+from pockgraph.plan import Budget, Plan
+from pockgraph.study import Study
+
+from ..bindings import (
+    BUDGETED,
+    BudgetBarBinding,
+    LayerBarsBinding,
+    curve_figures,
+    frontier_figure,
+    timeline_figure,
+)
+from ..frontier_plans import FrontierPlans
+from ..info.costs import COSTS, is_known
+from ..info.figure_tiles import figure_tiles
+from ..info.layers import ORDERS
+from ..info.predictions import ORIGINS
+from ..scheduling import Trailing
+from ..state import State
+from .parts import BudgetBarPart, Chart, LayerBarsPart, said, state_of, tiles_html
+
+Source = State | Study | str | os.PathLike[str]
+WIDE = {"width": "100%"}
+
+
+def _field(kind: Any, state: State, name: str, **options: Any) -> Any:
+    """A form field that shows an attribute of the state, and sets it."""
+    field = kind(value=getattr(state, name), **options)
+    field.observe(lambda change: setattr(state, name, change["new"]), "value")
+    state.param.watch(lambda event: setattr(field, "value", event.new), name)
+    return field
+
+
+class LayerBars(w.VBox):
+    """What each tensor gains and costs, and the share of it that is trained: drag it, lock it.
+
+    Args:
+        source: a study, its file, or the `state` of another widget, which this one then shares.
+
+    Attributes:
+        state: what is looked at and chosen.
+        bars: the draggable part.
+    """
+
+    def __init__(self, source: Source, *, dark: bool = False) -> None:
+        state = self.state = state_of(source, dark)
+        self.bars = LayerBarsPart(layout=WIDE)
+        LayerBarsBinding(state, self.bars)
+        small = w.Layout(width="190px")
+        known = [(c.title, k) for k, c in COSTS.items() if is_known(k, state.facts.profile)]
+        tools = w.HBox(
+            [
+                _field(w.Text, state, "filter", placeholder="filter tensors", layout=small),
+                _field(w.Dropdown, state, "order", options=list(ORDERS.items()), layout=small),
+                _field(w.Dropdown, state, "cost", options=known, layout=small),
+                _field(w.Checkbox, state, "all_tensors", description="all tensors", indent=False),
+            ],
+            layout=w.Layout(flex_flow="row wrap"),
+        )
+        super().__init__([tools, self.bars])
+
+
+class FrontierLine(w.VBox):
+    """The best plan for each of many budgets; a click on one takes it.
+
+    Args:
+        source: as `LayerBars` takes it.
+    """
+
+    def __init__(self, source: Source, *, dark: bool = False) -> None:
+        state = self.state = state_of(source, dark)
+        self._frontier = FrontierPlans(state)
+        self._chart = Chart(clicked=self._frontier.take)
+        self._note = w.HTML()
+        axes = [(COSTS[key].title, key) for key in self._frontier.axes]
+        axis = _field(w.ToggleButtons, state, "axis", options=axes, style={"button_width": "auto"})
+        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark"])
+        self._frontier.param.watch(lambda *_: self._show(), ["plans", "problem"])
+        self._show()
+        super().__init__([axis, self._chart.widget, self._note])
+
+    @property
+    def figure(self) -> Any:
+        """The plotly `FigureWidget`."""
+        return self._chart.widget
+
+    def _show(self) -> None:
+        self._chart.put(frontier_figure(self.state, self._frontier))
+        problem = self._frontier.problem
+        self._note.value = said(str(problem) if problem else "Click a point to take its plan.", bool(problem))
+
+
+class MemoryTimeline(w.VBox):
+    """What is alive over a step of the plan, forward and backward, beside full training; the peak is marked.
+
+    Args:
+        source: as `LayerBars` takes it.
+    """
+
+    def __init__(self, source: Source, *, dark: bool = False) -> None:
+        state = self.state = state_of(source, dark)
+        self._chart = Chart()
+        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "dark"])
+        self._show()
+        super().__init__([self._chart.widget])
+
+    @property
+    def figure(self) -> Any:
+        """The plotly `FigureWidget`."""
+        return self._chart.widget
+
+    def _show(self) -> None:
+        self._chart.put(timeline_figure(self.state))
+
+
+class _Curves(w.HBox):
+    """The selected tensor's gain, and the plan's cost, over its trained share."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._title, self._gain, self._cost = w.HTML(), Chart(), Chart()
+        half = w.Layout(width="50%")
+        sides = [w.VBox([chart.widget], layout=half) for chart in (self._gain, self._cost)]
+        self._gain_side = sides[0]
+        names = ["prediction", "budget", "cost", "dark", "selected"]
+        state.param.watch(Trailing(state.scheduler, self._show), names)
+        self._show()
+        super().__init__([w.VBox([self._title, w.HBox(sides, layout=WIDE)], layout=WIDE)])
+
+    def _show(self) -> None:
+        found = curve_figures(self.state)
+        if found is not None:
+            self._title.value = said(found.row.prefix + found.row.short)
+            self._gain_side.layout.display = "none" if found.gain is None else None
+            self._gain.put(found.gain)
+            self._cost.put(found.cost)
+
+
+class Planner(w.VBox):
+    """Budgets, layers, frontier, curves and memory over one state: drag, and read `plan`.
+
+    Args:
+        source: a study that was analysed, its file, or another widget's `state`.
+        dark: for a dark notebook.
+
+    Raises:
+        StudyError: no study there, or nothing was measured yet.
+
+    Example:
+        >>> planner = Planner(study)
+        >>> planner.plan.save("my.plan.json")
+    """
+
+    def __init__(self, source: Source, *, dark: bool = False) -> None:
+        state = self.state = state_of(source, dark)
+        self._tiles, self._status = w.HTML(layout=WIDE), w.HTML()
+        self.budgets = {key: BudgetBarPart(layout=WIDE) for key in BUDGETED}
+        for key, bar in self.budgets.items():
+            BudgetBarBinding(state, key, bar)
+        buttons = {
+            "undo": w.Button(description="Undo"),
+            "redo": w.Button(description="Redo"),
+            "search_again": w.Button(description="Search again"),
+            "unlock_all": w.Button(description="Unlock all"),
+        }
+        self._buttons = buttons
+        for name, button in buttons.items():
+            button.on_click(lambda _, name=name: getattr(state, name)())
+        actions = w.HBox(list(buttons.values()), layout=w.Layout(flex_flow="row wrap"))
+        self.layers, self.frontier = LayerBars(state), FrontierLine(state)
+        self.timeline = MemoryTimeline(state)
+        tabs = w.Tab([w.VBox([self.layers, _Curves(state)]), self.frontier, self.timeline])
+        tabs.titles = ("Layers", "Frontier", "Memory")
+        state.param.watch(
+            lambda *_: self._show(),
+            ["prediction", "budget", "problem", "origin", "locked", "can_undo", "can_redo"],
+        )
+        self._show()
+        super().__init__([self._tiles, *self.budgets.values(), self._status, actions, tabs])
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it stands. Setting one moves the bars.
+
+        Raises:
+            PlanError: there is none yet; on setting, the plan is another model's.
+        """
+        if self.state.plan is None:
+            raise self.state.problem or PlanError("There is no plan yet.")
+        return self.state.plan
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self.state.take(plan)
+
+    @property
+    def budget(self) -> Budget:
+        """What the plan may need. Setting one searches the best plan for it.
+
+        Raises:
+            BudgetError: on setting, no plan meets it; the plan stays.
+        """
+        return self.state.budget
+
+    @budget.setter
+    def budget(self, budget: Budget) -> None:
+        self.state.set_budget(**{key: getattr(budget, key) for key in Budget.__dataclass_fields__})
+        if self.state.problem is not None:
+            raise self.state.problem
+
+    def _show(self) -> None:
+        s = self.state
+        if s.prediction is not None:
+            facts = s.facts
+            full, baseline = facts.known_plans["Full"], facts.contribution.baseline.mean
+            self._tiles.value = tiles_html(
+                figure_tiles(s.prediction, full, baseline, facts.profile, s.budget)
+            )
+        locked = f" {len(s.locked)} tensor{'s' * (len(s.locked) > 1)} locked." if s.locked else ""
+        excess = "".join(f" {COSTS[k].title}: {COSTS[k].text(v)} over budget." for k, v in s.excess.items())
+        if s.problem is not None:
+            self._status.value = said(str(s.problem), problem=True)
+        else:
+            self._status.value = said(f"{ORIGINS[s.origin]}{locked}{excess}")
+        self._buttons["undo"].disabled, self._buttons["redo"].disabled = not s.can_undo, not s.can_redo
+        self._buttons["search_again"].disabled = s.origin == "search" and not s.locked
+        self._buttons["unlock_all"].disabled = not s.locked

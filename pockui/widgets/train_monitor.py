@@ -1,0 +1,133 @@
+"""Training in a notebook, with the loss as it falls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from pockgraph.errors import PockError
+
+from ..bindings import loss_figure
+from ..info import charts
+from ..info import format as fmt
+from ..info.palette import palette
+from ..info.training import progress, result_tiles, runnable_targets
+from ..training import Training, learning_rate
+from .parts import Chart, said, state_of, tiles_html
+
+if TYPE_CHECKING:
+    from pockgraph.runtime import Trainer
+
+    from .planner import Source
+
+DRAW_S = 0.4  # between drawings of the loss
+
+
+class TrainMonitor(w.VBox):
+    """Trains the plan of a study in a process of its own, or watches a trainer of this kernel.
+
+    Args:
+        source: a study, its file, or the `state` of another widget, whose plan is trained.
+
+    Example:
+        >>> monitor = TrainMonitor(planner.state)
+        >>> monitor  # a form that compiles and trains
+        >>> losses = monitor.watch(artifact.trainer(), islice(task.forever(seed=0), 100))
+    """
+
+    def __init__(self, source: Source, *, dark: bool = False) -> None:
+        state = self.state = state_of(source, dark)
+        training = self.training = Training(state)
+        targets = runnable_targets()
+        small = w.Layout(width="190px")
+        self._target = w.Dropdown(options=list(targets.items()), layout=small)
+        self._steps = w.BoundedIntText(value=100, min=1, max=1_000_000, description="steps", layout=small)
+        self._rate = w.Text(placeholder="the plan's learning rate", layout=small)
+        self._start = w.Button(description="Compile and train", button_style="primary")
+        self._cancel = w.Button(description="Cancel")
+        self._note, self._result = w.HTML(), w.HTML()
+        self._bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="100%"))
+        self._loss = Chart()
+        self._drawn_s = 0.0
+        self._start.on_click(lambda _: self.start())
+        self._cancel.on_click(lambda _: training.cancel())
+        training.param.watch(lambda _: self._show(), "news")
+        form = [self._target, self._steps, self._rate, self._start, self._cancel]
+        super().__init__(
+            [
+                w.HBox(form, layout=w.Layout(flex_flow="row wrap")),
+                self._note,
+                self._bar,
+                self._loss.widget,
+                self._result,
+            ]
+        )
+        self._show()
+
+    @property
+    def figure(self) -> Any:
+        """The plotly `FigureWidget` of the loss."""
+        return self._loss.widget
+
+    def start(self) -> None:
+        """Begin a run with the plan and what the form says; what is wrong with it is said below the form."""
+        try:
+            self.training.start(str(self._target.value), self._steps.value, learning_rate(self._rate.value))
+        except (PockError, ValueError) as e:
+            self._note.value = said(str(e), problem=True)
+
+    def _show(self) -> None:
+        training, job = self.training, self.training.job
+        running = training.running
+        self._start.disabled, self._cancel.disabled = running or bool(training.why_not), not running
+        self._bar.layout.display = None if running else "none"
+        if job is None:
+            self._note.value = said(training.why_not)
+            return
+        failed = job.status == "failed"
+        now = progress(job.events, job.spec["steps"])
+        ended = f"{job.status} after {fmt.duration(job.seconds)}"
+        self._note.value = said(job.error if failed else now.text if running else ended, problem=failed)
+        self._bar.value = now.share or 0
+        metric = self.state.facts.metric
+        self._result.value = tiles_html(result_tiles(job.events, {}, metric, job.spec["target"]))
+        now_s = time.monotonic()
+        if not running or now_s - self._drawn_s > DRAW_S:
+            self._drawn_s = now_s
+            self._loss.put(loss_figure(training, self.state.dark))
+
+    def watch(
+        self, trainer: Trainer, batches: Iterable[Mapping[str, Any]], *, lr: float | None = None
+    ) -> list[float]:
+        """Train in this kernel with what `batches` gives, and show the loss meanwhile.
+
+        Args:
+            lr: learning rate; None takes the plan's.
+
+        Returns:
+            The loss of each step.
+
+        Raises:
+            PockError: as `Trainer.step`.
+        """
+        losses: list[float] = []
+        drawn_s = start_s = time.monotonic()
+        try:
+            for batch in batches:
+                losses.append((trainer.step(batch) if lr is None else trainer.step(batch, lr=lr)).loss)
+                if time.monotonic() - drawn_s > DRAW_S:
+                    drawn_s = time.monotonic()
+                    self._show_losses(losses, drawn_s - start_s)
+        finally:  # what was trained is shown, also when the kernel is interrupted
+            if losses:
+                self._show_losses(losses, time.monotonic() - start_s)
+        return losses
+
+    def _show_losses(self, losses: list[float], seconds: float) -> None:
+        each = fmt.milliseconds(1000 * seconds / len(losses))
+        self._note.value = said(f"{len(losses)} steps, {each} each, loss {losses[-1]:.4g}")
+        steps = list(range(1, len(losses) + 1))
+        self._loss.put(charts.loss_chart(steps, losses, len(losses), palette(self.state.dark)))

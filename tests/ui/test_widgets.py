@@ -1,0 +1,177 @@
+"""The notebook's widgets: the same state, the same edits, without a kernel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("anywidget")
+
+import pockgraph as pg
+from pockgraph.errors import BudgetError, PlanError, StudyError
+from pockgraph.plan import Budget, Plan
+from pockui.components import properties, web
+from pockui.info.timeline import timeline
+from pockui.widgets import FrontierLine, LayerBars, MemoryTimeline, Planner, TrainMonitor
+from pockui.widgets.parts import BudgetBarPart, LayerBarsPart
+
+WEIGHT = "blocks.1.0.weight"
+
+
+def edit(part: Any, **what: Any) -> None:
+    """As a browser sends it."""
+    part.edit = {**what, "seq": part.ack + 1}
+
+
+@pytest.fixture
+def planner(facts) -> Planner:
+    return Planner(facts.path)
+
+
+def test_the_parts_have_the_properties_and_files_of_the_web_app() -> None:
+    for ours, theirs, declared in (
+        (LayerBarsPart, web.LayerBars, properties.LayerBars),
+        (BudgetBarPart, web.BudgetBar, properties.BudgetBar),
+    ):
+        part = ours()
+        names = set(declared.param) - {"name"}
+        assert names <= set(part.traits(sync=True))
+        assert names <= set(theirs.param)
+        for name in names:
+            assert getattr(part, name) == declared.param[name].default == theirs.param[name].default
+        assert str(part._esm) == theirs._esm
+        assert "http" not in str(part._esm).replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_drag_moves_the_figures_and_its_end_the_plan(planner: Planner) -> None:
+    bars, plan, tiles = planner.layers.bars, planner.plan, planner._tiles.value
+    edit(bars, kind="ratio", id=WEIGHT, ratio=0.75, final=False)
+    assert bars.ack == 1
+    assert planner.plan is plan
+    assert planner._tiles.value != tiles
+    edit(bars, kind="ratio", id=WEIGHT, ratio=1, final=True)  # JavaScript has no 1.0
+    assert planner.plan.ratio(WEIGHT) == 1.0
+    assert bars.ratios[WEIGHT] == 1.0
+    assert bars.locked == [WEIGHT]
+    assert bars.selected == WEIGHT
+    assert "Edited by hand. 1 tensor locked." in planner._status.value
+    planner._buttons["undo"].click()
+    assert (planner.plan, bars.locked) == (plan, [])
+    assert planner._buttons["undo"].disabled
+
+
+def test_a_budget_is_dragged_and_one_that_none_meets_says_so(planner: Planner, facts) -> None:
+    bar = planner.budgets["peak_bytes"]
+    edit(bar, kind="budget", value=None, final=True)
+    assert planner.budget == Budget()
+    assert planner.plan.predicted["peak_bytes"] == facts.known_plans["Best"].figures.peak_bytes
+    edit(bar, kind="budget", value=bar.start, final=True)
+    assert 'role="alert"' in planner._status.value
+    assert "smallest" in planner._status.value
+    assert planner.budgets["step_ms"].visible is False, "nothing was timed"
+
+
+def test_setting_a_plan_moves_the_bars(planner: Planner) -> None:
+    profile = planner.state.facts.profile
+    planner.plan = profile.plan({WEIGHT: 0.5, "head.weight": 1.0, "head.bias": 1.0})
+    assert planner.layers.bars.ratios[WEIGHT] == 0.5
+    assert planner.budgets["peak_bytes"].used == pytest.approx(planner.plan.predicted["peak_bytes"] / 1e3)
+    foreign = Plan(task="x", model={"w": (2, 2)}, batch={}, optimizer={"name": "sgd"}, tensors={"w": {}})
+    with pytest.raises(PlanError, match="another model"):
+        planner.plan = foreign
+    assert planner.plan.ratio(WEIGHT) == 0.5
+
+
+def test_setting_a_budget_searches_or_raises(planner: Planner, facts) -> None:
+    planner.budget = Budget(extra_bytes=facts.known_plans["Head"].figures.extra_bytes)
+    assert set(planner.plan.tensors) == set(facts.contribution.head)
+    with pytest.raises(BudgetError, match="smallest"):
+        planner.budget = Budget(peak_bytes=10)
+
+
+def test_widgets_of_one_state_move_together(planner: Planner) -> None:
+    apart = LayerBars(planner.state)
+    edit(apart.bars, kind="lock", id="stem.weight", on=True, ratio=0)
+    assert planner.layers.bars.locked == apart.bars.locked == ["stem.weight"]
+    planner.state.filter = "stem"
+    assert [row["id"] for row in apart.bars.rows] == ["stem.weight"]
+    assert apart.children[0].children[0].value == "stem"
+
+
+def test_a_click_on_the_frontier_takes_its_plan(planner: Planner, facts) -> None:
+    line = planner.frontier
+    (best,) = (trace for trace in line.figure.data if trace.name == "frontier")
+    index = 1
+    best._dispatch_on_click(_points(best, index), None)
+    assert planner.plan is facts.frontier("peak_bytes")[best.customdata[index]]
+    (now,) = (trace for trace in line.figure.data if trace.name == "this plan")
+    assert now.x[0] == pytest.approx(best.x[index])
+    planner.state.axis = "extra_bytes"
+    assert line.figure.layout.xaxis.title.text.startswith("Training memory")
+
+
+def _points(trace: Any, index: int) -> Any:
+    from plotly.callbacks import Points
+
+    return Points(
+        point_inds=[index], xs=[trace.x[index]], ys=[trace.y[index]], trace_name=trace.name, trace_index=0
+    )
+
+
+def test_the_timeline_peaks_where_the_figures_say(facts) -> None:
+    shown = MemoryTimeline(facts.path)
+    state = shown.state
+    names = [trace.name for trace in shown.figure.data]
+    assert names == ["full training", "forward", "backward and update", "peak"]
+    before = shown.figure.data[-1].y[0]
+    assert before == pytest.approx(state.prediction.figures.peak_bytes / 1e3)
+    state.set_ratio(WEIGHT, 0.0)
+    assert shown.figure.data[-1].y[0] == pytest.approx(state.prediction.figures.peak_bytes / 1e3)
+    found = timeline(facts.profile, state.prediction.choice)
+    steps = [*found.forward, *found.backward[1:]]
+    assert max(p.y for p in found.full) == pytest.approx(facts.known_plans["Full"].figures.peak_bytes / 1e3)
+    assert [p.x for p in steps] == sorted(p.x for p in steps)
+    assert found.peak in steps
+
+
+def test_a_monitor_watches_a_trainer_of_this_kernel(planner: Planner, tmp_path) -> None:
+    from itertools import islice
+
+    from ui_task import task
+
+    monitor, made = TrainMonitor(planner.state), task()
+    artifact = pg.compile(pg.build(made, pg.SGD(lr=0.05)), planner.plan, target="onnx", out=tmp_path / "a")
+    losses = monitor.watch(artifact.trainer(), islice(made.forever(seed=0), 12), lr=0.05)
+    assert len(losses) == 12
+    np.testing.assert_allclose(monitor.figure.data[0].y, losses)
+    assert "12 steps" in monitor._note.value
+
+
+def test_a_monitor_without_a_task_says_why_it_cannot_start(planner: Planner, monkeypatch) -> None:
+    monkeypatch.setattr("pockui.training.why_not_trainable", lambda *_: "There is no module 'gone' here.")
+    monitor = TrainMonitor(planner.state)
+    assert monitor._start.disabled
+    assert "no module" in monitor._note.value
+    monitor._rate.value = "fast"
+    monitor.start()
+    assert "&#x27;fast&#x27; is no learning rate" in monitor._note.value
+
+
+def test_a_study_that_is_open_is_taken_too_and_a_missing_one_refused(study_path, tmp_path) -> None:
+    with pg.Study(study_path) as study:
+        assert FrontierLine(study).state.facts.name == study.name
+    with pytest.raises(StudyError):
+        Planner(tmp_path / "none.db")
+
+
+def test_a_notebook_loads_no_panel(facts) -> None:
+    code = (
+        "import sys; from pockui.widgets import Planner; Planner(sys.argv[1]).plan;"
+        "print([m for m in sys.modules if m.split('.')[0] in ('panel', 'torch')][:3])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(facts.path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
