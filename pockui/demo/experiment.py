@@ -39,9 +39,9 @@ from pockgraph.measure import (
     measure_interleaved,
 )
 from pockgraph.profile import Profile
+from pockgraph.profile.time_model import LEAST_TIMED_PLANS
 from pockgraph.study import Run
 from pockgraph.study.data_splits import splits_of
-from pockgraph.study.kept_devices import LEAST_PLANS
 
 from ..eager import eager_command
 from ..project import DEMOS, load_task
@@ -346,7 +346,7 @@ class _Experiment:
             The account of each process.
         """
         choices = {key: profile.ratios_of(planned[key].plan) for key in figures if planned[key].graph is None}
-        if len(choices) < LEAST_PLANS:
+        if len(choices) < LEAST_TIMED_PLANS:
             return {}
         device = device_of(self.graph, "openvino", choices, figures, self.threads)
         self.study.add_device(device)

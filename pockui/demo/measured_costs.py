@@ -12,7 +12,7 @@ from pockgraph.machine import machine
 from pockgraph.measure import StepFigures
 from pockgraph.measure.device_profile import THIS_MACHINE, Block, DeviceProfile, TaskIdentity
 from pockgraph.profile import MeasuredPlan, Profile
-from pockgraph.profile.model_fits import LEAST_PLANS, fit_memory
+from pockgraph.profile.model_fits import LEAST_MEMORY_PLANS, fit_memory
 
 from ..versions import versions
 from .results import ProcessPeak
@@ -56,7 +56,7 @@ def process_peaks(profile: Profile, measured: Mapping[str, MeasuredPlan]) -> dic
     found = {}
     for key, plan in measured.items():
         others = [other for k, other in measured.items() if k != key]
-        if plan.memory is None or len(others) < LEAST_PLANS:
+        if plan.memory is None or len(others) < LEAST_MEMORY_PLANS:
             continue
         memory = profile.with_memory(fit_memory(profile, others)).process_memory(plan.choice)
         if memory is not None:

@@ -40,7 +40,7 @@ from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from . import decay as decay_check
 from .decay import WorstDecay, decay_step
-from .gradients import GradientCheck, GradientComparison
+from .gradients import FLOOR_RATIO_F32, GradientCheck, GradientComparison
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .split_step import GradientRun
 from .updates import ALLOWED
@@ -72,7 +72,6 @@ TOLERANCES = {
     "bf16": Precision(eps=2.0**-8, gradient=5e-2, loss=2e-2, step=5e-1),
 }
 ARITHMETIC = 1e-5  # share of a state's movement that the operators of an update may be off
-FLOOR_RATIO = 1e-7  # of float32 gradients, see `spans`
 # Runs that differ in rounding, and by how many last bits: at first, and more before a step is refused.
 # More bits pass more kinks.
 DRAWS = ((2, 4.0), (3, 16.0))
@@ -212,7 +211,7 @@ class _Judge:
         Args:
             center: the graph's run that counts; runs: others, that say what rounding does.
         """
-        floor = FLOOR_RATIO * typical(center.gradients)
+        floor = FLOOR_RATIO_F32 * typical(center.gradients)
         only = frozenset(self._next_names[name] for name in self._doubtful(doubt))
         update_inputs = {name: center.update_inputs[name] for name in self._split.read_by(only)}
         span = spans(update_inputs, [r.update_inputs for r in runs], self._precision.gradient, floor)

@@ -25,8 +25,7 @@ from .updates import UpdateComparison, check_update
 QUICK = 5e-5  # a deviation in float32 up to which nothing more is asked
 EXACT = 1e-6  # in float64
 FALLBACK = 1e-4  # beyond rounding, where there is no float64
-FLOOR_RATIO = 1e-9  # of float64 gradients, see `spans`
-FLOOR_RATIO_F32 = 1e-7
+FLOOR_RATIO_F64, FLOOR_RATIO_F32 = 1e-9, 1e-7  # of gradients, see `spans`
 RUNS = 4
 
 
@@ -155,13 +154,13 @@ class GradientCheck:
         if module is None or self.exact is None:
             runs = self.perturbed(RUNS)
             return self._judged(self._compare(self.plain, eager, runs, FALLBACK, FLOOR_RATIO_F32))
-        found = self._compare(self.exact, module, [], EXACT, FLOOR_RATIO)
+        found = self._compare(self.exact, module, [], EXACT, FLOOR_RATIO_F64)
         runs = []
         for seed in range(RUNS):
             if found.agrees:
                 break
             runs.append(self.split.run_gradients(double=True, perturbation=seed))
-            found = self._compare(self.exact, module, runs, EXACT, FLOOR_RATIO)
+            found = self._compare(self.exact, module, runs, EXACT, FLOOR_RATIO_F64)
         return self._judged(found)
 
     def _double_module(self) -> Outcome | None:

@@ -25,14 +25,15 @@ from .common_bytes_per_unit import COMMON_BYTES_PER_UNIT
 from .measured_plan import MeasuredPlan
 from .memory_model import MemoryAmounts, MemoryModel
 from .operator_cost import WORK_KINDS
-from .profile import Profile, TimeModel
+from .profile import Profile
+from .time_model import LEAST_TIMED_PLANS, TimeModel
 
 # Pulls coefficients that the timed plans say nothing about to zero, and moves the others by under 1 %.
 RIDGE = 1e-3
 # How strongly shared coefficients draw, in relative residuals: as a plan that is off by so much would.
 SHARED_RIDGE = 0.03
 FIXED_RIDGE = 1e-2 * SHARED_RIDGE  # of what is the network's own
-LEAST_PLANS = 4  # of a memory model: one more than its parts tell apart
+LEAST_MEMORY_PLANS = 4  # of a memory model: one more than its parts tell apart
 MOST_COPIES = 2  # of what is not trained, that every process holds: as it was read, and in a kernel's order
 _STATE = MemoryAmounts._fields.index("state_bytes")
 
@@ -90,14 +91,14 @@ def fit_memory(
         shared: target -> bytes per unit that the fit leans on.
 
     Returns:
-        None where memory was measured of fewer than `LEAST_PLANS` plans, as where the system does not say.
+        None where memory was measured of fewer than `LEAST_MEMORY_PLANS` plans.
 
     Raises:
         PlanError: plans of several targets, or less than two.
     """
     target = _target(measured)
     known = [(plan, plan.memory) for plan in measured if plan.memory is not None]
-    if len(known) < LEAST_PLANS:
+    if len(known) < LEAST_MEMORY_PLANS:
         return None
     amounts = np.array([profile.memory_amounts(plan.choice) for plan, _ in known], dtype=float)
     peak_bytes = np.array([memory.peak_bytes for _, memory in known], dtype=float)
@@ -164,7 +165,7 @@ def _target(measured: Sequence[MeasuredPlan]) -> str:
             f"A model is fitted to plans of one target; these were measured on {' and '.join(targets)}. Fit "
             "those of each target by themselves."
         )
-    if len(measured) < 2:
+    if len(measured) < LEAST_TIMED_PLANS:
         raise PlanError(
             f"A model is fitted to two measured plans at least, better to a dozen; got {len(measured)}. "
             "Measure more of them."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LEAST_TIMED_PLANS = 2  # that such a model can be fitted to
+
 
 @dataclass(frozen=True)
 class TimeModel:

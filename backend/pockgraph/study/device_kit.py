@@ -13,10 +13,9 @@ from ..files import replacing
 from ..measure.device_profile import THIS_MACHINE, DeviceProfile, DeviceProfileError, TaskIdentity
 from ..measure.kit import BATCH, KIT, Kit, KitPlan, Measuring, measure_kit
 from ..profile import Profile
+from ..profile.time_model import LEAST_TIMED_PLANS
 from ..train_graph import TrainGraph
 from .measured_plans import Choice, fitting_choices
-
-LEAST_PLANS = 2
 
 
 def make_kit(
@@ -42,8 +41,10 @@ def make_kit(
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / KIT).is_file()):
         raise DeviceProfileError(f"{out} is there, and no kit. Choose another folder, or remove it.")
     chosen = [dict(c) for c in (fitting_choices(profile) if choices is None else choices)]
-    if len(chosen) < LEAST_PLANS:
-        raise DeviceProfileError(f"A kit has at least {LEAST_PLANS} plans, or nothing can be told from them.")
+    if len(chosen) < LEAST_TIMED_PLANS:
+        raise DeviceProfileError(
+            f"A kit has at least {LEAST_TIMED_PLANS} plans, or nothing can be told from them."
+        )
     plans = [KitPlan(choice=c, artifact=f"plan-{n:02}") for n, c in enumerate(chosen)]
     identity = TaskIdentity(
         name=graph.name, fingerprint=graph.fingerprint, optimizer=graph.optimizer.to_dict()
@@ -85,7 +86,7 @@ def measure_here(
         kit, out = Path(scratch) / "kit", Path(scratch) / "device.json"
         make_kit(graph, profile, kit, target=target, progress=progress)
         found = measure_kit(kit, out, Measuring(THIS_MACHINE, threads, rounds=1), progress)
-    if len(found.plans()) < LEAST_PLANS:
+    if len(found.plans()) < LEAST_TIMED_PLANS:
         raise DeviceProfileError(
             f"{len(found.failures)} of {len(found.choices)} plans could not be measured here, for example: "
             f"{next(iter(found.failures.values()))}"

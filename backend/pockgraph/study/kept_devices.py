@@ -8,10 +8,9 @@ from typing import Any, NoReturn
 from ..errors import PlanError, StudyError, require, suggest
 from ..measure.device_profile import DeviceProfile
 from ..profile import Profile
+from ..profile.time_model import LEAST_TIMED_PLANS
 from ..store.store import advance
 from .kept_records import KeptRecords
-
-LEAST_PLANS = 2  # of which a model of a step's time can be made
 
 
 class KeptDevices(KeptRecords):
@@ -147,10 +146,11 @@ def checked_device(device: DeviceProfile, facts: Mapping[str, Any]) -> DevicePro
                 f"The device {device.name!r} has a plan that trains {min(unknown)!r}, which the model lacks. "
                 "Measure it again."
             )
-    if len(device.plans()) < LEAST_PLANS:
+    if len(device.plans()) < LEAST_TIMED_PLANS:
         raise StudyError(
             f"On the device {device.name!r} {len(device.plans())} of {len(device.choices)} plans were "
-            f"measured, and a model needs {LEAST_PLANS}. The command that measures it goes on where it was."
+            f"measured, and a model needs {LEAST_TIMED_PLANS}. The command that measures it goes on where "
+            "it was."
         )
     return device
 
