@@ -15,7 +15,7 @@ from .info import charts
 from .info.budgets import EXAMPLES, BudgetRange, budget_range, to_limit, typed_limit
 from .info.costs import COSTS
 from .info.curves import cost_curve, gain_curve
-from .info.frontier import frontier_info
+from .info.frontier import axis_unit, frontier_info
 from .info.layers import LayerRow, component_rows, component_scale, select_rows
 from .info.palette import palette
 from .info.timeline import timeline
@@ -187,6 +187,17 @@ def curve_figures(state: State) -> CurveFigures | None:
     choice, cost = state.prediction.choice, COSTS[state.cost]
     curve = cost_curve(facts.profile, facts.contribution, choice, row, now, cost, state.budget)
     return CurveFigures(row, gain, charts.cost_chart(curve, colours))
+
+
+def frontier_edited(state: State, frontier: FrontierPlans, edit: Edit) -> None:
+    """A point of the chart takes its plan; its budget line sets the limit."""
+    if edit["kind"] == "click":
+        frontier.take(edit["index"])
+        return
+    key = state.axis
+    value = None if edit["value"] is None else float(edit["value"])
+    limit = to_limit(key, value, axis_unit(state.facts.known_plans, COSTS[key]))
+    state.set_budget(final=edit["final"], **{key: limit})
 
 
 def frontier_figure(state: State, frontier: FrontierPlans) -> charts.Figure | None:

@@ -142,7 +142,7 @@ def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
 
 def _frame(state: State) -> pmui.Page:
     """A page without content."""
-    pn.extension("plotly", notifications=True, exception_handler=tell)
+    pn.extension(notifications=True, exception_handler=tell)
     _keep_styles_here()
     page = pmui.Page(
         title="PockUI",

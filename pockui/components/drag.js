@@ -40,8 +40,8 @@ function edits(model) {
  * @param {HTMLElement} handle what takes the keyboard focus and the ARIA role
  * @param {{read: () => number, write: (fraction: number, final: boolean) => void,
  *          marks: () => number[], quantise: (fraction: number) => number, step: () => number,
- *          disabled: () => boolean, key?: (event: KeyboardEvent) => boolean}} on
- *        `key` takes a key that means something else here
+ *          disabled: () => boolean, area?: () => {left: number, width: number}, key?: (event: KeyboardEvent) => boolean}} on
+ *        `area` is where 0 and 1 lie, if not at the ends of the track; `key` takes a key that means something else here
  */
 function slider(track, handle, on) {
   let dragging = null;
@@ -55,7 +55,7 @@ function slider(track, handle, on) {
   handle.dataset.lmSuppressShortcuts = "true"; // in JupyterLab arrow keys would leave the cell
 
   const at = (event) => {
-    const box = track.getBoundingClientRect();
+    const box = on.area?.() ?? track.getBoundingClientRect();
     const fraction = clamp((event.clientX - box.left) / box.width, 0, 1);
     const mark = on.marks().find((m) => Math.abs(m - fraction) < SNAP);
     return on.quantise(mark ?? fraction);
@@ -142,7 +142,7 @@ function tooltip(root) {
     hide() { card.hidden = true; },
     show(target, title, lines) {
       card.replaceChildren();
-      make("div", "pock-tip-title", card, title);
+      if (title) make("div", "pock-tip-title", card, title);
       for (const [label, value] of lines) {
         const line = make("div", "pock-tip-line", card);
         if (label) make("span", "pock-tip-label", line, label);

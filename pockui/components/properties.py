@@ -60,9 +60,10 @@ class Page(Editable):
 
 
 class Chart(Editable):
-    """A Plotly figure that the page's theme leaves alone.
+    """A figure of `pockui.info.charts`, in Plotly's terms.
 
-    Edits: `{"kind": "click", "index"}` for points with whole `customdata`.
+    Edits: `{"kind": "click", "index"}` for points with whole `customdata`;
+    `{"kind": "limit", "value": float | None, "final"}` of the shape that is `editable`, in the axis' unit.
     """
 
     figure = param.Dict(default={}, doc="A figure as plain data and layout.")

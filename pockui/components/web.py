@@ -47,9 +47,8 @@ class BudgetBar(_OnPage, properties.BudgetBar, AnyWidgetComponent):
 
 
 class Chart(_OnPage, properties.Chart, AnyWidgetComponent):
-    """Needs `pn.extension("plotly")`, which brings Plotly's JavaScript."""
-
     _esm = source("chart")
+    _stylesheets = STYLES
     _debounce = 0
     _react_version = "18.3.1"
 

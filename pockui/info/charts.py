@@ -1,6 +1,6 @@
 """Plotly figures, as plain data and layout, of what the other modules here compute.
 
-Only attributes of plotly.js 3.1 and older are used: that is what the page brings along. Plotly's own classes
+`components/chart.js` draws the kinds of traces, shapes and labels that are made here. Plotly's own classes
 check every attribute of every figure, which takes longer than all else that an edit needs; here the tests do.
 """
 
@@ -154,12 +154,14 @@ def _share_axis(title: str) -> Item:
 
 def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
     """The forecast against a cost: the best plans, well-known ones, the current one, the budget."""
-    best = _scatter(
+    steps = {"line": {"color": colours.gain, "width": 2, "shape": "hv"}, "hoverinfo": "skip"}
+    best = {"type": "scatter", "x": [x for x, _ in info.steps], "y": [y for _, y in info.steps], **steps}
+    best |= {"mode": "lines", "name": "best known"}
+    points = _scatter(
         [p.x for p in info.points],
         [p.y for p in info.points],
-        "lines+markers",
+        "markers",
         error_y=_ends(info.points, colours.gain),
-        line={"color": colours.gain, "width": 2, "shape": "hv"},
         marker={"size": 7, "color": colours.gain},
         text=[p.text for p in info.points],
         customdata=[p.place for p in info.points],
@@ -178,14 +180,15 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
         cliponaxis=False,
         name="well-known plans",
     )
-    traces, shapes, labels = [best, known], [], []
+    traces, shapes = [best, points, known], []
     if info.infeasible_below is not None:
         sides = {"x0": info.x_range[0], "x1": info.infeasible_below, "y0": 0, "y1": 1, "yref": "y domain"}
         shade = {"fillcolor": colours.soft, "opacity": 0.09, "line": {"width": 0}}
         shapes.append({"type": "rect", **sides, **shade})
-    if info.limit is not None:
-        shapes.append(_upright(info.limit, color=colours.accent, width=1.5, dash="dash"))
-        labels.append(_label(" budget", colours, x=info.limit, y=0, yref="paper"))
+    at = info.x_range[1] if info.limit is None else info.limit  # at the right end it limits nothing
+    limit = _upright(at, color=colours.accent, width=1.5, dash="dash")
+    label = {"text": "budget", "font": {"size": 11, "color": colours.accent}}
+    shapes.append({**limit, "name": f"Budget, {info.x_title}", "editable": True, "label": label})
     if info.now is not None:
         marker = {"size": 14, "color": colours.accent, "line": {"color": colours.paper, "width": 2}}
         now, ends = ([info.now.x], [info.now.y]), _ends([info.now], colours.accent)
@@ -193,7 +196,7 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
         traces.append(_scatter(*now, "markers", **more))
     x = {"title": info.x_title, "range": [*info.x_range]}
     y = {"title": info.y_title, "range": [*info.y_range]}
-    return _figure(colours, traces, x, y, shapes, labels, height=300)
+    return _figure(colours, traces, x, y, shapes, height=300)
 
 
 def _ends(points: Sequence[FrontierPoint], colour: str) -> Item:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import format as fmt
-from .costs import Cost
+from .costs import Cost, Unit
 
 if TYPE_CHECKING:
     from pockgraph.plan import Plan
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .predictions import Prediction
 
 
-FAR = 2.5  # full training this many times further out than all else would squeeze the rest, and is left out
+FAR = 2.5  # so many times further out than all else, full training would squeeze it, and stands at the edge
 EDGE = 0.2  # share of the chart's width within which a name stands on the inner side of its mark
 SIDES = {"Head": "bottom right", "Preset": "top right", "Best": "top left", "Full": "bottom left"}
 
@@ -51,6 +51,7 @@ class FrontierInfo(NamedTuple):
 
     Attributes:
         points: the best plan for each of many budgets, cheapest first.
+        steps: (cost, forecast): the best of all shown plans at each cost, to the right end.
         marks: head, preset, full and the like.
         now: the current plan.
         limit: the budget, where it concerns this axis.
@@ -58,6 +59,7 @@ class FrontierInfo(NamedTuple):
     """
 
     points: tuple[FrontierPoint, ...]
+    steps: tuple[tuple[float, float], ...]
     marks: tuple[Mark, ...]
     now: FrontierPoint | None
     limit: float | None
@@ -84,7 +86,7 @@ def frontier_info(
         cost: the horizontal axis.
     """
     needs = {name: getattr(p.figures, cost.key) for name, p in known_plans.items()}
-    unit = cost.axis(max((v for v in needs.values() if v is not None), default=0))
+    unit = axis_unit(known_plans, cost)
     points = []
     for i, plan in enumerate(plans):
         if cost.key not in plan.predicted:
@@ -114,14 +116,20 @@ def frontier_info(
     others = [m for m in named if m.name != "Full"]
     shown = [*points, *others, *([current] if current else [])]
     low, high = min(p.x for p in shown), max(p.x for p in shown)
-    named = [m for m in named if m in others or m.x - low <= FAR * (high - low)]
-    shown += [m for m in named if m not in others]
-    xs, ys = [p.x for p in shown], [p.y for p in shown]
+    near = [m for m in named if m in others or m.x - low <= FAR * (high - low)]
+    shown += [m for m in near if m not in others]
+    xs, ys = [p.x for p in shown], [p.y for p in (*shown, *named)]
     ys += [end for p in (*points, *([current] if current else [])) for end in (p.low, p.high)]
     x_range = _padded(xs, 0.06)
+    edge = [
+        m._replace(name=f"{m.name}, {cost.text(needs[m.name])} →", x=x_range[1])
+        for m in named
+        if m not in near
+    ]
     return FrontierInfo(
         points=tuple(points),
-        marks=tuple(m._replace(side=_inwards(m.side, m.x, x_range)) for m in named),
+        steps=_best_at_each_cost(shown, x_range[1]),
+        marks=tuple(m._replace(side=_inwards(m.side, m.x, x_range)) for m in (*near, *edge)),
         now=current,
         limit=None if limit is None else limit / unit.size,
         infeasible_below=min(xs) if xs else None,
@@ -130,6 +138,23 @@ def frontier_info(
         x_range=x_range,
         y_range=_padded(ys, 0.08),
     )
+
+
+def axis_unit(known_plans: Mapping[str, Prediction], cost: Cost) -> Unit:
+    """The unit of the horizontal axis."""
+    needs = (getattr(p.figures, cost.key) for p in known_plans.values())
+    return cost.axis(max((need for need in needs if need is not None), default=0))
+
+
+def _best_at_each_cost(
+    plans: Sequence[FrontierPoint | Mark], right: float
+) -> tuple[tuple[float, float], ...]:
+    """The corners of the staircase above which no plan is known."""
+    steps: list[tuple[float, float]] = []
+    for plan in sorted(plans, key=lambda p: (p.x, -p.y)):
+        if not steps or plan.y > steps[-1][1]:
+            steps.append((plan.x, plan.y))
+    return (*steps, (right, steps[-1][1])) if steps else ()
 
 
 def _forecast(metric: fmt.MetricScale, expected: float, low: float, high: float) -> str:

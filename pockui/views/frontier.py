@@ -9,13 +9,16 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from ..bindings import frontier_figure
+from pockgraph.search import Constraints
+
+from ..bindings import frontier_edited, frontier_figure
 from ..frontier_plans import FrontierPlans
 from ..info.costs import COSTS
 from ..scheduling import Trailing
 from ..state import AXES, State
 from . import parts
 
+USE = "Click a point to take its plan, drag the line to move the budget. Shaded: too little for any plan."
 TITLES = {key: COSTS[key].title for key in AXES}
 
 
@@ -36,9 +39,11 @@ class Frontier(pn.viewable.Viewer):
             sx={"& button": {"whiteSpace": "nowrap", "px": 1.25, "py": 0.25}},
         )
         self._chart = parts.chart("Forecast against cost: best plans, well-known plans, and this plan")
-        self._chart.on_edit(lambda edit: self._frontier.take(edit["index"]))
+        self._chart.on_edit(partial(frontier_edited, state, self._frontier))
         self._note = parts.text()
-        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark"])
+        state.param.watch(
+            Trailing(state.scheduler, self._show), ["prediction", "budget", "dark", "locked", "rules"]
+        )
         state.param.watch(self._show_axis, ["facts", "axis"])
         self._frontier.param.watch(lambda *_: self._show(), ["plans", "problem"])
         self._axis.param.watch(lambda e: setattr(state, "axis", e.new), "value")
@@ -54,7 +59,9 @@ class Frontier(pn.viewable.Viewer):
         if figure is None:
             return
         problem = self._frontier.problem
-        hint = "Click a point to take its plan. Shaded: too little for any plan."
+        hint = USE
+        if self.state.asked != Constraints():
+            hint += " The points keep to no lock and no rule; the plan searched for the budget does."
         if problem is not None:
             hint = html.escape(str(problem))
         elif not self._frontier.plans:

@@ -297,13 +297,28 @@ def test_frontier_names_marks_and_the_infeasible_region(facts, state) -> None:
     assert all(0 <= p.low <= p.y <= p.high <= 100 for p in info.points)
 
 
-def test_far_away_full_training_is_left_out_of_the_chart(facts) -> None:
+def test_no_shown_plan_lies_above_the_frontiers_steps(facts, state) -> None:
+    few = facts.frontier("peak_bytes")[::4]  # coarse: plans for budgets in between are better than its steps
+    state.set_budget(peak_bytes=facts.known_plans["Best"].figures.peak_bytes - 1)
+    info = frontier_info(
+        few, facts.known_plans, state.prediction, state.budget, COSTS["peak_bytes"], facts.metric
+    )
+    for plan in (*info.points, *info.marks, info.now):
+        assert plan is not None
+        assert plan.y <= max(y for x, y in info.steps if x <= plan.x)
+    assert [y for _, y in info.steps] == sorted(y for _, y in info.steps)
+    assert info.steps[-1][0] == info.x_range[1]
+
+
+def test_full_training_far_away_stands_at_the_edge_of_the_chart_with_its_cost(facts) -> None:
     full = facts.known_plans["Full"]
     far = full._replace(figures=replace(full.figures, peak_bytes=10**9))
     marks = {**facts.known_plans, "Full": far}
     info = frontier_info([], marks, None, Budget(), COSTS["peak_bytes"], facts.metric)
-    assert "Full" not in [m.name for m in info.marks]
-    assert info.x_range[1] < 1000
+    edge = info.marks[-1]
+    assert (edge.name, edge.x) == ("Full, 1.00 GB →", info.x_range[1])
+    assert info.x_range[1] < 1e6 / 2  # of kB: the other plans are not squeezed
+    assert info.y_range[0] < edge.y < info.y_range[1]
 
 
 def test_names_at_an_edge_of_the_chart_stand_on_its_inner_side(facts) -> None:
