@@ -6,6 +6,7 @@ test runs.
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 LONG = {
     "test_experiment.py", "test_browser.py", "test_field_full_disk.py", "test_field_server.py",
     "test_convolutional.py", "test_cli_project.py", "test_cli_studies.py", "test_demo_tasks.py",
-    "test_jobs.py",
+    "test_jobs.py", "test_own_task.py", "test_evidence.py", "test_cluster.py", "test_language.py",
+    "test_exported_program.py", "test_workers.py", "test_device_profile.py", "test_policies.py",
 }  # fmt: skip
 
 
@@ -39,6 +41,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         tests = Counter(item.path for item in items)
         items.sort(key=lambda i: (i.path.name not in LONG, -tests[i.path], i.path))
+
+
+def pytest_collection_finish() -> None:
+    """What libraries and the collection made stays: no search for garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)

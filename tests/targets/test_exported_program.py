@@ -24,17 +24,20 @@ from pockgraph.train_graph import TrainGraph
 
 
 class TestSteps(TrainingContract):
-    cases = (
+    cases: Sequence[Case] = (
         Case("resnet", "full", "momentum"),
-        Case("mobilenet", "last", "adamw"),
         Case("transformer", "last", "adamw"),
-        Case("batch_norms", "full", "momentum"),
         Case("dropping", "full", "sgd"),
     )
     test_any_plan_equals_eager_pytorch = None  # the legaliser and the plans have their own
 
     def run(self, graph: TrainGraph, batches: Sequence[Batch], lrs: Sequence[float]) -> Steps:
         return run_exported(graph, batches, lrs, lambda part: exported_program(part).module())
+
+
+@pytest.mark.slow
+class TestStepsOfOthers(TestSteps):
+    cases = Case("mobilenet", "last", "adamw"), Case("batch_norms", "full", "momentum")
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,9 @@ HANDFUL = (
 )
 
 
+IN_BFLOAT16 = tuple(c for c in COVERING_CASES[::4] if c.optimizer != "adamw" and c.model != "bert")
+
+
 def compiled(folder: Path, model: str = "mlp", **options: str) -> pg.Artifact:
     graph = built(model)
     return pg.compile(graph, PLANS["half"](graph), target="torch", out=folder, options=options, parity=False)
@@ -51,8 +54,13 @@ class TestBFloat16(TargetContract):
     target = "torch"
     options: ClassVar = {"precision": "bf16"}
     dtype = torch.bfloat16
-    cases = tuple(c for c in COVERING_CASES[::4] if c.optimizer != "adamw" and c.model != "bert")
+    cases = IN_BFLOAT16[::2]
     test_any_plan_equals_eager_pytorch: Any = None  # plans and precisions do not know of each other
+
+
+@pytest.mark.slow
+class TestOtherCellsInBFloat16(TestBFloat16):
+    cases = IN_BFLOAT16[1::2]
 
 
 def lowered(model: str) -> tuple[pg.TrainGraph, pg.TrainGraph]:
