@@ -25,6 +25,7 @@ from pockgraph.train_graph import TrainGraph
 
 
 class TestBatchStatistics(TrainingContract):
+    drawn_plans = 4  # of a plain step there are more: tests/train_graph/test_pruned_step.py
     cases = tuple(
         Case(model, plan, optimizer)
         for (model, plan), optimizer in zip(

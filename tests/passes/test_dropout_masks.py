@@ -31,6 +31,7 @@ from pockgraph.train_graph import TrainGraph
 
 
 class TestDropout(TrainingContract):
+    drawn_plans = 4  # of a plain step there are more: tests/train_graph/test_pruned_step.py
     cases = tuple(
         Case(model, plan, optimizer)
         for (model, plan), optimizer in zip(

@@ -38,8 +38,14 @@ def random_choice(graph: TrainGraph, rng: random.Random) -> dict[str, float]:
     return {r.fqn: rng.choice(RATIOS) if r.channel_dim is not None else 1.0 for r in rows}
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
-@pytest.mark.parametrize("model", list(ZOO))
+@pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [
+        pytest.param(model, optimizer, marks=[pytest.mark.slow] * ((i + j) % 2))
+        for i, model in enumerate(ZOO)
+        for j, optimizer in enumerate(("momentum", "adamw"))
+    ],
+)
 def test_figures_equal_the_pruned_graph_to_the_byte(model: str, optimizer: str) -> None:
     graph = built(model, optimizer)
     profile = profile_of(graph)
