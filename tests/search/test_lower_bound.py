@@ -11,10 +11,10 @@ from test_constraints import RATIOS, costs, subject
 from test_evolution import between
 
 from pockgraph.contribution import Contribution, Gain
-from pockgraph.contribution.forecast import Forecaster
+from pockgraph.contribution.forecast import Forecaster, TrainedPlan
 from pockgraph.errors import BudgetError, PlanError
 from pockgraph.plan import Budget
-from pockgraph.search import Constraints, search
+from pockgraph.search import Constraints, frontier, search
 from pockgraph.search.lower_bound import Z
 from pockgraph.study.trained_plans import measured_ratios
 
@@ -103,3 +103,17 @@ def test_a_plan_by_forecasts_carries_them() -> None:
     assert p["gain_low"] < p["gain"] < p["gain_high"]
     assert p["metric_low"] < p["metric"] < p["metric_high"]
     assert p["score"] == pytest.approx(forecaster.scores.predicted_gain(measured_ratios(plan, table)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_forecast_rises_along_a_frontier_also_where_plans_were_trained(seed: int) -> None:
+    profile, table = subject("mobilenet")
+    rng = random.Random(seed)
+    trained = [
+        TrainedPlan({fqn: rng.choice([0, *RATIOS]) for fqn in table.weights}, rng.uniform(0, 0.3))
+        for _ in range(4)
+    ]
+    plans = frontier(profile, Forecaster(uncertain("mobilenet", seed)[0], trained), 20)
+    forecasts = [p.predicted["metric"] for p in plans]
+    assert len(plans) > 1
+    assert forecasts == sorted(set(forecasts))

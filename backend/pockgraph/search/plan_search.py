@@ -123,8 +123,9 @@ def frontier(
         locked, constraints: as for `search`.
 
     Returns:
-        Plans of rising cost and rising gain (rising score, with a forecaster); those that another one
-        dominates are left out.
+        Plans of rising cost and rising gain; those that another one dominates are left out. With a
+        forecaster it is the forecast that rises: a plan of a larger score may have a lower one, as what
+        is less certain is expected to saturate earlier.
     """
     if by not in LIMITS:
         raise BudgetError(f"A frontier runs over {', '.join(LIMITS[:-1])} or {LIMITS[-1]}, not {by!r}.")
@@ -144,14 +145,9 @@ def frontier(
             if plans or value == most or asked == Constraints():
                 raise
             continue  # the constraints ask for more than the least that could be trained
-        if not plans or _objective(plan) > _objective(plans[-1]) + 1e-12:
+        if not plans or plan.predicted["gain"] > plans[-1].predicted["gain"] + 1e-12:
             plans.append(plan)
     return plans
-
-
-def _objective(plan: Plan) -> float:
-    """What the search maximised."""
-    return plan.predicted.get("score", plan.predicted["gain"])
 
 
 def _asked(locked: Mapping[str, Lock] | None, constraints: Constraints | None) -> Constraints:
