@@ -138,6 +138,13 @@ def ranked(m: nn.Module, b: Any) -> Tensor:
     return (scores.flip(1).logcumsumexp(1).flip(1) - scores).mean()
 
 
+def correlated(m: nn.Module, b: Any) -> Tensor:
+    """Pearson's correlation with values, and covariances of the scores among each other."""
+    a, c = m(b["x"]), m(b["other"])
+    both = torch.corrcoef(torch.stack([a.flatten(), b["z"].flatten()]))
+    return -both[0, 1] + (c.T.cov(correction=0).square().sum() + c[:, 0].cov()) / 9 + c.T.corrcoef().sum() / 9
+
+
 def quantile_loss(m: nn.Module, b: Any) -> Tensor:
     error = b["z"] - m(b["x"])
     return torch.maximum(0.9 * error, -0.1 * error).mean()
@@ -205,6 +212,7 @@ LOSSES: dict[str, Loss] = {
     "batch_hard_triplet": batch_hard,
     "batch_hard_normalised": batch_hard_normalised,
     "list_mle": ranked,
+    "correlated": correlated,
     "quantile": quantile_loss,
     "wasserstein": wasserstein,
     "sorted_mse": sliced,

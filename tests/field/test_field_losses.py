@@ -53,3 +53,23 @@ def test_a_negative_variance_is_no_number() -> None:
 
     graph = pg.build(task(network(), data(), loss), MOMENTUM)
     assert interpret(graph, graph.task.example)["loss"].isnan()
+
+
+class Adaptive(nn.Module):
+    """Logits by frequency: a small part of the network for the rare classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.adaptive = network(), nn.AdaptiveLogSoftmaxWithLoss(5, 20, [5, 10], div_value=2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.adaptive.log_prob(self.body(x))
+
+
+def test_an_adaptive_softmax_is_told_the_form_that_compiles_and_that_form_trains(target: str) -> None:
+    def clustered(m: Any, b: Any) -> torch.Tensor:
+        return m.adaptive(m.body(b["x"]), 4 * b["y"]).loss
+
+    with pytest.raises(CaptureError, match=r"test_field_losses\.py:\d+.*F\.nll_loss\(layer\.log_prob\("):
+        pg.build(task(Adaptive(), data(), clustered))
+    assert_as_eager(task(Adaptive(), data(), lambda m, b: F.nll_loss(m(b["x"]), 4 * b["y"])), target)

@@ -4,6 +4,7 @@ A sparse gradient is a format: a step adds the same numbers to the same rows. `r
 wherever it is called, though it draws nothing outside of training. `fill_diagonal_` writes through
 `as_strided`, which looks at memory and not at values; diagonals of views write the same. `x[mask] = value`
 gathers the gradient of `value` from as many elements as the mask selects; `where` has it with one shape.
+`cov` reads the number of observations from a tensor, without weights of them as well.
 """
 
 from __future__ import annotations
@@ -93,10 +94,34 @@ def _masked(x: Tensor, where: Any) -> tuple[Tensor, Tensor, int] | None:
     return view, mask.reshape(*mask.shape, *[1] * trailing), trailing
 
 
+def cov(
+    input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
+) -> Tensor:
+    counted = input.shape[-1] if input.ndim else 1
+    weighted = fweights is not None or aweights is not None
+    if weighted or input.ndim > 2 or counted <= correction or not input.is_floating_point():
+        return torch.cov(input, correction=correction, fweights=fweights, aweights=aweights)
+    rows = input.reshape(-1, counted)
+    centred = rows - rows.mean(1, keepdim=True)
+    return (centred @ centred.t() / (counted - correction)).squeeze()
+
+
+def corrcoef(input: Tensor) -> Tensor:
+    covariance = cov(input)
+    if not covariance.ndim:
+        return covariance / covariance
+    deviation = covariance.diagonal().sqrt()
+    return (covariance / deviation[:, None] / deviation).clip(-1, 1)
+
+
 PLAIN: dict[Any, Callable[..., Any]] = {
     F.embedding: _dense(F.embedding),
     F.embedding_bag: _dense(F.embedding_bag),
     F.rrelu: rrelu,
+    torch.cov: cov,
+    Tensor.cov: cov,
+    torch.corrcoef: corrcoef,
+    Tensor.corrcoef: corrcoef,
     Tensor.fill_diagonal_: fill_diagonal_,
     Tensor.__setitem__: setitem,
 }

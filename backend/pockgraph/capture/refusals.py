@@ -14,11 +14,16 @@ from ..task import Task
 TORCH_ROOT = str(Path(torch.__file__).parent)
 ENGINE_ROOT = str(Path(__file__).parent.parent)
 QUANTISATION = f"{TORCH_ROOT}/ao/quantization"
+ADAPTIVE_FILE = f"{TORCH_ROOT}/nn/modules/adaptive.py"
 
 DATA_DEPENDENT = (
     "its control flow or a shape depends on the values of a tensor, and a training step that is compiled "
     "before deployment has one fixed graph. Replace the branch by torch.where, a selection "
     "x[mask].mean() by (x * mask).sum() / mask.sum(), or move the decision out of the model"
+)
+ADAPTIVE = (
+    "it uses nn.AdaptiveLogSoftmaxWithLoss, which sorts the samples by their labels, as many to each cluster "
+    "as the batch says. Take the same loss of all classes: F.nll_loss(layer.log_prob(hidden), labels)"
 )
 AS_NUMBER = (
     "it takes a Python number from a tensor, which would be the first batch's in every step. Compute with "
@@ -201,6 +206,8 @@ def explained(task: Task, what: str, error: Exception) -> CaptureError:
                 reason = OWN_READING
             elif reason is DATA_DEPENDENT and "lstsq(" in where:
                 reason = LEAST_SQUARES
+            elif reason is DATA_DEPENDENT and _passes_through(ADAPTIVE_FILE, error):
+                reason = ADAPTIVE
             elif reason is DATA_DEPENDENT and _NUMBER.search(where):
                 reason = AS_NUMBER
             elif reason is DATA_DEPENDENT and _EXPERTS.search(where):
@@ -243,6 +250,10 @@ def _users_line(error: Exception) -> str:
         if not frame.filename.startswith((TORCH_ROOT, ENGINE_ROOT, "<")):
             return f"{frame.filename}:{frame.lineno}: `{frame.line}`"
     return ""
+
+
+def _passes_through(file: str, error: Exception) -> bool:
+    return any(frame.filename == file for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _quantised(error: Exception, task: Task) -> str:

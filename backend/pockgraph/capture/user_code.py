@@ -27,6 +27,7 @@ from .in_place import undo_in_place, writes, written_inputs
 from .model_stand_ins import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
 from .node_metadata import source_of
 from .observer import Observer, first_difference
+from .padded_encoders import padded_encoders
 from .python_state import Snapshot
 from .refusals import NotOneGraph
 from .static_graph import drop_assertions, drop_profiling, refuse_dynamic
@@ -126,6 +127,7 @@ def _quiet() -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(plain_checkpoints())
+        stack.enter_context(padded_encoders() if fast else nullcontext())
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             # Libraries leave out checks of values, such as whether a mask masks anything.
