@@ -15,8 +15,10 @@ from ..components.web import BudgetBar
 from ..info.costs import COSTS, is_known
 from ..info.predictions import COMPARED, ORIGINS, comparison
 from ..state import State
-from .parts import card, heading, table, text
+from .parts import card, heading, put, table, text
 from .search_rules import rules_text
+
+STATUS_HEIGHT = "74px"  # three lines in a frame: what is below stays where it is while a handle is dragged
 
 
 class Budgets(pn.viewable.Viewer):
@@ -30,7 +32,8 @@ class Budgets(pn.viewable.Viewer):
         for key, bar in self._bars.items():
             BudgetBarBinding(state, key, bar)
         self._device = pmui.Select(label="Device", size="small", margin=0, sizing_mode="stretch_width")
-        self._status = text()
+        self._status = text(styles={"min-height": STATUS_HEIGHT})
+        self._unknown = text(visible=False)
         self._again = pmui.Button(label="Search again", size="small", variant="outlined", margin=0)
         self._unlock = pmui.Button(label="Unlock all", size="small", variant="text", margin=0)
         self._compare = text()
@@ -59,6 +62,7 @@ class Budgets(pn.viewable.Viewer):
         self._device.visible = len(facts.devices) > 1
         if facts.device is not None:
             self._device.param.update(options=list(facts.devices), value=facts.device)
+        put(self._unknown, self._unmeasured())
         self._show()
 
     def _show(self, *_: object) -> None:
@@ -67,9 +71,8 @@ class Budgets(pn.viewable.Viewer):
             return
         with pn.io.hold():
             self._status.object = self._describe()
-            self._again.visible = s.origin != "search" or s.asked != Constraints()
-            self._unlock.visible = bool(s.locked)
-            self._actions.visible = self._again.visible or self._unlock.visible
+            self._again.disabled = s.origin == "search" and s.asked == Constraints()
+            self._unlock.disabled = not s.locked
             plans = {"This plan": s.prediction, **s.facts.known_plans}
             lines = comparison(plans, s.facts.contribution.baseline.mean)
             columns, lines = _without_unknown(COMPARED, lines)
@@ -82,16 +85,19 @@ class Budgets(pn.viewable.Viewer):
         count = len(s.locked)
         locks = f" {count} tensor{'s' * (count > 1)} locked." if count else ""
         rules = f" {rules_text(s.rules)}." if s.rules != Constraints() else ""
-        out = f'<span class="hint">{ORIGINS[s.origin]}{locks}{rules} {excess}</span>'
         if s.problem is not None:
-            out = f'<div class="problem" role="alert">{html.escape(str(s.problem))}</div>'
-        unknown = [COSTS[key].title for key in self._bars if not is_known(key, s.facts.profile)]
-        if unknown:
-            out += (
-                f'<span class="hint">{" and ".join(unknown)} not measured, so there is no budget. '
-                "<code>pockui device measure</code> measures plans on a device.</span>"
-            )
-        return out
+            return f'<div class="problem" role="alert">{html.escape(str(s.problem))}</div>'
+        return f'<span class="hint">{ORIGINS[s.origin]}{locks}{rules} {excess}</span>'
+
+    def _unmeasured(self) -> str:
+        """Which budgets there are not, and how there would be."""
+        unknown = [COSTS[key].title for key in self._bars if not is_known(key, self.state.facts.profile)]
+        if not unknown:
+            return ""
+        return (
+            f'<span class="hint">{" and ".join(unknown)} not measured, so there is no budget. '
+            "<code>pockui device measure</code> measures plans on a device.</span>"
+        )
 
     def __panel__(self) -> pn.viewable.Viewable:
         return card(
@@ -101,6 +107,7 @@ class Budgets(pn.viewable.Viewer):
             self._status,
             self._actions,
             self._compare,
+            self._unknown,
             sx={"gap": 1.5},
         )
 

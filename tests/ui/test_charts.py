@@ -48,3 +48,40 @@ def test_a_chart_says_what_stands_where_the_pointer_is(watched: Watched) -> None
     now.scroll_into_view_if_needed()
     now.hover(force=True)
     page.locator(".pock-tip:visible").get_by_text("this plan:").wait_for()
+
+
+def test_nothing_moves_while_a_handle_is_dragged(watched: Watched) -> None:  # noqa: F811
+    state, page = watched.open(), watched.page
+    places = """() => {
+      const out = {};
+      let charts = 0;
+      (function walk(root) {
+        for (const e of root.querySelectorAll("h2, .pock-layers, .pock-budget, .pock-chart")) {
+          const name = e.className + (e.matches(".pock-chart") ? charts++ : e.textContent.slice(0, 9));
+          out[name] = Math.round(e.getBoundingClientRect().top + e.clientHeight);
+        }
+        for (const e of root.querySelectorAll("*")) if (e.shadowRoot) walk(e.shadowRoot);
+      })(document);
+      return out;
+    }"""
+    page.locator(".pock-point").first.wait_for()
+    before = page.evaluate(places)
+    assert len(before) >= 6
+    track = page.locator(".pock-budget-track").first.bounding_box()
+    y = track["y"] + track["height"] / 2
+    page.mouse.move(track["x"] + 0.6 * track["width"], y)
+    page.mouse.down()
+    for share in (0.4, 0.9, 0.2, 0.01, 0.6):  # at 0.01 nothing fits, which is said
+        page.mouse.move(track["x"] + share * track["width"], y)
+        _wait(lambda share=share: (state.problem is not None) == (share == 0.01))
+        page.wait_for_timeout(300)
+        assert page.evaluate(places) == before, share
+    page.mouse.up()
+    rail = page.locator("[data-tensor='blocks.1.0.weight'] .pock-rail").bounding_box()
+    page.mouse.move(rail["x"] + 0.5 * rail["width"], rail["y"] + rail["height"] / 2)
+    page.mouse.down()
+    for share in (0.2, 0.9, 0.5):
+        page.mouse.move(rail["x"] + share * rail["width"], rail["y"] + rail["height"] / 2)
+        page.wait_for_timeout(300)
+        assert page.evaluate(places) == before, share
+    page.mouse.up()
