@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import panel as pn
 
+from pockui.closed_tabs import say_nothing_of_closed_tabs
 from pockui.gate import problem_of_panel_serve
 from pockui.page import create_app
 from pockui.serving import serve
@@ -17,6 +18,7 @@ from pockui.views.start import refused
 __all__ = ["create_app", "serve"]
 
 if pn.state.served:
+    say_nothing_of_closed_tabs()
     authorised = bool(pn.config.basic_auth or pn.config.oauth_provider)
     problem = problem_of_panel_serve(str(pn.state.headers.get("Host", "")), authorised)
     (refused(problem) if problem else create_app()).servable()

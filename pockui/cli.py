@@ -26,6 +26,7 @@ from .commands import (
     checking,
     comparison,
     compiling,
+    data,
     device,
     devices,
     doctor,
@@ -131,6 +132,7 @@ app.command("serve")(studies.serve)
 app.command("analyze")(analysis.analyze)
 app.command("search")(search.search)
 app.command("verify")(verifying.verify)
+app.command("data")(data.data)
 app.command("check")(checking.check)
 app.command("compile")(compiling.compile_)
 app.command("train")(device.train)

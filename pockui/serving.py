@@ -15,6 +15,7 @@ from typing import Any
 import panel as pn
 
 from pockgraph.errors import PockError
+from pockui.closed_tabs import say_nothing_of_closed_tabs
 from pockui.gate import MAX_SESSIONS, Gate, allowed_hosts, guard, is_loopback
 from pockui.jobs import JOBS
 from pockui.login import PasswordProvider, check_password
@@ -52,6 +53,7 @@ def serve(
             f"On {address} others can reach the dashboard, and with it your studies and your tasks. Give a "
             "password, in POCKUI_PASSWORD or with --password, or leave --address away."
         )
+    say_nothing_of_closed_tabs()
     hosts = allowed_hosts(port, allow_hosts, address)
     login = {} if password is None else _login(check_password(password))
     with _explained(address, port):

@@ -88,9 +88,7 @@ def search(
         step_ms=step_ms,
     )
     if not budget.limits and frontier is None:
-        raise PockError(
-            "Give a budget: --peak-mb, --extra-mb, --process-mb, --step-ms, or any of them together."
-        )
+        raise PockError(f"Give a budget, or several together. {_feasible(study)}")
     if cautious and (frontier is not None or method != "exact"):
         raise PockError(
             "--cautious is one exact search, for one budget. Leave out --frontier and --method, or itself."
@@ -136,6 +134,33 @@ def search(
         print_table(columns, rows)
     if out_file is not None:
         say(f"Wrote {out_file} (found in {query_ms:.0f} ms).")
+
+
+OPTIONS = {"peak_bytes": "--peak-mb", "extra_bytes": "--extra-mb", "process_bytes": "--process-mb",
+           "step_ms": "--step-ms"}  # fmt: skip
+
+
+def _feasible(path: Path) -> str:
+    """What the plans of a study need, from the head alone to the best there is, for each option."""
+    from ..facts import read_facts
+    from ..info.costs import COSTS
+
+    open_study(path, read_only=True).close()
+    facts = read_facts(path)
+    said = []
+    for key, option in OPTIONS.items():
+        low, high = (getattr(facts.known_plans[name].figures, key) for name in ("Head", "Best"))
+        if low is None:
+            said.append(f"{option} once some plans were measured")
+            continue
+        unit = "MB" if key.endswith("bytes") else "ms"
+        scale = 1e6 if unit == "MB" else 1.0
+        number = significant(math.ceil(low / scale * 1000) / 1000, 4)
+        said.append(
+            f"{option} from {number} {unit} ({COSTS[key].title.lower()} of the head alone) to "
+            f"{COSTS[key].text(high)} (the best plan)"
+        )
+    return f"Feasible are {'; '.join(said)}."
 
 
 def _bytes(megabytes: float | None, option: str) -> int | None:

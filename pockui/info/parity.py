@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from pockgraph.errors import listing
+
+ALLOWED = {"loss": "of the loss", "gradient": "of gradients", "update": "of the update", "step": "of a step"}
+
 
 class Badge(NamedTuple):
     """A verdict in a few words, what it rests on, and how good it is."""
@@ -34,9 +38,11 @@ def parity_badge(record: Mapping[str, Any] | str | None) -> Badge:
         *([f"the update by {_share(record['update_deviation'])}"] if "update" in allowed else []),
         f"one step by {_share(record['step_deviation'])}{_worst(record['worst_step'])}",
     ]
-    kinds = [kind for kind in ("loss", "gradient", "update", "step") if kind in allowed]
-    limits = ", ".join(f"{allowed[kind]:.0e}" for kind in kinds)
-    detail = f"On one training batch: {'; '.join(figures)}. It ships up to {limits}, relative to their size."
+    limits = [f"{allowed[kind]:.0e} {of}" for kind, of in ALLOWED.items() if kind in allowed]
+    detail = (
+        f"On one training batch: {'; '.join(figures)}; all relative to their size. More than "
+        f"{listing(limits)} would count as a deviation."
+    )
     if record.get("referee", "float32") != "float32":
         detail += f" Compared in {record['referee']}."
     if record.get("rounding") is not None:

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pockgraph.errors import StudyError
+from pockgraph.store.store import is_study
 
 PLACES = (".", "out", "out/*")  # relative to the working directory
 SUFFIX = ".db"
-SQLITE = b"SQLite format 3\x00"
 
 
 def find_studies(places: Iterable[str] = PLACES) -> list[Path]:
-    """SQLite files that may be studies, newest first."""
-    found = [p for place in places for p in Path().glob(f"{place}/*{SUFFIX}") if _is_sqlite(p)]
+    """The studies there, newest first; other programs' databases are none."""
+    found = [p for place in places for p in Path().glob(f"{place}/*{SUFFIX}") if is_study(p)]
     return sorted(found, key=_changed, reverse=True)
 
 
@@ -23,16 +23,6 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # gone since
         return 0.0
-
-
-def _is_sqlite(path: Path) -> bool:
-    try:
-        if not path.is_file():  # opening a pipe would wait for whoever writes to it
-            return False
-        with path.open("rb") as file:
-            return file.read(len(SQLITE)) == SQLITE
-    except OSError:
-        return False
 
 
 def study_argument(argv: list[str], environment: dict[str, str]) -> str:

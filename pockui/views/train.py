@@ -105,6 +105,7 @@ class Train(pn.viewable.Viewer):
             watched.param.watch(self._list_when_shown, name)
         self._show_form()
         self._show_list()
+        self._show_run()  # one that is followed already, as after a reload
 
     def set_shown(self, shown: bool) -> None:
         """Whether anybody sees it: what nobody sees is not drawn until then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -88,7 +89,11 @@ def test_budgets(study: Path, cli: Cli) -> None:
     assert "smallest feasible" in small.err
     none = cli("search", study)
     assert none.code == 2
-    assert "--peak-mb" in none.err
+    said = " ".join(none.err.split())
+    assert re.search(r"--peak-mb from 0\.0\d+ MB \(peak memory of the head alone\) to \d+\.?\d* kB", said)
+    assert "--step-ms once some plans were measured" in said
+    (least,) = re.findall(r"--peak-mb from (\S+) MB", said)
+    assert cli("search", study, "--peak-mb", least).code == 0, "what is named as feasible is"
     mistyped = cli("search", study, "--peak-mb", 1, "--lock", "conv2.wieght=1")
     assert mistyped.code == 2
     assert "'conv2.weight'" in mistyped.err

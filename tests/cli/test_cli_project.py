@@ -185,7 +185,7 @@ def test_budgets_of_time_and_process_memory(
     assert predicted["peak_bytes"] < sum(parts) == predicted["process_bytes"] <= 1e9
     too_small = cli("search", study, "--process-mb", 1)
     assert too_small.code == 2
-    assert "process_bytes is 1.000 MB, the smallest feasible is" in too_small.err
+    assert "the memory of the process is limited to 1.000 MB, and the smallest feasible is" in too_small.err
 
 
 def test_locked_tensor_stays_out(study: Path, cli: Cli) -> None:

@@ -153,7 +153,7 @@ def test_what_is_no_study_is_refused_at_once_by_every_command(
         assert words in result.stderr
         assert "Traceback" not in result.stderr
     assert CliRunner().invoke(app, ["study", "ls"]).exit_code == 0
-    assert [p.resolve() for p in find_studies()] == ([path] if case == "another program's" else [])
+    assert find_studies() == []
 
 
 @pytest.mark.parametrize("case", [c for c in NO_STUDIES if c != "an empty file"])

@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -143,6 +144,30 @@ def test_a_browser_that_draws_slowly_gets_the_study(study_server: Server) -> Non
         session.close()
 
     asyncio.run(draw_slowly(study_server))
+
+
+def test_tabs_that_are_closed_in_the_middle_leave_no_traceback_in_the_log(study: Path) -> None:
+    async def come_and_go(server: Server) -> None:
+        for closed_at_once in (False, True, False):
+            session = campaign.Session(server)
+            await session.connect()
+            if not closed_at_once:
+                await session.open()
+                bar = session.models("BudgetBar", label="Peak memory")[0]["id"]
+                for number in range(1, 13):
+                    edit = {"kind": "budget", "value": 100.0 + number, "final": True, "seq": number}
+                    await session.set(bar, "edit", edit)
+            session.close()
+        last = campaign.Session(server)  # the server goes on, and has dealt with the others by then
+        await last.open()
+        last.close()
+
+    with campaign.served(study.parent, STUDY) as server:
+        asyncio.run(come_and_go(server))
+        time.sleep(0.5)
+        log = server.log.read_text()
+    assert "Traceback" not in log
+    assert "connection was closed" not in log
 
 
 def test_five_people_who_drag_at_once_each_get_their_own_plan(

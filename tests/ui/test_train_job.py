@@ -119,6 +119,9 @@ def test_a_cancelled_run_is_kept_shown_again_and_resumed_to_the_same_numbers(
     assert view._loss.figure["data"][0]["y"] == [run.losses[0]]
     assert view._resume.visible
     assert [*view._choice.options.values()] == ["", "first", "whole"], "newest first, and none replaced"
+    reloaded = Train(state, training)
+    assert reloaded._stage.object == view._stage.object
+    assert reloaded._loss.visible
     view._choice.value = "whole"
     assert "Done" in view._stage.object
     assert not view._resume.visible

@@ -234,7 +234,7 @@ class Plan(_Strict):
             parts.append(f"shapes differ: {listing(reshaped)}")
         raise PlanError(
             f"This plan was made for another model (task {self.task!r}): {'; '.join(parts)}. "
-            "Make a plan for this model with Plan.of, or load the model it was made for."
+            "Make a plan for this model, or use the model it was made for."
         )
 
     # ---------------------------------------------------------------- files
@@ -254,7 +254,8 @@ class Plan(_Strict):
             data = parse_json(text)
         except ValueError as e:
             raise PlanError(
-                f"{where} is not JSON ({reason(e)}). Write it with Plan.save, or copy it again."
+                f"{where} is not JSON ({reason(e)}). Write it again, with pockui search --out or Plan.save, "
+                "or copy it anew."
             ) from None
         if isinstance(data, dict) and data.get("schema") != SCHEMA:
             raise PlanError(f"{where} has schema {data.get('schema')!r}; this version reads {SCHEMA!r}.")

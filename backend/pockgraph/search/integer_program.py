@@ -34,6 +34,10 @@ MAX_ROUNDS = 60
 PLANS_KEPT = 64  # of earlier budgets, as lower bounds for the next
 FIGURES_KEPT = 4 * PLANS_KEPT
 ROUNDED_BYTES = 2.0  # by how much the whole bytes of a process's four parts may be below their sum
+LIMITED = {  # what a budget limits, as people call it
+    "peak_bytes": "the modelled peak", "extra_bytes": "the memory for training",
+    "process_bytes": "the memory of the process", "step_ms": "the time of a step",
+}  # fmt: skip
 MEASURED = {"step_ms": "times", "process_bytes": "process memory"}  # what a limit is predicted from
 
 
@@ -216,8 +220,8 @@ class IntegerProgram:
         value = getattr(self._least, by)
         if value is None:
             raise BudgetError(
-                f"This profile holds no measured {MEASURED[by]}, so nothing can be said about {by}. Measure "
-                f"some plans (pockui analyze --time, or pockgraph.study.measured_plans), or leave {by} out."
+                f"This profile holds no measured {MEASURED[by]}, so nothing can be said about {LIMITED[by]}. "
+                "Measure some plans (pockui device measure, or pockui analyze --time), or leave it out."
             )
         return float(value)
 
@@ -229,8 +233,8 @@ class IntegerProgram:
         models = {"step_ms": self.p.time, "process_bytes": self.p.memory}
         for by in (by for by in budget.limits if by in models and models[by] is None):
             raise BudgetError(
-                f"The budget limits {by}, but this profile holds no measured {MEASURED[by]}. Measure some "
-                f"plans with pockgraph.study.measured_plans (pockui analyze --time), or leave {by} out."
+                f"The budget limits {LIMITED[by]}, but this profile holds no measured {MEASURED[by]}. "
+                "Measure some plans (pockui device measure, or pockui analyze --time), or leave it out."
             )
         most, always = self.asked.max_tensors, len(self.variables.fixed)
         if most is not None and always > most:
@@ -249,7 +253,8 @@ class IntegerProgram:
                 # Rounded up, so that the figure printed is itself a budget that can be met.
                 least = math.ceil(self.smallest(by) / scale * 1000) / 1000
                 parts.append(
-                    f"{by} is {limit / scale:.3f} {unit}, the smallest feasible is {least:.3f} {unit}"
+                    f"{LIMITED[by]} is limited to {limit / scale:.3f} {unit}, and the smallest feasible is "
+                    f"{least:.3f} {unit}"
                 )
         more = len(self.variables.fixed) > len(self.c.head or self.p.head)
         what = "what is locked in" if more else "the head alone"

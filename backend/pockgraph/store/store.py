@@ -276,6 +276,15 @@ def advance(write: sqlite3.Connection, revision: str) -> None:
     )
 
 
+def is_study(path: Path) -> bool:
+    """Whether a file says of itself that it is a study; nothing but its header is read."""
+    try:
+        _check_header(path)
+    except StudyError:
+        return False
+    return True
+
+
 def study_path(path: str | os.PathLike[str]) -> Path:
     """The absolute path of a study.
 

@@ -41,8 +41,8 @@ class AnalysisRecords(KeptRecords):
         found = self._cached("measurements", self._tabulate)
         if found is None:
             raise StudyError(
-                f"The study {self.path} has no contribution yet: nothing was measured. Run Study.analyze "
-                "with the task, or `pockui analyze`."
+                f"The study {self.path} has no contribution yet: nothing was measured. Analyse it: "
+                f"pockui analyze MODULE:TASK --study {self.path} (in Python, Study.analyze)."
             )
         return found
 
@@ -146,8 +146,8 @@ class AnalysisRecords(KeptRecords):
         if found is None:
             raise StudyError(
                 f"The study {self.path} has no scores: its last analysis measured all it was asked for "
-                "without probing. Run Study.analyze(mode='probe') with the task, or `pockui analyze --mode "
-                "probe`."
+                f"without probing. Probe it: pockui analyze MODULE:TASK --study {self.path} --mode probe "
+                "(in Python, Study.analyze with mode='probe')."
             )
         return found
 
