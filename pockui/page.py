@@ -201,7 +201,7 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
     if not is_known:
         train.tell_unknown(run)
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
-    curves, compare, export = Curves(state), Compare(state, training), Export(state)
+    curves, compare, export = Curves(state), Compare(state, training), Export(state, training)
     tabs = pmui.Tabs(
         ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
         ("Train", pmui.Column(train, **fill)),

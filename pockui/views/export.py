@@ -9,23 +9,36 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from pockgraph.errors import PlanError
+from pockgraph.errors import PlanError, PockError
 
+from ..downloads import artifact_zip, runs_csv
 from ..info.names import file_name
 from ..info.training import planning_code
 from ..state import State
+from ..training import Training
 from . import parts
 
+NO_ARTIFACT = "No artefact yet. Compile and train this plan on the Train tab, or choose a run there."
 PLAN_BYTES = 8_000_000  # a thousand tensors with every channel listed take less
 
 
 class Export(pn.viewable.Viewer):
-    """Download, import, and the code of the current state."""
+    """Download, import, and the code of the current state; the artefact and the runs, too."""
 
     state = param.ClassSelector(class_=State)
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, training: Training) -> None:
         super().__init__(state=state)
+        self._training = training
+        self._artifact = pmui.FileDownload(
+            callback=self._artifact_file, filename="artefact.zip", label="Download artefact (zip)",
+            variant="outlined", color="primary", margin=0,
+        )  # fmt: skip
+        self._runs = pmui.FileDownload(
+            callback=lambda: runs_csv(self.state.facts.path), filename="runs.csv",
+            label="Download runs (CSV)", variant="outlined", color="primary", margin=0,
+        )  # fmt: skip
+        self._run = parts.text()
         self._download = pmui.FileDownload(
             callback=self._file, filename="plan.json", label="Download plan", color="primary", margin=0
         )
@@ -44,7 +57,29 @@ class Export(pn.viewable.Viewer):
         show = parts.WhenShown(self._show)
         self.set_shown = show.set_shown
         state.param.watch(show, ["plan", "locked", "rules", "budget", "problem"])
+        training.param.watch(show, "news")
         self._show()
+
+    def _artifact_file(self) -> io.BytesIO:
+        compiled = self._training.job and self._training.job.last("compiled")
+        if not compiled:
+            raise PockError(NO_ARTIFACT)
+        return artifact_zip(compiled["path"])
+
+    def _show_run(self) -> None:
+        """Which artefact there is, or how to get one; the names of the files."""
+        name, job = file_name(self.state.facts.name), self._training.job
+        compiled = job.last("compiled") if job else None
+        self._artifact.disabled = compiled is None
+        self._runs.filename = f"{name}.runs.csv"
+        if job is None or compiled is None:
+            self._run.object = parts.hint_html(NO_ARTIFACT)
+            return
+        self._artifact.filename = f"{name}-{job.spec['target']}.zip"
+        self._run.object = parts.hint_html(
+            f"The artefact in {compiled['path']}, of the run on the Train tab, as it was before training. A "
+            "device loads the folder in it."
+        )
 
     def _file(self) -> io.BytesIO:
         if self.state.plan is None:
@@ -74,6 +109,7 @@ class Export(pn.viewable.Viewer):
     def _show(self) -> None:
         s = self.state
         with pn.io.hold():
+            self._show_run()
             # A button that changes while the browser draws it for the first time may miss that: it is
             # enabled from the start, and changes only where a request could not be met.
             self._download.disabled = s.plan is None and s.problem is not None
@@ -107,6 +143,11 @@ class Export(pn.viewable.Viewer):
                 buttons,
                 self._rejected,
                 self._accepted,
+            ),
+            parts.card(
+                parts.heading("Artefact and runs", "What was compiled, and what the study keeps."),
+                self._run,
+                pmui.Row(self._artifact, self._runs, margin=0, sx={"gap": 1.5, "flexWrap": "wrap", "py": 1}),
             ),
             parts.card(self._code),
             margin=0,
