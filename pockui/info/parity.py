@@ -40,8 +40,8 @@ def parity_badge(record: Mapping[str, Any] | str | None) -> Badge:
     ]
     limits = [f"{allowed[kind]:.0e} {of}" for kind, of in ALLOWED.items() if kind in allowed]
     detail = (
-        f"On one training batch: {'; '.join(figures)}; all relative to their size. More than "
-        f"{listing(limits)} would count as a deviation."
+        f"On one training batch, relative to their size: {'; '.join(figures)}. More than {listing(limits)} "
+        "would count as a deviation."
     )
     if record.get("referee", "float32") != "float32":
         detail += f" Compared in {record['referee']}."
