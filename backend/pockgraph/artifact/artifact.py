@@ -18,6 +18,7 @@ from ..cost.graph_memory import timeline
 from ..errors import ArtifactError, PockError, listing, reason, require
 from ..files import replacing, resolved, sweep
 from ..ir.graph import Graph, Role, Slot
+from ..notebook_html import megabytes, summary
 from ..optimizer import optimizer_from_dict
 from ..passes.batch_limits import limits_of
 from ..passes.guard_indices import guards_of
@@ -164,6 +165,13 @@ class Artifact:
         trained = f"{len(self.plan.tensors)} of {len(self.plan.model)} tensors trained"
         what = f"task {m.task!r}, target {m.target!r}, {trained}, {self.nbytes / 1e6:.1f} MB"
         return f"Artifact({str(self.path)!r}, {what})"
+
+    def _repr_html_(self) -> str:
+        plan = self.plan
+        figures = {k: f"{v:,.4g}" for k, v in {**plan.predicted, **plan.measured}.items()}
+        rows = [("target", self.manifest.target), ("size", megabytes(self.nbytes)), *figures.items()]
+        shares = [plan.ratio(fqn) for fqn in plan.model]
+        return summary(repr(self), ("", ""), rows, shares, "trained share, input to output")
 
 
 def write_artifact(

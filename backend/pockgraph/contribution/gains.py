@@ -17,6 +17,7 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from ..errors import StudyError
+from ..notebook_html import percent, summary
 from .noise import Noise
 
 
@@ -71,6 +72,22 @@ class Contribution:
     head: tuple[str, ...] = ()
     diverged: tuple[Candidate, ...] = ()
     noise: Noise | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Contribution(head {self.baseline.mean:.4g}, {len(self.weights)} weights and "
+            f"{len(self.biases)} numbers of biases measured)"
+        )
+
+    def _repr_html_(self) -> str:
+        best = {
+            fqn: max(gains.items(), key=lambda g: g[1].mean) for fqn, gains in self.weights.items() if gains
+        }
+        ranked = sorted(best.items(), key=lambda item: -item[1][1].mean)
+        rows = [(fqn, percent(q), f"{g.mean:+.4f}", f"{g.std:.4f}", g.seeds) for fqn, (q, g) in ranked]
+        columns = ("tensor", "trained", "gain", "std", "seeds")
+        gains = [g.mean for _, g in best.values()]
+        return summary(repr(self), columns, rows, gains, "largest gain of each weight, as measured")
 
     @classmethod
     def of(

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import PlanError, listing, reason, require, suggest, violations
 from ..files import as_path, parse_json, read_text, write_atomically
+from ..notebook_html import megabytes, percent, summary
 from ..strict_model import Strict
 from . import presets
 from .channels import checked_part, resolve_channels
@@ -235,6 +236,25 @@ class Plan(_Strict):
         raise PlanError(
             f"This plan was made for another model (task {self.task!r}): {'; '.join(parts)}. "
             "Make a plan for this model, or use the model it was made for."
+        )
+
+    # ---------------------------------------------------------------- showing
+
+    def __repr__(self) -> str:
+        parts = sum(t.channels is not None for t in self.tensors.values())
+        trained = f"{len(self.tensors)} of {len(self.model)} tensors trained" + f", {parts} in part" * (
+            parts > 0
+        )
+        peak = self.predicted.get("peak_bytes")
+        return f"Plan({self.task!r}, {trained}{'' if peak is None else f', peak {megabytes(peak)}'})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        rows = [(fqn, "×".join(map(str, self.model[fqn])), percent(self.ratio(fqn))) for fqn in self.tensors]
+        shares = [self.ratio(fqn) for fqn in self.model]
+        return summary(
+            repr(self), ("tensor", "shape", "trained"), rows, shares, "trained share, input to output"
         )
 
     # ---------------------------------------------------------------- files

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..cost.liveness import liveness
 from ..errors import PlanError, reason, suggest
+from ..notebook_html import megabytes, summary
 from ..plan import BatchSpec, Plan, Trained
 from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
@@ -256,6 +257,28 @@ class Profile:
             raise PlanError(f"{tensor.fqn!r} can only be trained whole or not at all, got the ratio {ratio}.")
         count = count_of(ratio, tensor.channels)
         return None if count == tensor.channels else count
+
+    # ------------------------------------------------------------------ showing
+
+    def __repr__(self) -> str:
+        timed = "not timed" if self.time is None else f"timed on {self.time.target!r}"
+        return (
+            f"Profile({self.task!r}, {len(self.tensors)} tensors, {len(self.operators)} operators, {timed})"
+        )
+
+    def _repr_html_(self) -> str:
+        full = {tensor.fqn: 1.0 for tensor in self.tensors}
+        known = {"head": self.presets.get("head"), "preset": self.presets.get("preset"), "full": full}
+        rows = []
+        for name, choice in known.items():
+            if choice:
+                f = self.figures(choice)
+                flops = f"{f.flops / 1e9:.3g} GFLOP"
+                time = "" if f.step_ms is None else f"{f.step_ms:.1f} ms"
+                rows.append((name, megabytes(f.peak_bytes), megabytes(f.extra_bytes), flops, time))
+        alive = [float(alive) for _, _, alive in self.live_bytes(full)]
+        columns = ("plan", "peak", "training memory", "compute", "step")
+        return summary(repr(self), columns, rows, alive, "alive over the step of full training")
 
     # ------------------------------------------------------------------ figures
 

@@ -20,6 +20,7 @@ import numpy as np
 from ..contribution import Contribution
 from ..contribution.forecast import Forecaster
 from ..errors import BudgetError, PlanError, require
+from ..notebook_html import megabytes, summary
 from ..plan import Budget, Plan
 from ..plan.budget import LIMITS
 from ..profile import Profile
@@ -107,6 +108,33 @@ def _evolved(program: IntegerProgram, budget: Budget, seed: int) -> Plan:
     )
 
 
+class Frontier(list[Plan]):
+    """Plans of rising cost.
+
+    Attributes:
+        by: the cost.
+    """
+
+    by = "peak_bytes"
+
+    def _repr_html_(self) -> str:
+        size = (lambda v: f"{v:.1f} ms") if self.by == "step_ms" else megabytes
+        known = [(plan, plan.predicted.get(self.by)) for plan in self]
+        rows = [
+            (
+                "" if cost is None else size(cost),
+                f"{plan.predicted['metric']:.4g}" if "metric" in plan.predicted else "",
+                f"{len(plan.tensors)} of {len(plan.model)}",
+            )
+            for plan, cost in known
+        ]
+        values = [plan.predicted["gain"] for plan in self]
+        title = f"{len(self)} plans by {self.by}"
+        return summary(
+            title, (self.by, "forecast", "tensors"), rows, values, "what they reach, cheapest first"
+        )
+
+
 def frontier(
     profile: Profile,
     contribution: Contribution | Forecaster,
@@ -115,7 +143,7 @@ def frontier(
     *,
     locked: Mapping[str, Lock] | None = None,
     constraints: Constraints | None = None,
-) -> list[Plan]:
+) -> Frontier:
     """Best plans for `n` budgets, from the smallest that can be met to where more no longer helps.
 
     Args:
@@ -135,7 +163,8 @@ def frontier(
     with program.lock:
         least, best = program.smallest(by), program.solve(Budget())
     most = max(best.predicted[by], least)
-    plans: list[Plan] = []
+    plans = Frontier()
+    plans.by = by
     for value in np.linspace(least, most, max(n, 2)):
         limit = math.ceil(value) if by != "step_ms" else float(value) * (1 + 1e-9)
         try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contribution import Contribution, Progress
 from ..errors import StudyError, require
+from ..notebook_html import summary
 from ..plan import Plan
 from ..store.store import Store, study_path
 
@@ -343,3 +344,14 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
     def __repr__(self) -> str:
         done, planned = self.progress()
         return f"Study({str(self.path)!r}, task {self.name!r}, {done} of {planned} measurements)"
+
+    def _repr_html_(self) -> str:
+        runs = list(self.runs())
+        rows = [("plan", name, repr(plan)) for name, plan in self.plans().items()]
+        rows += [("run", run.origin, f"{run.status}, {run.steps} steps") for run in reversed(runs)]
+        said, gains = "", []
+        if self.progress()[0]:
+            weights = self.contribution.weights.values()
+            gains = [max(g.mean for g in of.values()) for of in weights if of]
+            said = "largest gain of each weight, as measured"
+        return summary(repr(self), ("", "name", "what"), rows, gains, said)

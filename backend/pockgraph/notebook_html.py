@@ -1,0 +1,63 @@
+"""Values as notebooks show them: a title, a table of ten rows at most, a sparkline. No scripts, no styles."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+ROWS = 10
+WIDTH, HEIGHT = 160, 28
+
+
+def summary(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    values: Sequence[float] = (),
+    said: str = "",
+) -> str:
+    """A value as HTML.
+
+    Args:
+        rows: the most important first; what is beyond ten is counted.
+        values: for a sparkline, in their own order; what is not finite is left out.
+        said: what the sparkline shows.
+    """
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows[:ROWS]
+    )
+    more = len(rows) - ROWS
+    out = f"<div><b>{html.escape(title)}</b>"
+    if line := sparkline(values, said):
+        out += f"<div>{line} {html.escape(said)}</div>"
+    if rows:
+        out += f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    if more > 0:
+        out += f"<div>and {more} more</div>"
+    return out + "</div>"
+
+
+def sparkline(values: Sequence[float], said: str) -> str:
+    """A small line as SVG; empty for fewer than two values."""
+    shown = [v for v in values if math.isfinite(v)]
+    if len(shown) < 2:
+        return ""
+    low, span = min(shown), (max(shown) - min(shown)) or 1.0
+    step = (WIDTH - 2) / (len(shown) - 1)
+    points = " ".join(
+        f"{1 + i * step:.1f},{HEIGHT - 1 - (HEIGHT - 2) * (v - low) / span:.1f}" for i, v in enumerate(shown)
+    )
+    return (
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{html.escape(said)}">'
+        f'<polyline points="{points}" fill="none" stroke="currentColor"/></svg>'
+    )
+
+
+def megabytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def percent(ratio: float) -> str:
+    return f"{100 * ratio:.3g} %"
