@@ -37,6 +37,7 @@ class Looks(nn.Module):
 TABLES: dict[str, Callable[[], nn.Module]] = {
     "sparse embedding": lambda: nn.Embedding(WORDS, 6, sparse=True),
     "sparse bag": lambda: nn.EmbeddingBag(WORDS, 6, mode="sum", sparse=True),
+    "embedding scaled by frequency": lambda: nn.Embedding(WORDS, 6, 2, scale_grad_by_freq=True),
     "bag with padding": lambda: nn.EmbeddingBag(WORDS, 6, padding_idx=2),
 }
 

@@ -226,7 +226,8 @@ class GradientCheck:
             f"On the first training batch of task {self.task.name!r}, {what} is not finite in eager PyTorch "
             "itself, so that no step can be compared, nor anything learnt from it. Look for a root or a "
             "logarithm of zero, a division by zero, or an overflow: keep a small distance there "
-            "(.clamp_min(1e-12) ahead of a .sqrt()), or correct the batch."
+            "(.clamp_min(1e-12) ahead of a .sqrt(); a torch.where behind it is too late, as 0 times NaN is "
+            "NaN), or correct the batch."
         )
 
     def _refusal(self, found: GradientComparison) -> str:

@@ -195,9 +195,10 @@ def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accum
 def embedding_backward(
     dy: Tensor, index: Tensor, rows: int, padding_idx: int, scale_grad_by_freq: bool
 ) -> Tensor:
-    if scale_grad_by_freq:
-        raise Inexpansible("scale_grad_by_freq is not supported")
     dy, index = dy.reshape(-1, dy.shape[-1]), index.reshape(-1)
+    if scale_grad_by_freq:
+        counts = dy.new_zeros(rows).index_add(0, index, dy.new_ones(len(index)))
+        dy = dy / counts.index_select(0, index).unsqueeze(1)
     if padding_idx >= 0:
         dy = dy * (index != padding_idx).to(dy.dtype).unsqueeze(1)
     return dy.new_zeros(rows, dy.shape[1]).index_add(0, index, dy)
