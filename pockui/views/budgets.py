@@ -18,7 +18,7 @@ from ..state import State
 from .parts import card, heading, put, table, text
 from .search_rules import rules_text
 
-STATUS_HEIGHT = "74px"  # three lines in a frame: what is below stays where it is while a handle is dragged
+STATUS_HEIGHT = "92px"  # four lines in a frame: what is below stays where it is while a handle is dragged
 
 
 class Budgets(pn.viewable.Viewer):

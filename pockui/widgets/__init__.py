@@ -1,5 +1,7 @@
 """The planner in a notebook: native widgets over the same state and the same `.js` as the web app.
 
+Not here: what is shown (`pockui/bindings.py`, `pockui/info/`), and parts one drags (`pockui/components/`).
+
     from pockui.widgets import Planner
     planner = Planner(study)
     planner            # drag budgets and shares

@@ -126,7 +126,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "folder as plan": ((*COMPILE, "used"), ("used", "folder")),
     "pipe as plan": ((*COMPILE, "pipe"), ("pipe", "device")),
     "circle of links as plan": ((*COMPILE, "./circle"), ("circle", "symbolic links")),
-    "plan cut short": ((*COMPILE, "cut.json"), ("cut.json is not JSON", "copy it again")),
+    "plan cut short": ((*COMPILE, "cut.json"), ("cut.json is not JSON", "copy it anew")),
     "plan nested too deeply": ((*COMPILE, "deep.json"), ("deep.json", "nested too deeply")),
     "plan that is a list": ((*COMPILE, "list.json"), ("list.json is not a valid plan", "object")),
     "plan of a newer version": ((*COMPILE, "newer.json"), ("pockui.plan/9", "this version reads")),

@@ -32,7 +32,7 @@ def test_a_plan_for_another_model() -> None:
         "layers.0.weight",
         "which the model lacks",
         "stem.0.weight",
-        "Plan.of",
+        "Make a plan for this model",
     )
     assert "more" in message, "a long list is cut"
 

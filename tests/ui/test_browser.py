@@ -177,7 +177,7 @@ def _wait(until: Callable[[], Any], seconds: float = 40) -> None:
 def test_budget_and_shares_are_dragged_typed_and_undone(watched: Watched) -> None:
     state, page = watched.open(), watched.page
     limit = state.budget.peak_bytes
-    watched.drag(page.get_by_role("slider", name="Peak memory"), 40)
+    watched.drag(page.get_by_role("slider", name="Peak memory", exact=True), 40)
     _wait(lambda: state.budget.peak_bytes > limit and state.can_undo)
     assert state.prediction.figures.peak_bytes <= state.budget.peak_bytes
     page.get_by_role("button", name="Head", exact=True).first.click()

@@ -16,6 +16,7 @@ from pockgraph.errors import BudgetError, PlanError, StudyError
 from pockgraph.plan import Budget, Plan
 from pockui.components import properties, web
 from pockui.info.timeline import timeline
+from pockui.scheduling import AtOnce
 from pockui.widgets import FrontierLine, LayerBars, MemoryTimeline, Planner, TrainMonitor
 from pockui.widgets.parts import BudgetBarPart, LayerBarsPart
 
@@ -25,6 +26,12 @@ WEIGHT = "blocks.1.0.weight"
 def edit(part: Any, **what: Any) -> None:
     """As a browser sends it."""
     part.edit = {**what, "seq": part.ack + 1}
+
+
+@pytest.fixture(autouse=True)
+def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edits are answered at once, also where the browser tests of this process left a loop running."""
+    monkeypatch.setattr("pockui.widgets.parts._scheduler", AtOnce)
 
 
 @pytest.fixture

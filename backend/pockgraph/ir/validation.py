@@ -39,7 +39,7 @@ _NAMES = (
     "binary_cross_entropy_backward binary_cross_entropy_with_logits bitwise_and bitwise_left_shift "
     "bitwise_not bitwise_or bitwise_right_shift bitwise_xor bmm bucketize cat ceil celu channel_shuffle "
     "cholesky_inverse cholesky_solve "
-    "clamp clamp_max clamp_min clone col2im complex constant_pad_nd contiguous convolution "
+    "clamp clamp_max clamp_min clone col2im complex constant_pad_nd convolution "
     "convolution_backward copy copysign cos cosh count_nonzero cummax cummin cumprod cumsum deg2rad "
     "detach detach_copy diag_embed diagonal diagonal_backward diagonal_copy diagonal_scatter digamma dist "
     "div dot elu elu_backward embedding embedding_dense_backward empty empty_like eq erf erfc erfinv exp "
@@ -105,7 +105,7 @@ _FINDERS = frozenset(
 # What may stand between: it picks or moves places, and changes none.
 _CARRIERS = frozenset({
     "index_select", "slice", "select", "clone", "view", "reshape", "_unsafe_view", "permute", "transpose",
-    "unsqueeze", "squeeze", "expand", "alias", "detach", "contiguous",
+    "unsqueeze", "squeeze", "expand", "alias", "detach",
 })  # fmt: skip
 # Backward operators of norms -> the arguments that hold one number a normalised group.
 _STATISTICS = {
