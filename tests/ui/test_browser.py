@@ -198,12 +198,13 @@ def test_budget_and_shares_are_dragged_typed_and_undone(watched: Watched) -> Non
     _wait(lambda: state.budget.peak_bytes == 120_000 and state.problem is None)
     _wait(lambda: field.input_value() == "120")
     page.get_by_role("button", name="Full", exact=True).first.click()
-    _wait(lambda: state.problem is None and not state.excess)
+    _wait(lambda: state.prediction.figures.peak_bytes > 120_000 and not state.excess)
 
     handle = page.get_by_role("slider", name=f"Trained share of {WEIGHT}")
     rail = page.locator(f"[data-tensor='{WEIGHT}'] .pock-rail")
     width = rail.bounding_box()["width"]
     share = state.ratios.get(WEIGHT, 0.0)
+    _wait(lambda: handle.get_attribute("aria-valuenow") == str(round(100 * share)))
     watched.drag(handle, (0.75 - share) * width)
     _wait(lambda: state.origin == "edited")
     assert state.plan.ratio(WEIGHT) == pytest.approx(0.75, abs=0.13)
