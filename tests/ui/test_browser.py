@@ -232,7 +232,7 @@ def test_tensors_are_locked_by_pattern_and_by_block_and_rules_are_switched(watch
     frozen = {f"blocks.{n}.0.{kind}" for n in range(2) for kind in ("weight", "bias")}
     _wait(lambda: state.locked == dict.fromkeys(frozen, 0.0))
     page.get_by_text("4 tensors locked.").wait_for()
-    assert page.get_by_role("alert").count() == 0
+    _wait(lambda: page.get_by_role("alert").count() == 0)
     page.get_by_label("Block", exact=True).click()
     page.get_by_role("option", name="blocks.2", exact=True).click()
     _wait(lambda: field.input_value() == "blocks.2.*")

@@ -150,7 +150,9 @@ def test_the_view_follows_edits_and_says_what_to_do_when_empty(kept_state: State
     assert "Type a name" in view._said.object
 
 
-def test_a_study_without_runs_says_how_to_get_one(state, tmp_path: Path) -> None:
+def test_a_study_without_runs_says_how_to_get_one(study_path: Path, tmp_path: Path) -> None:
+    state = State()
+    state.show(read_facts(shutil.copy(study_path, tmp_path)))
     view = Compare(state, Training(state, Jobs(), tmp_path / "out"))
     assert [row["id"] for row in view._table.rows] == [CURRENT]
     assert "Train this plan" in view._hint.object
