@@ -295,3 +295,32 @@ def test_processes_read_while_another_one_writes(tmp_path: Path) -> None:
         assert r.returncode == 0
         assert int(changes) > 3
         assert float(slowest_s) < store_module.BUSY_TIMEOUT_MS / 1e3 / 4
+
+
+CHANGE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("INSERT INTO facts VALUES ('more', '2')")
+connection.commit()
+connection.close()
+"""
+
+
+@pytest.mark.parametrize(
+    "again", [lambda path: Store(path).close(), store_module.is_study], ids=["opened", "recognised"]
+)
+def test_an_open_study_sees_what_others_write_though_its_file_was_looked_at_again(
+    again, tmp_path: Path
+) -> None:
+    """Who else closes the study last would take the log away from under one that had lost its locks."""
+    path = tmp_path / "a.db"
+    store = Store.create(path, FACTS)
+    before = len(store.read("SELECT * FROM facts"))
+    again(path)
+    subprocess.run([sys.executable, "-c", CHANGE, str(path)], check=True)
+    assert len(store.read("SELECT * FROM facts")) == before + 1
+    with store.transaction() as write:
+        write.execute("DELETE FROM facts WHERE key = 'more'")
+    subprocess.run([sys.executable, "-c", CHANGE, str(path)], check=True)
+    assert len(store.read("SELECT * FROM facts")) == before + 1
+    store.close()

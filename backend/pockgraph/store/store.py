@@ -7,12 +7,12 @@ when is in `docs/reliability.md`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import sqlite3
 import stat
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -23,6 +23,7 @@ from ..errors import PockError, StudyError, reason
 from ..files import as_path
 from .schema import MIGRATIONS, statements
 
+HEADER_BYTES = 100  # of an SQLite file; a shorter one is none
 APPLICATION_ID = 0x506B5374  # "PkSt": what the header of a study says the file is
 BUSY_TIMEOUT_MS = 20_000
 SYNCHRONOUS = "FULL"  # a finished change survives a power failure
@@ -321,28 +322,43 @@ def _write_new(
 
 
 def _check_header(path: Path) -> tuple[int, int]:
-    """Refuse what is no study before SQLite touches it; returns which file it is (device, inode)."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    """Refuse what is no study before SQLite changes it; returns which file it is (device, inode).
+
+    SQLite itself reads the header: had this process another connection to the file, then closing a file of
+    our own would drop that one's locks (they are the process's), and whoever else closes the study would
+    delete the log under it.
+    """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            kind = "a folder" if path.is_dir() else "a device or pipe"
-            raise StudyError(f"{path} is no study: it is {kind}. Choose a file.")
-        with open(os.open(path, flags), "rb") as f:  # not blocked by a pipe that took the file's place
-            found = os.fstat(f.fileno())
-            header = f.read(100) or b""
+        found = path.stat()
     except FileNotFoundError:
         raise StudyError(
             f"There is no study {path}. Make one with Study(path, task), or check the path."
         ) from None
     except OSError as e:
-        raise StudyError(
-            f"Cannot read the study {path}: {reason(e)}. Check the path, and that you may read it."
-        ) from None
-    is_sqlite = len(header) == 100 and header.startswith(b"SQLite format 3\0")
-    if not is_sqlite or struct.unpack(">I", header[68:72])[0] != APPLICATION_ID:
-        what = "another program's SQLite database" if is_sqlite else "no SQLite database"
-        raise StudyError(f"{path} is no study: it is {what}. It was left as it is; choose another file.")
-    return found.st_dev, found.st_ino
+        raise _unreadable(path, reason(e)) from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if path.is_dir() else "a device or pipe"
+        raise StudyError(f"{path} is no study: it is {kind}. Choose a file.")
+    what = "no SQLite database"
+    if found.st_size >= HEADER_BYTES:
+        url = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        try:
+            with closing(sqlite3.connect(url, uri=True)) as connection:
+                number = connection.execute("PRAGMA application_id").fetchone()[0]
+        except sqlite3.OperationalError as e:
+            why = reason(e) if os.access(path, os.R_OK) else os.strerror(errno.EACCES).lower()
+            raise _unreadable(path, why) from None
+        except sqlite3.DatabaseError:
+            number = None
+        if number == APPLICATION_ID:
+            return found.st_dev, found.st_ino
+        if number is not None:
+            what = "another program's SQLite database"
+    raise StudyError(f"{path} is no study: it is {what}. It was left as it is; choose another file.")
+
+
+def _unreadable(path: Path, why: str) -> StudyError:
+    return StudyError(f"Cannot read the study {path}: {why}. Check the path, and that you may read it.")
 
 
 def _state_of(path: Path) -> tuple[int, int, int] | None:
