@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -35,7 +37,7 @@ class TrainMonitor(w.VBox):
     Example:
         >>> monitor = TrainMonitor(planner.state)
         >>> monitor  # a form that compiles and trains
-        >>> losses = monitor.watch(artifact.trainer(), islice(task.forever(seed=0), 100))
+        >>> losses = monitor.watch(artifact.trainer(), task.forever(seed=0), steps=100)
     """
 
     def __init__(self, source: Source, *, dark: bool = False) -> None:
@@ -100,11 +102,17 @@ class TrainMonitor(w.VBox):
             self._loss.put(loss_figure(training, self.state.dark))
 
     def watch(
-        self, trainer: Trainer, batches: Iterable[Mapping[str, Any]], *, lr: float | None = None
+        self,
+        trainer: Trainer,
+        batches: Iterable[Mapping[str, Any]],
+        *,
+        steps: int | None = None,
+        lr: float | None = None,
     ) -> list[float]:
-        """Train in this kernel with what `batches` gives, and show the loss meanwhile.
+        """Train in this kernel with what `batches` gives, and show the loss and the time left meanwhile.
 
         Args:
+            steps: at most so many; None trains with all that `batches` gives.
             lr: learning rate; None takes the plan's.
 
         Returns:
@@ -114,20 +122,27 @@ class TrainMonitor(w.VBox):
             PockError: as `Trainer.step`.
         """
         losses: list[float] = []
+        total = steps or operator.length_hint(batches)
+        self._bar.value, self._bar.layout.display = 0, None if total else "none"
         drawn_s = start_s = time.monotonic()
         try:
-            for batch in batches:
+            for batch in islice(batches, steps):
                 losses.append((trainer.step(batch) if lr is None else trainer.step(batch, lr=lr)).loss)
                 if time.monotonic() - drawn_s > DRAW_S:
                     drawn_s = time.monotonic()
-                    self._show_losses(losses, drawn_s - start_s)
+                    self._show_losses(losses, total, drawn_s - start_s)
         finally:  # what was trained is shown, also when the kernel is interrupted
+            self._bar.layout.display = "none"
             if losses:
-                self._show_losses(losses, time.monotonic() - start_s)
+                self._show_losses(losses, len(losses), time.monotonic() - start_s)
         return losses
 
-    def _show_losses(self, losses: list[float], seconds: float) -> None:
-        each = fmt.milliseconds(1000 * seconds / len(losses))
-        self._note.value = said(f"{len(losses)} steps, {each} each, loss {losses[-1]:.4g}")
-        steps = list(range(1, len(losses) + 1))
-        self._loss.put(charts.loss_chart(steps, losses, len(losses), palette(self.state.dark)))
+    def _show_losses(self, losses: list[float], total: int, seconds: float) -> None:
+        done = len(losses)
+        text = f"{done} steps, {fmt.milliseconds(1000 * seconds / done)} each, loss {losses[-1]:.4g}"
+        if total > done:
+            text += f", {fmt.duration(seconds / done * (total - done))} left"
+        self._note.value = said(text)
+        self._bar.value = done / max(done, total)
+        steps = list(range(1, done + 1))
+        self._loss.put(charts.loss_chart(steps, losses, max(done, total), palette(self.state.dark)))

@@ -145,17 +145,29 @@ def test_the_timeline_peaks_where_the_figures_say(facts) -> None:
     assert found.peak in steps
 
 
-def test_a_monitor_watches_a_trainer_of_this_kernel(planner: Planner, tmp_path) -> None:
-    from itertools import islice
-
+def test_a_monitor_watches_a_trainer_of_this_kernel(planner: Planner, tmp_path, monkeypatch) -> None:
     from ui_task import task
 
     monitor, made = TrainMonitor(planner.state), task()
     artifact = pg.compile(pg.build(made, pg.SGD(lr=0.05)), planner.plan, target="onnx", out=tmp_path / "a")
-    losses = monitor.watch(artifact.trainer(), islice(made.forever(seed=0), 12), lr=0.05)
+    monkeypatch.setattr("pockui.widgets.train_monitor.DRAW_S", 0)
+    notes: list[tuple[str, float, str | None]] = []
+
+    def note(change: Any) -> None:
+        notes.append((monitor._note.value, change["new"], monitor._bar.layout.display))
+
+    monitor._bar.observe(note, "value")
+    losses = monitor.watch(artifact.trainer(), made.forever(seed=0), steps=12, lr=0.05)
     assert len(losses) == 12
     np.testing.assert_allclose(monitor.figure.data[0].y, losses)
     assert "12 steps" in monitor._note.value
+    assert "left" not in monitor._note.value
+    text, share, display = notes[2]
+    assert "3 steps" in text
+    assert " left" in text
+    assert (share, display) == (0.25, None)
+    assert monitor._bar.layout.display == "none"
+    assert len(monitor.watch(artifact.trainer(), [next(made.forever(seed=0))] * 2)) == 2
 
 
 def test_a_monitor_without_a_task_says_why_it_cannot_start(planner: Planner, monkeypatch) -> None:

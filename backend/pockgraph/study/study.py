@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..contribution import Contribution, Progress
 from ..errors import StudyError, require
 from ..notebook_html import summary
+from ..notebook_progress import check_progress, told
 from ..plan import Plan
 from ..store.store import Store, study_path
 
@@ -161,7 +162,7 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
         cache_bytes: int | None = None,
         mode: Mode = "measured",
         time_budget_s: float | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[Progress], None] | bool | None = None,
         cancel: Callable[[], bool] | None = None,
         force: bool = False,
         workers: int | None = None,
@@ -189,7 +190,8 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
                 plans for some budgets, until they settle; see `contribution/mixed_schedule.py`.
             time_budget_s: begin no measurement that would take longer than this, in seconds from now. The
                 rate is chosen, and the head alone and one candidate are measured, in any case.
-            progress: called at least once a measurement.
+            progress: called at least once a measurement. True: a progress bar; False: nothing; None: a bar in
+                notebooks, where tqdm and ipywidgets are installed, elsewhere nothing.
             cancel: asked after each step; True ends the analysis within about a step.
             force: measure although the graph's gradients deviate from eager PyTorch's.
             workers: measure so many candidates at once, each in a process of its own that makes the task from
@@ -212,11 +214,8 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
             steps=steps, seeds=seeds, ratios=ratios, tensors=tensors, bias_counts=bias_counts, lr=lr,
             target=target, batches=batches, cache_bytes=cache_bytes, mode=mode, time_budget_s=time_budget_s,
         )  # fmt: skip
-        for name, call in (("progress", progress), ("cancel", cancel)):
-            if call is not None and not callable(call):
-                raise StudyError(
-                    f"{name}={str(call)[:40]!r} cannot be called. Pass a function, or leave it out."
-                )
+        check_progress(progress)
+        _check_cancel(cancel)
         if workers is not None and not (isinstance(workers, int) and workers >= 1):
             raise StudyError(f"workers={str(workers)[:40]!r} must be a whole number from 1, or left out.")
         if executor is not None:
@@ -230,7 +229,8 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
             from .candidates_in_plans import chooser
 
             choose = chooser(self.profile)
-        analyze(self._store, task, self.graph, settings, progress, cancel, force, choose, workers, executor)
+        with told(progress, "Measuring contribution") as tell:
+            analyze(self._store, task, self.graph, settings, tell, cancel, force, choose, workers, executor)
         return self.contribution
 
     def verify(
@@ -240,7 +240,7 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
         seeds: Sequence[int] | None = None,
         target: str | None = None,
         name: str = "",
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[Progress], None] | bool | None = None,
         cancel: Callable[[], bool] | None = None,
         force: bool = False,
     ) -> Verification:
@@ -256,7 +256,7 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
                 it lacks.
             target: `"torch"`, `"openvino"` or `"onnx"`; None takes the analysis's.
             name: of the runs; the plan's, if left out.
-            progress: called after every step and validation batch.
+            progress: called after every step and validation batch; or a bar, as `analyze` has it.
             cancel: asked as often; True ends it.
             force: train although the graph's gradients deviate from eager PyTorch's.
 
@@ -270,11 +270,8 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
         require(StudyError, "plan", plan, (Plan, str), "Pass a Plan, or the name of a kept one.")
         require(StudyError, "name", name, str, "Pass a text, or leave it out.")
         require(StudyError, "target", target or "", str, "Pass one such as 'openvino', or leave it out.")
-        for what, call in (("progress", progress), ("cancel", cancel)):
-            if call is not None and not callable(call):
-                raise StudyError(
-                    f"{what}={str(call)[:40]!r} cannot be called. Pass a function, or leave it out."
-                )
+        check_progress(progress)
+        _check_cancel(cancel)
         if isinstance(plan, str):
             name = name or plan
             plan = self.plan(plan)
@@ -285,10 +282,12 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
 
         conditions = self._conditions(analysis)
         name = name or plan.provenance.get("made_by", "") or f"{len(plan.tensors)} tensors"
-        return verify(
-            self, plan, conditions, name=name, seeds=checked_seeds(seeds), target=target, progress=progress,
-            cancel=cancel, force=force,
-        )  # fmt: skip
+        seeds = checked_seeds(seeds)
+        with told(progress, f"Training {name}") as tell:
+            return verify(
+                self, plan, conditions, name=name, seeds=seeds, target=target, progress=tell, cancel=cancel,
+                force=force,
+            )  # fmt: skip
 
     def search(
         self,
@@ -355,3 +354,12 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
             gains = [max(g.mean for g in of.values()) for of in weights if of]
             said = "largest gain of each weight, as measured"
         return summary(repr(self), ("", "name", "what"), rows, gains, said)
+
+
+def _check_cancel(cancel: Callable[[], bool] | None) -> None:
+    """
+    Raises:
+        StudyError: it cannot be called.
+    """
+    if cancel is not None and not callable(cancel):
+        raise StudyError(f"cancel={str(cancel)[:40]!r} cannot be called. Pass a function, or leave it out.")
