@@ -344,6 +344,7 @@ def _check_header(path: Path) -> tuple[int, int]:
         url = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         try:
             with closing(sqlite3.connect(url, uri=True)) as connection:
+                connection.execute("PRAGMA writable_schema = ON")  # reads the header of one that was cut off
                 number = connection.execute("PRAGMA application_id").fetchone()[0]
         except sqlite3.OperationalError as e:
             why = reason(e) if os.access(path, os.R_OK) else os.strerror(errno.EACCES).lower()
