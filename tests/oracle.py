@@ -64,8 +64,9 @@ class Tolerance:
 # the eager run that a lower precision is compared with computes under `torch.autocast`.
 TOLERANCE = {
     torch.float32: Tolerance(1e-5, 1e-4, 2.0, 2.0**-24),
-    torch.bfloat16: Tolerance(2e-2, 2e-2, 2.5, 2.0**-24),
-    torch.float16: Tolerance(5e-3, 2e-2, 2.5, 2.0**-24),
+    # One unit that rounds to the other side of a ReLU's edge moves a small tensor by a tenth of its update.
+    torch.bfloat16: Tolerance(2e-2, 2e-2, 2.5, 2.0**-24, 0.1),
+    torch.float16: Tolerance(5e-3, 2e-2, 2.5, 2.0**-24, 0.1),
 }
 
 # A gradient smaller than this share of the largest one, in float64, is rounding in float32.

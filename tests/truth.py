@@ -57,7 +57,7 @@ def eager(
 
     The gradient of a partly trained tensor is computed whole and then cut, the optimizer works on the
     trained channels alone. Dropout has the masks of seed 0. With `nudge`, a seed, every weight starts
-    at most its last bit (2**-23 of itself) away.
+    at most the last bit away that it has where it is computed with (2**-23 of itself in float32).
     """
 
     def cast(batch: Batch) -> Batch:
@@ -70,7 +70,7 @@ def eager(
     task.set_mode(training=True, net=net)
     params = dict(net.named_parameters())
     if nudge is not None:
-        _nudge(params.values(), nudge)
+        _nudge(params.values(), nudge, torch.finfo(autocast or torch.float32).eps)
     for fqn, p in params.items():
         p.requires_grad_(fqn in plan.tensors)
     leaves: dict[str, Tensor] = {}
@@ -122,11 +122,11 @@ def eager(
     return Steps(losses, trained | changed, metric, gradients, reach)
 
 
-def _nudge(params: Iterable[Tensor], seed: int) -> None:
+def _nudge(params: Iterable[Tensor], seed: int, ratio: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in params:
-            p.mul_(1 + (torch.randint(-1, 2, p.shape, generator=generator) * 2.0**-23).to(p.dtype))
+            p.mul_(1 + (torch.randint(-1, 2, p.shape, generator=generator) * ratio).to(p.dtype))
 
 
 def metric_given(graph: TrainGraph, weights: Mapping[str, Tensor], batch: Batch) -> Tensor:
