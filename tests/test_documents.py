@@ -28,7 +28,8 @@ def test_the_example_of_options_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
+    example = "\n".join(blocks)
     names: dict[str, object] = {}
     exec(compile(example, "training.md", "exec"), names)
     *checks, deviation = capsys.readouterr().out.splitlines()

@@ -117,6 +117,7 @@ class World:
             **{f"Plan.{rule}": graph for rule in ("full", "head", "preset")},
             "Plan.last_k_biases": {**graph, "k": 1},
             "Plan.check_fits": {"model": self.plan.model},
+            "Plan.apply": {"model": self.task.model},
             "Plan.save": {"path": self.folder / "plan.json"},
             "Plan.load": {"path": self.folder / "plan.json"},
             "Plan.from_json": {"text": self.plan.to_json()},

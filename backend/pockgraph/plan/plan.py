@@ -5,10 +5,11 @@ This module imports no torch: a device reads plans too.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +20,11 @@ from ..strict_model import Strict
 from . import presets
 from .channels import checked_part, resolve_channels
 from .plannable import PlannableGraph, check_trainable, require_graph
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..eager.applied_plan import AppliedPlan
 
 SCHEMA = "pockui.plan/1"
 MAX_BYTES = 1 << 28  # of a plan or a manifest that is read
@@ -237,6 +243,26 @@ class Plan(_Strict):
             f"This plan was made for another model (task {self.task!r}): {'; '.join(parts)}. "
             "Make a plan for this model, or use the model it was made for."
         )
+
+    # ---------------------------------------------------------------- PyTorch
+
+    def apply(self, model: nn.Module) -> AppliedPlan:
+        """Have the plan's channels of `model` learn, and nothing else, in any training loop of PyTorch.
+
+        Plain loops, Hugging Face's Trainer and Lightning need no more: an optimizer of all parameters skips
+        those that are frozen, and sees of a partly trained one its channels alone, so that neither weight
+        decay nor momentum moves the others. Batch norm and dropout are as the plan has them, also after
+        `model.train()`. Make the optimizer afterwards. Parameters that a loop replaces or shards (FSDP,
+        DeepSpeed), and optimizers that are no `torch.optim.Optimizer`, are not reached.
+
+        Returns:
+            What ends it: `undo()`, or the end of a `with` block.
+
+        Raises:
+            PlanError: `model` is not the plan's, or a plan is applied to it already.
+        """
+        # By name: this room is without torch, and this is the one method that has to have it.
+        return importlib.import_module("pockgraph.eager.applied_plan").AppliedPlan(self, model)
 
     # ---------------------------------------------------------------- showing
 
