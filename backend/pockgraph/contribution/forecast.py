@@ -1,10 +1,14 @@
 """What metric a plan will reach: a forecast with its interval, from measured gains and from trained plans.
 
-The measured gains of single tensors are first shrunk (`shrinkage.py`); a saturating link (`link.py`) turns
-their sum into the gain of a plan. How much there is to gain, and how far plans stray from the link, is not
-known beforehand: it is averaged over a grid, by a prior and by how well each value explains the plans that
-were trained. A trained plan also moves the estimates of the tensors that it trains, and the forecasts of
-plans that are like it (a Gaussian process over plans).
+The measured gains of single tensors are first shrunk (`shrinkage.py`), and trained plans move them
+(`joint_estimate.py`); a saturating link (`link.py`) turns their sum into the gain of a plan. How much there
+is to gain, and how far plans stray from the link, is not known beforehand: it is averaged over a grid, by a
+prior and by how well each value explains the plans that were trained.
+
+A search needs one sum over tensors that decides which plan is better. That is the *score*: the average of
+the scores by all values of the grid. The forecast rises with it and depends on nothing else (`_Rise`): of
+two plans the one of the larger score has the better forecast, whatever was trained. Intervals are each
+plan's own.
 
 No torch here: a study is planned with where torch is absent.
 """
@@ -19,12 +23,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr, ndtri
 
 from .gains import Contribution, Gain
-from .link import Link
+from .joint_estimate import Estimate, JointEstimates, TrainedPlan, best_of_each, variances
+from .link import NODES, WEIGHTS, Link
 from .shrinkage import Items, shrink
+
+__all__ = ["Forecast", "Forecaster", "TrainedPlan"]
 
 Numbers = NDArray[np.floating[Any]]
 
@@ -33,8 +39,6 @@ SHARES = np.linspace(0.1, 1.0, 10)  # of the room up to the metric's maximum tha
 MULTIPLES = np.geomspace(1.1, 30.0, 10)  # the same, in units of the largest gain, where there is no maximum
 STRAYS = (0.1, 0.2, 0.4)  # std of a plan's gain around the link, as a share of what its tensors add together
 STRAY_WEIGHTS = (0.25, 0.5, 0.25)
-OTHER_SCALE = 0.5  # std of how much more plans gain where they were trained otherwise, as a share
-OTHER_STRAY = 0.25  # and of what differs from plan to plan there
 NEAREST = 40  # steps of the bisection for a quantile
 
 
@@ -45,7 +49,8 @@ class Forecast:
     Attributes:
         metric: expected validation metric. low, high: of the interval that holds it in 9 trainings of 10.
         gain: expected gain over the head alone. gain_low, gain_high: likewise, by the same seed.
-        score: what a search maximises: gains as far as they add up, before they saturate.
+        score: what a search maximises: gains as far as they add up, before they saturate. A plan of a larger
+            score has the larger `metric` and `gain`.
     """
 
     metric: float
@@ -65,46 +70,24 @@ class Forecast:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TrainedPlan:
-    """A plan that was trained, and what it gained over the head alone.
-
-    Attributes:
-        ratios: FQN -> trained ratio.
-        gain: mean over trainings of the metric minus that of the head alone.
-        trainings: how many, each with another seed.
-        same_head: share of them whose head alone is one that the contribution counts.
-        conditions: empty where it was trained as the analysis trains; else a name that plans share which
-            were trained alike: their gains say less, as all of them may be larger or smaller.
-    """
-
-    ratios: Mapping[str, float]
-    gain: float
-    trainings: int = 1
-    same_head: float = 1.0
-    conditions: str = ""
-
-
 class _Member(NamedTuple):
-    """One value of what is not known, with what follows from it.
-
-    Attributes:
-        weight: how probable.
-        scores: [n] of the items. covariance: [n + 1, n + 1], of those and of the head's error.
-        stray: std of a plan's gain around the link, as a share.
-        residuals: [m]: of the trained plans, divided by their covariance.
-        factor: of that covariance.
-        reach: [n + 1, m]: covariance of the items with the trained plans.
-    """
+    """One value of what is not known, with what follows from it, and how probable it is."""
 
     weight: float
-    link: Link
-    stray: float
-    scores: Numbers
-    covariance: Numbers
-    residuals: Numbers
-    factor: Any
-    reach: Numbers
+    estimate: Estimate
+
+
+class _Rise(NamedTuple):
+    """How the expected gain rises with the score: an average over links of score times factor.
+
+    Attributes:
+        links: with the factor and the weight of each: the factors are above 0, so that it rises everywhere.
+    """
+
+    links: Sequence[tuple[Link, Numbers, Numbers]]
+
+    def gain(self, score: float) -> float:
+        return float(sum(link.gain(score * factors) @ weights for link, factors, weights in self.links))
 
 
 class Forecaster:
@@ -124,11 +107,9 @@ class Forecaster:
         self.contribution, self.trained = contribution, tuple(trained)
         self._items = Items.of(contribution)
         self._shrunk = shrink(contribution, self._items)
+        self._joint = JointEstimates(self._items, self._shrunk, self.trained)
         known = contribution.noise is not None and contribution.noise.samples is not None
         self.bounds = (0.0, 1.0) if known else (-math.inf, math.inf)
-        self._parts = np.array([self._items.parts(p.ratios) for p in self.trained])
-        self._parts = self._parts.reshape(len(self.trained), len(self._items.gains))
-        self._gains = np.array([p.gain for p in self.trained])
 
     # ------------------------------------------------------------------ asked for
 
@@ -138,20 +119,17 @@ class Forecaster:
         Args:
             ratios: FQN -> trained ratio.
         """
-        parts = self._items.parts(ratios)[None]
-        means, gain_stds, metrics, metric_stds = (
-            np.array(values) for values in zip(*(self._predict(m, parts) for m in self._members), strict=True)
-        )
-        weights = np.array([m.weight for m in self._members])
-        head, (least, most) = self.contribution.baseline.mean, self.bounds
-        gain = (weights @ means, *(_quantile(level, means, gain_stds, weights) for level in TAILS))
-        metric = (weights @ metrics, *(_quantile(level, metrics, metric_stds, weights) for level in TAILS))
-        gain, gain_low, gain_high = (float(np.clip(g, least - head, most - head)) for g in gain)
+        score = self.scores.predicted_gain(ratios)
+        expected = self._rise.gain(score)
+        head = self.contribution.baseline.mean - self._head_error
+        gain = self._quantiles(self._items.parts(ratios)[None], expected, of_gain=True)
+        metric = self._quantiles(self._items.parts(ratios)[None], head + expected, of_gain=False)
+        (least, most), measured = self.bounds, self.contribution.baseline.mean
+        gain, gain_low, gain_high = (float(np.clip(g, least - measured, most - measured)) for g in gain)
         metric, low, high = (float(np.clip(m, least, most)) for m in metric)
         return Forecast(
-            metric=metric, low=low, high=high, gain=gain, gain_low=gain_low, gain_high=gain_high,
-            score=self.scores.predicted_gain(ratios),
-        )  # fmt: skip
+            metric=metric, low=low, high=high, gain=gain, gain_low=gain_low, gain_high=gain_high, score=score
+        )
 
     @functools.cached_property
     def scores(self) -> Contribution:
@@ -168,25 +146,23 @@ class Forecaster:
         Each gain's `std` is what is not known of it, whatever the number of its seeds.
         """
 
-        def of_score(member: _Member, score: Numbers, variance: Numbers) -> tuple[Numbers, Numbers]:
-            gain, spread, _ = member.link.moments(score, np.sqrt(variance))
+        def of_score(link: Link, score: Numbers, variance: Numbers) -> tuple[Numbers, Numbers]:
+            gain, spread, _ = link.moments(score, np.sqrt(variance))
             return gain, spread
 
         return self._estimated(of_score)
 
     def _estimated(
-        self, of_score: Callable[[_Member, Numbers, Numbers], tuple[Numbers, Numbers]]
+        self, of_score: Callable[[Link, Numbers, Numbers], tuple[Numbers, Numbers]]
     ) -> Contribution:
         """The table of what `of_score` makes of each item's score and of its variance."""
         n = len(self._items.gains)
         mean, second = np.zeros(n), np.zeros(n)
-        for member in self._members:
-            moved = member.scores + member.reach[:n] @ member.residuals
-            known = member.reach[:n] @ cho_solve(member.factor, member.reach[:n].T) if self.trained else 0.0
-            variance = np.diag(member.covariance)[:n] - np.diag(np.zeros((n, n)) + known)
-            value, spread = of_score(member, moved, np.maximum(variance, 0))
-            mean += member.weight * value
-            second += member.weight * (spread + value**2)
+        for weight, estimate in self._members:
+            variance = np.maximum(np.diag(estimate.covariance)[:n], 0)
+            value, spread = of_score(estimate.link, estimate.scores, variance)
+            mean += weight * value
+            second += weight * (spread + value**2)
         std = np.sqrt(np.maximum(second - mean**2, 0))
         of = [Gain(float(m), float(s), g.seeds) for m, s, g in zip(mean, std, self._items.gains, strict=True)]
         c = self.contribution
@@ -201,20 +177,17 @@ class Forecaster:
 
     @functools.cached_property
     def _members(self) -> list[_Member]:
-        members, logs = [], []
+        found, logs = [], []
         for link, log_prior in self._links():
             for stray, weight in zip(STRAYS, STRAY_WEIGHTS, strict=True):
-                member, log_likelihood = self._explain(link, stray)
-                members.append(member)
-                logs.append(log_prior + math.log(weight) + log_likelihood)
+                estimate = self._joint.of(link, stray)
+                found.append(estimate)
+                logs.append(log_prior + math.log(weight) + estimate.log_likelihood)
         weights = np.exp(np.array(logs) - max(logs))
         weights /= weights.sum()
         kept = weights > 1e-4
-        return [
-            m._replace(weight=float(w / weights[kept].sum()))
-            for m, w, k in zip(members, weights, kept, strict=True)
-            if k
-        ]
+        weights /= weights[kept].sum()
+        return [_Member(float(w), e) for w, e, k in zip(weights, found, kept, strict=True) if k]
 
     def _links(self) -> list[tuple[Link, float]]:
         """Links with the logarithm of their prior: how likely it is that all gains keep to the headroom."""
@@ -235,89 +208,64 @@ class Forecaster:
             found.append((link, float(np.min(keeps, initial=0.0))))
         return found
 
-    def _explain(self, link: Link, stray: float) -> tuple[_Member, float]:
-        """A member, and the log likelihood of the trained plans in it."""
-        n, m = len(self._items.gains), len(self.trained)
-        gains = self._shrunk.mean[:n]
-        scores = link.score(gains)
-        scale = np.append(1 / np.maximum(link.slope(scores), 1e-3), 1.0)
-        covariance = self._shrunk.covariance * np.outer(scale, scale)
-        member = _Member(0.0, link, stray, scores, covariance, np.zeros(0), None, np.zeros((n + 1, 0)))
-        if not m:
-            return member, 0.0
-        expected, added, slopes = self._added(member, self._parts)
-        derivatives = self._derivatives(self._parts, slopes)
-        reach = covariance @ derivatives.T
-        total = derivatives @ reach + np.diag(added) + self._strays(member, self._parts, self._parts)
-        noise = self._shrunk.noise_std**2
-        for i, one in enumerate(self.trained):
-            own_head = 1 - one.same_head
-            total[i, i] += (noise * (1 + own_head) + (self._shrunk.growth * expected[i]) ** 2) / one.trainings
-            if one.conditions:
-                total[i, i] += (OTHER_STRAY * expected[i]) ** 2
-            for j, other in enumerate(self.trained):
-                if one.conditions and one.conditions == other.conditions:
-                    total[i, j] += OTHER_SCALE**2 * expected[i] * expected[j]
-        total[np.diag_indices(m)] += 1e-12 + 1e-9 * np.diag(total)
-        factor = cho_factor(total, lower=True)
-        error = self._gains - expected
-        residuals = cho_solve(factor, error)
-        likelihood = -error @ residuals / 2 - np.log(np.diag(factor[0])).sum()
-        return member._replace(residuals=residuals, factor=factor, reach=reach), float(likelihood)
+    @functools.cached_property
+    def _head_error(self) -> float:
+        """How much better the head alone was measured than it is, as far as is known."""
+        return sum(weight * estimate.head_error for weight, estimate in self._members)
 
-    def _derivatives(self, parts: Numbers, slopes: Numbers) -> Numbers:
-        """[m, n + 1]: of the gains of the trained plans; the head's error counts against them."""
-        return np.hstack([slopes[:, None] * parts, np.array([[-p.same_head] for p in self.trained])])
+    @functools.cached_property
+    def _rise(self) -> _Rise:
+        """The average over the members; each sees the common scores by a factor of its own, and what is not
+        known of a large sum as more such factors."""
+        common = np.array([gain.mean for gain in _in_order(self.scores, self._items)])
+        top = best_of_each(self._items, common)
+        if not top.any():
+            top = best_of_each(self._items, np.abs(common))
+        whole = float(top @ common)
+        links = []
+        for weight, (link, scores, _, covariance, *_) in self._members:
+            own = float(top @ scores)
+            factor = max(own / whole, LEAST_FACTOR) if whole else 1.0
+            spread = math.sqrt(max(float(variances(top[None], covariance)[0]), 0.0))
+            relative = min(spread / max(abs(own), 1e-12), MOST_RELATIVE) if whole else 0.0
+            factors = factor * np.exp(relative * NODES - relative**2 / 2)
+            links.append((link, factors, weight * WEIGHTS))
+        return _Rise(links)
 
-    def _added(self, member: _Member, parts: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """Expected gains, the variance that the slope does not account for, and the slopes."""
-        std = np.sqrt(np.maximum(_variances(parts, member.covariance), 0))
-        expected, spread, slopes = member.link.moments(parts @ member.scores, std)
-        return expected, np.maximum(spread - slopes**2 * std**2, 0), slopes
+    def _quantiles(self, parts: Numbers, mean: float, *, of_gain: bool) -> tuple[float, float, float]:
+        """(mean, low, high) of the gain or of the metric of one training of a plan."""
+        predicted = [self._predict(estimate, parts)[0 if of_gain else 1] for _, estimate in self._members]
+        means, stds = np.array(predicted).T
+        weights = np.array([weight for weight, _ in self._members])
+        means = means + (mean - weights @ means)
+        low, high = (_quantile(level, means, stds, weights) for level in TAILS)
+        return mean, min(low, mean), max(high, mean)
 
-    def _strays(self, member: _Member, a: Numbers, b: Numbers) -> Numbers:
-        """[p, q]: covariance of how far plans stray from the link; more where they train the same."""
-        size = np.abs(member.scores)
-
-        def stds(parts: Numbers) -> Numbers:
-            of_each = parts * size
-            beside = of_each.sum(1) - of_each.max(1, initial=0.0)
-            return member.stray * member.link.gain(beside)
-
-        less = np.minimum(a[:, None], b[None]) @ size
-        more = np.maximum(a[:, None], b[None]) @ size
-        alike = np.where(more > 0, less / np.where(more > 0, more, 1.0), 1.0)
-        return alike * np.outer(stds(a), stds(b))
-
-    def _predict(self, member: _Member, parts: Numbers) -> tuple[float, float, float, float]:
+    def _predict(self, estimate: Estimate, parts: Numbers) -> tuple[tuple[float, float], tuple[float, float]]:
         """Mean and standard deviation of the gain, and of the metric, of one training of a plan."""
-        expected, added, slopes = self._added(member, parts)
+        (expected,), (spread,), (slope,) = estimate.moments(parts)
         head, noise = self.contribution.baseline.mean, self._shrunk.noise_std
-        used, slope = np.flatnonzero(parts[0]), slopes[0]
-        part = slope * parts[0, used]
-        gain = slope**2 * _variances(parts, member.covariance)[0]
+        covariance = estimate.covariance
         # The gain counts from the true head, the metric from the measured one less its error.
-        metric = gain - 2 * part @ member.covariance[used, -1] + member.covariance[-1, -1]
-        variances = np.array([gain, metric]) + self._strays(member, parts, parts)[0, 0] + added[0]
-        means = np.array([expected[0], head + expected[0] - self._shrunk.mean[-1]])
-        if self.trained:
-            moved = part @ member.reach[used] + self._strays(member, parts, self._parts)[0]
-            shared = np.array([moved, moved - member.reach[-1]])
-            means = means + shared @ member.residuals
-            variances = variances - (shared.T * cho_solve(member.factor, shared.T)).sum(0)
+        of_head = covariance[-1, -1] - 2 * slope * parts[0] @ covariance[:-1, -1]
+        stray = self._joint.own_stray_std(estimate, parts)[0] ** 2
         # Of this training, and of those on average that the gains were measured in.
-        growth = (self._shrunk.growth * means[0]) ** 2 * (1 + 1 / self.contribution.baseline.seeds)
-        stds = np.sqrt(np.maximum(variances, 0) + growth + np.array([2 * noise**2, self._shrunk.run_std**2]))
-        return float(means[0]), float(stds[0]), float(means[1]), float(stds[1])
+        stray += (self._shrunk.growth * expected) ** 2 * (1 + 1 / self.contribution.baseline.seeds)
+        gain = max(spread, 0.0) + stray + 2 * noise**2
+        metric = max(spread + of_head, 0.0) + stray + self._shrunk.run_std**2
+        return (expected, math.sqrt(gain)), (head + expected - estimate.head_error, math.sqrt(metric))
 
 
-def _variances(parts: Numbers, covariance: Numbers) -> Numbers:
-    """[p]: of the sums of those parts of the items."""
-    used = np.flatnonzero(parts.any(0))
-    return ((parts[:, used] @ covariance[np.ix_(used, used)]) * parts[:, used]).sum(1)
-
-
+LEAST_FACTOR = 1e-3  # by which a member sees the common scores
+MOST_RELATIVE = 1.0
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+
+
+def _in_order(table: Contribution, items: Items) -> list[Gain]:
+    """The gains of a table in the order of items."""
+    found = {i: table.weights[fqn][r] for fqn, places in items.weights.items() for r, i in places}
+    found |= {i: table.biases[int(k)] for k, i in items.biases}
+    return [found[i] for i in sorted(found)]
 
 
 def _quantile(level: float, means: Numbers, stds: Numbers, weights: Numbers) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -125,6 +125,22 @@ class Contribution:
         total = sum(_gain_at(gains, ratios[fqn]) for fqn, gains in self.weights.items() if ratios.get(fqn))
         return total + _gain_at(self.biases, last_biases(ratios, self.bias_order))
 
+    def with_amounts_of(self, plans: Iterable[Mapping[str, float]]) -> Contribution:
+        """The table with the ratios and numbers of biases that plans train between the measured ones.
+
+        It adds up to the same for every plan; what it lists is what a search chooses from.
+
+        Args:
+            plans: of each, FQN -> trained ratio.
+        """
+        weights = {fqn: dict(gains) for fqn, gains in self.weights.items()}
+        biases = dict(self.biases)
+        for ratios in plans:
+            for fqn, gains in weights.items():
+                _interpolate(gains, ratios.get(fqn, 0.0))
+            _interpolate(biases, last_biases(ratios, self.bias_order))
+        return replace(self, weights=weights, biases=dict(sorted(biases.items())))
+
 
 def last_biases(ratios: Mapping[str, float], bias_order: Iterable[str]) -> int:
     """How many of the biases, the last one first, are trained without a gap."""
@@ -142,6 +158,13 @@ def _gain_at(gains: Mapping[float, Gain] | Mapping[int, Gain], amount: float) ->
             return gain_below + (amount - below) / width * (gain.mean - gain_below)
         below, gain_below = measured, gain.mean
     return gain_below
+
+
+def _interpolate(gains: dict[Any, Gain], amount: float) -> None:
+    """Add an amount below the largest that is there, where it is not."""
+    if 0 < amount < max(gains, default=0) and amount not in gains:
+        above = min(measured for measured in gains if measured > amount)
+        gains[amount] = replace(gains[above], mean=_gain_at(gains, amount))
 
 
 Kind = Literal["head", "weight", "bias_k"]

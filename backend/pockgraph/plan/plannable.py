@@ -29,6 +29,13 @@ class Entry(Protocol):
     def dtype(self) -> str: ...
 
 
+class HasTensors(Protocol):
+    """What has tensors to train: a training graph, or a profile of one."""
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]: ...
+
+
 @runtime_checkable
 class PlannableGraph(Protocol):
     """A training graph as a plan sees it: `TrainGraph` without its operators.

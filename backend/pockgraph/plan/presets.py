@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .plannable import PlannableGraph
+    from .plannable import HasTensors
     from .tensor_info import TensorInfo
 
 CONV_BLOCKS_RATIO = 7 / 17
@@ -23,26 +23,26 @@ WEIGHT_BLOCKS_RATIO = 1 / 3
 Choice = dict[str, float]
 
 
-def head(graph: PlannableGraph) -> Choice:
+def head(graph: HasTensors) -> Choice:
     """All tensors of the last layer that holds a weight matrix."""
     last = max((r for r in graph.tensors if r.kind == "weight"), key=lambda r: r.depth, default=None)
     layer = last.layer if last else max(graph.tensors, key=lambda r: r.depth).layer
     return {r.fqn: 1.0 for r in graph.tensors if r.layer == layer}
 
 
-def biases(graph: PlannableGraph) -> list[TensorInfo]:
+def biases(graph: HasTensors) -> list[TensorInfo]:
     """Biases outside the head, last first."""
     top = head(graph)
     tensors = [r for r in graph.tensors if r.kind == "bias" and r.fqn not in top]
     return sorted(tensors, key=lambda r: -r.depth)
 
 
-def last_k_biases(graph: PlannableGraph, k: int) -> Choice:
+def last_k_biases(graph: HasTensors, k: int) -> Choice:
     """The head and the `k` last biases (those of norms too)."""
     return {r.fqn: 1.0 for r in biases(graph)[:k]} | head(graph)
 
 
-def preset(graph: PlannableGraph) -> Choice:
+def preset(graph: HasTensors) -> Choice:
     """The paper's scheme for this kind of network."""
     blocks = _blocks(graph)
     chosen = head(graph)
@@ -65,7 +65,7 @@ def preset(graph: PlannableGraph) -> Choice:
     return chosen
 
 
-def _blocks(graph: PlannableGraph) -> dict[str, list[TensorInfo]]:
+def _blocks(graph: HasTensors) -> dict[str, list[TensorInfo]]:
     """Repeated blocks that hold a weight, in forward order."""
     blocks: dict[str, list[TensorInfo]] = {}
     for tensor in sorted(graph.tensors, key=lambda r: r.depth):

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from ..contribution import Contribution
 from ..contribution.forecast import Forecaster
 from ..errors import BudgetError, PlanError, listing
-from ..plan import Budget, Plan
+from ..plan import Budget, Plan, presets
 from ..profile import Figures, Profile
 from .constraints import Constraints
 from .cut_depths import CutDepths, NotSeparable
@@ -51,11 +51,16 @@ class IntegerProgram:
     def __init__(self, profile: Profile, gains: Contribution | Forecaster, asked: Constraints) -> None:
         """
         Args:
-            gains: what is added up: measured gains, or a forecaster's scores.
+            gains: what is added up: measured gains, or a forecaster's scores. What plans of a forecaster
+                were trained with, and what the preset trains, may be chosen then, too.
         """
         self.p, self.gains, self.asked = profile, gains, asked
         self.forecaster = gains if isinstance(gains, Forecaster) else None
-        self.c = gains.scores if isinstance(gains, Forecaster) else gains
+        if isinstance(gains, Forecaster):
+            known = [presets.preset(profile), *(plan.ratios for plan in gains.trained)]
+            self.c = gains.scores.with_amounts_of(known)
+        else:
+            self.c = gains
         self.lock = threading.Lock()
         self.variables = PlanVariables(profile, self.c, asked.ratios(profile), asked)
         self.memory = LinearMemory(profile, self.variables)

@@ -1,9 +1,9 @@
 """(Profile, Contribution, Budget) -> Plan: the best plan a budget allows, solved exactly.
 
-Given a forecaster, as a study has one, the best plan is that of the best forecast: its scores add up
-(`contribution/link.py`), so that the search stays exact. Given a table of measured gains, it is the paper's:
-that of the largest sum of gains (arXiv 2310.17752, section 3). Gains overlap, and the search
-favours those that noise made large.
+Given a forecaster, as a study has one, the best plan is that of the best forecast, trained plans counted:
+its scores add up, and forecasts rise with them (`contribution/forecast.py`), so that the search stays exact.
+Given a table of measured gains, it is the paper's: that of the largest sum of gains (arXiv 2310.17752,
+section 3). Gains overlap, and the search favours those that noise made large.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def search(
 
     Args:
         profile: costs of every plan.
-        contribution: `Study.forecaster`, or measured gains, which are added up as they are. Only measured
-            (tensor, ratio) pairs and bias counts are chosen.
+        contribution: `Study.forecaster`, or measured gains, which are added up as they are. Measured
+            (tensor, ratio) pairs and bias counts are chosen; of a forecaster also those of its trained plans
+            and of the preset, so that none of these is forecast above what is found.
         budget: upper limits.
         locked: pattern -> ratio that tensors are fixed at (0 or `"frozen"`: not trained), as
             `Constraints.locked`, and counting before it. The head is trained unless locked.
@@ -151,9 +152,7 @@ def frontier(
         locked, constraints: as for `search`.
 
     Returns:
-        Plans of rising cost and rising gain; those that another one dominates are left out. With a
-        forecaster it is the forecast that rises: a plan of a larger score may have a lower one, as what
-        is less certain is expected to saturate earlier.
+        Plans of rising cost and rising gain; those that another one dominates are left out.
     """
     if by not in LIMITS:
         raise BudgetError(f"A frontier runs over {', '.join(LIMITS[:-1])} or {LIMITS[-1]}, not {by!r}.")
