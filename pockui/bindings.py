@@ -18,7 +18,6 @@ from .info.curves import cost_curve, gain_curve
 from .info.frontier import axis_unit, frontier_info
 from .info.layers import LayerRow, component_rows, component_scale, select_rows
 from .info.palette import palette
-from .info.timeline import timeline
 from .info.training import loss_history
 from .state import State
 from .training import Training
@@ -209,13 +208,6 @@ def frontier_figure(state: State, frontier: FrontierPlans) -> charts.Figure | No
         frontier.plans, facts.known_plans, state.prediction, state.budget, COSTS[state.axis], facts.metric
     )
     return charts.frontier_chart(info, palette(state.dark))
-
-
-def timeline_figure(state: State) -> charts.Figure | None:
-    """What is alive over a step of the current choice; None while there is none."""
-    if not state.ready or state.prediction is None:
-        return None
-    return charts.timeline_chart(timeline(state.facts.profile, state.prediction.choice), palette(state.dark))
 
 
 def loss_figure(training: Training, dark: bool) -> charts.Figure | None:

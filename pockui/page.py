@@ -36,11 +36,13 @@ from pockui.views.export import Export
 from pockui.views.figure_tiles import FigureTiles
 from pockui.views.frontier import Frontier
 from pockui.views.layers import Layers
+from pockui.views.memory_timeline import MemoryTimeline
 from pockui.views.process_memory import ProcessMemory
 from pockui.views.start import opening, start
 from pockui.views.train import Train
 
 logger = logging.getLogger(__name__)
+TRAIN = 2  # the tab's place
 
 
 def tell(error: Exception) -> None:
@@ -202,14 +204,16 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
         train.tell_unknown(run)
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
     curves, compare, export = Curves(state), Compare(state, training), Export(state, training)
+    memory = MemoryTimeline(state)
     tabs = pmui.Tabs(
         ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
+        ("Memory", pmui.Column(memory, **fill)),
         ("Train", pmui.Column(train, **fill)),
         ("Compare", pmui.Column(compare, **fill)),
         ("Export", pmui.Column(export, **fill)),
-        active=1 if run else 0, **fill,
+        active=TRAIN if run else 0, **fill,
     )  # fmt: skip
-    parts.draw_when_shown(tabs, (curves, train, compare, export))
+    parts.draw_when_shown(tabs, (curves, memory, train, compare, export))
     frontier = Frontier(state, FrontierPlans(state, in_thread()))
     aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(

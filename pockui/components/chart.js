@@ -95,12 +95,33 @@ function drawShape(parent, shape, box, across, up) {
   }
 }
 
+/** `L` or steps from point to point, without the first point's `M`. */
+function pathThrough(points, steps, across, up) {
+  return points.map(({ x, y }) => (steps ? `H${across(x)}V${up(y)}` : `L${across(x)} ${up(y)}`)).join("");
+}
+
+/** The room between a line and the one before it, or the axis, as Plotly's `fill` has it. */
+function drawArea(clip, trace, before, across, up, bottom) {
+  if (!trace.fillcolor || !trace.points.length) return;
+  const steps = trace.line?.shape === "hv";
+  const { points } = trace;
+  const top = `M${across(points[0].x)} ${up(points[0].y)}` + pathThrough(points.slice(1), steps, across, up);
+  let under = `L${across(points.at(-1).x)} ${bottom}L${across(points[0].x)} ${bottom}`;
+  if (trace.fill === "tonexty") {
+    const back = [...before.points].reverse();
+    under = `L${across(back[0].x)} ${up(back[0].y)}`;
+    for (const { x, y } of back.slice(1)) under += steps ? `V${up(y)}H${across(x)}` : `L${across(x)} ${up(y)}`;
+  }
+  draw("path", clip, { d: `${top}${under}Z`, fill: trace.fillcolor, stroke: "none" });
+}
+
 function drawLine(clip, trace, across, up) {
+  if (trace.line?.width === 0) return;
   if (trace.mode.includes("lines") && trace.points.length) {
     const steps = trace.line?.shape === "hv";
-    const path = trace.points.map(({ x, y }, i) =>
-      (i === 0 ? "M" : steps ? `H${across(x)}V` : "L") + (i && steps ? up(y) : `${across(x)} ${up(y)}`));
-    draw("path", clip, { d: path.join(""), fill: "none", "stroke-linejoin": "round", ...stroke(trace.line) });
+    const [first, ...rest] = trace.points;
+    const d = `M${across(first.x)} ${up(first.y)}${pathThrough(rest, steps, across, up)}`;
+    draw("path", clip, { d, fill: "none", "stroke-linejoin": "round", ...stroke(trace.line) });
   }
   const error = trace.error_y;
   const opacity = trace.points.length > 8 ? 0.4 : 1; // many intervals would hide what they belong to
@@ -138,26 +159,47 @@ function plain(markup) {
 }
 
 /** A hover template's lines for one point. */
-function linesAt(template, x, y) {
-  const filled = template.replace("<extra></extra>", "").replace("%{x}", x)
-    .replace("%{y:.4g}", Number(y.toPrecision(4)));
+function linesAt(trace, i) {
+  const { x, y } = trace.points[i];
+  const filled = trace.hovertemplate.replace("<extra></extra>", "").replace("%{x}", x)
+    .replace("%{y:.4g}", Number(y.toPrecision(4))).replace("%{text}", () => trace.text[i]);
   return filled.split("<br>").map((line) => ["", plain(line)]);
 }
 
-/** Names of the lines, side by side above the plot. */
-function drawLegend(parent, traces, box, font) {
+const ROW_PX = 18;
+
+/** Names of the lines and areas, side by side at the top, in as many rows as they need; returns how many. */
+function drawLegend(parent, traces, left, right, font) {
   const legend = draw("g", parent);
-  let x = box.left;
+  let [x, row] = [left, 0];
   for (const trace of traces) {
-    draw("line", legend, { x1: x, x2: x + 22, y1: box.top - 14, y2: box.top - 14, ...stroke(trace.line) });
-    const text = draw("text", legend, { x: x + 27, y: box.top - 10, fill: font.color, "font-size": font.size });
+    const entry = draw("g", legend);
+    const text = draw("text", entry, { y: 4, fill: font.color, "font-size": font.size });
     text.textContent = plain(trace.name);
-    x += 27 + text.getComputedTextLength() + 18;
+    if (trace.fillcolor) {
+      draw("rect", entry, { width: 11, height: 11, y: -6, rx: 2, fill: trace.fillcolor });
+    } else {
+      draw("line", entry, { x1: 0, x2: 22, y1: 0, y2: 0, ...stroke(trace.line) });
+    }
+    const before = trace.fillcolor ? 16 : 27;
+    text.setAttribute("x", before);
+    const width = before + text.getComputedTextLength();
+    if (x > left && x + width > right) [x, row] = [left, row + 1];
+    entry.setAttribute("transform", `translate(${x} ${12 + row * ROW_PX})`);
+    x += width + 18;
   }
+  return row + 1;
 }
 
-/** A line that is moved along the horizontal axis; the right end stands for no limit. */
-function movableLine(svg, send) {
+/**
+ * A line that is moved along the horizontal axis.
+ *
+ * @param {SVGElement} svg
+ * @param {(value: number | null, final: boolean) => void} send
+ * @param {() => string} end what the right end means, where `null` is sent; empty: nothing but itself
+ * @param {(x: number) => string} describe what stands at a place, in words; empty: the number is enough
+ */
+function movableLine(svg, send, end, describe) {
   const track = draw("g", svg, { class: "pock-limit" });
   const line = draw("line", track);
   const grip = draw("rect", track, { width: 12, fill: "transparent" });
@@ -178,9 +220,10 @@ function movableLine(svg, send) {
     const nearEnd = x > box.right - 60;
     word.setAttribute("x", x + (nearEnd ? -6 : 6));
     word.setAttribute("text-anchor", nearEnd ? "end" : "start");
-    word.textContent = fraction >= 1 ? "no limit" : text;
+    const unlimited = fraction >= 1 && end();
+    word.textContent = unlimited || text;
     handle.setAttribute("aria-valuenow", String(Math.round(100 * fraction)));
-    handle.setAttribute("aria-valuetext", fraction >= 1 ? "no limit" : String(Number(value.toPrecision(4))));
+    handle.setAttribute("aria-valuetext", unlimited || describe(value) || String(Number(value.toPrecision(4))));
   }
   const drag = slider(track, handle, {
     area: () => ({ left: svg.getBoundingClientRect().left + box.left, width: box.right - box.left }),
@@ -188,7 +231,7 @@ function movableLine(svg, send) {
     write: (fraction, final) => {
       value = ends[0] + fraction * (ends[1] - ends[0]);
       put();
-      send(fraction >= 1 ? null : value, final);
+      send(fraction >= 1 && end() ? null : value, final);
     },
     marks: () => [],
     quantise: (f) => f,
@@ -196,6 +239,8 @@ function movableLine(svg, send) {
     disabled: () => false,
   });
   return {
+    handle,
+    get value() { return value; },
     /** @param shape the figure's movable shape, if it has one; @param settled nothing newer is on its way */
     show(shape, inside, range, settled) {
       track.style.display = shape ? "" : "none";
@@ -224,21 +269,26 @@ function render({ model, el }) {
   const root = make("div", "pock-chart", el);
   const svg = draw("svg", root, { role: "group" });
   const scene = draw("g", svg); // drawn anew with every figure
-  const limit = movableLine(svg, (value, final) => edit.send({ kind: "limit", value, final }));
+  const limit = movableLine(
+    svg, (value, final) => edit.send({ kind: "limit", value, final }), () => model.get("end_text"),
+    (x) => {
+      const found = nearest({ x: scales.across(x) });
+      if (found && limit.handle.matches(":focus-visible")) explain(found);
+      return found ? said(found) : "";
+    },
+  );
   const tip = tooltip(root);
   const edit = edits(model);
   let width = 0;
   let lines = []; // those without points of their own, which the pointer looks for
+  let scales = { across: (x) => x, byPlace: false };
 
   function paint() {
     const { data, layout } = model.get("figure");
     if (!data || !width) return;
     const focused = root.getRootNode().activeElement?.dataset?.key;
-    const height = layout.height;
     scene.replaceChildren();
-    root.style.height = `${height}px`;
     svg.setAttribute("width", width);
-    svg.setAttribute("height", height);
     svg.setAttribute("aria-label", model.get("label"));
     svg.style.fontFamily = layout.font.family;
     const traces = data.map((trace) => ({ ...trace, points: trace.x.map((x, i) => ({ x, y: trace.y[i], i })) }));
@@ -246,11 +296,16 @@ function render({ model, el }) {
       e ? [y + e.array[i], y - (e.arrayminus ?? e.array)[i]] : [y]));
     const [left, right] = rangeOf(layout.xaxis, traces.flatMap((t) => t.x));
     const [low, high] = rangeOf(layout.yaxis, heights);
-    const yTicks = ticksOf(layout.yaxis, [low, high], height / 55);
+    const yTicks = ticksOf(layout.yaxis, [low, high], layout.height / 55);
     const longest = Math.max(...yTicks.map(([, text]) => text.length));
+    const [inLeft, inRight] = [26 + 6.4 * longest, width - layout.margin.r];
+    const named = traces.filter((trace) => trace.showlegend !== false);
+    const rows = layout.showlegend ? drawLegend(scene, named, inLeft, inRight, layout.font) : 1;
+    const height = layout.height + (rows - 1) * ROW_PX;
+    root.style.height = `${height}px`;
+    svg.setAttribute("height", height);
     const box = {
-      left: 26 + 6.4 * longest, right: width - layout.margin.r,
-      top: layout.margin.t, bottom: height - layout.margin.b,
+      left: inLeft, right: inRight, top: layout.margin.t + (rows - 1) * ROW_PX, bottom: height - layout.margin.b,
     };
     const across = (x) => box.left + ((x - left) / (right - left)) * (box.right - box.left);
     const up = (y) => box.bottom - ((y - low) / (high - low)) * (box.bottom - box.top);
@@ -262,13 +317,14 @@ function render({ model, el }) {
     });
     const movable = layout.shapes.find((s) => s.editable);
     for (const shape of layout.shapes) if (!shape.editable) drawShape(clip, shape, box, across, up);
+    traces.forEach((trace, i) => drawArea(clip, trace, traces[i - 1], across, up, box.bottom));
     for (const trace of traces) drawLine(clip, trace, across, up);
     for (const trace of traces) drawPoints(trace, across, up);
     for (const label of layout.annotations) drawLabel(scene, label, box, across, up);
-    if (layout.showlegend) drawLegend(scene, traces, box, layout.font);
     lines = traces.filter((trace) => trace.mode === "lines" && trace.hovertemplate).map((trace) => ({
       trace, places: trace.points.map(({ x, y }) => [across(x), up(y)]),
     }));
+    scales = { across, byPlace: layout.hovermode === "x" };
     limit.show(movable, box, [left, right], edit.settled);
     rove();
     if (focused) scene.querySelector(`[data-key="${focused}"]`)?.focus();
@@ -324,22 +380,44 @@ function render({ model, el }) {
     event.preventDefault();
   }
 
-  svg.addEventListener("pointermove", (event) => {
-    if (!lines.length) return;
-    const around = svg.getBoundingClientRect();
-    const [px, py] = [event.clientX - around.left, event.clientY - around.top];
+  /** The point of a line that is nearest to a place on the page, if one is near. */
+  function nearest({ x: px, y: py = null }) {
+    if (py === null && !scales.byPlace) return null;
     let best = null;
     for (const { trace, places } of lines) {
       places.forEach(([x, y], i) => {
-        const away = Math.hypot(x - px, y - py);
-        if (away < (best?.away ?? 40)) best = { away, trace, i, x, y };
+        const away = scales.byPlace ? Math.abs(x - px) : Math.hypot(x - px, y - py);
+        if (away < (best?.away ?? (scales.byPlace ? Infinity : 40))) best = { away, trace, i, x, y };
       });
     }
-    if (!best) return tip.hide();
-    const at = { left: around.left + best.x, top: around.top + best.y, bottom: around.top + best.y };
-    const { x, y } = best.trace.points[best.i];
-    tip.show({ getBoundingClientRect: () => at }, "", linesAt(best.trace.hovertemplate, x, y));
+    return best;
+  }
+  const said = ({ trace, i }) => linesAt(trace, i).map(([, line]) => line).join(", ");
+  function explain({ trace, i, x, y }) {
+    const around = svg.getBoundingClientRect();
+    const at = { left: around.left + x, top: around.top + y, bottom: around.top + y };
+    tip.show({ getBoundingClientRect: () => at }, "", linesAt(trace, i));
+  }
+  const under = (event) => {
+    const around = svg.getBoundingClientRect();
+    return nearest({ x: event.clientX - around.left, y: event.clientY - around.top });
+  };
+  svg.addEventListener("pointermove", (event) => {
+    if (!lines.length) return;
+    const best = under(event);
+    if (best) explain(best);
+    else tip.hide();
   });
+  svg.addEventListener("click", (event) => {
+    const best = scales.byPlace && !event.target.closest(".pock-limit") ? under(event) : null;
+    const index = best?.trace.customdata?.[best.i];
+    if (Number.isInteger(index)) edit.send({ kind: "click", index });
+  });
+  limit.handle.addEventListener("focus", () => {
+    const found = nearest({ x: scales.across(limit.value) });
+    if (found && limit.handle.matches(":focus-visible")) explain(found);
+  });
+  limit.handle.addEventListener("blur", tip.hide);
   svg.addEventListener("pointerleave", tip.hide);
   const sizes = new ResizeObserver(() => {
     if (root.clientWidth && root.clientWidth !== width) {
@@ -352,7 +430,7 @@ function render({ model, el }) {
     tip.hide();
     paint();
   });
-  model.on("change:label", paint);
+  for (const name of ["label", "end_text"]) model.on(`change:${name}`, paint);
   return () => sizes.disconnect();
 }
 

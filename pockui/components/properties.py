@@ -63,11 +63,13 @@ class Chart(Editable):
     """A figure of `pockui.info.charts`, in Plotly's terms.
 
     Edits: `{"kind": "click", "index"}` for points with whole `customdata`;
-    `{"kind": "limit", "value": float | None, "final"}` of the shape that is `editable`, in the axis' unit.
+    `{"kind": "limit", "value": float | None, "final"}` of the shape that is `editable`, in the axis' unit;
+    None: it stands at the right end, and there is an `end_text`.
     """
 
     figure = param.Dict(default={}, doc="A figure as plain data and layout.")
     label = param.String(doc="What the chart shows, for those who cannot see it.")
+    end_text = param.String(doc="What the movable shape means at the right end; empty: its place alone.")
 
 
 class Records(Editable):

@@ -14,7 +14,7 @@ from .curves import CostCurve, GainCurve
 from .frontier import FrontierInfo, FrontierPoint
 from .palette import Palette
 from .records import LossCurve
-from .timeline import Timeline, TimelinePoint
+from .timeline import Timeline
 
 Figure = dict[str, Any]
 Item = dict[str, Any]
@@ -212,26 +212,74 @@ def _ends(points: Sequence[FrontierPoint], colour: str) -> Item:
     }
 
 
-def timeline_chart(found: Timeline, colours: Palette) -> Figure:
-    """Bytes alive over a step: forward, backward, the peak, and full training behind them."""
+def timeline_chart(found: Timeline, here: float, colours: Palette) -> Figure:
+    """Bytes alive over a step: by kind, the peak, other plans' steps, and a line to move.
 
-    def curve(points: Sequence[TimelinePoint], name: str, colour: str, **more: Any) -> Item:
-        line = {"color": colour, "width": 1.5, "shape": "hv"}
-        xs, ys, texts = ([getattr(p, key) for p in points] for key in ("x", "y", "text"))
-        return _scatter(xs, ys, "lines", line=line, text=texts, name=name, **more)
-
-    peak = _scatter(
-        [found.peak.x], [found.peak.y], "markers",
-        marker={"size": 10, "color": colours.accent}, text=[f"peak: {found.peak.text}"], name="peak",
-    )  # fmt: skip
-    traces = [
-        curve(found.full, "full training", colours.soft),
-        curve(found.forward, "forward", colours.gain, fill="tozeroy"),
-        curve(found.backward, "backward and update", colours.cost, fill="tozeroy"),
-        peak,
+    Args:
+        here: where the line stands, in percent of the operators.
+    """
+    fills = {
+        "weights, constants, batch": _faded(colours.soft, 0.3),
+        "optimizer state": _faded(colours.cost, 0.4),
+        "activations": _faded(colours.cost, 0.8),
+        "gradients": _faded(colours.text, 0.4),
+        "updates": _faded(colours.text, 0.75),
+    }
+    xs = [p.x for p in found.points]
+    traces, below = [], [0.0] * len(xs)
+    for name, amounts in found.kinds.items():
+        below = [a + b for a, b in zip(below, amounts)]
+        fill = {"fill": "tonexty" if traces else "tozeroy", "fillcolor": fills[name]}
+        line = {"width": 0, "shape": "hv"}
+        traces.append({**_steps(xs, below, name), **fill, "line": line, "hoverinfo": "skip"})
+    for other, dash in zip(found.others, ("dash", "dot")):
+        points = [p.x for p in other.points], [p.y for p in other.points]
+        line = {"color": colours.soft, "width": 1.5, "shape": "hv", "dash": dash}
+        traces.append({**_steps(*points, other.name), "line": line, "hoverinfo": "skip"})
+    line = {"color": colours.accent, "width": 1.5, "shape": "hv"}
+    whole = {"text": [_lines(p.text) for p in found.points], "hovertemplate": "%{text}<extra></extra>"}
+    whole |= {"line": line, "customdata": [*found.moments]}
+    traces.append({**_steps(xs, [p.y for p in found.points], "this plan"), **whole})
+    peak = {"marker": {"size": 10, "color": colours.accent}, "text": [f"peak: {_lines(found.peak.text)}"]}
+    traces.append(_scatter([found.peak.x], [found.peak.y], "markers", name="peak", showlegend=False, **peak))
+    quiet = {"font": {"size": 11, "color": colours.soft}, "yref": "paper", "y": 1}
+    labels = [
+        {**_label("forward", colours, x=0), **quiet},
+        {**_label("backward and updates", colours, x=found.forward_ends), **quiet},
     ]
-    x = {"title": "Operators of the step, %", "range": [0, 100]}
-    return _figure(colours, traces, x, {"title": found.y_title, "rangemode": "tozero"})
+    ends = _upright(found.forward_ends, color=colours.soft, width=1, dash="dot")
+    name = "Moment of the step, in percent of its operators"
+    label = {"text": "", "font": {"size": 11, "color": colours.text}}
+    cursor = _upright(here, color=colours.text, width=1.5) | {"name": name, "editable": True, "label": label}
+    x = {"title": "Operators of the whole step, %", "range": [0, 100]}
+    y = {"title": f"Alive, {found.unit.name}", "rangemode": "tozero"}
+    figure = _figure(colours, traces, x, y, [ends, cursor], labels, height=330)
+    return _with_legend(figure, 52, {"hovermode": "x"})
+
+
+def _steps(xs: Sequence[float], ys: Sequence[float], name: str) -> Item:
+    return {"type": "scatter", "x": [*xs], "y": [*ys], "mode": "lines", "name": name}
+
+
+def _lines(text: str) -> str:
+    """Lines of plain text as a hover label has them."""
+    return html.escape(text).replace("\n", "<br>")
+
+
+def _faded(colour: str, opacity: float) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def _with_legend(figure: Figure, top_px: int, more: Item | None = None) -> Figure:
+    """Names of the lines above the plot."""
+    figure["layout"] |= {
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        "margin": {**figure["layout"]["margin"], "t": top_px},
+        **(more or {}),
+    }
+    return figure
 
 
 def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colours: Palette) -> Figure:
@@ -266,9 +314,4 @@ def losses_chart(curves: Sequence[LossCurve], colours: Palette) -> Figure:
     figure = _figure(
         colours, lines, {"title": "Step", "rangemode": "tozero"}, {"title": "Training loss"}, height=300
     )
-    figure["layout"] |= {
-        "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
-        "margin": {**figure["layout"]["margin"], "t": 36},
-    }
-    return figure
+    return _with_legend(figure, 36)

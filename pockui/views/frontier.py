@@ -38,7 +38,9 @@ class Frontier(pn.viewable.Viewer):
             margin=0,
             sx={"& button": {"whiteSpace": "nowrap", "px": 1.25, "py": 0.25}},
         )
-        self._chart = parts.chart("Forecast against cost: best plans, well-known plans, and this plan")
+        self._chart = parts.chart(
+            "Forecast against cost: best plans, well-known plans, and this plan", end_text="no limit"
+        )
         self._chart.on_edit(partial(frontier_edited, state, self._frontier))
         self._note = parts.text()
         state.param.watch(

@@ -36,8 +36,8 @@ def heading(title: str, help: str = "") -> pn.pane.HTML:
     return text(f"<h2>{html.escape(title)}</h2>{hint}")
 
 
-def chart(label: str) -> Chart:
-    return Chart(label=label, sizing_mode="stretch_width", margin=0)
+def chart(label: str, **properties: Any) -> Chart:
+    return Chart(label=label, sizing_mode="stretch_width", margin=0, **properties)
 
 
 def table(

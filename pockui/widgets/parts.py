@@ -171,3 +171,12 @@ def said(text: str, problem: bool = False) -> str:
     colour = "#c62f3b" if problem else "inherit"
     role = "alert" if problem else "status"
     return f'<div role="{role}" style="color:{colour}">{html.escape(text)}</div>' if text else ""
+
+
+def table_html(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A table for an `HTML` widget."""
+    style = 'style="text-align:left;padding:2px 10px 2px 0"'
+    head = "".join(f"<th {style}>{html.escape(c)}</th>" for c in columns)
+    rows = ("".join(f"<td {style}>{html.escape(c)}</td>" for c in line) for line in lines)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<table style="line-height:1.35"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

@@ -17,16 +17,17 @@ from ..bindings import (
     LayerBarsBinding,
     curve_figures,
     frontier_figure,
-    timeline_figure,
 )
 from ..frontier_plans import FrontierPlans
+from ..info.alive import COLUMNS
 from ..info.costs import COSTS, is_known
 from ..info.figure_tiles import figure_tiles
 from ..info.layers import ORDERS
 from ..info.predictions import ORIGINS
 from ..scheduling import Trailing
 from ..state import State
-from .parts import BudgetBarPart, Chart, LayerBarsPart, said, state_of, tiles_html
+from ..step_timeline import StepTimeline
+from .parts import BudgetBarPart, Chart, LayerBarsPart, said, state_of, table_html, tiles_html
 
 Source = State | Study | str | os.PathLike[str]
 WIDE = {"width": "100%"}
@@ -100,18 +101,29 @@ class FrontierLine(w.VBox):
 
 
 class MemoryTimeline(w.VBox):
-    """What is alive over a step of the plan, forward and backward, beside full training; the peak is marked.
+    """What is alive over a step of the plan, beside full training and the preset; a click on a moment says
+    what is alive there and what would free it. Below is what freezing the selected tensor would do.
 
     Args:
         source: as `LayerBars` takes it.
+
+    Attributes:
+        step: the step, moment by moment; its `place` is what is looked at.
     """
 
     def __init__(self, source: Source, *, dark: bool = False) -> None:
         state = self.state = state_of(source, dark)
-        self._chart = Chart()
-        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "dark"])
+        step = self.step = StepTimeline(state)
+        self._chart = Chart(clicked=lambda index: step.edited({"kind": "click", "index": index}))
+        self._peaks, self._alive, self._freezing = (
+            w.HTML(layout=WIDE),
+            w.HTML(layout=WIDE),
+            w.HTML(layout=WIDE),
+        )
+        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "dark", "selected"])
+        step.param.watch(lambda _: self._show(), "place")
         self._show()
-        super().__init__([self._chart.widget])
+        super().__init__([self._chart.widget, self._peaks, self._alive, self._freezing])
 
     @property
     def figure(self) -> Any:
@@ -119,7 +131,13 @@ class MemoryTimeline(w.VBox):
         return self._chart.widget
 
     def _show(self) -> None:
-        self._chart.put(timeline_figure(self.state))
+        if not self.step.ready:
+            return
+        self._chart.put(self.step.figure())
+        found = self.step.alive()
+        self._peaks.value = said(self.step.peaks())
+        self._alive.value = said(f"{found.title}. {found.sum}") + table_html(COLUMNS, found.lines)
+        self._freezing.value = said(self.step.freezing())
 
 
 class _Curves(w.HBox):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from test_browser import Watched, _wait, server, watched  # noqa: F401  (fixtures)
 
+from pockui.info import format as fmt
+
 pytestmark = pytest.mark.browser
 
 
@@ -48,6 +50,34 @@ def test_a_chart_says_what_stands_where_the_pointer_is(watched: Watched) -> None
     now.scroll_into_view_if_needed()
     now.hover(force=True)
     page.locator(".pock-tip:visible").get_by_text("this plan:").wait_for()
+
+
+def test_the_memory_of_a_step_follows_a_drag_and_says_what_is_alive_where(
+    watched: Watched,  # noqa: F811
+) -> None:
+    state, page = watched.open(), watched.page
+    page.get_by_role("tab", name="Memory").click()
+    page.get_by_text("This plan peaks at").wait_for()
+    moment = page.get_by_role("slider", name="Moment of the step")
+
+    def peak() -> str:
+        return f"Alive at the peak: {fmt.size(state.prediction.figures.peak_bytes)}"
+
+    page.get_by_role("heading", name=peak()).wait_for()
+    state.take(state.facts.profile.plan(state.facts.known_plans["Full"].choice))
+    page.get_by_role("heading", name=peak()).wait_for()
+    moment.press("Home")
+    page.get_by_role("heading", name="Alive at this moment").wait_for()
+    assert "forward" in moment.get_attribute("aria-valuetext")
+    page.locator(".pock-tip:visible").get_by_text("forward").first.wait_for()
+    page.get_by_role("button", name="Go to the peak").click()
+    page.get_by_role("heading", name=peak()).wait_for()
+    freed = page.get_by_role("group", name="Values alive").locator("td:nth-child(4)").first
+    assert "freed" not in freed.text_content()
+    page.get_by_label("Freeze").click()
+    page.get_by_role("option", name="stem", exact=True).click()
+    page.get_by_role("status").get_by_text("Freezing stem takes").wait_for()
+    assert state.selected == "stem.weight"
 
 
 def test_nothing_moves_while_a_handle_is_dragged(watched: Watched) -> None:  # noqa: F811

@@ -15,7 +15,6 @@ import pockgraph as pg
 from pockgraph.errors import BudgetError, PlanError, StudyError
 from pockgraph.plan import Budget, Plan
 from pockui.components import properties, web
-from pockui.info.timeline import timeline
 from pockui.scheduling import AtOnce
 from pockui.widgets import FrontierLine, LayerBars, MemoryTimeline, Planner, TrainMonitor
 from pockui.widgets.parts import BudgetBarPart, LayerBarsPart
@@ -133,16 +132,16 @@ def test_the_timeline_peaks_where_the_figures_say(facts) -> None:
     shown = MemoryTimeline(facts.path)
     state = shown.state
     names = [trace.name for trace in shown.figure.data]
-    assert names == ["full training", "forward", "backward and update", "peak"]
+    assert names[-4:] == ["full training", "the preset", "this plan", "peak"]
     before = shown.figure.data[-1].y[0]
     assert before == pytest.approx(state.prediction.figures.peak_bytes / 1e3)
     state.set_ratio(WEIGHT, 0.0)
     assert shown.figure.data[-1].y[0] == pytest.approx(state.prediction.figures.peak_bytes / 1e3)
-    found = timeline(facts.profile, state.prediction.choice)
-    steps = [*found.forward, *found.backward[1:]]
-    assert max(p.y for p in found.full) == pytest.approx(facts.known_plans["Full"].figures.peak_bytes / 1e3)
-    assert [p.x for p in steps] == sorted(p.x for p in steps)
-    assert found.peak in steps
+    assert "Alive at the peak" in shown._alive.value
+    plan = shown.figure.data[-2]
+    plan._dispatch_on_click(_points(plan, 2), None)
+    assert shown.step.moment == plan.customdata[2]
+    assert "frozen; training it would add" in shown._freezing.value
 
 
 def test_a_monitor_watches_a_trainer_of_this_kernel(planner: Planner, tmp_path, monkeypatch) -> None:

@@ -58,6 +58,22 @@ class Schedule(NamedTuple):
     reads: Integers
 
 
+class Lifetimes(NamedTuple):
+    """When the storages of a schedule are made and freed.
+
+    Attributes:
+        nbytes: of each storage; the last one stands for no memory at all.
+        made: the step that makes it first; as many as there are steps: none does.
+        dies: the last step in which it is alive; as many as there are steps: it stays.
+        written_over: [S], the step's result takes the place of an operand that dies there.
+    """
+
+    nbytes: Integers
+    made: Integers
+    dies: Integers
+    written_over: Flags
+
+
 @dataclass(frozen=True)
 class Curve:
     """Bytes alive while each step runs, resident ones not included.
@@ -84,12 +100,10 @@ def schedule_of(steps: Sequence[Step]) -> Schedule:
     )
 
 
-def liveness(schedule: Schedule, kept: Collection[int] = ()) -> Curve:
-    """The curve of a schedule; `kept` storages (results) stay alive to the end."""
-    storage, owns, elementwise, forward, readers, reads = schedule
+def lifetimes(schedule: Schedule, kept: Collection[int] = ()) -> Lifetimes:
+    """Of a schedule that has steps; `kept` storages (results) stay alive to the end."""
+    storage, owns, elementwise, _, readers, reads = schedule
     count, places = len(storage), np.arange(len(storage))
-    if not count:
-        return Curve(np.zeros(0, np.int64), 0)
     # One place more, where -1 points: it has no bytes.
     storages = int(max(storage.max(), reads.max(initial=-1))) + 2
     owned, size = np.flatnonzero(owns), np.zeros(storages, np.int64)
@@ -100,10 +114,6 @@ def liveness(schedule: Schedule, kept: Collection[int] = ()) -> Curve:
     np.minimum.at(first, storage, places)
     dies = np.where(dies < 0, first, dies)  # what nobody reads dies where it is made
     dies[list(kept)] = count
-    freed = np.zeros(count + 1, np.int64)
-    np.add.at(freed, dies, size)
-    live = np.cumsum(owns)
-    gone = np.cumsum(freed[:count])
     written_over = (
         elementwise[readers]
         & (dies[reads] == readers)
@@ -112,6 +122,19 @@ def liveness(schedule: Schedule, kept: Collection[int] = ()) -> Curve:
     )
     reuses = np.zeros(count, bool)
     reuses[readers[written_over]] = True
-    boundary = np.flatnonzero(forward)[-1:]
-    curve = live - gone + freed[:count] - np.where(reuses, owns, 0)
+    return Lifetimes(size, first, dies, reuses)
+
+
+def liveness(schedule: Schedule, kept: Collection[int] = ()) -> Curve:
+    """The curve of a schedule; `kept` as for `lifetimes`."""
+    count, owns = len(schedule.storage), schedule.owns_bytes
+    if not count:
+        return Curve(np.zeros(0, np.int64), 0)
+    found = lifetimes(schedule, kept)
+    freed = np.zeros(count + 1, np.int64)
+    np.add.at(freed, found.dies, found.nbytes)
+    live = np.cumsum(owns)
+    gone = np.cumsum(freed[:count])
+    boundary = np.flatnonzero(schedule.forward)[-1:]
+    curve = live - gone + freed[:count] - np.where(found.written_over, owns, 0)
     return Curve(curve, int((live - gone)[boundary].sum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..cost.clamp_masks import CLAMP_MASK_BYTES
 
@@ -10,6 +11,7 @@ WORK_KINDS = ("forward", "dx_matrix", "dx_depthwise", "dw_matrix", "dw_depthwise
 SCALAR_BYTES = 4
 EVERY = -1  # the set of all tensors
 
+Phase = Literal["forward", "backward", "update"]
 Amounts = tuple[int, int, int]  # bytes, flops, work
 
 
@@ -38,6 +40,9 @@ class Operator:
         adds_norm_of: the tensor whose gradient's norm it adds to the sum over all; else -1. It exists when
             that tensor and an earlier one are trained; otherwise the sum is the one operand that there is.
         item_bytes: of one element of its result.
+        op: ATen's name for what it computes; empty in profiles that earlier versions made, as `layer`.
+        layer: the module that it belongs to; empty for what stands outside all of them.
+        update: it belongs to the update phase.
     """
 
     name: str
@@ -62,6 +67,13 @@ class Operator:
     fixed_work: int = 0
     adds_norm_of: int = -1
     item_bytes: int = SCALAR_BYTES
+    op: str = ""
+    layer: str = ""
+    update: bool = False
+
+    @property
+    def phase(self) -> Phase:
+        return "forward" if self.forward else "update" if self.update else "backward"
 
     def only_served(self, trained: int = EVERY) -> int:
         """The one of these tensors that it serves; -1 where it serves none, several, or the loss."""

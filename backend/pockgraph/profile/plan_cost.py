@@ -33,7 +33,8 @@ class PrunedStep(NamedTuple):
     Attributes:
         schedule: its steps.
         operators: of each step, the operator of the profile that it is; those below 0 are added ones.
-        added: the added steps, that of -1 first.
+        added: the added steps, that of -1 first. causes: of each, the operator that it stands beside, and the
+            set of tensors that it is there for.
         flops: of the step; `work`: amount of each of `WORK_KINDS`.
         resident_bytes: alive all the time, `state_bytes` included.
     """
@@ -41,6 +42,7 @@ class PrunedStep(NamedTuple):
     schedule: Schedule
     operators: list[int]
     added: list[Step]
+    causes: list[tuple[int, int]]
     flops: int
     work: list[int]
     resident_bytes: int
@@ -90,6 +92,7 @@ class _Pruning:
         self.resident += self.state
         # Added steps, as (operator, -1 before / 1 after it, order); their storages count on.
         self.added: list[tuple[tuple[int, int, int], Step]] = []
+        self.causes: dict[int, tuple[int, int]] = {}  # storage of an added step -> as `PrunedStep` has them
         self.next_storage = len(profile.operators)
         self.flops = 0  # beside those of operators that remain as they are, as `work`
         self.work = [0] * len(WORK_KINDS)
@@ -143,7 +146,8 @@ class _Pruning:
         schedule, order = self._schedule(there, storage, size, readers, reads)
         work = [a + b for a, b in zip(work, self.work, strict=True)]
         added = [step for _, step in self.added]
-        return PrunedStep(schedule, order, added, flops + self.flops, work, self.resident, self.state)
+        causes = [self.causes[step.storage] for step in added]
+        return PrunedStep(schedule, order, added, causes, flops + self.flops, work, self.resident, self.state)
 
     def _schedule(
         self, there: Flags, storage: Integers, size: Integers, readers: Integers, reads: Integers
@@ -226,9 +230,10 @@ class _Pruning:
         return bool(self.p.operators[n].serves & self.trained) and self.storage.get(n) != -1
 
     def _add(self, at: int, side: int, order: int, name: str, size: int, operands: tuple[int, ...],
-             elementwise: bool, forward: bool, flops: int) -> int:  # fmt: skip
+             elementwise: bool, forward: bool, flops: int, serves: int) -> int:  # fmt: skip
         storage = self.next_storage
         self.next_storage += 1
+        self.causes[storage] = at, serves
         self.added.append(((at, side, order), Step(name, storage, size, operands, elementwise, forward)))
         self.flops += flops
         self.work[WORK_KINDS.index("forward" if forward else "stream")] += flops if forward else size
@@ -246,7 +251,7 @@ class _Pruning:
             if not (o.bytes or o.inputs):  # a view of a weight
                 source += self._joined(o.reads)
             storage = self._add(n, 1, self._nearer(), f"select_{o.name}", size, source,
-                                False, o.forward, size // o.item_bytes)  # fmt: skip
+                                False, o.forward, size // o.item_bytes, 1 << i)  # fmt: skip
         else:
             reads = selection(o, onward)
             operands = tuple(self._select(m, i, share) for m in reads.selected)
@@ -258,7 +263,7 @@ class _Pruning:
             for nbytes in inputs:
                 size = round(nbytes * share)
                 operands += (self._add(-1, 1, self._nearer(), "select_input", size, (),
-                                       False, True, size // SCALAR_BYTES),)  # fmt: skip
+                                       False, True, size // SCALAR_BYTES, 1 << i),)  # fmt: skip
             kept = tuple(self._resolved(self.p.operators[m].storage) for m in reads.whole)
             kept += self._joined(-1 - j for j in weights if j < 0)
             self.moved[n] = share, operands, kept
@@ -285,6 +290,7 @@ class _Pruning:
             size, flops, work = self._amounts(n, o)
             step = Step(f"part_{o.name}", part, size, self._operands(n, o), o.elementwise, o.forward)
             self.added.append(((n, -1, 0), step))
+            self.causes[part] = n, o.serves & self.trained
             self.flops += flops
             self.work[o.kind] += work
             self.twice.add(n)
@@ -298,8 +304,9 @@ class _Pruning:
             size = self.p.tensors[i].nbytes
             at, order = self.p.first_reader[i], 2 * i * _AFTER_ALL
             self.joined[i] = self._add(
-                at, -1, order, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // SCALAR_BYTES
-            )
+                at, -1, order, f"join_{self.p.tensors[i].fqn}", size, (), False, True, size // SCALAR_BYTES,
+                1 << i,
+            )  # fmt: skip
 
     def _joined(self, tensors: Iterable[int]) -> tuple[int, ...]:
         """The storages of those of these weights that are joined."""
@@ -311,7 +318,7 @@ class _Pruning:
             size, order = round(self.p.tensors[j].nbytes * share), 2 * j * _AFTER_ALL + self._nearer()
             self.selected[-1 - j, i] = self._add(
                 self.p.first_reader[j], -1, order, f"select_joined_{self.p.tensors[j].fqn}", size,
-                (self.joined[j],), False, True, size // SCALAR_BYTES,
+                (self.joined[j],), False, True, size // SCALAR_BYTES, 1 << i,
             )  # fmt: skip
         return self.selected[-1 - j, i]
 
@@ -335,7 +342,7 @@ class _Pruning:
                 reads = tuple(made[k] for k in step.reads) or (y.storage,)
                 made.append(self._add(
                     o.compared, 1, order, f"{step.name}_{y.name}", y.clamp_mask_bytes, reads, True, True,
-                    y.bytes // y.item_bytes,
+                    y.bytes // y.item_bytes, o.serves & self.trained,
                 ))  # fmt: skip
             out[n] = made[-1]
         return out

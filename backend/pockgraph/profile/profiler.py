@@ -86,6 +86,9 @@ def profile_of(graph: TrainGraph) -> Profile:
                 fixed_work=fixed_work,
                 adds_norm_of=-1 if adds is None else position_of[adds],
                 item_bytes=val.dtype.itemsize if isinstance(val, torch.Tensor) else SCALAR_BYTES,
+                op=_op_name(node),
+                layer=node.meta["layer"],
+                update=node.meta["phase"] == "update",
             )
         )
         assert number[node] == i
@@ -210,6 +213,12 @@ def _other_fixed(
                 if d != tensors[i].channel_dim and fixed != o.fixed:
                     tables[i].setdefault(d, {})[n] = fixed
     return tables
+
+
+def _op_name(node: fx.Node) -> str:
+    """`convolution` of `aten.convolution.default`."""
+    target: Any = node.target
+    return target.__name__.partition(".")[0]
 
 
 def _work(node: fx.Node, serves: int) -> tuple[int, int]:

@@ -94,8 +94,9 @@ def check(profile: Profile) -> None:
 
 def _check_operator(o: Operator, i: int, count: int, tensors: int) -> None:
     what = f"operator {i}"
-    _require(isinstance(o.name, str) and _amounts(getattr(o, a) for a in _AMOUNTS), what)
-    _require(all(type(flag) is bool for flag in (o.forward, o.needed, o.elementwise)), what)
+    _require(all(isinstance(n, str) for n in (o.name, o.op, o.layer)), what)
+    _require(_amounts(getattr(o, a) for a in _AMOUNTS), what)
+    _require(all(type(flag) is bool for flag in (o.forward, o.needed, o.elementwise, o.update)), what)
     before = _indices((o.storage, *o.operands), i + 1) and _indices(o.inputs, i)  # schedule order: no circles
     _require(before and _indices(o.kept_for, count) and _indices(o.reads, tensors), what)
     _require(_indices([o.kind], len(WORK_KINDS)) and _amounts([o.serves]) and o.serves < 1 << tensors, what)
