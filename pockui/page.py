@@ -35,6 +35,7 @@ from pockui.views.curves import Curves
 from pockui.views.export import Export
 from pockui.views.figure_tiles import FigureTiles
 from pockui.views.frontier import Frontier
+from pockui.views.graph import Graph
 from pockui.views.layers import Layers
 from pockui.views.memory_timeline import MemoryTimeline
 from pockui.views.process_memory import ProcessMemory
@@ -42,7 +43,7 @@ from pockui.views.start import opening, start
 from pockui.views.train import Train
 
 logger = logging.getLogger(__name__)
-TRAIN = 2  # the tab's place
+TRAIN = 3  # the tab's place
 
 
 def tell(error: Exception) -> None:
@@ -204,16 +205,18 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
         train.tell_unknown(run)
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
     curves, compare, export = Curves(state), Compare(state, training), Export(state, training)
-    memory = MemoryTimeline(state)
+    memory, graph = MemoryTimeline(state), Graph(state, training)
+    pn.state.on_session_destroyed(lambda _: graph.check.stop_listening())
     tabs = pmui.Tabs(
         ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
         ("Memory", pmui.Column(memory, **fill)),
+        ("Graph", pmui.Column(graph, **fill)),
         ("Train", pmui.Column(train, **fill)),
         ("Compare", pmui.Column(compare, **fill)),
         ("Export", pmui.Column(export, **fill)),
         active=TRAIN if run else 0, **fill,
     )  # fmt: skip
-    parts.draw_when_shown(tabs, (curves, memory, train, compare, export))
+    parts.draw_when_shown(tabs, (curves, memory, graph, train, compare, export))
     frontier = Frontier(state, FrontierPlans(state, in_thread()))
     aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(

@@ -15,7 +15,7 @@ from .info.alive import Alive, alive_at, freezing_text, hover_text, peaks
 from .info.layers import chosen
 from .info.palette import palette
 from .info.predictions import Prediction
-from .info.timeline import moment_at, timeline
+from .info.timeline import Timeline, moment_at, timeline
 from .state import State
 
 COMPARED = {"Full": "full training", "Preset": "the preset"}  # names in `Facts.known_plans`
@@ -32,6 +32,7 @@ class StepTimeline(param.Parameterized):
     def __init__(self, state: State) -> None:
         super().__init__()
         self._state = state
+        self._drawn: tuple[StepMemory, bool, Timeline, charts.Figure] | None = None
         self._memory: tuple[Prediction, StepMemory] | None = None
         self._others: tuple[Facts, Mapping[str, StepMemory]] | None = None
 
@@ -68,12 +69,16 @@ class StepTimeline(param.Parameterized):
         if not self.ready:
             return None
         memory, s = self.memory, self._state
-        found = timeline(s.facts.profile, memory, self.others)
-        points = tuple(
-            p._replace(text=hover_text(memory, m, p.text)) for m, p in zip(found.moments, found.points)
-        )
+        if self._drawn is None or self._drawn[0] is not memory or self._drawn[1] != s.dark:
+            found = timeline(s.facts.profile, memory, self.others)
+            points = tuple(
+                p._replace(text=hover_text(memory, m, p.text)) for m, p in zip(found.moments, found.points)
+            )
+            figure = charts.timeline_chart(found._replace(points=points), palette(s.dark))
+            self._drawn = memory, s.dark, found, figure
+        *_, found, figure = self._drawn  # a move of the line draws nothing else anew
         here = found.peak.x if self.place is None else self.place
-        return charts.timeline_chart(found._replace(points=points), here, palette(s.dark))
+        return charts.with_moment(figure, here, palette(s.dark))
 
     def alive(self) -> Alive:
         """What is alive at `moment`."""

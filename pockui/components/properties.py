@@ -72,6 +72,15 @@ class Chart(Editable):
     end_text = param.String(doc="What the movable shape means at the right end; empty: its place alone.")
 
 
+class Tree(Editable):
+    """A tree of rows with figures. What is open is the browser's affair: no edits."""
+
+    label = param.String(doc="What the tree shows.")
+    first = param.String(doc="Title of the names' column.")
+    columns = param.List(default=[], doc="`{title, help}` of each figure.")
+    rows = param.List(default=[], doc="What `pockui.info.graph.tree_rows` gives.")
+
+
 class Records(Editable):
     """A table of runs and plans.
 

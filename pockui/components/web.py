@@ -60,6 +60,13 @@ class Records(_OnPage, properties.Records, AnyWidgetComponent):
     _react_version = "18.3.1"
 
 
+class Tree(_OnPage, properties.Tree, AnyWidgetComponent):
+    _esm = source("tree")
+    _stylesheets = STYLES
+    _debounce = 0
+    _react_version = "18.3.1"
+
+
 class Page(_OnPage, properties.Page, AnyWidgetComponent):
     _esm = source("page")
     _debounce = 0

@@ -212,12 +212,8 @@ def _ends(points: Sequence[FrontierPoint], colour: str) -> Item:
     }
 
 
-def timeline_chart(found: Timeline, here: float, colours: Palette) -> Figure:
-    """Bytes alive over a step: by kind, the peak, other plans' steps, and a line to move.
-
-    Args:
-        here: where the line stands, in percent of the operators.
-    """
+def timeline_chart(found: Timeline, colours: Palette) -> Figure:
+    """Bytes alive over a step: by kind, the peak, and other plans' steps."""
     fills = {
         "weights, constants, batch": _faded(colours.soft, 0.3),
         "optimizer state": _faded(colours.cost, 0.4),
@@ -248,13 +244,19 @@ def timeline_chart(found: Timeline, here: float, colours: Palette) -> Figure:
         {**_label("backward and updates", colours, x=found.forward_ends), **quiet},
     ]
     ends = _upright(found.forward_ends, color=colours.soft, width=1, dash="dot")
-    name = "Moment of the step, in percent of its operators"
-    label = {"text": "", "font": {"size": 11, "color": colours.text}}
-    cursor = _upright(here, color=colours.text, width=1.5) | {"name": name, "editable": True, "label": label}
     x = {"title": "Operators of the whole step, %", "range": [0, 100]}
     y = {"title": f"Alive, {found.unit.name}", "rangemode": "tozero"}
-    figure = _figure(colours, traces, x, y, [ends, cursor], labels, height=330)
+    figure = _figure(colours, traces, x, y, [ends], labels, height=330)
     return _with_legend(figure, 52, {"hovermode": "x"})
+
+
+def with_moment(figure: Figure, percent: float, colours: Palette) -> Figure:
+    """A timeline with a line to move, at a place in the step."""
+    name = "Moment of the step, in percent of its operators"
+    label = {"text": "", "font": {"size": 11, "color": colours.text}}
+    line = _upright(percent, color=colours.text, width=1.5) | {"name": name, "editable": True, "label": label}
+    layout = figure["layout"]
+    return {**figure, "layout": {**layout, "shapes": [*layout["shapes"], line]}}
 
 
 def _steps(xs: Sequence[float], ys: Sequence[float], name: str) -> Item:

@@ -46,7 +46,7 @@ class MemoryTimeline(pn.viewable.Viewer):
         state.param.watch(draw, "facts")
         state.param.watch(freeze, "selected")
         step.param.watch(lambda _: self._show_moment(), "place")
-        self._show()
+        parts.draw_later(self._when_shown)
 
     def set_shown(self, shown: bool) -> None:
         """Whether anybody sees it: what nobody sees is not drawn until then."""

@@ -113,6 +113,13 @@ class WhenShown:
             self()
 
 
+def draw_later(draws: Sequence[WhenShown]) -> None:
+    """Have each draw what it has not drawn yet when its view is first shown: no page waits for it."""
+    for draw in draws:
+        draw.set_shown(False)
+        draw()
+
+
 def draw_when_shown(tabs: pmui.Tabs, views: Sequence[Any]) -> None:
     """Tell each view, one a tab, when its tab is shown and hidden: what nobody sees need not be computed."""
 

@@ -80,6 +80,29 @@ def test_the_memory_of_a_step_follows_a_drag_and_says_what_is_alive_where(
     assert state.selected == "stem.weight"
 
 
+def test_the_graph_is_a_tree_that_follows_the_plan_and_opens_by_keyboard(
+    watched: Watched,  # noqa: F811
+) -> None:
+    state, page = watched.open(), watched.page
+    page.get_by_role("tab", name="Graph").click()
+    tree = page.get_by_role("treegrid", name="Training graph")
+    stem = tree.locator("[data-row='layer stem']")
+    stem.focus()
+    assert tree.locator("tr[tabindex='0']").count() == 1
+    page.keyboard.press("ArrowRight")
+    assert stem.get_attribute("aria-expanded") == "true"
+    page.keyboard.press("ArrowDown")
+    assert page.locator("tr:focus").get_attribute("data-row") == "forward stem"
+    state.take(state.facts.profile.plan({"head.bias": 1.0}))
+    tree.get_by_text("backward, pruned").wait_for()  # what is open stays so
+    assert page.locator("tr:focus").get_attribute("data-row") == "forward stem"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    _wait(lambda: stem.get_attribute("aria-expanded") == "false")
+    page.get_by_text("Nothing compiled yet.").wait_for()
+    page.get_by_role("button", name="Check this plan").wait_for()
+
+
 def test_nothing_moves_while_a_handle_is_dragged(watched: Watched) -> None:  # noqa: F811
     state, page = watched.open(), watched.page
     places = """() => {

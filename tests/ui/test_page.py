@@ -44,7 +44,7 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
         )
     shown = page.page_of(state)
     tabs = next(iter(shown.select(pmui.Tabs)))
-    plan, _, _, exported = tabs
+    plan, memory, *_, exported = tabs
     bars, charts = next(iter(plan.select(LayerBars))), list(plan.select(Chart))
 
     def move(budget: int) -> None:
@@ -55,7 +55,11 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
     assert written == []
     assert bars.ratios == state.ratios
 
-    tabs.active = 3
+    alive = next(iter(memory.select(Chart)))
+    assert alive.figure == {}
+    tabs.active = 1
+    assert alive.figure["data"][-1]["name"] == "peak"
+    tabs.active = len(tabs) - 1
     assert written == ["planning_code"]
     texts = [html.unescape(str(pane.object)) for pane in exported.select(pn.pane.HTML)]
     assert any(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from ..runtime.manifest import (
     GraphSpec,
     Manifest,
     ParityRecord,
+    PassSpec,
     SlotSpec,
     file_sha256,
     read_manifest,
@@ -52,6 +53,7 @@ from .sample_independence import samples_apart
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..passes import PassCount
     from ..plan import Plan
     from ..targets import Target
     from ..train_graph import TrainGraph
@@ -183,6 +185,7 @@ def write_artifact(
     options: Mapping[str, Any] | None = None,
     check_parity: Callable[[Path, Manifest], ParityRecord] | None = None,
     replace: bool = True,
+    counts: Sequence[PassCount] = (),
 ) -> Artifact:
     """Write an artefact: all of it, or nothing.
 
@@ -195,6 +198,7 @@ def write_artifact(
         options: the target's options.
         check_parity: measures the parity of what was written, or refuses it; None skips that.
         replace: whether another artefact may be replaced.
+        counts: what the shared passes did to the operators of `train`.
 
     Raises:
         ParityError: from `check_parity`.
@@ -206,8 +210,9 @@ def write_artifact(
         require_replaceable(folder, graph.plan, target.name, replace)  # again: compiling took its time
         with replacing(folder) as partial, _named(partial, folder):
             partial.mkdir()
-            for step, stem in ((train, "train"), (evaluation, "eval")):
-                target.write(pipeline.finish(step, stem), partial, stem, options or {})
+            passes = [*counts]
+            target.write(pipeline.finish(train, "train", passes), partial, "train", options or {})
+            target.write(pipeline.finish(evaluation, "eval"), partial, "eval", options or {})
             _write_state(partial / STATE, train, graph)
             (partial / PLAN).write_text(graph.plan.to_json(), encoding="utf-8")
             files = {p.name: _file_spec(p) for p in sorted(partial.iterdir())}
@@ -226,6 +231,7 @@ def write_artifact(
                 predicted={**_figures(train), **graph.plan.predicted},
                 unused=tuple(sorted({*graph.unused, *graph.frozen, *(graph.aliases or {})})),
                 versions=_versions(),
+                passes=tuple(PassSpec(**count._asdict()) for count in passes),
                 files=files,
                 telling_state=state_to_check(train),
                 nonfinite_entries=nonfinite_entries(graph.task.example),

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import PockError, TaskError, UnsupportedOperators, reason, require
 from ..parity.compiled_step import check_parity
+from ..passes import PassCount
 from ..passes.batch_limits import limits_of
 from ..plan import Plan
 from ..runtime.batch_limits import check_limits
@@ -61,7 +62,9 @@ def compile(
     small = graph.prune(plan) if plan is not None else graph
     require_replaceable(out, small.plan, lowering.name, replace)
     pipeline = lowering.pipeline(options or {})
-    train, evaluation = pipeline.start(small, "train"), pipeline.start(small.evaluation(), "eval")
+    counts: list[PassCount] = []
+    train = pipeline.start(small, "train", counts)
+    evaluation = pipeline.start(small.evaluation(), "eval")
     found = check_lowered(small, lowering, train, evaluation)
     if not found.ok:
         raise UnsupportedOperators(str(found))
@@ -70,7 +73,7 @@ def compile(
     parity_check = (lambda folder, manifest: check_parity(folder, manifest, small, force)) if parity else None
     try:
         return write_artifact(
-            out, lowering, train, evaluation, small, dict(options or {}), parity_check, replace
+            out, lowering, train, evaluation, small, dict(options or {}), parity_check, replace, counts
         )
     except torch.linalg.LinAlgError as e:  # pyright: ignore[reportPrivateImportUsage]
         said = f"its first batch cannot be trained on, as in eager PyTorch: {reason(e)}"

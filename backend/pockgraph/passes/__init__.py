@@ -26,6 +26,14 @@ class Pass(Protocol):
     def __call__(self, graph: Graph) -> Graph: ...
 
 
+class PassCount(NamedTuple):
+    """How many operators a graph had before and after a pass."""
+
+    name: str
+    before: int
+    after: int
+
+
 class Pipeline(NamedTuple):
     """The passes between pruning and writing, in order.
 
@@ -42,13 +50,13 @@ class Pipeline(NamedTuple):
     def all(self) -> tuple[Pass, ...]:
         return (*self.shared, *self.own)
 
-    def start(self, graph: Graph, name: str) -> Any:
-        """`graph` after the shared passes; `name` as for `run`."""
-        return run(graph, self.shared, name)
+    def start(self, graph: Graph, name: str, counts: list[PassCount] | None = None) -> Any:
+        """`graph` after the shared passes; `name` and `counts` as for `run`."""
+        return run(graph, self.shared, name, counts=counts)
 
-    def finish(self, graph: Graph, name: str) -> Any:
+    def finish(self, graph: Graph, name: str, counts: list[PassCount] | None = None) -> Any:
         """What `start` gave, after the target's own passes."""
-        return run(graph, self.own, name, first=len(self.shared))
+        return run(graph, self.own, name, first=len(self.shared), counts=counts)
 
 
 def shared(integers_below: int | None = None) -> tuple[Pass, ...]:
@@ -64,7 +72,13 @@ def shared(integers_below: int | None = None) -> tuple[Pass, ...]:
     return (FoldConstants(), FoldScale(), GuardIndices(integers_below))
 
 
-def run(graph: Any, passes: Sequence[Pass] | None = None, name: str = "graph", first: int = 0) -> Any:
+def run(
+    graph: Any,
+    passes: Sequence[Pass] | None = None,
+    name: str = "graph",
+    first: int = 0,
+    counts: list[PassCount] | None = None,
+) -> Any:
     """Apply passes (by default `shared()`), checking the graph after each.
 
     `POCK_DEBUG=1` prints a line per pass; `POCK_DUMP=DIR` writes each graph as Python.
@@ -72,12 +86,15 @@ def run(graph: Any, passes: Sequence[Pass] | None = None, name: str = "graph", f
     Args:
         name: what the graph is called in these lines and files: `train`, `eval`, …
         first: the number of the first pass in them.
+        counts: gets an entry for each pass.
     """
     debug, dump = os.environ.get("POCK_DEBUG", "0"), os.environ.get("POCK_DUMP")
     for number, apply in enumerate(shared() if passes is None else passes, first):
-        start, before = time.perf_counter(), len(graph.fx.nodes)
+        start, before, operators = time.perf_counter(), len(graph.fx.nodes), len(list(graph.nodes()))
         graph = apply(graph)
         graph.validate()
+        if counts is not None:
+            counts.append(PassCount(apply.name, operators, len(list(graph.nodes()))))
         step = f"{name}-{number:02d}-{apply.name}"
         if debug != "0":
             took_ms = (time.perf_counter() - start) * 1e3

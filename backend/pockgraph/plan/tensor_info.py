@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 
@@ -43,3 +44,9 @@ class TensorInfo:
     @property
     def channels(self) -> int | None:
         return None if self.channel_dim is None else self.shape[self.channel_dim]
+
+
+def block_of(layer: str) -> str:
+    """The block of a module: `features.12.conv.0` -> `features.12`, the path up to the first number in it."""
+    numbered = re.match(r"(.*?(?:^|\.)\d+)(?:\.|$)", layer)
+    return numbered.group(1) if numbered else layer

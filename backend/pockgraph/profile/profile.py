@@ -190,6 +190,11 @@ class Profile:
 
     choice = ratios_of  # its name in earlier versions
 
+    @functools.cached_property
+    def has_layers(self) -> bool:
+        """Whether operators know their layer and name; those of earlier versions did not."""
+        return any(o.op for o in self.operators)
+
     def part(self, i: int, what: float | Trained) -> tuple[int, int] | None:
         """(dimension, channels) of a part of a tensor; None: the whole tensor."""
         tensor = self.tensors[i]

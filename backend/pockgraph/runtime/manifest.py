@@ -82,6 +82,14 @@ class FileSpec(_Strict):
     bytes: int = Field(ge=0)
 
 
+class PassSpec(_Strict):
+    """How many operators the training step had before and after a pass of the compiler."""
+
+    name: str = Field(max_length=100)
+    before: int = Field(ge=0)
+    after: int = Field(ge=0)
+
+
 class ParityRecord(_Strict):
     """How a compiled step compares with eager PyTorch on one real batch; see `pockgraph.parity`.
 
@@ -150,6 +158,7 @@ class Manifest(_Strict):
         predicted: figures, keys with unit suffixes.
         unused: parameters of the model that the plan does not know: unused ones, names of tied ones.
         versions: of the programs that wrote the artefact.
+        passes: what the compiler did after pruning, in order. Empty, as older versions wrote: not counted.
         files: every other file of the folder.
         native_code: those of them that hold machine code: to load them is to run their author's code.
         telling_state: the state slots by which a step is judged: while what it leaves in them is finite, so
@@ -183,6 +192,7 @@ class Manifest(_Strict):
     predicted: dict[str, float] = Field(default={})
     unused: tuple[str, ...] = ()
     versions: dict[str, str] = Field(default={})
+    passes: tuple[PassSpec, ...] = ()
     files: dict[str, FileSpec]
     native_code: tuple[str, ...] = Field(default=(), validate_default=True)
     telling_state: tuple[str, ...] | None = None

@@ -134,6 +134,15 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
 
         return self._cached("profile", read)
 
+    def _renew_profile(self) -> None:
+        """Make a profile again that an earlier version made without the layers of operators."""
+        if self._store.document("profile") is None or self._own_profile().has_layers:
+            return
+        from ..profile.profiler import profile_of
+
+        old = self._own_profile()
+        self.save_profile(replace(profile_of(self.graph), time=old.time, memory=old.memory))
+
     def save_profile(self, profile: Profile) -> None:
         """Replace the profile, for example by one with measured times."""
         from ..profile import Profile
@@ -222,6 +231,7 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
             what = "Pass one such as concurrent.futures.ProcessPoolExecutor(), or leave it out."
             require(StudyError, "executor", executor, Executor, what)
         task = self._needed_task()
+        self._renew_profile()
         if settings.mode == "probe" and not isinstance(settings.lr, int | float):
             settings = replace(settings, lr=self.graph.optimizer.lr)
         choose = None

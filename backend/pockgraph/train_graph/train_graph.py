@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from ..ir.reachability import served_outputs
 from ..optimizer import Optimizer, check_groups, optimizer_from_dict
 from ..plan import Plan
 from ..plan.plannable import check_trainable
-from ..plan.tensor_info import TensorInfo
+from ..plan.tensor_info import TensorInfo, block_of
 from ..recurrent.operators import WEIGHTS
 from .prune import prune, specialise
 
@@ -219,7 +218,7 @@ def tensor_infos(gradients: Graph) -> tuple[TensorInfo, ...]:
         layer = slot.fqn.rpartition(".")[0]
         tensors.append(
             TensorInfo(
-                fqn=slot.fqn, kind=_kind(slot), shape=slot.shape, layer=layer, block=_block(layer),
+                fqn=slot.fqn, kind=_kind(slot), shape=slot.shape, layer=layer, block=block_of(layer),
                 channel_dim=_channel_dim(node), flops=own_flops.get(1 << i, 0) + 2 * node.meta["val"].numel(),
                 dx_flops=shared_flops.get(layer, 0), saved_bytes=sum(own_saved.get(1 << i, {}).values()),
                 depth=min(readers, default=0),
@@ -232,12 +231,6 @@ def _kind(slot: Slot) -> str:
     if len(slot.shape) > 1:
         return "weight"
     return "bias" if slot.fqn.rpartition(".")[2].endswith(("bias", "beta")) else "norm"
-
-
-def _block(layer: str) -> str:
-    """`features.12.conv.0` -> `features.12`: the path up to the first number in it."""
-    numbered = re.match(r"(.*?(?:^|\.)\d+)(?:\.|$)", layer)
-    return numbered.group(1) if numbered else layer
 
 
 def _channel_dim(weight: fx.Node) -> int | None:
