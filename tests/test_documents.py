@@ -41,9 +41,28 @@ def test_the_example_of_options_runs(
     assert losses
 
 
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+@each_notebook
+def test_notebooks_are_short_titled_listed_and_without_outputs(notebook: Path) -> None:
+    content = nbformat.read(notebook, as_version=4)
+    nbformat.validate(content)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "clear the outputs"
+    assert content.cells[0].source.startswith("# ")
+    assert len(code) <= 14
+    assert max(len(cell.source.splitlines()) for cell in code) <= 45
+    assert f"({notebook.name})" in (ROOT / "notebooks" / "README.md").read_text()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.timeout(900)
+@each_notebook
 def test_notebooks_run(notebook: Path, tmp_path: Path) -> None:
     content = nbformat.read(notebook, as_version=4)
-    assert not any(cell.get("outputs") for cell in content.cells), "clear the outputs before committing"
     NotebookClient(content, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    if any(".analyze(" in cell.source for cell in content.cells):
+        states = str(content.metadata.widgets)
+        assert re.search(r"Measuring contribution: +100%", states.replace("\u2007", " ")), "no progress bar"

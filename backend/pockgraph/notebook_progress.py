@@ -91,7 +91,7 @@ def _bar(description: str) -> Iterator[Callable[[Stage], None]]:
             start_s = bar.start_t
             bar.reset(stage.total)  # the only way by which a bar in a notebook learns of another total
             bar.start_t = start_s
-        left = "" if stage.seconds_left is None else f", {bar.format_interval(stage.seconds_left)} left"
+        left = f", {bar.format_interval(stage.seconds_left)} left" if stage.seconds_left else ""
         bar.set_postfix_str(f"{stage.label}{left}", refresh=False)
         bar.update(stage.done - bar.n)
 

@@ -8,7 +8,9 @@ from typing import Any
 import ipywidgets as w
 
 from pockgraph.errors import PlanError
+from pockgraph.notebook_html import ROWS, megabytes, summary
 from pockgraph.plan import Budget, Plan
+from pockgraph.search.plan_search import Frontier
 from pockgraph.study import Study
 
 from ..bindings import (
@@ -41,6 +43,11 @@ def _field(kind: Any, state: State, name: str, **options: Any) -> Any:
     return field
 
 
+def plan_html(state: State) -> str:
+    """The plan as it stands, for where widgets cannot run."""
+    return said(str(state.problem), problem=True) if state.plan is None else state.plan._repr_html_()
+
+
 class LayerBars(w.VBox):
     """What each tensor gains and costs, and the share of it that is trained: drag it, lock it.
 
@@ -69,6 +76,9 @@ class LayerBars(w.VBox):
         )
         super().__init__([tools, self.bars])
 
+    def _repr_html_(self) -> str:
+        return plan_html(self.state)
+
 
 class FrontierLine(w.VBox):
     """The best plan for each of many budgets; a click on one takes it.
@@ -88,6 +98,10 @@ class FrontierLine(w.VBox):
         self._frontier.param.watch(lambda *_: self._show(), ["plans", "problem"])
         self._show()
         super().__init__([axis, self._chart.widget, self._note])
+
+    def _repr_html_(self) -> str:
+        plans = self._frontier.plans
+        return plans._repr_html_() if isinstance(plans, Frontier) else self._note.value
 
     @property
     def figure(self) -> Any:
@@ -124,6 +138,24 @@ class MemoryTimeline(w.VBox):
         step.param.watch(lambda _: self._show(), "place")
         self._show()
         super().__init__([self._chart.widget, self._peaks, self._alive, self._freezing])
+
+    def _repr_html_(self) -> str:
+        prediction = self.state.prediction
+        if prediction is None:
+            return ""
+        step = self.state.facts.profile.live_bytes(prediction.choice)
+        largest = sorted(step, key=lambda point: -point[2])
+        rows = [
+            (name, "forward" if forward else "backward", megabytes(alive)) for name, forward, alive in largest
+        ]
+        title = f"What is alive in a step: {megabytes(largest[0][2])} at most"
+        return summary(
+            title,
+            ("operator", "pass", "alive"),
+            rows[:ROWS],
+            [alive for _, _, alive in step],
+            "from the first operator to the last",
+        )
 
     @property
     def figure(self) -> Any:
@@ -234,6 +266,9 @@ class Planner(w.VBox):
         self.state.set_budget(**{key: getattr(budget, key) for key in Budget.__dataclass_fields__})
         if self.state.problem is not None:
             raise self.state.problem
+
+    def _repr_html_(self) -> str:
+        return f"<div>{self._tiles.value}{plan_html(self.state)}</div>"
 
     def _show(self) -> None:
         s = self.state

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from pockgraph.errors import PockError
+from pockgraph.notebook_html import sparkline
 
 from ..bindings import loss_figure
 from ..info import charts
@@ -73,6 +74,10 @@ class TrainMonitor(w.VBox):
     def figure(self) -> Any:
         """The plotly `FigureWidget` of the loss."""
         return self._loss.widget
+
+    def _repr_html_(self) -> str:
+        losses = [y for trace in self.figure.data for y in trace.y]
+        return f"<div>{sparkline(losses, 'training loss')}{self._note.value}</div>"
 
     def start(self) -> None:
         """Begin a run with the plan and what the form says; what is wrong with it is said below the form."""

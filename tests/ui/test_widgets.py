@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 pytest.importorskip("anywidget")
+
+from IPython.core.formatters import DisplayFormatter
 
 import pockgraph as pg
 from pockgraph.errors import BudgetError, PlanError, StudyError
@@ -193,3 +196,25 @@ def test_a_notebook_loads_no_panel(facts) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(facts.path)], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_where_widgets_cannot_run_there_is_a_static_figure(planner: Planner) -> None:
+    monitor = TrainMonitor(planner.state)
+    monitor._show_losses([3.0, 2.0, 1.0], 3, 0.1)
+    shown = {
+        "planner": planner, "bars": planner.layers, "frontier": planner.frontier,
+        "memory": planner.timeline, "monitor": monitor,
+    }  # fmt: skip
+    formatter = DisplayFormatter()
+    for name, widget in shown.items():
+        data, _ = formatter.format(widget)
+        assert "application/vnd.jupyter.widget-view+json" in data, name
+        static = data["text/html"]
+        ElementTree.fromstring(static)
+        assert "<polyline" in static, name
+        assert len(static) < 8000, name
+    figures = planner.state.prediction.figures
+    assert f"{figures.peak_bytes / 1e6:.1f} MB at most" in planner.timeline._repr_html_()
+    first = next(iter(planner.plan.tensors))
+    assert f"<td>{first}</td>" in planner._repr_html_()
+    assert "3 steps" in monitor._repr_html_()
