@@ -25,7 +25,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm test-executorch coverage campaign evidence check format bench bench-ui clean
+.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter coverage campaign evidence check format bench bench-ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ test-arm: $(READY) ## train on emulated ARM and compare; fetches a Debian for AR
 test-executorch: ## test the experimental target in an environment of its own, $(VENV)-executorch
 	$(MAKE) test-all VENV=$(VENV)-executorch EXTRAS=dev,executorch ARGS="$(EXECUTORCH_TESTS) $(ARGS)"
 
+test-jupyter: ## run and drag a notebook in JupyterLab and Notebook 7, in an environment of its own, $(VENV)-jupyter
+	$(MAKE) test-all VENV=$(VENV)-jupyter EXTRAS=dev,jupyter-test ARGS="tests/ui/test_jupyter.py $(ARGS)"
+
 campaign: $(READY) ## kills, mutated files, long runs, full disks, many sessions; writes docs/results/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)
 
@@ -85,4 +88,4 @@ bench-ui: $(READY) ## how fast the dashboard answers in a browser, on the demo's
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ui.py --study $(or $(STUDY),out/demo-vision/study.db) --out docs/results/ui.md $(ARGS)
 
 clean: ## remove the environment and what the tools left
-	rm -rf $(VENV) $(VENV)-executorch build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-executorch $(VENV)-jupyter build .pytest_cache .ruff_cache .hypothesis

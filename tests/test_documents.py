@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -64,5 +65,5 @@ def test_notebooks_run(notebook: Path, tmp_path: Path) -> None:
     content = nbformat.read(notebook, as_version=4)
     NotebookClient(content, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
     if any(".analyze(" in cell.source for cell in content.cells):
-        states = str(content.metadata.widgets)
-        assert re.search(r"Measuring contribution: +100%", states.replace("\u2007", " ")), "no progress bar"
+        states = json.dumps(content.metadata.widgets, ensure_ascii=False)
+        assert re.search(r"Measuring\scontribution:\s+100%", states), "no progress bar"

@@ -1,0 +1,97 @@
+"""Notebook 01 in JupyterLab and in Notebook 7: run and dragged in a browser, and the kernel asked.
+
+Jupyter is not among the development packages: `make test-jupyter` has an environment for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served_notebooks import Jupyter, jupyter
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOK = "01_first_plan.ipynb"
+WEIGHT = "2.weight"
+RUN_S, PATIENCE_S = 400.0, 60.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", params=["jupyterlab", "notebook"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed here; `make test-jupyter` has it")
+    folder, state = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("state")
+    shutil.copy(NOTEBOOKS / NOTEBOOK, folder)
+    with jupyter(request.param, folder, state) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium, served: Jupyter) -> Iterator[Any]:
+    """A page that asked no other machine for anything, and in which no script failed."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1100})
+    page.set_default_timeout(1000 * PATIENCE_S)
+    asked: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    ours = (served.url, served.url.replace("http", "ws"), "data:", "blob:")
+    assert [url for url in asked if not url.startswith(ours)] == []
+    assert errors == []
+
+
+def wait(until: Callable[[], Any], seconds: float, what: str) -> None:
+    limit = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < limit, f"waited too long until {what}"
+        time.sleep(0.2)
+
+
+def drag(page: Any, handle: Any, dx: float) -> None:
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y, steps=6)
+    page.mouse.up()
+
+
+def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, served: Jupyter) -> None:
+    page.goto(served.address(NOTEBOOK))
+    page.get_by_role("heading", name="A first plan in five minutes").wait_for()
+    page.locator("[data-status=idle]").first.wait_for()  # the kernel
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    saved = served.folder / "turned-digits.plan.json"  # by the last cell
+    wait(saved.exists, RUN_S, "the notebook had run")
+    assert page.locator(".jp-OutputArea-output[data-mime-type*=error]").count() == 0
+
+    row = page.locator(f"[data-tensor='{WEIGHT}']")
+    handle = row.get_by_role("slider")
+    ratio = f"planner.plan.ratio({WEIGHT!r})"
+    shown = handle.get_attribute("aria-valuenow")
+    before = served.ask(ratio)
+    assert shown == str(round(100 * before))
+    rail = row.locator(".pock-rail").bounding_box()["width"]
+    drag(page, handle, rail * (0.5 if before < 0.5 else -0.5))
+    wait(lambda: served.ask(ratio) != before, PATIENCE_S, "the kernel had another plan")
+    after = served.ask(ratio)
+    assert abs(after - before) == pytest.approx(0.5, abs=0.1)
+    assert handle.get_attribute("aria-valuenow") == str(round(100 * after))
+    assert served.ask("planner.state.locked_rows") == [WEIGHT]
+    assert page.get_by_text("Edited by hand. 1 tensor locked.").count() == 1
+    assert page.locator(".jp-OutputArea").filter(has=row).locator(".js-plotly-plot:visible").count() >= 2
+
+    profile = "planner.state.facts.profile"
+    served.ask(f"setattr(planner, 'plan', {profile}.plan({{**{profile}.presets['head'], {WEIGHT!r}: 0.25}}))")
+    wait(lambda: handle.get_attribute("aria-valuenow") == "25", PATIENCE_S, "the bar showed the plan")
