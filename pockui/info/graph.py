@@ -27,12 +27,12 @@ NO_LAYERS = (
 PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
 # Pass -> what it does to the operators.
 PASSES = {
-    "fold_constants": "Folded: computed once, from what never changes",
-    "fold_scale": "Folded: scales into the convolution before them",
+    "fold_constants": "Folded: computed when compiling, from constants",
+    "fold_scale": "Folded: frozen scales of batch norms, into frozen convolutions",
     "guard_indices": "Added: checks of computed indices",
     "legalize": "Expanded: operators that the target lacks, into others",
     "pointwise_as_matmul": "Rewritten: 1 × 1 convolutions as matrix products",
-    "flatten_update": "Fused: updates of many tensors into one",
+    "flatten_update": "Rewritten: updates, on vectors instead of kernels' shapes",
     "lower_precision": "Converted: to the precision that was asked for",
 }
 

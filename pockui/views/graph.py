@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from typing import Any
 
 import panel as pn
@@ -86,18 +87,12 @@ class Graph(pn.viewable.Viewer):
 
     # ------------------------------------------------------------------ the artefact
 
-    def _manifest(self) -> Manifest | None:
-        """Of the artefact of the run that is followed."""
+    def _show_compiled(self) -> None:
+        """The artefact of the run that is followed."""
         job = self._training.job
         compiled = job.last("compiled") if job else None
-        try:
-            return read_manifest(compiled["path"]) if compiled else None
-        except (PockError, OSError):  # it is not there any more
-            return None
-
-    def _show_compiled(self) -> None:
-        manifest = self._manifest()
-        if manifest is None:
+        manifest = _manifest(compiled["path"]) if compiled else None
+        if compiled is None or manifest is None:
             self._compiled.object = parts.hint_html(NOTHING_COMPILED)
             return
         lines = passes_table(manifest)
@@ -106,9 +101,9 @@ class Graph(pn.viewable.Viewer):
             table = parts.hint_html("It was compiled by a version that did not count operators.")
         elif not lines:
             table = parts.hint_html("Compiling changed the number of operators nowhere.")
-        run = html.escape(f"{self._training.job.title}, for {target_name(manifest.target)}")  # pyright: ignore
+        where = html.escape(f"{compiled['path']}, for {target_name(manifest.target)}")
         self._compiled.object = (
-            f'<span class="hint">{run}</span>{table}{parts.badge_html(*parity_badge(manifest.parity_json))}'
+            f'<span class="hint">{where}</span>{table}{parts.badge_html(*parity_badge(manifest.parity_json))}'
         )
 
     # ------------------------------------------------------------------ the target
@@ -155,6 +150,14 @@ class Graph(pn.viewable.Viewer):
             sizing_mode="stretch_width",
             sx={"gap": 2},
         )  # fmt: skip
+
+
+def _manifest(path: str) -> Manifest | None:
+    """Of an artefact; None where it is not any more."""
+    try:
+        return read_manifest(Path(path))
+    except (PockError, OSError):
+        return None
 
 
 def _answer(checked: dict[str, Any], target: str) -> str:

@@ -13,7 +13,8 @@ from ui_task import task
 import pockgraph as pg
 from pockgraph.plan import Plan
 from pockgraph.profile.graph_summary import graph_summary
-from pockui.info.graph import passes_table, totals, tree_rows
+from pockgraph.targets import get_target
+from pockui.info.graph import PASSES, passes_table, totals, tree_rows
 from pockui.jobs import Jobs
 from pockui.target_check import TargetCheck
 from pockui.training import Training
@@ -104,3 +105,8 @@ def test_the_next_analysis_renews_a_profile_that_knows_no_layers(study_path, tmp
         assert not study.profile.has_layers
         study.analyze(steps=10, seeds=(0, 1), lr=0.05, target="torch")
         assert study.profile == made
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "torch"])
+def test_every_pass_of_a_target_has_words(target: str) -> None:
+    assert {p.name for p in get_target(target).pipeline({}).all} <= PASSES.keys()
