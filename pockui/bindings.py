@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from pockgraph.errors import BudgetError
+from pockgraph.errors import BudgetError, PlanError
 
 from .frontier_plans import FrontierPlans
 from .info import charts
@@ -16,6 +16,7 @@ from .info.budgets import EXAMPLES, BudgetRange, budget_range, to_limit, typed_l
 from .info.costs import COSTS
 from .info.curves import cost_curve, gain_curve
 from .info.frontier import axis_unit, frontier_info
+from .info.layer_filter import LayerFilter
 from .info.layers import LayerRow, component_rows, component_scale, select_rows
 from .info.palette import palette
 from .info.training import loss_history
@@ -40,18 +41,22 @@ class Part(Protocol):
         ...
 
 
-def shown_rows(state: State, filter: str | None = None) -> tuple[LayerRow, ...]:
-    """The rows that the state's filter leaves, in its order; what the plan trains although no gain is known,
-    too. `filter` replaces the state's."""
+def asked_rows(state: State) -> LayerFilter:
+    """What the state's filters ask for."""
+    return LayerFilter(state.filter, state.block, state.layer_kind, state.all_tensors)
+
+
+def shown_rows(state: State, asked: LayerFilter | None = None) -> tuple[LayerRow, ...]:
+    """The rows that the state's filters leave, in its order; what the plan trains although no gain is known,
+    too. `asked` replaces the filters.
+
+    Raises:
+        PlanError: the filter is no regular expression.
+    """
     plan, order = state.plan, state.facts.contribution.bias_order
-    return select_rows(
-        state.facts.rows,
-        text=state.filter if filter is None else filter,
-        order=state.order,
-        cost=state.cost,
-        all_tensors=state.all_tensors,
-        trained=set() if plan is None else plan.tensors.keys() - set(order),
-    )
+    trained = set() if plan is None else plan.tensors.keys() - set(order)
+    asked = asked_rows(state) if asked is None else asked
+    return select_rows(state.facts.rows, asked, order=state.order, cost=state.cost, trained=trained)
 
 
 class LayerBarsBinding:
@@ -61,37 +66,54 @@ class LayerBarsBinding:
         self._state, self._bars = state, bars
         self._shown: tuple[Any, ...] = ()
         bars.on_edit(self._edited)
-        state.param.watch(self._show_rows, ["facts", "cost", "plan", "filter", "order", "all_tensors"])
+        state.param.watch(
+            self._show_rows,
+            ["facts", "cost", "plan", "filter", "block", "layer_kind", "order", "all_tensors"],
+        )
         state.param.watch(self._show_choice, "prediction")
         state.param.watch(self._show_locks, "locked")
         state.param.watch(lambda e: bars.put(selected=e.new), "selected")
         self._show_rows()
 
     def _edited(self, edit: Edit) -> None:
-        kind, id = edit["kind"], edit["id"]
+        kind, id, ids = edit["kind"], edit["id"], edit.get("ids")
         if kind == "select":
             self._state.selected = id
+        elif kind == "lock" and ids:
+            self._state.set_locks(ids, edit["on"])
         elif kind == "lock":
             self._state.set_lock(id, edit["on"])
         else:
-            if edit["final"]:
-                self._state.selected = id
-            self._state.set_ratio(id, float(edit["ratio"]), final=edit["final"])
+            self._set(id, ids, float(edit["ratio"]), edit["final"])
+
+    def _set(self, id: str, ids: list[str] | None, ratio: float, final: bool) -> None:
+        if ids:
+            self._state.set_ratios(ids, ratio, final)
+            return
+        if final:
+            self._state.selected = id
+        self._state.set_ratio(id, ratio, final)
 
     def _show_rows(self, *_: object) -> None:
         s = self._state
         if not s.ready:
             return
-        rows, cost = shown_rows(s), COSTS[s.cost]
+        try:
+            rows = shown_rows(s)
+        except PlanError as e:  # the rows that are there stay, while a regular expression is typed
+            self._bars.put(count=str(e), refused=True)
+            return
+        asked, cost, scaled = asked_rows(s), COSTS[s.cost], LayerFilter(all_tensors=s.all_tensors)
+        self._bars.put(count=asked.count_text(s.facts.rows, rows), refused=False)
         shown = (s.facts, s.cost, tuple(r.id for r in rows))
-        if shown == self._shown:
+        if shown == self._shown and rows:
             return
         self._shown = shown
         self._bars.put(
-            scale=component_scale(shown_rows(s, filter=""), cost, s.facts.metric),
+            scale=component_scale(shown_rows(s, scaled), cost, s.facts.metric),
             rows=component_rows(rows, cost, s.facts.metric),
             selected=s.selected,
-            empty=f"No tensor's name contains “{s.filter}”. Clear the filter to see all.",
+            empty="" if rows else asked.empty_text(s.facts.rows),
             locked=s.locked_rows,
             ratios=s.ratios,
         )

@@ -164,7 +164,7 @@ def read_facts(path: str | os.PathLike[str], device: str | None = None) -> Facts
 
 def _facts(where: Path, study: Study, profile: Profile, forecaster: Forecaster) -> Facts:
     contribution = forecaster.contribution
-    rows = layer_rows(profile, contribution)
+    rows = layer_rows(profile, contribution, forecaster.gains)
     made = Facts(
         where, study.name, study.reference, profile, contribution, forecaster, rows, {},
         study.progress(), study.coverage.text,

@@ -32,8 +32,9 @@ LINK_BYTES = 30_000  # servers take addresses of twice that length
 JSON_BYTES = 2_000_000  # of a link, unpacked
 WHOLE = 0
 Share = Annotated[float, Field(ge=0, le=1)]
-VIEWS = ("cost", "axis", "order", "filter", "all", "tensor")  # of the address, beside `plan` and `device`
-ATTRIBUTE = {"all": "all_tensors", "tensor": "selected"}  # of the state, where it is called otherwise
+VIEWS = ("cost", "axis", "order", "filter", "block", "kind", "all", "tensor")
+# Of the address, beside `plan` and `device`; where the state calls it otherwise:
+ATTRIBUTE = {"all": "all_tensors", "tensor": "selected", "kind": "layer_kind"}
 STATE = ("facts", "plan", "budget", "locked", "rules", *(ATTRIBUTE.get(key, key) for key in VIEWS))
 
 
@@ -99,6 +100,8 @@ def read(query: Mapping[str, str], facts: Facts) -> Opened:
         allowed = getattr(State.param[name], "objects", None)
         if key == "tensor":
             allowed = [row.id for row in facts.rows]
+        elif key == "block":
+            allowed = sorted({row.block for row in facts.rows})
         elif key in ("cost", "axis"):
             allowed = [cost for cost in allowed or () if is_known(cost, facts.profile)]
         if allowed is not None and value not in allowed:

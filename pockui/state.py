@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from pockgraph.search.constraints import Lock, matching
 from .facts import Facts, read_facts
 from .history import History, Snapshot
 from .info.costs import COSTS
-from .info.layers import ORDERS, chosen, ratios_of
+from .info.layer_filter import ANY, LAYER_KINDS
+from .info.layers import ORDERS, LayerRow, chosen, ratios_of
 from .info.predictions import Prediction, over_budget
 from .scheduling import AtOnce, Executor, Scheduler, run_now
 
@@ -44,7 +45,9 @@ class State(param.Parameterized):
     selected = param.String(doc="Id of the row whose curves are shown.")
     cost = param.Selector(default="peak_bytes", objects=list(COSTS), doc="Which cost the views compare.")
     axis = param.Selector(default=AXES[0], objects=list(AXES), doc="Which cost the frontier is drawn over.")
-    filter = param.String(doc="Rows are shown whose id contains it.")
+    filter = param.String(doc="Rows are shown whose name fits it, see `LayerFilter.text`.")
+    block = param.String(doc="Rows are shown of this block; empty: of all.")
+    layer_kind = param.Selector(default=ANY, objects=[ANY, *LAYER_KINDS], doc="And of this kind.")
     order = param.Selector(default="network", objects=list(ORDERS.values()), doc="Of the rows.")
     all_tensors = param.Boolean(default=False, doc="Also show what was not measured, and biases one by one.")
     can_undo = param.Boolean(default=False)
@@ -151,9 +154,19 @@ class State(param.Parameterized):
 
     def set_ratio(self, id: str, ratio: float, final: bool = True) -> None:
         """Set the trained share of a row by hand and lock it; everything else stays as it is."""
+        self._set(chosen(id, ratio, self.facts.contribution), final)
+
+    def set_ratios(self, ids: Iterable[str], ratio: float, final: bool = True) -> None:
+        """Set several rows, each to the share nearest to `ratio` that it can have; the head's stay whole."""
+        change: dict[str, float] = {}
+        for row in self._movable(ids):
+            change |= chosen(row.id, row.nearest(ratio), self.facts.contribution)
+        if change:
+            self._set(change, final)
+
+    def _set(self, change: Mapping[str, float], final: bool) -> None:
         if self.prediction is None:
             return
-        change = chosen(id, ratio, self.facts.contribution)
         choice = {**self.prediction.choice, **change}
         prediction = self.facts.predict(choice)
         if not final:
@@ -163,12 +176,24 @@ class State(param.Parameterized):
 
     def set_lock(self, id: str, on: bool) -> None:
         """Keep the present share of a row in searches, or let it go."""
-        ids = list(chosen(id, 0, self.facts.contribution))
+        self._lock_shares(chosen(id, 0, self.facts.contribution), on)
+
+    def set_locks(self, ids: Iterable[str], on: bool) -> None:
+        """The same for several rows, as one edit; the head's are not meant."""
+        rows = self._movable(ids)
+        self._lock_shares([fqn for row in rows for fqn in chosen(row.id, 0, self.facts.contribution)], on)
+
+    def _lock_shares(self, names: Iterable[str], on: bool) -> None:
+        names = list(names)
         if on:
             choice = self.prediction.choice if self.prediction else {}
-            self._lock({**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in ids}})
+            self._lock({**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in names}})
         else:
-            self._lock({fqn: ratio for fqn, ratio in self.locked.items() if fqn not in ids})
+            self._lock({fqn: ratio for fqn, ratio in self.locked.items() if fqn not in names})
+
+    def _movable(self, ids: Iterable[str]) -> list[LayerRow]:
+        asked = set(ids)
+        return [row for row in self.facts.rows if row.id in asked and not row.fixed]
 
     def lock(self, pattern: str, share: Lock | None) -> None:
         """Lock all tensors that a pattern means, and search around them.
@@ -182,11 +207,8 @@ class State(param.Parameterized):
         """
         profile = self.facts.profile
         names = matching([tensor.fqn for tensor in profile.tensors], pattern)
-        if share == "free":
-            self._lock({fqn: ratio for fqn, ratio in self.locked.items() if fqn not in names})
-        elif share is None:
-            choice = self.prediction.choice if self.prediction else {}
-            self._lock({**self.locked, **{fqn: choice.get(fqn, 0.0) for fqn in names}})
+        if share == "free" or share is None:
+            self._lock_shares(names, on=share is None)
         else:
             ratio = 0.0 if share == "frozen" else share
             for fqn in names if ratio else ():

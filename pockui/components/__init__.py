@@ -11,9 +11,13 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 
+PARTS = {"layer_bars": ("selection",)}  # files that one component alone is made of, beside its own
+
+
 def source(name: str) -> str:
-    """The ES module of a component: what all components share, then its own file."""
-    return "\n".join((_HERE / f"{part}.js").read_text(encoding="utf-8") for part in ("drag", name))
+    """The ES module of a component: what all components share, then its own files."""
+    files = ("drag", *PARTS.get(name, ()), name)
+    return "\n".join((_HERE / f"{part}.js").read_text(encoding="utf-8") for part in files)
 
 
 def stylesheet() -> str:

@@ -39,6 +39,7 @@ function ratioText(row, ratio) {
 
 function render({ model, el }) {
   const root = make("div", "pock-layers", el);
+  const tools = make("div", "pock-several", root);
   const head = make("div", "pock-row pock-head", root);
   make("span", "pock-name", head, "Tensor");
   const gainHead = make("span", "pock-gain", head);
@@ -47,13 +48,21 @@ function render({ model, el }) {
   const list = make("div", "pock-list", root);
   list.setAttribute("role", "group");
   list.setAttribute("aria-label", "Tensors. Up and down arrows: another tensor. Left and right arrows: its share. "
-    + "L: lock. Enter: show its curves.");
+    + "L: lock. Enter: show its curves. Space: select it, with others. Shift and arrows: select more. "
+    + "Control and A: select all. What is done to one of several selected is done to all of them.");
   const empty = make("div", "pock-empty", root);
   const live = make("div", "pock-live", root);
   live.setAttribute("aria-live", "polite");
   const tip = tooltip(root);
   const edit = edits(model);
   const shown = new Map(); // id -> parts of the row on screen
+  const several = selection(tools, {
+    rows: () => model.get("rows"),
+    parts: (id) => shown.get(id),
+    say: (text) => { live.textContent = text; },
+    set: (ids, ratio) => write(ids, ratio, true),
+    lock: (ids, on) => lock(ids, on),
+  });
   let current = ""; // id of the row that the Tab key comes to; arrows reach the others
 
   const ratioOf = (id) => model.get("ratios")[id] ?? 0;
@@ -117,34 +126,26 @@ function render({ model, el }) {
     parts.lock.type = "button";
     parts.lock.tabIndex = -1;
 
-    const write = (ratio, final) => {
-      paint(parts, (parts.ratio = ratio));
-      parts.edited = true;
-      if (final) live.textContent = `${id}: ${ratioText(parts.row, ratio)}`;
-      edit.send({ kind: "ratio", id, ratio, final });
+    parts.quantise = (f) => {
+      const n = parts.row.steps;
+      return f <= 0.5 / n && f < SNAP ? 0 : n === 1 ? Math.round(f) : Math.round(f * n) / n;
     };
     parts.slider = slider(parts.rail, parts.handle, {
       read: () => parts.ratio,
-      write,
+      write: (ratio, final) => write(several.with(id), ratio, final, id),
       marks: () => parts.row.marks,
-      quantise: (f) => {
-        const n = parts.row.steps;
-        return f <= 0.5 / n && f < SNAP ? 0 : n === 1 ? Math.round(f) : Math.round(f * n) / n;
-      },
+      quantise: parts.quantise,
       step: () => 1 / parts.row.steps,
       disabled: () => parts.row.fixed,
       key: (event) => pressed(event, parts),
     });
-    parts.handle.setAttribute("aria-keyshortcuts", "L Enter");
+    parts.handle.setAttribute("aria-keyshortcuts", "L Enter Space Shift+ArrowDown Shift+ArrowUp Control+A");
     parts.select = () => edit.send({ kind: "select", id });
-    parts.toggleLock = () => {
-      const on = !model.get("locked").includes(id);
-      live.textContent = `${id}: ${on ? "locked" : "not locked"}`;
-      edit.send({ kind: "lock", id, on, ratio: parts.ratio });
-    };
-    name.addEventListener("click", parts.select);
+    parts.toggleLock = () => lock(several.with(id), !model.get("locked").includes(id), id);
+    name.addEventListener("click", (event) => several.clicked(event, id) || parts.select());
     parts.lock.addEventListener("click", parts.toggleLock);
-    const explain = () => tip.show(element, id, [...parts.row.tip, ["Trained share", parts.text.textContent]]);
+    const explain = () => several.sweeping
+      || tip.show(element, id, [...parts.row.tip, ["Trained share", parts.text.textContent]]);
     for (const part of [name, gain, cost]) {
       part.addEventListener("pointerenter", (e) => e.pointerType !== "touch" && explain());
       part.addEventListener("pointerleave", tip.hide);
@@ -158,6 +159,22 @@ function render({ model, el }) {
     return parts;
   }
 
+  /** Set some rows, each to the share that it can have; `id` is the one that was moved. */
+  function write(ids, ratio, final, id = ids[0]) {
+    for (const parts of ids.map((each) => shown.get(each))) {
+      parts.ratio = parts.id === id ? ratio : parts.quantise(ratio);
+      parts.edited = true;
+      paint(parts, parts.ratio);
+    }
+    const row = shown.get(id).row;
+    if (final) live.textContent = `${ids.length > 1 ? `${ids.length} tensors` : id}: ${ratioText(row, ratio)}`;
+    edit.send({ kind: "ratio", id, ratio, final, ...(ids.length > 1 ? { ids } : {}) });
+  }
+  function lock(ids, on, id = ids[0]) {
+    live.textContent = `${ids.length > 1 ? `${ids.length} tensors` : id}: ${on ? "locked" : "not locked"}`;
+    edit.send({ kind: "lock", id, on, ratio: shown.get(id).ratio, ...(ids.length > 1 ? { ids } : {}) });
+  }
+
   function setCurrent(id) {
     current = id;
     for (const parts of shown.values()) parts.handle.tabIndex = parts.id === id ? 0 : -1;
@@ -165,6 +182,7 @@ function render({ model, el }) {
 
   /** Keys of the list: another row, a lock, the curves. Returns whether it was one. */
   function pressed(event, parts) {
+    if (several.pressed(event, parts.id)) return true;
     if (event.altKey || event.metaKey) return false;
     const rows = model.get("rows").map((row) => row.id);
     const at = rows.indexOf(parts.id);
@@ -174,6 +192,7 @@ function render({ model, el }) {
     }[event.key];
     if (to !== undefined) {
       const next = shown.get(rows[clamp(to, 0, rows.length - 1)]);
+      if (event.shiftKey) several.extend(parts.id, next.id);
       next.handle.focus({ preventScroll: true });
       next.element.scrollIntoView({ block: "nearest" });
     } else if (event.key === "Enter") {
@@ -224,23 +243,29 @@ function render({ model, el }) {
     empty.textContent = model.get("empty");
     empty.hidden = rows.length > 0;
     setCurrent(wanted.has(current) ? current : rows[0]?.id);
-    showRatios();
+    several.show();
+    showRatios(true);
     showLocks();
     showSelected();
   }
-  function showRatios() {
+  function showRatios(all) {
     for (const parts of shown.values()) {
       // An echo of an older position would pull the handle back.
       if (parts.slider.dragging || (parts.edited && !edit.settled)) continue;
       parts.edited = false;
-      parts.ratio = parts.row.fixed ? 1 : ratioOf(parts.id);
-      paint(parts, parts.ratio);
+      const ratio = parts.row.fixed ? 1 : ratioOf(parts.id);
+      if (all !== true && ratio === parts.ratio) continue;
+      parts.ratio = ratio;
+      paint(parts, ratio);
     }
   }
+  function showCount() {
+    several.count(model.get("count"), model.get("refused"));
+  }
   function showLocks() {
-    const locked = model.get("locked");
+    const locked = new Set(model.get("locked"));
     for (const parts of shown.values()) {
-      const on = parts.row.fixed || locked.includes(parts.id);
+      const on = parts.row.fixed || locked.has(parts.id);
       parts.lock.replaceChildren(padlock(on));
       parts.lock.disabled = parts.row.fixed;
       parts.lock.setAttribute("aria-pressed", String(on));
@@ -257,15 +282,19 @@ function render({ model, el }) {
     }
   }
 
+  several.sweep(list, tip.hide);
   list.addEventListener("scroll", tip.hide, { passive: true });
   model.on("change:rows", showRows);
   model.on("change:scale", showRows);
   model.on("change:empty", showRows);
-  model.on("change:ratios", showRatios);
-  model.on("change:ack", showRatios);
+  model.on("change:ratios", () => showRatios());
+  model.on("change:ack", () => showRatios());
+  model.on("change:count", showCount);
+  model.on("change:refused", showCount);
   model.on("change:locked", showLocks);
   model.on("change:selected", showSelected);
   showRows();
+  showCount();
 }
 
 export default { render };

@@ -20,7 +20,7 @@ class LayerBars(Editable):
     """Two-sided bars per tensor with a draggable trained share.
 
     Edits: `{"kind": "ratio", "id", "ratio", "final"}`, `{"kind": "lock", "id", "on", "ratio"}` or
-    `{"kind": "select", "id"}`.
+    `{"kind": "select", "id"}`. The first two may have `ids`: of all rows that are meant.
     """
 
     rows = param.List(default=[], doc="What `pockui.info.layers.component_rows` gives.")
@@ -29,6 +29,8 @@ class LayerBars(Editable):
     locked = param.List(default=[], doc="Ids of the rows whose share a search keeps.")
     selected = param.String(default="", doc="Id of the highlighted row.")
     empty = param.String(default="", doc="What to say when there are no rows.")
+    count = param.String(default="", doc="How many rows are shown of how many, or why the filter cannot be.")
+    refused = param.Boolean(default=False, doc="Whether `count` says why the filter cannot be.")
 
 
 class BudgetBar(Editable):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import format as fmt
 from .costs import Cost
-from .gains import interval, seeds_text
+from .gains import HALF_STDS, interval, seeds_text
 from .layers import BIASES, LayerRow, chosen, gains_of
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pockgraph.search.plan_search import Budget
 
 SHARES = (0.0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
-
-
-HALF_STDS = 1.645  # of the interval that holds 9 of 10 values
 
 
 class GainPoint(NamedTuple):

@@ -8,14 +8,25 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
+from pockgraph.errors import PlanError
+from pockgraph.search.constraints import blocks
+
 from ..bindings import LayerBarsBinding, shown_rows
 from ..components.web import LayerBars
 from ..info.costs import COSTS, is_known
+from ..info.layer_filter import ANY, FILTER_HELP, LAYER_KINDS
 from ..info.layers import ORDERS, TABLE_COLUMNS, table
 from ..scheduling import Trailing
 from ..state import State
 from . import parts
 from .search_rules import SearchRules
+
+ALL = "all"
+HINT = (
+    f"Filter by {FILTER_HELP[0].lower()}{FILTER_HELP[1:]}; lock by a whole name or such a pattern. Select "
+    "several tensors to set and lock them together: drag over their names, or click with Shift or Ctrl; by "
+    "keyboard Space, Shift with arrows, Ctrl+A."
+)
 
 
 class Layers(pn.viewable.Viewer):
@@ -26,7 +37,11 @@ class Layers(pn.viewable.Viewer):
     def __init__(self, state: State) -> None:
         super().__init__(state=state)
         small = {"size": "small", "margin": 0, "sx": parts.FIELD}
-        self._filter = pmui.TextInput(label="Filter tensors", value=state.filter, width=170, **small)
+        self._filter = pmui.TextInput(
+            label="Filter tensors", value=state.filter, width=170, placeholder="name, glob or re:", **small
+        )
+        self._block = pmui.Select(label="Block", options={ALL: ANY}, value=ANY, width=140, **small)
+        self._kind = pmui.Select(label="Kind of layer", options={ALL: ANY}, value=ANY, width=150, **small)
         self._order = pmui.Select(label="Order", options=ORDERS, value=state.order, width=150, **small)
         self._cost = pmui.Select(
             label="Cost", options={c.title: k for k, c in COSTS.items()}, value=state.cost, width=150, **small
@@ -44,11 +59,13 @@ class Layers(pn.viewable.Viewer):
         LayerBarsBinding(state, self._bars)
         self._cost.param.watch(lambda e: setattr(state, "cost", e.new), "value")
         self._filter.param.watch(lambda e: setattr(state, "filter", e.new or ""), "value_input")
+        self._block.param.watch(lambda e: setattr(state, "block", e.new), "value")
+        self._kind.param.watch(lambda e: setattr(state, "layer_kind", e.new), "value")
         self._order.param.watch(lambda e: setattr(state, "order", e.new), "value")
         self._all.param.watch(lambda e: setattr(state, "all_tensors", e.new), "value")
         self._as_table.param.watch(self._switch, "value")
         state.param.watch(self._show_study, "facts")
-        state.param.watch(self._show_tools, ["cost", "filter", "order", "all_tensors"])
+        state.param.watch(self._show_tools, ["cost", "filter", "block", "layer_kind", "order", "all_tensors"])
         state.param.watch(lambda *_: self._redraw_table(), ["plan", "prediction"])
         self._show_study()
 
@@ -58,6 +75,10 @@ class Layers(pn.viewable.Viewer):
             return
         parts.put(self._progress, _progress(*s.facts.progress))
         parts.put(self._coverage, parts.hint_html(s.facts.coverage))
+        there = {row.layer_kind for row in s.facts.rows}
+        self._block.options = {ALL: ANY, **{block: block for block in blocks(s.facts.profile.tensors)}}
+        kinds = {title: kind for kind, title in LAYER_KINDS.items() if kind in there}
+        self._kind.options = {ALL: ANY, **kinds}
         self._cost.options = {c.title: k for k, c in COSTS.items() if is_known(k, s.facts.profile)}
         self._show_tools()
 
@@ -67,6 +88,7 @@ class Layers(pn.viewable.Viewer):
         with pn.io.hold():
             if self._filter.value_input != s.filter:
                 self._filter.param.update(value=s.filter, value_input=s.filter)
+            self._block.value, self._kind.value = s.block, s.layer_kind
             self._order.value, self._cost.value, self._all.value = s.order, s.cost, s.all_tensors
             self._redraw_table()
 
@@ -78,14 +100,18 @@ class Layers(pn.viewable.Viewer):
 
     def _show_table(self) -> None:
         if self._table.visible and self.state.ready:
-            lines = table(self._rows(), self.state.ratios, self.state.facts.metric)
+            try:
+                rows = self._rows()
+            except PlanError:  # the line above says so
+                return
+            lines = table(rows, self.state.ratios, self.state.facts.metric)
             self._table.object = (
                 f'<div class="long">{parts.table(TABLE_COLUMNS, lines, label="Tensors")}</div>'
             )
 
     def __panel__(self) -> pn.viewable.Viewable:
         tools = pmui.Row(
-            self._filter, self._order, self._cost, self._all, self._as_table,
+            self._filter, self._block, self._kind, self._order, self._cost, self._all, self._as_table,
             margin=0, sizing_mode="stretch_width",
             sx={"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "py": 1},
         )  # fmt: skip
@@ -98,6 +124,7 @@ class Layers(pn.viewable.Viewer):
             self._progress,
             tools,
             self._rules,
+            parts.text(parts.hint_html(HINT)),
             self._bars,
             self._table,
             self._coverage,

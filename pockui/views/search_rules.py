@@ -10,7 +10,6 @@ import param
 
 from pockgraph.errors import PockError
 from pockgraph.search import Constraints
-from pockgraph.search.constraints import blocks
 
 from ..info.format import percent
 from ..state import State
@@ -32,7 +31,6 @@ class SearchRules(pn.viewable.Viewer):
     def __init__(self, state: State) -> None:
         super().__init__(state=state)
         small = {"size": "small", "margin": 0, "sx": parts.FIELD}
-        self._block = pmui.Select(label="Block", width=150, options=[ANY], value=ANY, **small)
         self._pattern = pmui.TextInput(label="Lock tensors", placeholder="blocks.3.*", width=190, **small)
         self._share = pmui.Select(label="At", width=140, options=SHARES, value="present", **small)
         self._lock = pmui.Button(label="Lock", size="small", variant="outlined", margin=0)
@@ -42,7 +40,6 @@ class SearchRules(pn.viewable.Viewer):
         }
         self._most = pmui.TextInput(label="Most tensors", placeholder=ANY, width=120, **small)
         self._refused = parts.text(visible=False)
-        self._block.param.watch(self._take_block, "value")
         self._lock.on_click(lambda _: self._lock_pattern())
         self._pattern.param.watch(lambda _: self._lock_pattern(), "enter_pressed")
         for rule, switch in self._switches.items():
@@ -52,14 +49,10 @@ class SearchRules(pn.viewable.Viewer):
         state.param.watch(self._show_rules, "rules")
         self._show_study()
 
-    def _take_block(self, event: Any) -> None:
-        pattern = "" if event.new == ANY else f"{event.new}.*"
-        self._pattern.param.update(value=pattern, value_input=pattern)
-
     def _lock_pattern(self) -> None:
         pattern, share = (self._pattern.value_input or "").strip(), self._share.value
         if not pattern:
-            self._refuse(f"Write which tensors to lock, or choose a block. {PATTERN_HELP}.")
+            self._refuse(f"Write which tensors to lock. {PATTERN_HELP}.")
             return
         try:
             self.state.lock(pattern, None if share == "present" else share)
@@ -88,7 +81,6 @@ class SearchRules(pn.viewable.Viewer):
         facts = self.state.facts
         ratios = sorted({q for gains in facts.contribution.weights.values() for q in gains}, reverse=True)
         self._share.options = {**SHARES, **{percent(q): q for q in ratios}, "unlocked": "free"}
-        self._block.options = [ANY, *blocks(facts.profile.tensors)]
         self._show_rules()
 
     def _show_rules(self, *_: object) -> None:
@@ -100,12 +92,11 @@ class SearchRules(pn.viewable.Viewer):
 
     def __panel__(self) -> pn.viewable.Viewable:
         tools = pmui.Row(
-            self._block, self._pattern, self._share, self._lock, *self._switches.values(), self._most,
+            self._pattern, self._share, self._lock, *self._switches.values(), self._most,
             margin=0, sizing_mode="stretch_width",
             sx={"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "py": 1},
         )  # fmt: skip
-        help = parts.text(parts.hint_html(f"Lock tensors by {PATTERN_HELP[0].lower()}{PATTERN_HELP[1:]}."))
-        return pmui.Column(tools, help, self._refused, margin=0, sizing_mode="stretch_width")
+        return pmui.Column(tools, self._refused, margin=0, sizing_mode="stretch_width")
 
 
 def rules_text(rules: Constraints) -> str:

@@ -67,7 +67,7 @@ class LayerBars(w.VBox):
         known = [(c.title, k) for k, c in COSTS.items() if is_known(k, state.facts.profile)]
         tools = w.HBox(
             [
-                _field(w.Text, state, "filter", placeholder="filter tensors", layout=small),
+                _field(w.Text, state, "filter", placeholder="filter: name, glob or re:", layout=small),
                 _field(w.Dropdown, state, "order", options=list(ORDERS.items()), layout=small),
                 _field(w.Dropdown, state, "cost", options=known, layout=small),
                 _field(w.Checkbox, state, "all_tensors", description="all tensors", indent=False),

@@ -25,6 +25,7 @@ from pockui.info.costs import COSTS, is_known
 from pockui.info.figure_tiles import figure_tiles
 from pockui.info.frontier import frontier_info
 from pockui.info.gains import interval
+from pockui.info.layer_filter import LayerFilter
 from pockui.info.layers import (
     BIASES,
     chosen,
@@ -150,18 +151,18 @@ def test_all_biases_share_a_row(facts) -> None:
 
 
 def test_rows_are_filtered_and_ordered(facts) -> None:
-    ids = [r.id for r in select_rows(facts.rows)]
+    usual = LayerFilter()
+    ids = [r.id for r in select_rows(facts.rows, usual)]
     assert ids[0] == "stem.weight"
     assert "blocks.0.0.bias" not in ids
-    assert "blocks.0.0.bias" in [r.id for r in select_rows(facts.rows, all_tensors=True)]
-    assert [r.id for r in select_rows(facts.rows, text="BLOCKS.1")] == ["blocks.1.0.weight"]
-    gains = [r.best for r in select_rows(facts.rows, order="gain")]
+    assert "blocks.0.0.bias" in [r.id for r in select_rows(facts.rows, LayerFilter(all_tensors=True))]
+    gains = [r.best for r in select_rows(facts.rows, usual, order="gain")]
     assert gains == sorted(gains, reverse=True)
-    costs = [r.costs["flops"] for r in select_rows(facts.rows, order="cost", cost="flops")]
+    costs = [r.costs["flops"] for r in select_rows(facts.rows, usual, order="cost", cost="flops")]
     assert costs == sorted(costs, reverse=True)
-    trained = [r.id for r in select_rows(facts.rows, trained={"stem.bias"})]
+    trained = [r.id for r in select_rows(facts.rows, usual, trained={"stem.bias"})]
     assert "stem.bias" in trained
-    ordered = [r.id for r in select_rows(facts.rows, order="gain_per_cost")]
+    ordered = [r.id for r in select_rows(facts.rows, usual, order="gain_per_cost")]
     assert ordered[-1].startswith("head")  # what was not measured stands last
 
 
@@ -176,9 +177,26 @@ def test_component_gets_plain_values_that_json_can_carry(facts) -> None:
     assert scale["gain_low"] <= 0 < scale["gain_high"]
 
 
+def test_bars_show_estimated_gains_and_cards_what_was_measured_beside_them(facts) -> None:
+    row = facts.row("blocks.1.0.weight")
+    (shown,) = component_rows([row], COSTS["peak_bytes"], facts.metric)
+    estimated = facts.forecaster.gains.weights[row.id]
+    assert [point[:2] for point in shown["gains"]] == [[r, estimated[r].mean] for r in sorted(estimated)]
+    for (_, mean, low, high), ratio in zip(shown["gains"], sorted(estimated)):
+        assert high - mean == pytest.approx(mean - low) == pytest.approx(1.645 * estimated[ratio].std)
+    assert any(row.gains[r].mean != estimated[r].mean for r in row.gains), "noise was shrunk away"
+    tips = dict(map(tuple, shown["tip"]))
+    measured = facts.metric.gain(row.gains[1.0].mean).removesuffix(" points")
+    assert f"; measured {measured}" in tips["Gain at 100 %"]
+    assert row.best == max(g.mean for g in estimated.values())
+    line = table([row], {}, facts.metric)[0]
+    assert line[4].startswith(facts.metric.gain(estimated[1.0].mean))
+    assert line[5] == facts.metric.gain(row.gains[1.0].mean)
+
+
 def test_intervals_do_not_squeeze_the_bars(facts) -> None:
     scale = component_scale(facts.rows, COSTS["peak_bytes"], facts.metric)
-    means = [0.0] + [g.mean for r in facts.rows for g in r.gains.values()]
+    means = [0.0] + [g.mean for r in facts.rows for g in r.estimates.values()]
     assert scale["gain_high"] - scale["gain_low"] <= 1.8 * (max(means) - min(means)) + 1e-12
 
 

@@ -121,6 +121,28 @@ def test_a_pattern_that_matches_nothing_changes_nothing(state) -> None:
     assert (state.plan, state.locked) == (plan, {})
 
 
+def test_several_rows_are_set_locked_and_let_go_in_one_step_of_undo_each(state, facts) -> None:
+    first = state.plan
+    weights = [f"blocks.{n}.0.weight" for n in range(3)]
+    state.set_ratios([*weights, "stem.weight", "head.weight"], 0.3, final=False)
+    assert (state.plan, state.locked) == (first, {})
+    state.set_ratios([*weights, "stem.weight", "head.weight"], 0.3)
+    assert [state.plan.ratio(fqn) for fqn in weights] == [0.25] * 3, "the nearest that eight channels allow"
+    assert "stem.weight" not in state.plan.tensors, "on or off"
+    assert facts.row("stem.weight").nearest(0.5) == 1
+    assert state.plan.ratio("head.weight") == 1, "the head stays"
+    assert state.locked == {**dict.fromkeys(weights, 0.25), "stem.weight": 0.0}
+    state.set_locks(weights[:2], False)
+    assert set(state.locked) == {weights[2], "stem.weight"}
+    state.set_locks([BIASES, weights[0]], True)
+    assert state.locked_rows.count(BIASES) == 1
+    assert state.locked[weights[0]] == 0.25
+    for locks in ({weights[2], "stem.weight"}, {*weights, "stem.weight"}, set()):
+        state.undo()
+        assert set(state.locked) == locks
+    assert (state.plan, state.can_undo) == (first, False)
+
+
 def test_rules_hold_in_searches_and_are_undone(state, facts) -> None:
     state.set_budget(peak_bytes=None)
     free = state.plan
