@@ -15,7 +15,7 @@ from .info import charts
 from .info.budgets import EXAMPLES, BudgetRange, budget_range, to_limit, typed_limit
 from .info.costs import COSTS
 from .info.curves import cost_curve, gain_curve
-from .info.frontier import axis_unit, frontier_info
+from .info.frontier import FrontierInfo, axis_unit, frontier_info
 from .info.layer_filter import LayerFilter
 from .info.layers import LayerRow, component_rows, component_scale, select_rows
 from .info.palette import palette
@@ -225,11 +225,16 @@ def frontier_figure(state: State, frontier: FrontierPlans) -> charts.Figure | No
     """The frontier, well-known plans and the current one; None while there is no study."""
     if not state.ready:
         return None
-    facts = state.facts
-    info = frontier_info(
-        frontier.plans, facts.known_plans, state.prediction, state.budget, COSTS[state.axis], facts.metric
-    )
-    return charts.frontier_chart(info, palette(state.dark))
+    return charts.frontier_chart(frontier_shown(state, frontier), palette(state.dark))
+
+
+def frontier_shown(state: State, frontier: FrontierPlans) -> FrontierInfo:
+    """The same in numbers."""
+    facts, cost = state.facts, COSTS[state.axis]
+    return frontier_info(
+        frontier.plans, {**facts.known_plans, **facts.baselines}, state.prediction, state.budget, cost,
+        facts.metric, frontier.free, facts.measured(state.axis),
+    )  # fmt: skip
 
 
 def loss_figure(training: Training, dark: bool) -> charts.Figure | None:

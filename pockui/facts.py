@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,18 @@ from pockgraph.plan import Budget, Plan, Trained
 from pockgraph.profile import Profile
 from pockgraph.search import Constraints, frontier, search
 from pockgraph.study import Study
+from pockgraph.study.trained_plans import TrainedAlike
 
+from .info.costs import COSTS
 from .info.format import MetricScale
 from .info.layers import LayerRow, layer_rows
+from .info.measured_points import MeasuredPoint, measured_points
 from .info.predictions import Prediction
 
 FRONTIER_PLANS = 20
 SEARCHES_KEPT = 1000
+FRONTIERS_KEPT = 50
+NOTHING_ASKED = Constraints()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,8 @@ class Facts:
             without a limit, everything.
         progress: measurements that are finished, and planned in all.
         coverage: what was measured and what was not, in sentences.
+        baselines: plans that others would take, by name, to compare with.
+        trained: plans that were trained as the analysis trains. others: how many were trained otherwise.
         device: whose costs these are; None: nobody's. devices: those that the study has.
     """
 
@@ -53,20 +60,39 @@ class Facts:
     coverage: str = ""
     device: str | None = None
     devices: tuple[str, ...] = ()
-    _frontiers: dict[str, list[Plan]] = field(default_factory=dict)
+    baselines: Mapping[str, Prediction] = field(default_factory=dict)
+    trained: tuple[TrainedAlike, ...] = ()
+    others: int = 0
+    _frontiers: dict[tuple[str, str], list[Plan]] = field(default_factory=dict)
+    _measured: dict[str, tuple[MeasuredPoint, ...]] = field(default_factory=dict)
     _searched: dict[Any, Plan] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def frontier(self, by: str) -> list[Plan]:
+    def frontier(self, by: str, asked: Constraints = NOTHING_ASKED) -> list[Plan]:
         """The best plan for each of many budgets, by one cost; computed once for all sessions.
 
+        Args:
+            asked: what all of them keep to.
+
         Raises:
-            BudgetError: the cost is not known.
+            BudgetError: the cost is not known, or nothing can be kept to.
         """
+        key = by, asked.model_dump_json()
         with self._lock:
-            if by not in self._frontiers:
-                self._frontiers[by] = frontier(self.profile, self.forecaster, FRONTIER_PLANS, by=by)
-            return self._frontiers[by]
+            if key not in self._frontiers:
+                found = frontier(self.profile, self.forecaster, FRONTIER_PLANS, by=by, constraints=asked)
+                while len(self._frontiers) >= FRONTIERS_KEPT:
+                    del self._frontiers[next(iter(self._frontiers))]
+                self._frontiers[key] = found
+            return self._frontiers[key]
+
+    def measured(self, by: str) -> tuple[MeasuredPoint, ...]:
+        """The plans that were trained as the analysis trains, over one cost."""
+        if by not in self._measured:
+            self._measured[by] = measured_points(
+                self.trained, self.forecaster, self.profile, COSTS[by], self.metric
+            )
+        return self._measured[by]
 
     def search(self, budget: Budget, asked: Constraints) -> Plan:
         """The best plan for a budget; what one session asked is known to the next.
@@ -106,6 +132,14 @@ class Facts:
         predicted = {**plan.predicted, **self.forecaster.forecast(choice).figures}
         return plan.model_copy(update={"tensors": dict(tensors), "predicted": predicted})
 
+    def foretold(self, plan: Plan) -> Plan:
+        """The same plan with what is predicted of it by these facts."""
+        predicted = self.predict(self.profile.ratios_of(plan))
+        costs = {key: float(v) for key, v in asdict(predicted.figures).items() if v is not None}
+        return plan.model_copy(
+            update={"predicted": {**plan.predicted, **costs, **predicted.forecast.figures}}
+        )
+
     @property
     def opening_budget(self) -> Budget:
         """Half way between the head's need and the best plan's."""
@@ -128,6 +162,17 @@ class _Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
     study: Study | None = None
     facts: dict[str | None, Facts] = field(default_factory=dict)
+    trained: tuple[tuple[TrainedAlike, ...], int] = ((), 0)
+    trained_of: tuple[int, Contribution] | None = None  # revision and measurements that `trained` is of
+
+    def trained_alike(self) -> tuple[tuple[TrainedAlike, ...], int]:
+        """Of the study, as it has it now; read again only after it changed."""
+        assert self.study is not None
+        revision, contribution = self.study.kept_revision, self.study.contribution
+        known = self.trained_of
+        if known is None or known[0] != revision or known[1] is not contribution:
+            self.trained, self.trained_of = self.study.trained_alike(), (revision, contribution)
+        return self.trained
 
 
 _KNOWN: dict[tuple[Path, int], _Known] = {}
@@ -156,8 +201,11 @@ def read_facts(path: str | os.PathLike[str], device: str | None = None) -> Facts
         facts = known.facts.get(device)
         if facts is None or facts.profile is not profile or facts.forecaster is not forecaster:
             facts = _facts(where, study, profile, forecaster)
-        if (facts.device, facts.devices) != (device, devices):
-            facts = replace(facts, device=device, devices=devices)
+        trained, others = known.trained_alike()
+        if (facts.device, facts.devices, facts.trained, facts.others) != (device, devices, trained, others):
+            facts = replace(
+                facts, device=device, devices=devices, trained=trained, others=others, _measured={}
+            )
         known.facts = {name: known.facts[name] for name in known.facts if name in devices} | {device: facts}
         return facts
 
@@ -172,4 +220,10 @@ def _facts(where: Path, study: Study, profile: Profile, forecaster: Forecaster) 
     full = {row.fqn: 1.0 for row in profile.tensors}
     best = profile.ratios_of(search(profile, forecaster, Budget()))
     known = {"Head": profile.presets["head"], "Preset": profile.presets["preset"], "Best": best, "Full": full}
-    return replace(made, known_plans={name: made.predict(choice) for name, choice in known.items()})
+    biases = {**profile.presets["head"], **dict.fromkeys(contribution.bias_order, 1.0)}
+    baselines = {"Biases": made.predict(biases)} if contribution.bias_order else {}
+    return replace(
+        made,
+        known_plans={name: made.predict(choice) for name, choice in known.items()},
+        baselines=baselines,
+    )

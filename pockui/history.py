@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pockgraph.plan import Budget, Plan
@@ -45,6 +45,11 @@ class History:
     @property
     def can_redo(self) -> bool:
         return bool(self._future)
+
+    def renew(self, change: Callable[[Snapshot], Snapshot]) -> None:
+        """Change all snapshots alike, those that were undone, too."""
+        self.now = None if self.now is None else change(self.now)
+        self._past, self._future = [*map(change, self._past)], [*map(change, self._future)]
 
     def settle(self, snapshot: Snapshot) -> None:
         """A finished edit. One that changed nothing, such as a click on a handle, is no step."""

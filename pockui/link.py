@@ -52,7 +52,7 @@ class _Planned(Strict):
     locked: dict[int, Share] = Field(default={})
     rules: Constraints = Field(default=Constraints())
     tensors: dict[int, int | str]
-    origin: Literal["search", "edited", "frontier", "kept", "imported", "linked"]
+    origin: Literal["search", "edited", "frontier", "kept", "imported", "linked", "outdated"]
 
 
 class Opened(NamedTuple):

@@ -28,6 +28,7 @@ from pockui.link import read as read_link
 from pockui.state import State
 from pockui.training import Training
 from pockui.turns import TURNS, Turn, in_thread
+from pockui.verifying import Verifying
 from pockui.views import parts
 from pockui.views.budgets import Budgets
 from pockui.views.compare import Compare
@@ -41,6 +42,7 @@ from pockui.views.memory_timeline import MemoryTimeline
 from pockui.views.process_memory import ProcessMemory
 from pockui.views.start import opening, start
 from pockui.views.train import Train
+from pockui.watching import WATCH
 
 logger = logging.getLogger(__name__)
 TRAIN = 3  # the tab's place
@@ -174,9 +176,18 @@ def _fill(page: pmui.Page, state: State, found: Sequence[Path], problems: Sequen
         part = Page()
         part.on_edit(lambda edit: {"undo": state.undo, "redo": state.redo}[edit["kind"]]())
         address = Address(part)
+        _stay_up_to_date(state)
         page.header = [_history(state), part]
         page.main = [_main(state, address, problems)]
         address.follow(state, tell)
+
+
+def _stay_up_to_date(state: State) -> None:
+    """Have the session show what other processes, and other sessions, add to its study."""
+    doc = pn.state.curdoc
+    if doc is not None and doc.session_context is not None:
+        stop = WATCH.follow(state, Turn())
+        pn.state.on_session_destroyed(lambda _: stop())
 
 
 def _keep_styles_here() -> None:
@@ -217,7 +228,9 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
         active=TRAIN if run else 0, **fill,
     )  # fmt: skip
     parts.draw_when_shown(tabs, (curves, memory, graph, train, compare, export))
-    frontier = Frontier(state, FrontierPlans(state, in_thread()))
+    verifying = Verifying(state)
+    pn.state.on_session_destroyed(lambda _: verifying.stop_listening())
+    frontier = Frontier(state, FrontierPlans(state, in_thread()), verifying)
     aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(
         notice,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import param
@@ -40,7 +40,8 @@ class State(param.Parameterized):
     problem = param.Parameter(doc="The PockError that kept the last request from being met, or None.")
     origin = param.String(
         default="search",
-        doc="search, edited, frontier, kept, imported or linked (from an address): how the plan came about.",
+        doc="search, edited, frontier, kept, imported, linked (from an address) or outdated (searched before "
+        "the study changed): how the plan came about.",
     )
     selected = param.String(doc="Id of the row whose curves are shown.")
     cost = param.Selector(default="peak_bytes", objects=list(COSTS), doc="Which cost the views compare.")
@@ -64,6 +65,7 @@ class State(param.Parameterized):
         self._run = run
         self.scheduler = scheduler or AtOnce()
         self._history = History()
+        self._searching: bool | None = None  # whether the search that goes on is final; None: none does
 
     # ------------------------------------------------------------------ opening
 
@@ -80,7 +82,7 @@ class State(param.Parameterized):
         Args:
             planned: what to show; else the best plan is searched.
         """
-        self._history = History(planned)
+        self._history, self._searching = History(planned), None
         self.param.update(
             facts=facts, budget=facts.opening_budget, locked={}, rules=Constraints(), plan=None,
             prediction=None, problem=None, origin="search", selected=facts.best_row, can_undo=False,
@@ -98,17 +100,39 @@ class State(param.Parameterized):
         except PockError as e:
             self.problem = e
             return
-        self._history = History()
+        self._history, self._searching = History(), None
         budget, prediction, plan = replace(self.budget, step_ms=None, process_bytes=None), None, self.plan
         if plan is not None:
             prediction = facts.predict(facts.profile.ratios_of(plan))
-            costs = {k: float(v) for k, v in asdict(prediction.figures).items() if v is not None}
-            plan = plan.model_copy(update={"predicted": {**plan.predicted, **costs}})
+            plan = facts.foretold(plan)
             self._history = History(Snapshot(budget, dict(self.locked), self.rules, plan, self.origin))
         self.param.update(
             facts=facts, budget=budget, prediction=prediction, plan=plan, problem=None, can_undo=False,
             can_redo=False,
         )  # fmt: skip
+
+    def refresh(self, facts: Facts) -> None:
+        """Show newer facts of the same study: what was chosen stays, and what can be undone."""
+        shown = self.facts
+        if not self.ready or facts is shown or _model(facts) != _model(shown):
+            return
+        if facts.forecaster is shown.forecaster and facts.profile is shown.profile:
+            self.facts = facts  # it predicts what the other did
+            return
+
+        def renewed(snapshot: Snapshot) -> Snapshot:
+            origin = "outdated" if snapshot.origin in ("search", "frontier") else snapshot.origin
+            return snapshot._replace(plan=facts.foretold(snapshot.plan), origin=origin)
+
+        self._history.renew(renewed)
+        now, prediction = self._history.now, self.prediction
+        self.param.update(
+            facts=facts, plan=None if now is None else now.plan,
+            origin=now.origin if now is not None and self.origin in ("search", "frontier") else self.origin,
+            prediction=None if prediction is None else facts.predict(prediction.choice),
+        )  # fmt: skip
+        if self._searching is not None:  # its answer would be of the facts before
+            self._search(self._searching)
 
     @property
     def ready(self) -> bool:
@@ -274,6 +298,7 @@ class State(param.Parameterized):
 
     def _search(self, final: bool) -> None:
         facts, budget, asked = self.facts, self.budget, self.asked
+        self._searching = final
 
         def compute() -> tuple[Prediction, Plan]:
             plan = facts.search(budget, asked)
@@ -282,6 +307,7 @@ class State(param.Parameterized):
         def then(answer: Any) -> None:
             if self.facts is not facts:
                 return  # another study was opened meanwhile
+            self._searching = None
             if isinstance(answer, PockError):
                 self.param.update(problem=answer, can_undo=self.plan is not None)
             elif final:
@@ -322,3 +348,7 @@ class State(param.Parameterized):
 
     def _show_history(self) -> None:
         self.param.update(can_undo=self._history.can_undo, can_redo=self._history.can_redo)
+
+
+def _model(facts: Facts) -> list[tuple[str, tuple[int, ...]]]:
+    return [(tensor.fqn, tuple(tensor.shape)) for tensor in facts.profile.tensors]

@@ -262,12 +262,17 @@ def drop_folder(out: str | os.PathLike[str]) -> None:
         os.rmdir(out)
 
 
-def _end_with_parent(out: str, stop: Stop) -> None:
-    """Stop when the server's end of the pipe closes, which it does however the server ends."""
+def end_with_parent(stop: Stop, out: str = "") -> None:
+    """Stop when the server's end of the pipe closes, which it does however the server ends.
+
+    Args:
+        out: a folder to clean up, see `drop_folder`; empty: none.
+    """
     while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter shuts down
         pass
     stop.ask()
-    drop_folder(out)
+    if out:
+        drop_folder(out)
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)  # with what it has started: data loaders, measurements, compilers
     os._exit(1)
@@ -277,7 +282,7 @@ def main() -> int:
     report = Reporter()
     spec = TrainSpec(**json.loads(sys.stdin.readline()))
     stop = Stop()
-    threading.Thread(target=_end_with_parent, args=(spec.out, stop), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(stop, spec.out), daemon=True).start()
     try:
         train(spec, report, stop)
     except PockError as e:

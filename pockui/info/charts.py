@@ -181,6 +181,11 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
         name="well-known plans",
     )
     traces, shapes = [best, points, known], []
+    if info.free:
+        line = {"color": colours.soft, "width": 1.5, "shape": "hv", "dash": "dot"}
+        free = {"type": "scatter", "x": [x for x, _ in info.free], "y": [y for _, y in info.free]}
+        more = {"mode": "lines", "line": line, "hoverinfo": "skip", "name": "without locks and rules"}
+        traces.insert(0, free | more)
     if info.infeasible_below is not None:
         sides = {"x0": info.x_range[0], "x1": info.infeasible_below, "y0": 0, "y1": 1, "yref": "y domain"}
         shade = {"fillcolor": colours.soft, "opacity": 0.09, "line": {"width": 0}}
@@ -194,6 +199,11 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
         now, ends = ([info.now.x], [info.now.y]), _ends([info.now], colours.accent)
         more = {"marker": marker, "error_y": ends, "text": [info.now.text], "name": "this plan"}
         traces.append(_scatter(*now, "markers", **more))
+    if info.measured:
+        marker = {"size": 9, "color": colours.text, "symbol": "diamond"}
+        spots = ([p.x for p in info.measured], [p.y for p in info.measured])
+        more = {"error_y": _ends(info.measured, colours.text), "text": [p.text for p in info.measured]}
+        traces.append(_scatter(*spots, "markers", marker=marker, name="measured", **more))
     x = {"title": info.x_title, "range": [*info.x_range]}
     y = {"title": info.y_title, "range": [*info.y_range]}
     return _figure(colours, traces, x, y, shapes, height=300)

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from pockgraph.plan import Plan
     from pockgraph.search.plan_search import Budget
 
+    from .measured_points import MeasuredPoint
     from .predictions import Prediction
 
 
 FAR = 2.5  # so many times further out than all else, full training would squeeze it, and stands at the edge
 EDGE = 0.2  # share of the chart's width within which a name stands on the inner side of its mark
-SIDES = {"Head": "bottom right", "Preset": "top right", "Best": "top left", "Full": "bottom left"}
+SIDES = {
+    "Head": "bottom right", "Preset": "top right", "Best": "top left", "Full": "bottom left",
+    "Biases": "bottom right",
+}  # fmt: skip
 
 
 class FrontierPoint(NamedTuple):
@@ -51,19 +55,24 @@ class FrontierInfo(NamedTuple):
 
     Attributes:
         points: the best plan for each of many budgets, cheapest first.
-        steps: (cost, forecast): the best of all shown plans at each cost, to the right end.
+        steps: (cost, forecast): the best of all shown plans at each cost, to the right end; of those that
+            keep to locks and rules, where there are some. free: without these; else empty.
+        measured: plans that were trained.
         marks: head, preset, full and the like.
         now: the current plan.
         limit: the budget, where it concerns this axis.
-        infeasible_below: what the cheapest plan needs.
+        infeasible_below: what the cheapest plan needs that keeps to locks and rules. infeasible_text: why.
     """
 
     points: tuple[FrontierPoint, ...]
     steps: tuple[tuple[float, float], ...]
+    free: tuple[tuple[float, float], ...]
+    measured: tuple[FrontierPoint, ...]
     marks: tuple[Mark, ...]
     now: FrontierPoint | None
     limit: float | None
     infeasible_below: float | None
+    infeasible_text: str
     x_title: str
     y_title: str
     x_range: tuple[float, float]
@@ -77,26 +86,26 @@ def frontier_info(
     budget: Budget,
     cost: Cost,
     metric: fmt.MetricScale,
+    free: Sequence[Plan] = (),
+    measured: Sequence[MeasuredPoint] = (),
 ) -> FrontierInfo:
     """What the frontier chart shows.
 
     Args:
+        free: the best plans without locks and rules, where `plans` keep to some.
+        measured: trained plans.
         plans: with a forecast, and a figure under `cost.key`.
         known_plans: name -> prediction.
         cost: the horizontal axis.
     """
     needs = {name: getattr(p.figures, cost.key) for name, p in known_plans.items()}
     unit = axis_unit(known_plans, cost)
-    points = []
-    for i, plan in enumerate(plans):
-        if cost.key not in plan.predicted:
-            continue
-        value = plan.predicted[cost.key]
-        y, low, high = (plan.predicted[key] for key in ("metric", "metric_low", "metric_high"))
-        text = f"{_forecast(metric, y, low, high)} at {cost.text(value)}<br>{len(plan.tensors)} tensors; "
-        y, low, high = (metric.factor * height for height in (y, low, high))
-        points.append(FrontierPoint(value / unit.size, y, low, high, f"{text}click to take it", i))
-    points.sort(key=lambda p: p.x)
+    points = _points(plans, cost, unit, metric)
+    without = _points(free, cost, unit, metric)
+    trained = [
+        FrontierPoint(p.x / unit.size, *(metric.factor * y for y in (p.y, p.low, p.high)), p.text, -1)
+        for p in measured
+    ]
     named = []
     for name, prediction in known_plans.items():
         value = needs[name]
@@ -114,29 +123,65 @@ def frontier_info(
         current = FrontierPoint(value / unit.size, y, low, high, text, -1)
     limit = getattr(budget, cost.key, None)
     others = [m for m in named if m.name != "Full"]
-    shown = [*points, *others, *([current] if current else [])]
+    own = [*points, *([current] if current else [])]
+    shown = [*own, *others, *without, *trained]
     low, high = min(p.x for p in shown), max(p.x for p in shown)
     near = [m for m in named if m in others or m.x - low <= FAR * (high - low)]
     shown += [m for m in near if m not in others]
     xs, ys = [p.x for p in shown], [p.y for p in (*shown, *named)]
-    ys += [end for p in (*points, *([current] if current else [])) for end in (p.low, p.high)]
+    ys += [end for p in (*own, *trained) for end in (p.low, p.high)]
     x_range = _padded(xs, 0.06)
     edge = [
         m._replace(name=f"{m.name}, {cost.text(needs[m.name])} →", x=x_range[1])
         for m in named
         if m not in near
     ]
+    best = own if without else [p for p in shown if p not in trained]
+    least = min((p.x for p in points), default=min(xs)) if without else min(p.x for p in best)
     return FrontierInfo(
         points=tuple(points),
-        steps=_best_at_each_cost(shown, x_range[1]),
-        marks=tuple(m._replace(side=_inwards(m.side, m.x, x_range)) for m in (*near, *edge)),
+        steps=_best_at_each_cost(best, x_range[1]),
+        free=_best_at_each_cost([*own, *without, *others], x_range[1]) if without else (),
+        measured=tuple(trained),
+        marks=tuple(m._replace(side=_side(m, x_range, current)) for m in (*near, *edge)),
         now=current,
         limit=None if limit is None else limit / unit.size,
-        infeasible_below=min(xs) if xs else None,
+        infeasible_below=least,
+        infeasible_text=_infeasible_text(cost, unit.size * least, unit.size * min(xs) if without else None),
         x_title=f"{cost.title}, {unit.name}",
         y_title="Forecast, %" if metric.is_share else "Forecast",
         x_range=x_range,
         y_range=_padded(ys, 0.08),
+    )
+
+
+def _points(plans: Sequence[Plan], cost: Cost, unit: Unit, metric: fmt.MetricScale) -> list[FrontierPoint]:
+    """Plans with a forecast, cheapest first."""
+    points = []
+    for i, plan in enumerate(plans):
+        if cost.key not in plan.predicted:
+            continue
+        value = plan.predicted[cost.key]
+        y, low, high = (plan.predicted[key] for key in ("metric", "metric_low", "metric_high"))
+        text = f"{_forecast(metric, y, low, high)} at {cost.text(value)}<br>{len(plan.tensors)} tensors; "
+        y, low, high = (metric.factor * height for height in (y, low, high))
+        points.append(FrontierPoint(value / unit.size, y, low, high, f"{text}click to take it", i))
+    return sorted(points, key=lambda p: p.x)
+
+
+def _infeasible_text(cost: Cost, least: float, without: float | None) -> str:
+    """Why there is no plan in the shaded part.
+
+    Args:
+        without: the least that a plan needs which keeps to no lock and no rule, where there are some.
+    """
+    if without is None:
+        return f"Shaded: below {cost.text(least)} there is no plan, as training the head alone needs that."
+    if least <= without * (1 + 1e-9):
+        return f"Shaded: below {cost.text(least)} there is no plan, with or without what is locked."
+    return (
+        f"Shaded: below {cost.text(least)} no plan keeps to what is locked and asked for; without it, "
+        f"{cost.text(without)} is enough."
     )
 
 
@@ -161,10 +206,13 @@ def _forecast(metric: fmt.MetricScale, expected: float, low: float, high: float)
     return f"{metric.level(expected)} ({metric.interval(low, high)})"
 
 
-def _inwards(side: str, x: float, x_range: tuple[float, float]) -> str:
-    """Where a name stands, so that the chart's edge does not cut it."""
-    vertical, horizontal = side.split()
-    place = (x - x_range[0]) / (x_range[1] - x_range[0])
+def _side(mark: Mark, x_range: tuple[float, float], now: FrontierPoint | None) -> str:
+    """Where a name stands, so that neither the chart's edge cuts it nor the current plan hides it."""
+    vertical, horizontal = mark.side.split()
+    width = x_range[1] - x_range[0]
+    if now is not None and 0 < abs(now.x - mark.x) < EDGE * width:
+        horizontal = "left" if now.x > mark.x else "right"
+    place = (mark.x - x_range[0]) / width
     if place < EDGE:
         horizontal = "right"
     elif place > 1 - EDGE:

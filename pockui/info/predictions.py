@@ -45,6 +45,7 @@ ORIGINS = {  # how a plan came about, in words
     "kept": "Taken from what the study keeps.",
     "imported": "Imported from a file.",
     "frontier": "Taken from the frontier.",
+    "outdated": "Found before the study's newest measurements; searching again may find a better plan.",
     "linked": "From the page's address. The study has changed since; searching again may find a better plan.",
 }
 COMPARED = ("Plan", "Forecast", "Peak", "Compute", "Step", "Process")

@@ -9,16 +9,18 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from pockgraph.search import Constraints
-
-from ..bindings import frontier_edited, frontier_figure
+from ..bindings import frontier_edited, frontier_figure, frontier_shown
 from ..frontier_plans import FrontierPlans
 from ..info.costs import COSTS
+from ..info.verification import ended_text, running_text
 from ..scheduling import Trailing
 from ..state import AXES, State
+from ..verifying import Verifying
 from . import parts
 
-USE = "Click a point to take its plan, drag the line to move the budget. Shaded: too little for any plan."
+USE = "Click a point to take its plan, drag the line to move the budget."
+FREE = "The points keep to locks and rules; dotted: the best without them."
+VERIFY = "Trains it as the analysis trained: the same data, steps and rate. The study keeps what it reaches."
 TITLES = {key: COSTS[key].title for key in AXES}
 
 
@@ -27,9 +29,12 @@ class Frontier(pn.viewable.Viewer):
 
     state = param.ClassSelector(class_=State)
 
-    def __init__(self, state: State, frontier: FrontierPlans | None = None) -> None:
+    def __init__(
+        self, state: State, frontier: FrontierPlans | None = None, verifying: Verifying | None = None
+    ) -> None:
         super().__init__(state=state)
         self._frontier = frontier or FrontierPlans(state)
+        self._verifying = verifying or Verifying(state)
         self._figure = partial(frontier_figure, state, self._frontier)
         self._axis = pmui.RadioButtonGroup(
             options={TITLES[state.axis]: state.axis},
@@ -43,14 +48,23 @@ class Frontier(pn.viewable.Viewer):
         )
         self._chart.on_edit(partial(frontier_edited, state, self._frontier))
         self._note = parts.text()
-        state.param.watch(
-            Trailing(state.scheduler, self._show), ["prediction", "budget", "dark", "locked", "rules"]
+        self._verify = pmui.Button(label="Verify this plan", size="small", variant="outlined", margin=0)
+        self._cancel = pmui.Button(
+            label="Cancel", color="error", size="small", variant="outlined", margin=0, visible=False
         )
+        self._progress = parts.text(visible=False)
+        self._failure = parts.text(visible=False)
+        self._verify.on_click(lambda _: self._verifying.start())
+        self._cancel.on_click(lambda _: self._verifying.cancel())
+        self._verifying.param.watch(lambda _: self._show_verification(), "news")
+        state.param.watch(lambda _: self._show_verification(), "facts")
+        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark", "facts"])
         state.param.watch(self._show_axis, ["facts", "axis"])
-        self._frontier.param.watch(lambda *_: self._show(), ["plans", "problem"])
+        self._frontier.param.watch(lambda *_: self._show(), ["plans", "free", "problem"])
         self._axis.param.watch(lambda e: setattr(state, "axis", e.new), "value")
         self._show_axis()
         self._show()
+        self._show_verification()
 
     def _show_axis(self, *_: object) -> None:
         options = {TITLES[key]: key for key in self._frontier.axes or [self.state.axis]}
@@ -60,17 +74,44 @@ class Frontier(pn.viewable.Viewer):
         figure = self._figure()
         if figure is None:
             return
-        problem = self._frontier.problem
-        hint = USE
-        if self.state.asked != Constraints():
-            hint += " The points keep to no lock and no rule; the plan searched for the budget does."
-        if problem is not None:
-            hint = html.escape(str(problem))
-        elif not self._frontier.plans:
-            hint = "Searching the best plan for each budget …"
         with pn.io.hold():
             self._chart.figure = figure
-            self._note.object = f'<span class="hint">{hint}</span>'
+            self._note.object = f'<span class="hint">{html.escape(self._said())}</span>'
+
+    def _said(self) -> str:
+        """What is to be seen, and why there is nothing in the shaded part."""
+        problem, state = self._frontier.problem, self.state
+        if problem is not None:
+            return str(problem)
+        if not self._frontier.plans:
+            return "Searching the best plan for each budget …"
+        facts, said = state.facts, [USE, FREE if self._frontier.free else ""]
+        if facts.measured(state.axis):
+            colour = "White" if state.dark else "Black"
+            said.append(f"{colour} diamonds: plans as they were trained.")
+        if facts.others:
+            many = f"{facts.others} plans were" if facts.others > 1 else "One plan was"
+            said.append(f"{many} trained in another way: see Compare.")
+        return " ".join(filter(None, [*said, frontier_shown(state, self._frontier).infeasible_text]))
+
+    def _show_verification(self) -> None:
+        """What goes on, or was found last."""
+        if not self.state.ready:
+            return
+        job, running = self._verifying.job, self._verifying.running
+        with pn.io.hold():
+            why = self._verifying.why_not
+            self._verify.disabled, self._verify.visible = bool(why), not running
+            self._cancel.visible = running
+            if job is None:
+                parts.put(self._progress, parts.hint_html(why or VERIFY))
+                return
+            parts.put(self._failure, parts.problem_html(job.error if job.status == "failed" else ""))
+            if running:
+                parts.put(self._progress, parts.hint_html(running_text(job.events)))
+                return
+            found = ended_text(job.status, job.last("verified"), self.state.facts.metric)
+            parts.put(self._progress, f'<p role="status">{html.escape(found)}</p>' if found else "")
 
     def __panel__(self) -> pn.viewable.Viewable:
         return parts.card(
@@ -78,4 +119,7 @@ class Frontier(pn.viewable.Viewer):
             self._axis,
             self._chart,
             self._note,
+            pmui.Row(self._verify, self._cancel, margin=0, sx={"gap": 1}),
+            self._progress,
+            self._failure,
         )

@@ -136,5 +136,5 @@ def _progress(done: int, planned: int) -> str:
         return ""
     return (
         f'<div class="notice">{done} of {planned} measurements are done, so gains are preliminary. '
-        "Reload the page for newer ones; <code>pockui analyze</code> goes on where it stopped.</div>"
+        "Newer ones appear here by themselves; <code>pockui analyze</code> goes on where it stopped.</div>"
     )

@@ -18,6 +18,8 @@ from pockgraph.contribution import Contribution, Gain
 from pockgraph.errors import BudgetError
 from pockgraph.profile import MemoryModel
 from pockgraph.search.plan_search import Budget
+from pockui.bindings import frontier_shown
+from pockui.frontier_plans import FrontierPlans
 from pockui.info import charts, curves
 from pockui.info import format as fmt
 from pockui.info.budgets import budget_range, to_limit, typed_limit
@@ -313,6 +315,29 @@ def test_frontier_names_marks_and_the_infeasible_region(facts, state) -> None:
     assert info.limit == pytest.approx(state.budget.peak_bytes / 1e3)
     assert {p.place for p in info.points} == set(range(len(plans)))
     assert all(0 <= p.low <= p.y <= p.high <= 100 for p in info.points)
+
+
+def test_with_locks_the_frontier_is_what_they_leave_and_the_rest_stands_behind(facts, state) -> None:
+    state.set_budget(peak_bytes=None)
+    state.lock("blocks.0.0.weight", 1.0)
+    frontier = FrontierPlans(state)
+    assert frontier.plans
+    assert all(plan.ratio("blocks.0.0.weight") == 1 for plan in frontier.plans)
+    assert frontier.free == facts.frontier("peak_bytes")
+    info = frontier_shown(state, frontier)
+    least = facts.known_plans["Head"].figures.peak_bytes / 1e3
+    assert info.infeasible_below == min(p.x for p in info.points) > least
+    assert "no plan keeps to what is locked" in info.infeasible_text
+    height = dict(info.free)
+    for point in info.points:
+        assert point.y <= max(y for x, y in height.items() if x <= point.x) + 1e-9, "locks give nothing"
+    dotted = charts.frontier_chart(info, LIGHT)["data"][0]
+    assert (dotted["name"], dotted["line"]["dash"]) == ("without locks and rules", "dot")
+    state.unlock_all()
+    assert (frontier.free, frontier.plans) == ([], facts.frontier("peak_bytes"))
+    info = frontier_shown(state, frontier)
+    assert "the head alone needs that" in info.infeasible_text
+    assert "Biases" in [mark.name for mark in info.marks]
 
 
 def test_no_shown_plan_lies_above_the_frontiers_steps(facts, state) -> None:

@@ -131,6 +131,11 @@ class Forecaster:
             metric=metric, low=low, high=high, gain=gain, gain_low=gain_low, gain_high=gain_high, score=score
         )
 
+    @property
+    def run_std(self) -> float:
+        """Standard deviation of the metric from one training of a plan to another, of another seed."""
+        return self._shrunk.run_std
+
     @functools.cached_property
     def scores(self) -> Contribution:
         """The table in units of the score, which adds up: its largest sum is the largest forecast.

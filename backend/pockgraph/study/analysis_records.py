@@ -17,7 +17,7 @@ from .records import NAMES
 
 if TYPE_CHECKING:
     from ..contribution.forecast import Forecast, Forecaster, TrainedPlan
-    from .trained_plans import Conditions
+    from .trained_plans import Conditions, TrainedAlike
 
 PROBE = "Run the analysis again: Study.analyze(mode='probe')."
 
@@ -83,6 +83,17 @@ class AnalysisRecords(KeptRecords):
 
         measured = self._measurements(analysis)
         return trained_plans(self.runs(), self._conditions(analysis), contribution, measured)
+
+    def trained_alike(self) -> tuple[tuple[TrainedAlike, ...], int]:
+        """The plans that were trained as the last analysis trained, and how many others were otherwise.
+
+        Raises:
+            StudyError: nothing was measured yet.
+        """
+        from .trained_plans import trained_alike
+
+        analysis, contribution = self._last_analysis()
+        return trained_alike(self.runs(), self._conditions(analysis), contribution)
 
     def _conditions(self, analysis: int) -> Conditions:
         from .trained_plans import Conditions

@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..contribution.candidates import choice_of
 from ..contribution.forecast import TrainedPlan
@@ -58,6 +58,13 @@ class Conditions:
         assert lr is not None
         metrics = {m.seed: m.metric for m in done if m.metric is not None}
         return cls(done[0].steps, json.loads(settings).get("batches"), lr, done[0].target, metrics)
+
+
+class TrainedAlike(NamedTuple):
+    """A plan that was trained as the analysis trains: FQN -> ratio, and a validation metric for each seed."""
+
+    ratios: Mapping[str, float]
+    metrics: tuple[float, ...]
 
 
 def measured_ratios(plan: Plan, contribution: Contribution) -> dict[str, float]:
@@ -127,6 +134,28 @@ def trained_plans(
         )
         for key, found in gains.items()
     )
+
+
+def trained_alike(
+    runs: Iterable[Run], conditions: Conditions, contribution: Contribution
+) -> tuple[tuple[TrainedAlike, ...], int]:
+    """The plans that runs trained as the analysis trains, and how many others were trained in another way.
+
+    Unlike `trained_plans`, with those that say nothing new of gains: the head alone, and what a measurement
+    trained with the same seed.
+    """
+    usable = [r for r in runs if _is_usable(r)]
+    validation = _validation_of(usable, conditions, contribution)
+    fresh = next((r.fresh for r in usable if r.origin == "verify"), False)
+    plans: dict[Key, dict[int, Run]] = {}
+    for run in usable:
+        plans.setdefault(_key(run, conditions, validation, fresh), {})[run.seed] = run
+    alike = {key[0]: by_seed for key, by_seed in plans.items() if not key[1]}
+    found = []
+    for by_seed in alike.values():
+        metrics = tuple(r.validation_metric for r in by_seed.values() if r.validation_metric is not None)
+        found.append(TrainedAlike(measured_ratios(next(iter(by_seed.values())).plan, contribution), metrics))
+    return tuple(found), len({key[0] for key in plans} - alike.keys())
 
 
 def _is_usable(run: Run) -> bool:

@@ -1,0 +1,35 @@
+"""What is said of a verification that goes on, and of one that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import format as fmt
+
+
+def running_text(events: Sequence[dict[str, Any]]) -> str:
+    """What it does now, how far it is, and how long it will take."""
+    last = events[-1] if events else {"kind": "stage", "text": "Starting"}
+    if last["kind"] == "stage":
+        return f"{last['text']} …"
+    if last["kind"] != "progress":
+        return "Writing the result …"
+    left = "" if last["left_s"] is None else f", about {fmt.duration(last['left_s'])} left"
+    return f"Training the plan: {fmt.percent(last['done'] / max(1, last['total']))}{left}"
+
+
+def ended_text(status: str, verified: dict[str, Any] | None, metric: fmt.MetricScale) -> str:
+    """What it found, beside what was forecast."""
+    if status == "cancelled":
+        return "Cancelled. The study keeps the trainings that were finished."
+    if verified is None:
+        return ""
+    count = verified["trainings"]
+    times = "one training" if count == 1 else f"{count} trainings"
+    where = "inside" if verified["low"] <= verified["metric"] <= verified["high"] else "outside"
+    return (
+        f"Measured {metric.level(verified['metric'])} in {times}, {where} the interval of the forecast "
+        f"({metric.level(verified['forecast'])}, {metric.interval(verified['low'], verified['high'])}). It "
+        "counts in all forecasts now."
+    )

@@ -1,0 +1,103 @@
+"""Train a plan as its study's analysis trained, as a process of its own: `python -m pockui.verify_job`.
+
+Reads one line of JSON (`VerifySpec`) and writes events, one line of JSON each:
+
+    {"kind": "stage", "text": …}                    what is being done
+    {"kind": "progress", "done", "total", "left_s"}  steps and validation batches, a few times a second
+    {"kind": "verified", "metric", "trainings", "forecast", "low", "high"}  the forecast is that of before
+    {"kind": "error", "message": …}                 and exit code 1
+
+The end of its stdin asks it to end: soon, where it trains; the study then keeps the training as cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pockgraph.errors import PockError
+
+from .foreign_exceptions import explain
+from .train_job import Reporter, Stop, end_with_parent
+
+EVENT_SECONDS = 0.4  # between two reports of progress
+
+
+@dataclass(frozen=True)
+class VerifySpec:
+    """What to verify.
+
+    Attributes:
+        reference: `module:task` that makes the Task; the user named it, see `project.named_reference`.
+        study: the file of the study, which keeps the trainings.
+        plan: a plan's JSON text. name: of its trainings.
+    """
+
+    reference: str
+    study: str
+    plan: str
+    name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(spec: VerifySpec, report: Callable[..., None], stop: Stop) -> None:
+    """Do what `spec` says.
+
+    Raises:
+        PockError: from any of the stages; Cancelled where it was asked to end.
+    """
+    from pockgraph.contribution import Progress
+    from pockgraph.plan import Plan
+    from pockgraph.study import Study
+
+    from .project import load_task
+
+    report("stage", text="Loading the task")
+    task = load_task(spec.reference)
+    shown = 0.0
+
+    def progress(now: Progress) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= EVENT_SECONDS or now.done >= now.total:
+            shown = time.monotonic()
+            report("progress", done=now.done, total=now.total, left_s=now.seconds_left)
+
+    with Study(spec.study, task) as study, stop.kept():
+        report("stage", text="Comparing gradients with PyTorch")
+        found = study.verify(
+            Plan.from_json(spec.plan), name=spec.name, progress=progress, cancel=lambda: stop.asked
+        )
+    metrics = [run.validation_metric for run in found.runs if run.validation_metric is not None]
+    report(
+        "verified", metric=sum(metrics) / len(metrics), trainings=len(metrics),
+        forecast=found.forecast.metric, low=found.forecast.low, high=found.forecast.high,
+    )  # fmt: skip
+
+
+def main() -> int:
+    report = Reporter()
+    spec = VerifySpec(**json.loads(sys.stdin.readline()))
+    stop = Stop()
+    threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
+    try:
+        verify(spec, report, stop)
+    except PockError as e:
+        report("error", message=str(e))
+    except Exception as e:
+        traceback.print_exc()
+        report("error", message=explain(e)[0])
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
