@@ -103,7 +103,9 @@ def frontier_info(
     points = _points(plans, cost, unit, metric)
     without = _points(free, cost, unit, metric)
     trained = [
-        FrontierPoint(p.x / unit.size, *(metric.factor * y for y in (p.y, p.low, p.high)), p.text, -1)
+        FrontierPoint(
+            p.x / unit.size, metric.factor * p.y, metric.factor * p.low, metric.factor * p.high, p.text, -1
+        )
         for p in measured
     ]
     named = []

@@ -10,7 +10,9 @@ from . import format as fmt
 
 def running_text(events: Sequence[dict[str, Any]]) -> str:
     """What it does now, how far it is, and how long it will take."""
-    last = events[-1] if events else {"kind": "stage", "text": "Starting"}
+    if not events:
+        return "Starting …"
+    last = events[-1]
     if last["kind"] == "stage":
         return f"{last['text']} …"
     if last["kind"] != "progress":

@@ -81,6 +81,7 @@ class Frontier(pn.viewable.Viewer):
     def _said(self) -> str:
         """What is to be seen, and why there is nothing in the shaded part."""
         problem, state = self._frontier.problem, self.state
+        assert state is not None
         if problem is not None:
             return str(problem)
         if not self._frontier.plans:
