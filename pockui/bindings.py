@@ -15,11 +15,12 @@ from .info import charts
 from .info.budgets import EXAMPLES, BudgetRange, budget_range, to_limit, typed_limit
 from .info.costs import COSTS
 from .info.curves import cost_curve, gain_curve
+from .info.format import MetricScale
 from .info.frontier import FrontierInfo, axis_unit, frontier_info
 from .info.layer_filter import LayerFilter
 from .info.layers import LayerRow, component_rows, component_scale, select_rows
 from .info.palette import palette
-from .info.training import loss_history
+from .info.training import loss_history, metric_history
 from .state import State
 from .training import Training
 
@@ -243,3 +244,11 @@ def loss_figure(training: Training, dark: bool) -> charts.Figure | None:
     if training.job is None or not steps:
         return None
     return charts.loss_chart(steps, losses, training.job.spec["steps"], palette(dark))
+
+
+def metric_figure(training: Training, dark: bool, metric: MetricScale) -> charts.Figure | None:
+    """The validation metric of the run that is followed; None before its second value."""
+    steps, values = metric_history(training.job.events) if training.job is not None else ([], [])
+    if training.job is None or len(steps) < 2:
+        return None
+    return charts.metric_chart(steps, values, training.job.spec["steps"], metric, palette(dark))

@@ -33,11 +33,12 @@ def held_of(task: Task) -> Held:
     return Held(task.eval, None if validation is None or is_stream(validation) else validation)
 
 
-def task_differences(study: Study, plan: Plan, reference: str = "") -> list[str]:
+def task_differences(study: Study, plan: Plan, reference: str = "", any_optimizer: bool = False) -> list[str]:
     """How a plan's task differs from a study's, a sentence's part each; empty when it is the same.
 
     Args:
         reference: `module:task` whose data is trained on; empty when that is not known.
+        any_optimizer: another optimizer is no difference.
     """
     facts = study.facts
     batch = {k: v.model_dump(mode="json") for k, v in plan.batch.items()}
@@ -50,7 +51,7 @@ def task_differences(study: Study, plan: Plan, reference: str = "") -> list[str]
         wrong.append("its model has other tensors")
     if batch != facts["batch"]:
         wrong.append("its batches have another shape")
-    if any(rule.get(k) != known_rule.get(k) for k in rule.keys() & known_rule.keys()):
+    if not any_optimizer and any(rule.get(k) != known_rule.get(k) for k in rule.keys() & known_rule.keys()):
         wrong.append("its optimizer is another one")
     if reference and facts["reference"] and reference != facts["reference"]:
         wrong.append(f"its data is that of {facts['reference']}, not of {reference}")
@@ -79,15 +80,19 @@ def study_of(plan: Plan, reference: str, named: Path | None) -> Study | None:
     return next(filter(None, found), None)
 
 
-def study_at(path: str | Path, plan: Plan, reference: str) -> Study | None:
-    """The study at a path, if it is of the plan's task and can be written; else None, without a word."""
+def study_at(path: str | Path, plan: Plan, reference: str, any_optimizer: bool = False) -> Study | None:
+    """The study at a path, if it is of the plan's task and can be written; else None, without a word.
+
+    Args:
+        any_optimizer: take runs with another optimizer than the study's: somebody chose it for this study.
+    """
     from pockgraph import Study
 
     if not str(path):
         return None
     try:
         with Study(path, read_only=True) as found:  # a study of another task stays as it is
-            if task_differences(found, plan, reference):
+            if task_differences(found, plan, reference, any_optimizer):
                 return None
         study = Study(path)
     except StudyError:  # gone, damaged, or another program's file

@@ -26,7 +26,7 @@ from pockui.info.studies import find_studies, served_study, study_argument
 from pockui.link import Opened
 from pockui.link import read as read_link
 from pockui.state import State
-from pockui.training import Training
+from pockui.training import Training, open_settings
 from pockui.turns import TURNS, Turn, in_thread
 from pockui.verifying import Verifying
 from pockui.views import parts
@@ -207,6 +207,8 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
     if not is_known:
         address.write(run=None)
     training.param.watch(lambda e: address.write(run=e.new), "job_id")
+    problems = [*problems, *open_settings(training, Address.read().get("train", ""))]
+    training.param.watch(lambda e: address.write(train=e.new.to_text() or None), "settings")
     state.param.watch(lambda e: address.write(theme="dark" if e.new else None), "dark")
     notice = parts.text(parts.problem_html(" ".join(problems), "notice"), visible=bool(problems))
     state.param.watch(lambda _: parts.put(notice, ""), "can_undo")

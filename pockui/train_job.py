@@ -5,7 +5,9 @@ Reads one line of JSON (`TrainSpec`) and writes events, one line of JSON each:
     {"kind": "stage", "text": …}                          what is being done
     {"kind": "compiled", "path", "bytes", "seconds", "predicted": {…}, "parity"}
     {"kind": "metric", "when": "before" | "after", "value", "samples"}
-    {"kind": "loss", "step", "loss", "step_ms", "left_s"}  at most every tenth of a second
+    {"kind": "loss", "step", "loss", "step_ms", "samples_per_s", "memory_bytes", "left_s"}
+                                                          at most every tenth of a second
+    {"kind": "validation", "step", "value", "samples"}    between steps, on a part of the validation data
     {"kind": "measured", "step_ms", "over_imported_bytes", …}
     {"kind": "result", "checkpoint", "steps", "losses": [[step, loss], …]}
     {"kind": "stopped", "checkpoint", "steps", "losses"}   instead of a result, where it was asked to end
@@ -17,7 +19,6 @@ once.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -25,9 +26,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,13 @@ from pockgraph.errors import PockError
 from pockgraph.files import sweep
 
 from .foreign_exceptions import explain
+from .info.optimizers import RULES, same_rule
 from .landing import Held, held_of, metrics, study_at
+from .train_loop import LiveMetric, take_steps
 
 if TYPE_CHECKING:
     from pockgraph.study.recorder import Recorder
 
-EVENT_SECONDS = 0.1  # a page cannot show more often, and a fast step would flood it
 STOP_S = 8.0  # in which steps that are asked to end have ended, and are kept
 
 
@@ -54,7 +56,9 @@ class TrainSpec:
         target: what to compile to.
         out: folder of the artefact; the checkpoint is put beside it.
         steps: how many.
-        lr: learning rate; None takes the plan's optimizer's.
+        lr: learning rate; None takes the optimizer's.
+        optimizer: as a plan describes one; empty takes the plan's.
+        device: as the target's runtime calls it. precision: of activations and gradients.
         seed: order of the training samples.
         measure: also measure time and memory in a fresh process afterwards.
         study: the file of the study that keeps the run; empty keeps it in none.
@@ -73,6 +77,9 @@ class TrainSpec:
     study: str = ""
     run: str = ""
     resume: str = ""
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "CPU"
+    precision: str = "f32"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -142,16 +149,18 @@ def train(spec: TrainSpec, report: Reporter, stop: Stop | None = None) -> None:
     plan = pg.Plan.from_json(spec.plan)
     trainer = _resumed(spec, report) if spec.resume else _compiled(spec, task, plan, report)
 
-    with study_at(spec.study, plan, task.reference) or nullcontext() as study:
+    plan = trainer.plan
+
+    with study_at(spec.study, plan, task.reference, any_optimizer=True) or nullcontext() as study:
         run = Run(
-            plan, name=f"{len(plan.tensors)} tensors, seed {spec.seed}", origin="dashboard",
-            target=spec.target, seed=spec.seed, lr=plan.optimizer["lr"] if spec.lr is None else spec.lr,
+            plan, name=_name(spec, plan), origin="dashboard", target=spec.target, device=spec.device,
+            seed=spec.seed, lr=plan.optimizer["lr"] if spec.lr is None else spec.lr,
             data=splits_of(task) if study else {}, uid=spec.run, began_at=trainer.steps,
             planned_steps=spec.steps, artifact=_from(spec.study, spec.out),
         )  # fmt: skip
         with recorded(study, run, lambda words: print(words, file=sys.stderr)) as kept:
             checkpoint, losses = _train(trainer, task, spec, report, kept, stop)
-            if not stop.asked and spec.measure:
+            if not stop.asked and spec.measure and spec.device.upper() == "CPU":
                 from pockgraph.measure import figures_to_json, measure_step
 
                 report("stage", text="Measuring time and memory in a fresh process")
@@ -163,17 +172,26 @@ def train(spec: TrainSpec, report: Reporter, stop: Stop | None = None) -> None:
         report("result", checkpoint=str(checkpoint), steps=trainer.steps, losses=losses)
 
 
+def _name(spec: TrainSpec, plan: Any) -> str:
+    """`12 tensors, AdamW, bf16, seed 0`: what is not as the plan has it is named."""
+    asked = json.loads(spec.plan)["optimizer"]
+    other = [] if same_rule(plan.optimizer, asked) else [RULES[plan.optimizer["name"]].label]
+    other += [] if spec.precision == "f32" else [spec.precision]
+    return ", ".join([f"{len(plan.tensors)} tensors", *other, f"seed {spec.seed}"])
+
+
 def _compiled(spec: TrainSpec, task: Any, plan: Any, report: Reporter) -> Any:
     """A trainer of the plan, compiled here."""
     import pockgraph as pg
     from pockgraph.optimizer import optimizer_from_dict
 
     report("stage", text="Deriving the training graph")
-    graph = pg.build(task, optimizer_from_dict(plan.optimizer))
+    graph = pg.build(task, optimizer_from_dict(spec.optimizer or plan.optimizer))
     report("stage", text=f"Compiling for {spec.target}")
     start = time.perf_counter()
-    artifact = pg.compile(graph, plan, target=spec.target, out=spec.out)
-    trainer = artifact.trainer()
+    options = {} if spec.precision == "f32" else {"precision": spec.precision}
+    artifact = pg.compile(graph, plan, target=spec.target, out=spec.out, options=options)
+    trainer = artifact.trainer(device=spec.device)
     report(
         "compiled", path=str(artifact.path), bytes=artifact.nbytes, seconds=time.perf_counter() - start,
         predicted=artifact.manifest.predicted, parity=artifact.manifest.parity_json,
@@ -186,7 +204,7 @@ def _resumed(spec: TrainSpec, report: Reporter) -> Any:
     from pockgraph.runtime import Trainer
 
     report("stage", text="Loading the artefact")
-    trainer = Trainer.load(spec.out)
+    trainer = Trainer.load(spec.out, device=spec.device)
     trainer.load_checkpoint(spec.resume)
     manifest = trainer.manifest
     report(
@@ -221,8 +239,12 @@ def _train(
 
     evaluate("before")
     report("stage", text="Training")
+    live = LiveMetric(trainer, held.validation, report, spec.steps - trainer.steps)
     with stop.kept():
-        losses = _steps(trainer, task.forever(spec.seed), spec, report, kept, stop)
+        losses = take_steps(
+            trainer, task.forever(spec.seed), spec.steps, spec.lr, kept, report, live, lambda: stop.asked
+        )
+        kept.note(validation_curve=tuple(live.curve))
         if stop.asked:
             kept.note(status="cancelled")
         checkpoint = trainer.save(place)
@@ -232,27 +254,6 @@ def _train(
     if not stop.asked:
         evaluate("after")
     return checkpoint, losses
-
-
-def _steps(
-    trainer: Any, batches: Iterable[Any], spec: TrainSpec, report: Reporter, kept: Recorder, stop: Stop
-) -> list[list[float]]:
-    losses: list[list[float]] = []
-    began_at = trainer.steps
-    kept.starts()
-    start = shown = time.perf_counter()
-    for batch in itertools.islice(batches, began_at, None):  # the step number picks the batch
-        if trainer.steps >= spec.steps or stop.asked:
-            break
-        result = trainer.step(batch, spec.lr)
-        losses.append([result.step, result.loss])
-        kept.step(result.loss, result.duration_ms)
-        now = time.perf_counter()
-        if result.step >= spec.steps or len(losses) == 1 or now - shown >= EVENT_SECONDS:
-            shown = now
-            left_s = (now - start) / len(losses) * (spec.steps - result.step)
-            report("loss", step=result.step, loss=result.loss, step_ms=result.duration_ms, left_s=left_s)
-    return losses
 
 
 def drop_folder(out: str | os.PathLike[str]) -> None:

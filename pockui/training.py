@@ -5,7 +5,6 @@ A run that goes on belongs to `jobs.py`, one that has ended to the study.
 
 from __future__ import annotations
 
-import math
 import secrets
 import subprocess
 import threading
@@ -18,8 +17,11 @@ import param
 
 from pockgraph.errors import PockError, reason
 
+from .devices_here import HERE, DevicesHere
 from .info.kept_run import KeptRun, kept_run
 from .info.names import file_name
+from .info.optimizers import same_rule
+from .info.train_settings import TrainSettings, read_settings
 from .info.training import target_name, why_not_trainable
 from .jobs import END_S, JOBS, Job, Jobs
 from .kept import Kept, read_kept
@@ -33,15 +35,22 @@ WORKER = "pockui.train_job"
 class Training(param.Parameterized):
     """Starts runs with the state's plan, and tells when the one that is followed has news."""
 
+    settings = param.ClassSelector(
+        class_=TrainSettings, default=TrainSettings(), doc="How the next run trains; the address has them."
+    )
     job_id = param.String(doc="The run that is followed; a page that is reloaded sets it again.")
     news = param.Integer(default=0, doc="Grows with every event of the run; set on the session's own turn.")
 
-    def __init__(self, state: State, jobs: Jobs = JOBS, out: Path = Path("out")) -> None:
+    def __init__(
+        self, state: State, jobs: Jobs = JOBS, out: Path = Path("out"), devices: DevicesHere = HERE
+    ) -> None:
         """Args:
         out: where artefacts are written.
+        devices: those that there are to train on.
         """
         super().__init__()
         self._state, self._jobs, self._out = state, jobs, out
+        self.devices = devices
         self._forget: Callable[[], Any] = lambda: None
         self.job: Job | KeptRun | None = None
 
@@ -77,37 +86,39 @@ class Training(param.Parameterized):
         stopped = job.last("stopped")
         return bool(stopped and stopped["checkpoint"] and stopped["steps"] < job.spec["steps"])
 
-    def start(self, target: str, steps: int, lr: float | None = None, measure: bool = True) -> None:
-        """Begin a run with the current plan; nothing while one goes on, or there is no plan.
-
-        Args:
-            lr: learning rate; None takes the plan's.
-            measure: also measure time and memory afterwards.
+    def start(self) -> None:
+        """Begin a run with the current plan and settings; nothing while one goes on, or there is no plan.
 
         Raises:
             PockError: the task cannot be made here, or there is no place for the artefact.
         """
-        s = self._state
+        s, asked = self._state, self.settings
         if s.plan is None or self.running:
             return
         if why := self.why_not:
             raise PockError(why)
+        optimizer = asked.optimizer_for(s.plan.optimizer)
         self._begin(
             TrainSpec(
                 reference=self.reference,
                 plan=s.plan.to_json(),
-                target=target,
-                out=str(self.folder(target)),
-                steps=steps,
-                lr=lr,
-                measure=measure,
+                target=asked.target,
+                out=str(self.folder(asked.target)),
+                steps=asked.steps,
+                lr=asked.lr,
+                measure=asked.measure,
                 study=str(s.facts.path),
                 run=secrets.token_hex(16),
+                optimizer={} if same_rule(optimizer, s.plan.optimizer) else optimizer,
+                device=asked.device,
+                precision=asked.precision,
             )
         )
 
-    def resume(self, measure: bool = True) -> None:
+    def resume(self) -> None:
         """Go on with the run that is followed, from the weights that it has kept, as another run.
+
+        How it trains stays as it was: only what is measured afterwards is as the settings say now.
 
         Raises:
             PockError: it has kept none, or the task cannot be made here.
@@ -127,10 +138,13 @@ class Training(param.Parameterized):
                 steps=asked["steps"],
                 lr=asked["lr"],
                 seed=asked["seed"],
-                measure=measure,
+                measure=self.settings.measure,
                 study=str(self._state.facts.path),
                 run=secrets.token_hex(16),
                 resume=stopped["checkpoint"],
+                optimizer=asked["optimizer"],
+                device=asked["device"],
+                precision=asked["precision"],
             )
         )
 
@@ -206,19 +220,10 @@ class Training(param.Parameterized):
             folder = self._out / f"{name}-{number}"
 
 
-def learning_rate(typed: str) -> float | None:
-    """What was typed into a field; None for nothing.
-
-    Raises:
-        ValueError: it is no number above 0.
-    """
-    text = typed.strip()
-    if not text:
-        return None
+def open_settings(training: Training, text: str) -> list[str]:
+    """Have a training's settings be as an address says; returns what is wrong with that, in sentences."""
     try:
-        rate = float(text)
-    except ValueError:
-        rate = math.nan
-    if not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"{text!r} is no learning rate. Type a number above 0, or leave the field empty.")
-    return rate
+        training.settings = read_settings(text)
+    except PockError as e:
+        return [str(e)]
+    return []

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .curves import CostCurve, GainCurve
+from .format import MetricScale
 from .frontier import FrontierInfo, FrontierPoint
 from .palette import Palette
 from .records import LossCurve
@@ -305,6 +306,23 @@ def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colour
     )
     x = {"title": "Step", "range": [0, max(total, 1)]}
     return _figure(colours, [line], x, {"title": "Training loss", "rangemode": "tozero"}, height=260)
+
+
+def metric_chart(
+    steps: Sequence[int], values: Sequence[float], total: int, metric: MetricScale, colours: Palette
+) -> Figure:
+    """The metric on the first validation samples against the step."""
+    line = _scatter(
+        steps,
+        [value * metric.factor for value in values],
+        "lines+markers",
+        line={"color": colours.gain, "width": 2},
+        marker={"size": 5, "color": colours.gain},
+        text=[f"step {step:,}: {metric.level(value)}" for step, value in zip(steps, values)],
+    )
+    x = {"title": "Step", "range": [0, max(total, 1)]}
+    title = "Validation metric, %" if metric.is_share else "Validation metric"
+    return _figure(colours, [line], x, {"title": title}, height=260)
 
 
 def losses_chart(curves: Sequence[LossCurve], colours: Palette) -> Figure:

@@ -57,13 +57,17 @@ def kept_run(run: Run, folder: Path) -> KeptRun:
     """
     out, checkpoint = (folder / path if path else None for path in (run.artifact, run.checkpoint))
     events: list[Event] = []
-    if out is not None and (compiled := _compiled(out)):
-        events.append(compiled)
+    compiled = None if out is None else _compiled(out)
+    events += [compiled] if compiled else []
     test = run.data.get("test")
     for when, value in (("before", run.baseline), ("after", run.metric)):
         if value is not None:
             events.append({"kind": "metric", "when": when, "value": value, "samples": test and test.samples})
     losses = [[run.began_at + i, loss] for i, loss in enumerate(run.losses, 1)]
+    events += [
+        {"kind": "validation", "step": step, "value": value, "samples": None}
+        for step, value in run.validation_curve
+    ]
     if run.measured.get("step_ms") is not None:
         events.append({"kind": "measured", **run.measured})
     trained = run.began_at + run.steps
@@ -72,7 +76,8 @@ def kept_run(run: Run, folder: Path) -> KeptRun:
     events.append({"kind": kind, "checkpoint": kept, "steps": trained, "losses": losses})
     spec = {
         "plan": run.plan.to_json(), "target": run.target, "steps": run.planned_steps or trained,
-        "out": "" if out is None else str(out.resolve()), "lr": run.lr, "seed": run.seed,
+        "out": "" if out is None else str(out.resolve()), "lr": run.lr, "seed": run.seed, "optimizer": {},
+        "device": run.device, "precision": compiled["precision"] if compiled else "f32",
     }  # fmt: skip
     return KeptRun(run.uid, run_title(run), run.status, run.error, run.duration_s, tuple(events), spec)
 
@@ -88,7 +93,7 @@ def _compiled(folder: Path) -> Event | None:
     return {
         "kind": "compiled", "path": str(folder.resolve()), "seconds": None,
         "bytes": sum(file.bytes for file in manifest.files.values()), "predicted": manifest.predicted,
-        "parity": manifest.parity_json,
+        "parity": manifest.parity_json, "precision": manifest.options.get("precision", "f32"),
     }  # fmt: skip
 
 

@@ -14,10 +14,9 @@ from pockgraph.errors import suggest
 
 from . import format as fmt
 from .figure_tiles import Tile
-from .names import file_name
 
 if TYPE_CHECKING:
-    from pockgraph.plan import Budget, Plan
+    from pockgraph.plan import Budget
     from pockgraph.search import Constraints
 
 # Target -> its name, and the packages that compiling for it and running it need.
@@ -26,6 +25,7 @@ RUNTIMES = {
     "onnx": ("ONNX Runtime", ("onnx", "onnxruntime")),
     "torch": ("PyTorch", ("torch",)),
 }
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 def runnable_targets() -> dict[str, str]:
@@ -115,6 +115,53 @@ def loss_history(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[f
     return [int(s) for s, _ in pairs], [loss for _, loss in pairs]
 
 
+def metric_history(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    """Steps, and the metric on the first validation samples after each."""
+    found = [(int(e["step"]), e["value"]) for e in events if e["kind"] == "validation"]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def live_tiles(events: Sequence[Mapping[str, Any]], metric: fmt.MetricScale) -> list[Tile]:
+    """How a run that goes on is doing: metric, speed, memory and time left, as far as they are known."""
+    now = next((e for e in reversed(events) if e["kind"] == "loss"), None)
+    evaluated = [e for e in events if e["kind"] == "validation"]
+    tiles = []
+    if evaluated:
+        last = evaluated[-1]
+        tiles.append(
+            Tile(
+                "Validation metric",
+                metric.level(last["value"]),
+                f"step {last['step']:,}, the first {last['samples']:,} samples",
+                "Evaluated between steps, so rarely that it takes a tenth of the time at most.",
+                alarm=last["value"] < evaluated[0]["value"],
+            )
+        )
+    if now is not None:
+        rate = now["samples_per_s"]
+        tiles.append(
+            Tile(
+                "Speed",
+                f"{fmt.milliseconds(now['step_ms'])} a step",
+                "" if rate is None else f"{fmt.significant(rate)} samples a second",
+                "Mean of the last steps, making their batches included.",
+            )
+        )
+        if now["memory_bytes"] is not None:
+            tiles.append(
+                Tile(
+                    "Memory of the process",
+                    fmt.size(now["memory_bytes"]),
+                    "now, PyTorch included",
+                    "Of the process that trains, as the system counts it. A device needs no PyTorch.",
+                )
+            )
+        tiles.append(
+            Tile("Time left", fmt.duration(now["left_s"]), f"loss {fmt.significant(now['loss'], 4)}", "")
+        )
+    return tiles
+
+
 def result_tiles(
     events: Sequence[Mapping[str, Any]],
     predicted: Mapping[str, float],
@@ -174,49 +221,6 @@ def result_tiles(
 
 
 # ---------------------------------------------------------------- as Python
-
-
-_CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}
-
-
-def optimizer_code(optimizer: Mapping[str, Any]) -> str:
-    """`pg.SGD(lr=0.01, momentum=0.9)`, without options that are at their default of nothing."""
-    name = str(optimizer["name"])
-    options = {
-        k: v for k, v in optimizer.items() if k != "name" and (v or (name, k) == ("adamw", "weight_decay"))
-    }
-    written = {k: repr(tuple(v) if isinstance(v, list) else v) for k, v in options.items()}
-    if "groups" in options:
-        groups = (", ".join(f"{k}={v!r}" for k, v in g.items()) for g in options["groups"])
-        written["groups"] = f"({' '.join(f'pg.Group({g}),' for g in groups)})"
-    return f"pg.{_CLASSES[name]}({', '.join(f'{k}={v}' for k, v in written.items())})"
-
-
-def training_code(plan: Plan, reference: str, target: str, steps: int, lr: float | None, file: str) -> str:
-    """What the train view does, as Python."""
-    if reference:
-        where = ["from pockui.project import load_task"]
-        task = f"task = load_task({reference!r})"
-    else:
-        where, task = [], "task = pg.Task(...)  # the task this study was made with"
-    rate = "" if lr is None else f", lr={lr:g}"
-    return "\n".join(
-        [
-            "from itertools import islice",
-            "",
-            "import pockgraph as pg",
-            *where,
-            "",
-            task,
-            f"plan = pg.Plan.load({file!r})",
-            f"graph = pg.build(task, {optimizer_code(plan.optimizer)})",
-            f"artifact = pg.compile(graph, plan, target={target!r}, out={f'out/{file_name(plan.task)}'!r})",
-            "trainer = artifact.trainer()",
-            f"for batch in islice(task.forever(seed=0), {steps}):",
-            f"    print(trainer.step(batch{rate}).loss)",
-            "print(trainer.evaluate(task.eval).metric)",
-        ]
-    )
 
 
 def planning_code(study: str, budget: Budget, asked: Constraints, file: str) -> str:

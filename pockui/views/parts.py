@@ -14,7 +14,8 @@ from ..components.web import Chart
 
 TYPE = (Path(__file__).parent / "type.css").read_text(encoding="utf-8")
 TILES = (Path(__file__).parent / "tiles.css").read_text(encoding="utf-8")
-FIELD = {"& .MuiInputBase-root": {"height": "36px"}}  # fields and menus side by side are equally high
+# Fields and menus side by side are equally high.
+FIELD = {f"{root}.MuiInputBase-root": {"height": "36px"} for root in ("& ", "&")}
 
 
 def card(*objects: Any, **params: Any) -> pmui.Paper:

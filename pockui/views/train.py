@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import time
+from collections.abc import Mapping
 
 import panel as pn
 import panel_material_ui as pmui
@@ -12,27 +13,20 @@ import param
 
 from pockgraph.plan import Plan
 
-from ..bindings import loss_figure
+from ..bindings import loss_figure, metric_figure
 from ..info import format as fmt
 from ..info.kept_run import KeptRun, ended_text, run_title
 from ..info.names import file_name
 from ..info.parity import parity_badge
-from ..info.training import (
-    progress,
-    result_tiles,
-    runnable_targets,
-    training_code,
-)
+from ..info.training import live_tiles, progress, result_tiles
+from ..info.training_code import training_code
 from ..jobs import Job
 from ..state import State
-from ..training import Training, learning_rate
+from ..training import Training
 from . import parts
+from .train_form import TrainForm
 
 CHART_SECONDS = 0.4  # between drawings of the loss while a run goes on
-
-
-# Material's buttons beside a number have no name; arrow keys do the same.
-NO_STEPPERS = parts.FIELD | {"& .MuiInputAdornment-root": {"display": "none"}}
 
 
 class Train(pn.viewable.Viewer):
@@ -43,22 +37,7 @@ class Train(pn.viewable.Viewer):
     def __init__(self, state: State, training: Training | None = None) -> None:
         super().__init__(state=state)
         self.training = training or Training(state)
-        small = {"size": "small", "margin": 0, "sx": parts.FIELD}
-        targets = runnable_targets()
-        self._target = pmui.Select(
-            label="Target", options=targets, value=next(iter(targets.values())), width=160, **small
-        )
-        self._steps = pmui.IntInput(
-            label="Steps",
-            value=100,
-            start=1,
-            end=1_000_000,
-            step=50,
-            width=130,
-            **small | {"sx": NO_STEPPERS},
-        )
-        self._rate = pmui.TextInput(label="Learning rate", placeholder="the plan's", width=130, **small)
-        self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)
+        self._form = TrainForm(state, self.training)
         self._start = pmui.Button(label="Compile and train", color="primary", margin=0)
         self._cancel = pmui.Button(label="Cancel", color="error", variant="outlined", margin=0, visible=False)
         self._resume = pmui.Button(
@@ -71,27 +50,29 @@ class Train(pn.viewable.Viewer):
         )  # fmt: skip
         self._runs = parts.text(visible=False)
         self._why = parts.text(visible=False)
-        self._form = pmui.Row(
-            self._target, self._steps, self._rate, self._measure, self._start, self._cancel, self._resume,
-            margin=0, sizing_mode="stretch_width",
-            sx={"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "py": 1},
-        )  # fmt: skip
+        wraps = {"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "pb": 1}
+        self._buttons = pmui.Row(
+            self._start, self._cancel, self._resume, margin=0, sizing_mode="stretch_width", sx=wraps
+        )
         self._stage = parts.text(visible=False)
         self._bar = pmui.LinearProgress(
             value=0, variant="determinate", margin=0, sizing_mode="stretch_width", visible=False
         )
         self._failure = parts.text(visible=False)
         self._loss = parts.chart("Training loss against the step")
-        self._loss.visible = False
+        self._metric = parts.chart("Validation metric against the step")
+        self._loss.visible = self._metric.visible = False
+        self._curves = pmui.Grid(
+            *(pmui.Grid(chart, size={"xs": 12, "lg": "grow"}) for chart in (self._loss, self._metric)),
+            container=True, spacing=1, margin=0, sizing_mode="stretch_width",
+        )  # fmt: skip
         self._result = parts.text(stylesheets=[parts.TILES], visible=False)
         self._code = parts.text()
 
         self._start.on_click(lambda _: self.start())
         self._cancel.on_click(lambda _: self.training.cancel())
-        self._resume.on_click(lambda _: self.training.resume(self._measure.value))
+        self._resume.on_click(lambda _: self.training.resume())
         self._choice.param.watch(lambda e: self._follow(e.new), "value")
-        for widget in (self._target, self._steps, self._rate):
-            widget.param.watch(lambda *_: self._show_code(), "value")
         self._drawn_s = 0.0
         self._code_when_shown = parts.WhenShown(self._show_code)
         self._run_when_shown = parts.WhenShown(self._show_run)
@@ -99,6 +80,7 @@ class Train(pn.viewable.Viewer):
         self._drawn: tuple[str, str] = ("", "")  # which run, and its status, was drawn last
         state.param.watch(lambda _: self._show_form(), "facts")
         state.param.watch(self._code_when_shown, "plan")
+        self.training.param.watch(self._code_when_shown, "settings")
         state.param.watch(self._run_when_shown, "dark")
         self.training.param.watch(self._run_when_shown, "news")
         for watched, name in ((state, "facts"), (self.training, "job_id")):
@@ -114,18 +96,18 @@ class Train(pn.viewable.Viewer):
         self._list_when_shown.set_shown(shown)
         if shown:
             self._show_list()  # others may have trained meanwhile
+            self.training.devices.look(lambda: self.state.scheduler.soon(self._form.show))
 
     # ------------------------------------------------------------------ runs
 
     def start(self) -> None:
-        """Begin a run with the current plan and what the form says.
+        """Begin a run with the current plan and what the form says; nothing while something there is wrong.
 
         Raises:
-            ValueError: the learning rate is no number above 0.
             PockError: see `Training.start`.
         """
-        rate = learning_rate(self._rate.value)
-        self.training.start(self._target.value, self._steps.value, rate, self._measure.value)
+        if self._form.ok:
+            self.training.start()
 
     def _follow(self, id: str) -> None:
         followed = self.training.job
@@ -155,16 +137,11 @@ class Train(pn.viewable.Viewer):
         s = self.state
         if s.plan is None:
             return
-        try:
-            rate = learning_rate(self._rate.value)
-        except ValueError:
-            rate = None
+        self._form.show()  # what is as the plan has it
         source = training_code(
             s.plan,
             self.training.reference or s.facts.reference,
-            self._target.value,
-            self._steps.value,
-            rate,
+            self.training.settings,
             f"{file_name(s.facts.name)}.plan.json",
         )
         self._code.object = (
@@ -193,7 +170,7 @@ class Train(pn.viewable.Viewer):
         now_s, drawn = time.monotonic(), (job.id, job.status)
         if not live or now_s - self._drawn_s > CHART_SECONDS or drawn != self._drawn:
             self._drawn_s = now_s
-            self._show_loss()
+            self._show_curves()
         if drawn != self._drawn:
             self._drawn = drawn
             self._list_when_shown()  # the study has it now
@@ -216,14 +193,15 @@ class Train(pn.viewable.Viewer):
         compiled, done = job.last("compiled"), job.last("result") or job.last("stopped")
         facts = self.state.facts
         timed = facts.profile.time.target if facts.profile.time else job.spec["target"]
+        running = job.status == "running"
         tiles = result_tiles(
-            job.events, self._predicted(job), facts.metric, job.spec["target"], timed,
-            running=job.status == "running",
-        )  # fmt: skip
+            job.events, self._predicted(job), facts.metric, job.spec["target"], timed, running=running
+        )
         out = ""
-        if tiles:
-            inside = "".join(parts.tile_html(*tile) for tile in tiles)
-            out = f'<div class="tiles" style="--columns: {len(tiles)}">{inside}</div>'
+        for row in (live_tiles(job.events, facts.metric) if running else [], tiles):
+            if row:
+                inside = "".join(parts.tile_html(*tile) for tile in row)
+                out += f'<div class="tiles" style="--columns: {len(row)}; margin-top: 8px">{inside}</div>'
         if compiled:
             took = f", compiled in {fmt.duration(compiled['seconds'])}" if compiled["seconds"] else ""
             size = fmt.size(compiled["bytes"])
@@ -234,14 +212,20 @@ class Train(pn.viewable.Viewer):
             out += parts.badge_html(*parity_badge(compiled["parity"]))
         parts.put(self._result, out)
 
-    def _predicted(self, job: Job | KeptRun) -> dict[str, float]:
+    def _predicted(self, job: Job | KeptRun) -> Mapping[str, float]:
+        """The plan's figures; those of the artefact alone where it has another optimizer than the plan."""
+        if job.spec["optimizer"]:
+            compiled = job.last("compiled")
+            return compiled["predicted"] if compiled else {}
         return Plan.from_json(job.spec["plan"]).predicted
 
-    def _show_loss(self) -> None:
-        figure = loss_figure(self.training, self.state.dark)
-        self._loss.visible = figure is not None
-        if figure is not None:
-            self._loss.figure = figure
+    def _show_curves(self) -> None:
+        training, dark = self.training, self.state.dark
+        figures = loss_figure(training, dark), metric_figure(training, dark, self.state.facts.metric)
+        for chart, figure in zip((self._loss, self._metric), figures):
+            chart.visible = figure is not None
+            if figure is not None:
+                chart.figure = figure
 
     def __panel__(self) -> pn.viewable.Viewable:
         return pmui.Column(
@@ -249,12 +233,14 @@ class Train(pn.viewable.Viewer):
                 parts.heading("Train", "Compiles the current plan and trains it in a process of its own."),
                 self._why,
                 self._runs,
-                self._form,
+                self._form.row,
+                self._form.problem,
+                self._buttons,
                 self._choice,
                 self._stage,
                 self._bar,
                 self._failure,
-                self._loss,
+                self._curves,
                 self._result,
             ),
             parts.card(self._code),

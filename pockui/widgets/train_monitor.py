@@ -17,8 +17,9 @@ from ..bindings import loss_figure
 from ..info import charts
 from ..info import format as fmt
 from ..info.palette import palette
+from ..info.train_settings import TrainSettings, learning_rate
 from ..info.training import progress, result_tiles, runnable_targets
-from ..training import Training, learning_rate
+from ..training import Training
 from .parts import Chart, said, state_of, tiles_html
 
 if TYPE_CHECKING:
@@ -82,8 +83,10 @@ class TrainMonitor(w.VBox):
     def start(self) -> None:
         """Begin a run with the plan and what the form says; what is wrong with it is said below the form."""
         try:
-            self.training.start(str(self._target.value), self._steps.value, learning_rate(self._rate.value))
-        except (PockError, ValueError) as e:
+            rate = learning_rate(self._rate.value)
+            self.training.settings = TrainSettings(str(self._target.value), self._steps.value, lr=rate)
+            self.training.start()
+        except PockError as e:
             self._note.value = said(str(e), problem=True)
 
     def _show(self) -> None:

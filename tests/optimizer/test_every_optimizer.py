@@ -10,7 +10,7 @@ import pockgraph as pg
 from pockgraph.optimizer import OPTIMIZERS, optimizer_from_dict
 from pockgraph.parity.eager_optimizer import TORCH_CLASSES
 from pockui.commands.optimizers import OptimizerOption
-from pockui.info.training import optimizer_code
+from pockui.info.optimizers import optimizer_code
 
 
 def test_parity_and_the_benchmarks_have_a_class_of_pytorch_for_each() -> None:

@@ -37,20 +37,15 @@ from pockui.info.layers import (
     select_rows,
     table,
 )
+from pockui.info.optimizers import optimizer_code
 from pockui.info.palette import DARK, LIGHT
 from pockui.info.parity import parity_badge
 from pockui.info.predictions import comparison, over_budget
 from pockui.info.process_memory import stacks
 from pockui.info.studies import find_studies, study_argument
-from pockui.info.training import (
-    loss_history,
-    optimizer_code,
-    planning_code,
-    progress,
-    result_tiles,
-    training_code,
-    why_not_trainable,
-)
+from pockui.info.train_settings import TrainSettings
+from pockui.info.training import loss_history, planning_code, progress, result_tiles, why_not_trainable
+from pockui.info.training_code import training_code
 
 
 @pytest.mark.parametrize(
@@ -548,11 +543,11 @@ def test_a_task_of_the_working_folder_is_found_however_the_dashboard_was_started
 
 
 def test_code_is_python_that_names_the_plan(facts, state) -> None:
-    source = training_code(state.plan, "ui_task:task", "openvino", 7, 0.1, "p.json")
+    source = training_code(state.plan, "ui_task:task", TrainSettings(steps=7, lr=0.1), "p.json")
     compile(source, "code", "exec")
     assert "load_task('ui_task:task')" in source
     assert "lr=0.1" in source
-    compile(training_code(state.plan, "", "torch", 7, None, "p.json"), "code", "exec")
+    compile(training_code(state.plan, "", TrainSettings("torch", 7), "p.json"), "code", "exec")
     assert optimizer_code({"name": "sgd", "lr": 0.01, "momentum": 0.0}) == "pg.SGD(lr=0.01)"
 
 

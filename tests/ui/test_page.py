@@ -17,6 +17,7 @@ from pockgraph.errors import PockError
 from pockui import page
 from pockui import training as training_module
 from pockui.components.web import Chart, LayerBars
+from pockui.info.train_settings import TrainSettings
 from pockui.jobs import Jobs
 from pockui.training import Training
 from pockui.views import export, train
@@ -94,7 +95,8 @@ def test_no_two_runs_get_one_folder(state, tmp_path: Path) -> None:
 def test_a_cancelled_run_leaves_no_folder(state, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_module, "why_not_trainable", lambda *_: "")
     training = Training(state, Jobs(), tmp_path / "out")
-    training.start("onnx", steps=10)
+    training.settings = TrainSettings("onnx", steps=10)
+    training.start()
     (folder,) = (tmp_path / "out").iterdir()
     folder.with_name(f".{folder.name}.01234567.pockui-partial").mkdir()  # what the killed process was writing
     training.cancel()

@@ -38,11 +38,18 @@ class Memory:
         return self.peak_bytes - self.imported_bytes
 
 
-def resident_bytes() -> int | None:
-    """Held right now, after freed memory went back to the system; None where the system does not say."""
-    gc.collect()
+def resident_bytes(*, trimmed: bool = True) -> int | None:
+    """Held right now; None where the system does not say.
+
+    Args:
+        trimmed: after freed memory went back to the system, which takes a while.
+    """
+    if trimmed:
+        gc.collect()
     if not _STATUS.is_file():
         return None
+    if not trimmed:
+        return _status_bytes("VmRSS")
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc's
         libc.malloc_trim(0)

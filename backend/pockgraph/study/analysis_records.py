@@ -100,7 +100,7 @@ class AnalysisRecords(KeptRecords):
 
         settings = self._store.read("SELECT settings FROM analyses WHERE id = ?", analysis)[0][0]
         with self._store.decoding(f"analysis {analysis}"):
-            return Conditions.of(settings, self._measurements(analysis))
+            return Conditions.of(settings, self._measurements(analysis), self.facts["optimizer"])
 
     def forecast(self, plan: Plan | str | Mapping[str, float]) -> Forecast:
         """The validation metric that a plan is expected to reach, with its interval.

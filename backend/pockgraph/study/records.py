@@ -50,6 +50,7 @@ class Run:
         status: `"running"`, `"done"`, `"cancelled"` or `"failed"` with `error`.
         target, device, seed, lr, steps: how. `losses`: of each step, before its update.
         metric: on `task.eval` (the test data) afterwards; `baseline`: the same before the first step.
+        validation_curve: (step, metric on the first validation samples), as evaluated between steps.
         step_ms: median; `measured_peak_bytes`: of the process. Predictions are the plan's.
         created: seconds since 1970; `duration_s`: of the training.
         id: given by the study.
@@ -103,6 +104,7 @@ class Run:
     machine: Mapping[str, str | int | None] = field(default_factory=dict)
     version: str = ""
     uid: str = ""
+    validation_curve: tuple[tuple[int, float], ...] = ()
 
     @property
     def optimizer(self) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ RUNS: dict[str, Kind] = {
     "head_metric": "number", "gain": "number", "predicted_gain": "number", "step_ms": "number",
     "measured_peak_bytes": "integer", "duration_s": "number", "created": "number", "version": "text",
     "machine": "json", "data": "json", "measured": "json", "plan": "json", "losses": "numbers",
+    "validation_curve": "json",
 }  # fmt: skip
 MEASUREMENTS: dict[str, Kind] = {
     **TASK, "settings": "json", "analysis_lr": "number", "analysis_target": "text", "head": "json",
@@ -40,6 +41,7 @@ MEASUREMENTS: dict[str, Kind] = {
     "finished": "number", "error": "text",
 }  # fmt: skip
 DERIVED = ("tensors", "epochs", "gain")
+ADDED = ("validation_curve",)  # tables of older releases lack them
 ANALYSIS = ("settings", "analysis_lr", "analysis_target", "head", "bias_order")
 
 
@@ -80,7 +82,9 @@ def kind_of(row: Mapping[str, Any]) -> tuple[str, dict[str, Kind]]:
         ValueError: of none, with the columns that are missing from the nearest.
     """
     found = {"runs": RUNS, "measurements": MEASUREMENTS}
-    missing = {what: [c for c in columns if c not in row] for what, columns in found.items()}
+    missing = {
+        what: [c for c in columns if c not in row and c not in ADDED] for what, columns in found.items()
+    }
     what = min(missing, key=lambda w: len(missing[w]))
     lacking = [c for c in missing[what] if c not in DERIVED]
     if lacking:
@@ -102,7 +106,7 @@ def decoded(columns: Mapping[str, Kind], row: Mapping[str, Any], where: str) -> 
         if name in DERIVED:
             continue
         try:
-            values[name] = _decode(row[name], kind)
+            values[name] = _decode(row.get(name) if name in ADDED else row[name], kind)
         except (ValueError, TypeError, LookupError, RecursionError):
             raise ValueError(f"{where}, column {name}: {str(row[name])[:40]!r} is no {kind}") from None
     return values
@@ -141,7 +145,7 @@ def run_of_row(row: Row) -> Row:
     """A decoded row of `RUNS` as `records.run_json` gives it."""
     data = {name: value for name, value in row.items() if name not in TASK}
     data |= {name: data[name] or {} for name in ("machine", "data", "measured")}
-    data["losses"] = data["losses"] or []
+    data |= {name: data[name] or [] for name in ("losses", "validation_curve")}
     return data
 
 

@@ -36,6 +36,7 @@ class Conditions:
     """How an analysis trained.
 
     Attributes:
+        optimizer: as a plan describes it.
         heads: seed -> validation metric of the head alone.
     """
 
@@ -43,10 +44,13 @@ class Conditions:
     batches: int | None
     lr: float
     target: str
+    optimizer: Mapping[str, Any]
     heads: Mapping[int, float]
 
     @classmethod
-    def of(cls, settings: str, measurements: Sequence[Measurement]) -> Conditions:
+    def of(
+        cls, settings: str, measurements: Sequence[Measurement], optimizer: Mapping[str, Any]
+    ) -> Conditions:
         """
         Args:
             settings: the analysis's, as its row has them.
@@ -57,7 +61,7 @@ class Conditions:
         lr = done[0].lr
         assert lr is not None
         metrics = {m.seed: m.metric for m in done if m.metric is not None}
-        return cls(done[0].steps, json.loads(settings).get("batches"), lr, done[0].target, metrics)
+        return cls(done[0].steps, json.loads(settings).get("batches"), lr, done[0].target, optimizer, metrics)
 
 
 class TrainedAlike(NamedTuple):
@@ -117,7 +121,7 @@ def trained_plans(
         head = run.head_metric if run.head_metric is not None else heads.get((where, seed))
         if head is None and not where:
             head = conditions.heads.get(seed)
-        if head is None and _is_as_long(run, conditions) and run.data.get("validation") == validation:
+        if head is None and _is_trained_alike(run, conditions) and run.data.get("validation") == validation:
             head = contribution.baseline.mean
         if head is None or run.validation_metric is None:
             continue
@@ -171,7 +175,7 @@ def _validation_of(
     Those of a run whose head alone got the very same metric on them; else those of as many samples as the
     analysis's metrics are means of.
     """
-    alike = [r for r in runs if _is_as_long(r, conditions) and "validation" in r.data]
+    alike = [r for r in runs if _is_trained_alike(r, conditions) and "validation" in r.data]
     for run in alike:
         if run.head_metric is not None and run.head_metric == conditions.heads.get(run.seed):
             return run.data["validation"]
@@ -179,9 +183,17 @@ def _validation_of(
     return next((r.data["validation"] for r in alike if r.data["validation"].samples == samples), None)
 
 
-def _is_as_long(run: Run, conditions: Conditions) -> bool:
+def _is_trained_alike(run: Run, conditions: Conditions) -> bool:
     alike = run.lr is not None and math.isclose(run.lr, conditions.lr, rel_tol=1e-9)
-    return alike and run.steps == conditions.steps and run.schedule == "constant"
+    alike = alike and run.steps == conditions.steps and run.schedule == "constant"
+    return alike and _is_same_rule(run.plan.optimizer, conditions.optimizer)
+
+
+def _is_same_rule(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether optimizers differ in no more than their rate, or in options that one's release did not have."""
+    a, b = (json.loads(json.dumps(optimizer)) for optimizer in (one, other))
+    named = (a.keys() & b.keys() - {"lr"}) | {"groups", "clip_norm", "accumulate", "ema_decay"}
+    return all(a.get(option) == b.get(option) for option in named)
 
 
 def _key(run: Run, conditions: Conditions, validation: DataSplit | None, fresh: bool) -> Key:
@@ -189,7 +201,7 @@ def _key(run: Run, conditions: Conditions, validation: DataSplit | None, fresh: 
     tensors = frozenset(run.plan.tensors.items())
     split = run.data.get("validation")
     known = split is not None and split == validation
-    if _is_as_long(run, conditions) and known and run.fresh == fresh:
+    if _is_trained_alike(run, conditions) and known and run.fresh == fresh:
         return tensors, ""
     optimizer = {k: v for k, v in run.plan.optimizer.items() if k != "lr"}
     where = [run.steps, run.schedule, optimizer, run.fresh, split and [split.batches, split.fingerprint]]
