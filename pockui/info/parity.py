@@ -7,7 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 from pockgraph.errors import listing
 
-ALLOWED = {"loss": "of the loss", "gradient": "of gradients", "update": "of the update", "step": "of a step"}
+ALLOWED = {
+    "loss": "of the loss",
+    "gradient": "of gradients",
+    "update": "of the update",
+    "step": "of a step",
+    "metric": "of the metric",
+}
 
 
 class Badge(NamedTuple):
@@ -37,12 +43,15 @@ def parity_badge(record: Mapping[str, Any] | str | None) -> Badge:
         f"gradients by {_share(record['gradient_deviation'])}{_worst(record['worst_gradient'])}",
         *([f"the update by {_share(record['update_deviation'])}"] if "update" in allowed else []),
         f"one step by {_share(record['step_deviation'])}{_worst(record['worst_step'])}",
+        *([f"the metric by {_share(record['metric_deviation'])}"] if "metric" in allowed else []),
     ]
     limits = [f"{allowed[kind]:.0e} {of}" for kind, of in ALLOWED.items() if kind in allowed]
     detail = (
         f"On one training batch, relative to their size: {'; '.join(figures)}. More than {listing(limits)} "
         "would count as a deviation."
     )
+    if "metric" not in allowed:
+        detail += " The metric was not compared: this was compiled by a version that did not."
     if record.get("referee", "float32") != "float32":
         detail += f" Compared in {record['referee']}."
     if record.get("rounding") is not None:

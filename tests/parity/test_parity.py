@@ -19,8 +19,9 @@ from pockgraph.artifact import Artifact
 from pockgraph.errors import ParityError
 from pockgraph.ir.graph import Graph, aten
 from pockgraph.optimizer import Optimizer
+from pockgraph.parity import artefact_runs, rounding
 from pockgraph.parity import compiled_step as parity
-from pockgraph.parity import rounding
+from pockgraph.parity.artefact_runs import ArtefactRuns
 from pockgraph.parity.eager_reference import autograd
 from pockgraph.passes import Pipeline, run
 from pockgraph.plan import Plan
@@ -175,7 +176,7 @@ def test_what_cannot_be_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.
     def fail(*args: object) -> None:
         raise RuntimeError("no compiler on this machine")
 
-    monkeypatch.setattr(parity, "open_runner", fail)
+    monkeypatch.setattr(artefact_runs, "open_runner", fail)
     with pytest.raises(ParityError, match=r"no compiler on this machine[\s\S]*parity=False"):
         pg.compile(make_graph(), make_plan(), target="torch", out=tmp_path / "out")
     assert not any(tmp_path.iterdir())
@@ -366,8 +367,10 @@ def test_the_step_is_the_artefacts_own(compiled: Compile) -> None:
     """What is compared is what a Trainer does."""
     artifact = compiled("openvino")
     lr = OPTIMIZERS["sgd"].lr
-    (own,) = parity._artefact_steps(artifact.path, artifact.manifest, make_task().example, [(lr, {})])
+    runs = ArtefactRuns(artifact.path, artifact.manifest, make_task().example, 0)
+    own, metric = runs.step(lr, {}), runs.evaluate({}, make_task().example)
     trainer = artifact.trainer()
+    np.testing.assert_array_equal(trainer.evaluate(batches(1)).values, metric)
     assert trainer.step(batches(1)[0]).loss == own.loss
     weight = own.state["trained:head.weight"].numpy()
     np.testing.assert_array_equal(trainer.state()["head.weight"], weight)

@@ -40,8 +40,9 @@ def compile(
             `"executorch"`.
         out: the folder; an artefact that is there already is replaced in one step, anything else never.
         options: the target's own, stored in the manifest.
-        parity: take one step with what was compiled and compare it with eager PyTorch, on the first batch
-            of the task; `manifest.parity` is the record. False skips that, and the manifest says so.
+        parity: take steps with what was compiled, compute the metric, and compare both with eager PyTorch,
+            on the first batch of the task; `manifest.parity` is the record. False skips that, and the
+            manifest says so.
         force: write an artefact that deviates; the record says so.
         replace: False replaces an artefact only by one of the same task, plan, optimizer and target, and
             refuses to replace another.
@@ -53,7 +54,7 @@ def compile(
             or an integer that the target cannot compute with, or one is made of it.
         UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
             before anything is written.
-        ParityError: the compiled step does not compute what PyTorch does; nothing is left on disk.
+        ParityError: the compiled step or metric does not compute what PyTorch does; nothing is left on disk.
         ArtifactError: `out` holds something else, or with `replace=False` another artefact.
     """
     require(TaskError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
@@ -69,7 +70,8 @@ def compile(
     if not found.ok:
         raise UnsupportedOperators(str(found))
     example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
-    check_limits(example, limits_of(train, lowering.integers_below), small.plan.task)
+    for step in (train, evaluation):
+        check_limits(example, limits_of(step, lowering.integers_below), small.plan.task)
     parity_check = (lambda folder, manifest: check_parity(folder, manifest, small, force)) if parity else None
     try:
         return write_artifact(

@@ -90,15 +90,16 @@ def capture(task: Task, function: Function, what: str) -> Captured:
 
 
 @contextmanager
-def as_captured(task: Task, changed: Collection[str] = ()) -> Iterator[None]:
+def as_captured(task: Task, changed: Collection[str] = (), training: bool = True) -> Iterator[None]:
     """The user's model as its loss was captured, to be run for real; afterwards it is as it was.
 
     Args:
         changed: parameters that the loss changes in place.
+        training: False: as its metric was captured.
     """
-    training = {m: m.training for m in task.model.modules()}
-    task.set_mode(training=True)
-    snapshot = Snapshot({"model": task.model, "loss": task.loss})
+    modes = {m: m.training for m in task.model.modules()}
+    task.set_mode(training=training)
+    snapshot = Snapshot({"model": task.model, "loss": task.loss, "metric": task.metric})
     parameters = dict(task.model.named_parameters())
     kept = [(t, t.detach().clone()) for t in (*task.model.buffers(), *(parameters[f] for f in changed))]
     try:
@@ -110,7 +111,7 @@ def as_captured(task: Task, changed: Collection[str] = ()) -> Iterator[None]:
             for tensor, before in kept:
                 if not torch.equal(tensor, before):  # as writing the same counts as a change for autograd
                     tensor.copy_(before)
-        for module, mode in training.items():
+        for module, mode in modes.items():
             module.training = mode
 
 

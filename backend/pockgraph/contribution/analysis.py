@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import NonFiniteLoss, StudyError, UnsupportedOperators, listing
-from ..parity.gradients import check_gradients
+from ..parity.gradients import check_graph
 from ..store.lease import Lease, lease
 from ..store.store import Store
 from ..task import Task
@@ -124,7 +124,7 @@ class _Analysis:
             self._learn_pace()
             self._report("preparing", None)
             if any(m.status == "planned" for m in self._kept.known.values()):
-                self._check_gradients()
+                self._check_graph()
             in_time = True
             while in_time and (wanted := schedule.next(self._kept.known)):
                 self._check_head()
@@ -163,7 +163,7 @@ class _Analysis:
         if (kept := self._kept.scores(every)) is not None:
             return kept
         self._report("probing", None)
-        self._check_gradients()
+        self._check_graph()
         rate = self.settings.lr if isinstance(self.settings.lr, int | float) else self.graph.optimizer.lr
         found = probe(
             self.measurer.task, self.graph, every, self.measurer.plan_of, self.measurer.plan_of(HEAD),
@@ -172,10 +172,10 @@ class _Analysis:
         self._kept.keep_scores(found)
         return found
 
-    def _check_gradients(self) -> None:
+    def _check_graph(self) -> None:
         """Before the first gradient that counts."""
         if not self._is_checked:
-            check_gradients(self.graph)
+            check_graph(self.graph)
         self._is_checked = True
 
     def _schedule(self) -> Schedule:

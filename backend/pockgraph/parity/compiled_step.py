@@ -1,12 +1,14 @@
 """Does a compiled step compute what eager PyTorch computes? Measured on one real batch, before shipping.
 
-Three links:
+Three links of a training step:
 
 - the *graph*: loss, gradients and buffers of the plan's graph, run operator by operator, against autograd
   through the user's module
 - the *update*: the graph's update phase against `torch.optim`, on made-up gradients (`updates.py`)
 - the *step*: loss, and every weight, buffer and optimizer state after one update of the compiled artefact,
   read back from its runtime, against the same graph
+
+and the *metric* of the artefact against the module's own (`metric.py`).
 
 The graph and the step are first compared in float32, channel by channel. Where that leaves a doubt, float64
 is the referee: the graph and the module run in it and must agree; and the states in doubt must lie in the
@@ -27,25 +29,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ..errors import BatchError, ParityError, reason
-from ..prng import step_keys
-from ..runtime import checkpoint
+from ..errors import ParityError
 from ..runtime.manifest import Manifest, ParityRecord
-from ..runtime.result_marks import failed_check
-from ..runtime.runner import open_runner
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from . import decay as decay_check
+from .artefact_runs import DEVICE, ArtefactRuns, StepResult
 from .decay import WorstDecay, decay_step
 from .gradients import FLOOR_RATIO_F32, GradientCheck, GradientComparison
+from .metric import MetricCheck, MetricComparison
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .split_step import GradientRun
 from .updates import ALLOWED
 
-DEVICE = "CPU"
 SEED = 0  # of dropout's masks
 LR = 0.37  # no power of two: times the scale of a group it would be one
 
@@ -117,15 +115,6 @@ class _Verdict:
 
 
 @dataclass(frozen=True)
-class _StepResult:
-    """One step of the artefact."""
-
-    start: dict[str, Tensor]
-    loss: float
-    state: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
 class _StepComparison:
     """What comparing the step gave: deviation of the loss, and by state."""
 
@@ -153,16 +142,19 @@ class _Judge:
         self._split, plain = check.split, check.plain
         starts = self._split.warm_states(plain.gradients)
         probe = decay_step(graph, plain, starts[0]) if self._precision is TOLERANCES["f32"] else None
-        steps = [(LR, start) for start in starts] + ([(probe.lr, probe.start)] if probe else [])
-        self._runs = _artefact_steps(self._folder, self._manifest, example, steps)
+        artefact = ArtefactRuns(self._folder, self._manifest, example, SEED)
+        self._runs = [artefact.step(LR, start) for start in starts]
         decay = None
         if probe:
-            decay = probe.worst(graph, self._split, plain, self._runs.pop().state)
+            after = artefact.step(probe.lr, probe.start).state
+            decay = probe.worst(graph, self._split, plain, after)
         found = self._compared(plain)
         rounding = None
         if not self._ships(found):
             found, rounding = self._settled(found, check)
-        return self._record(check, doubt, found, rounding, decay)
+        of_metric = MetricCheck(graph, self._precision.loss, self._precision.eps)
+        metric = of_metric.check(artefact.evaluate, self._manifest.target)
+        return self._record(check, doubt, found, rounding, decay, metric)
 
     def _settled(self, doubt: _StepComparison, check: GradientCheck) -> tuple[_StepComparison, float]:
         """Doubts as they are left by what is known about rounding, and its size, see `_most_rounding`."""
@@ -234,7 +226,7 @@ class _Judge:
             loss = self._loss(center, runs)
         return _StepComparison(*loss, {**doubt.states, **states})
 
-    def _states(self, run: _StepResult, right: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def _states(self, run: StepResult, right: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Of each state that `right` has: its name, the right next value, and the value before."""
         for name, next_name in self._next_names.items():
             if next_name in right:
@@ -258,6 +250,7 @@ class _Judge:
         found: _StepComparison,
         rounding: float | None,
         decay: WorstDecay | None,
+        metric: MetricComparison,
     ) -> _Verdict:
         p, worst = self._precision, found.worst()
         ships = self._ships(found)
@@ -271,15 +264,17 @@ class _Judge:
         elif not refusal and decay and not decay.ships:
             worst, step, allowed = decay.slot, decay.deviation, decay_check.ALLOWED
             refusal = self._refusal([str(decay)])
+        refusal = refusal or metric.refusal
         loss = max(doubt.loss, found.loss)
         parity = ParityRecord(
             loss=_finite(check.loss), loss_deviation=_finite(loss),
             gradient_deviation=_finite(doubt.deviation), worst_gradient=doubt.worst,
             step_deviation=_finite(step), worst_step=worst,
             update_deviation=_finite(check.update.deviation), worst_update=check.update.worst,
+            metric_deviation=_finite(metric.deviation),
             tolerance={
                 "loss": found.allowed_loss if doubt.loss <= found.loss else doubt.allowed_loss,
-                "gradient": doubt.allowed, "step": allowed, "update": ALLOWED,
+                "gradient": doubt.allowed, "step": allowed, "update": ALLOWED, "metric": metric.allowed,
             },
             rounding=None if rounding is None else _finite(rounding), referee=check.referee,
             batch="first of `train`",
@@ -337,39 +332,6 @@ def _precision(manifest: Manifest) -> Precision:
 def _keep_worst(states: dict[str, Deviation], name: str, found: Deviation) -> None:
     if name not in states or not found.beyond <= states[name].beyond:
         states[name] = found
-
-
-def _artefact_steps(
-    folder: Path, manifest: Manifest, batch: Batch, steps: Sequence[tuple[float, Mapping[str, Tensor]]]
-) -> list[_StepResult]:
-    """Single steps of the artefact by its own runtime.
-
-    Args:
-        steps: of each the learning rate, and state slot name -> value to begin with, instead of the
-            artefact's own.
-    """
-    arrays = {name: batch[name].numpy(force=True) for name in manifest.batch}
-    try:
-        runner = open_runner(folder, manifest, DEVICE, None)
-        initial = checkpoint.initial_state(folder, manifest)
-        draws = any(s.role == "seed" for s in manifest.train.inputs)
-        runs = []
-        for lr, start in steps:
-            begin = {s.name: start[s.name].numpy(force=True) for s in manifest.train.state if s.name in start}
-            runner.write_state({**initial, **begin})
-            loss = runner.step(arrays, lr, *((step_keys(SEED, 0),) if draws else ()))
-            state = {name: torch.from_numpy(a) for name, a in runner.read_state().items()}
-            runs.append(_StepResult(dict(start), loss, state))
-    except Exception as e:  # whatever the runtime, or a compiler that it calls, raises
-        raise ParityError(
-            f"The compiled step of task {manifest.task!r} cannot be run here, so its agreement with PyTorch "
-            f"cannot be measured: {reason(e)}. Compile where the target's runtime works, or pass "
-            "parity=False (--no-parity) to write it without a record."
-        ) from e
-    for run in runs:
-        if wrong := failed_check(run.loss, manifest.train_guards, manifest.train_integers, True):
-            raise BatchError(f"With the first training batch of task {manifest.task!r} {wrong}")
-    return runs
 
 
 def _finite(value: float) -> float | None:

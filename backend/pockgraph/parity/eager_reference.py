@@ -65,18 +65,18 @@ def autograd(task: Task, plan: Plan, double: bool = False, seed: int = 0) -> Out
     """
     with (
         as_captured(task),
-        _restored(task.model),
+        restored(task.model),
         torch.enable_grad(),
         seeded_dropout(step_keys(seed, 0)) if task.dropout else contextlib.nullcontext(),
         in_double() if double else contextlib.nullcontext(),
     ):
         own = dict(task.model.named_parameters())
-        params = {fqn: _own(p, double) for fqn, p in own.items()}
-        buffers = {fqn: _own(b, double) for fqn, b in task.model.named_buffers()}
+        params = {fqn: owned(p, double) for fqn, p in own.items()}
+        buffers = {fqn: owned(b, double) for fqn, b in task.model.named_buffers()}
         for fqn in plan.tensors:
             params[fqn] = leaf_of(fqn, params[fqn], own[fqn])
         values = {f"model.{fqn}": value for fqn, value in {**params, **buffers}.items()}
-        batch = {name: _own(value, double) for name, value in task.example.items()}
+        batch = {name: owned(value, double) for name, value in task.example.items()}
         loss, after = torch.func.functional_call(_Loss(task), values, (task.rebuild(batch),))
         leaves = [params[fqn] for fqn in plan.tensors]
         found = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -90,13 +90,14 @@ def autograd(task: Task, plan: Plan, double: bool = False, seed: int = 0) -> Out
     return Outcome(float(loss.detach()), gradients, changed)
 
 
-def _own(value: Tensor, double: bool) -> Tensor:
+def owned(value: Tensor, double: bool) -> Tensor:
+    """A copy, in float64 if that is asked for."""
     value = value.detach().clone()
     return value.double() if double and value.dtype in LOWER else value
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Whatever a forward pass leaves in the modules' attributes is put back."""
     before = {module: dict(vars(module)) for module in model.modules()}
     try:

@@ -18,6 +18,7 @@ from ..errors import ParityError, TaskError
 from ..ir.graph import Role, Slot
 from ..train_graph import TrainGraph
 from .eager_reference import Outcome, autograd
+from .metric import MetricCheck
 from .rounding import deviation, loss_spread, ratio, span_of, spread, state_width, typical
 from .split_step import PERTURBATION_EPS, GradientRun, SplitStep
 from .updates import UpdateComparison, check_update
@@ -25,6 +26,7 @@ from .updates import UpdateComparison, check_update
 QUICK = 5e-5  # a deviation in float32 up to which nothing more is asked
 EXACT = 1e-6  # in float64
 FALLBACK = 1e-4  # beyond rounding, where there is no float64
+METRIC = 1e-5  # of a sample's metric, beyond rounding
 FLOOR_RATIO_F64, FLOOR_RATIO_F32 = 1e-9, 1e-7  # of gradients, see `spans`
 RUNS = 4
 
@@ -52,14 +54,15 @@ class GradientComparison:
         return self.loss <= self.allowed_loss and self.deviation <= self.allowed
 
 
-def check_gradients(graph: TrainGraph) -> None:
-    """Refuse a graph that does not agree with the module it was built from, or with `torch.optim`.
+def check_graph(graph: TrainGraph) -> None:
+    """Refuse a graph that does not agree with the module it was built from (its step or its metric), or with
+    `torch.optim`.
 
     Raises:
         ParityError: saying what deviates.
     """
     check = GradientCheck(graph, 0)
-    refusal = check.run().refusal or check.update.refusal
+    refusal = check.run().refusal or check.update.refusal or MetricCheck(graph, METRIC).check_graph()
     if refusal:
         raise ParityError(
             f"{refusal} Nothing was measured. force=True (--force) measures with the graph all the same."

@@ -103,8 +103,11 @@ class ParityRecord(_Strict):
         update_deviation: of the state that the graph's update phase takes farthest from where `torch.optim`
             takes it, relative to how far it moves; worst_update: its slot. Empty in records that older
             versions wrote.
-        tolerance: `"loss"`, `"gradient"`, `"update"` and `"step"` -> the largest deviation that ships, for
-            these tensors: rounding counted, where it was measured.
+        metric_deviation: of the artefact's metric, from eager PyTorch's in evaluation mode, of the sample
+            whose value deviates most, relative to that or to the usual one. None in records that older
+            versions wrote: they did not compare it.
+        tolerance: `"loss"`, `"gradient"`, `"update"`, `"step"` and `"metric"` -> the largest deviation that
+            ships, for these tensors and this sample: rounding counted, where it was measured.
         rounding: by how much a few last bits in every operator change the graph's own gradients; measured
             only where a deviation would not ship otherwise.
         referee: `"float32"`, `"float64"` where that left a doubt, or `"float32: "` and why not float64.
@@ -121,7 +124,8 @@ class ParityRecord(_Strict):
     worst_step: str
     update_deviation: float | None = None
     worst_update: str = ""
-    tolerance: dict[Literal["loss", "gradient", "update", "step"], float]
+    metric_deviation: float | None = None
+    tolerance: dict[Literal["loss", "gradient", "update", "step", "metric"], float]
     rounding: float | None = None
     referee: str = "float32"
     batch: str
@@ -135,9 +139,11 @@ class ParityRecord(_Strict):
     def ok(self) -> bool:
         """Whether every deviation is within its tolerance."""
         found = {"loss": self.loss_deviation, "gradient": self.gradient_deviation,
-                 "update": self.update_deviation, "step": self.step_deviation}  # fmt: skip
-        if self.update_deviation is None and "update" not in self.tolerance:
-            del found["update"]
+                 "update": self.update_deviation, "step": self.step_deviation,
+                 "metric": self.metric_deviation}  # fmt: skip
+        for later in ("update", "metric"):  # which older versions did not compare
+            if found[later] is None and later not in self.tolerance:
+                del found[later]
         return all(d is not None and d <= self.tolerance[k] for k, d in found.items())  # pyright: ignore
 
 

@@ -24,7 +24,7 @@ from ..contribution.finetuning import Finetuner, FinetuningBackend, finetune
 from ..contribution.forecast import Forecast
 from ..contribution.gains import Gain
 from ..errors import StudyError
-from ..parity.gradients import check_gradients
+from ..parity.gradients import check_graph
 from ..passes.batch_limits import limits_of
 from ..plan import Plan
 from .data_splits import splits_of
@@ -101,7 +101,7 @@ def verify(
     forecast = study.forecast(plan)
     plan = plan.model_copy(update={"predicted": {**plan.predicted, **forecast.figures}})
     if not force:
-        check_gradients(study.graph)
+        check_graph(study.graph)
     seeds = tuple(conditions.heads) if seeds is None else seeds
     trial = _Trial(study, conditions, target or conditions.target, progress, cancel)
     head = dict.fromkeys(study.contribution.head, 1.0)
