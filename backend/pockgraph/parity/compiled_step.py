@@ -39,6 +39,7 @@ from . import decay as decay_check
 from .artefact_runs import DEVICE, ArtefactRuns, StepResult
 from .decay import WorstDecay, decay_step
 from .gradients import FLOOR_RATIO_F32, GradientCheck, GradientComparison
+from .metric import ALLOWED as ALLOWED_METRIC
 from .metric import MetricCheck, MetricComparison
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .split_step import GradientRun
@@ -152,7 +153,7 @@ class _Judge:
         rounding = None
         if not self._ships(found):
             found, rounding = self._settled(found, check)
-        of_metric = MetricCheck(graph, self._precision.loss, self._precision.eps)
+        of_metric = MetricCheck(graph, max(self._precision.loss, ALLOWED_METRIC), self._precision.eps)
         metric = of_metric.check(artefact.evaluate, self._manifest.target)
         return self._record(check, doubt, found, rounding, decay, metric)
 

@@ -20,7 +20,7 @@ from ..ir.graph import Slot, aten
 from ..task import Task
 from ..task.batch import Batch
 from .eager_reference import in_double, owned, restored
-from .split_step import EXACT
+from .split_step import EXACT, POOL
 
 # Besides those of a graph: operators that pick or store values and compute none.
 _EXACT = EXACT | {
@@ -119,6 +119,7 @@ class _Perturbed(TorchDispatchMode):
         super().__init__()
         self._eps, self._bits = eps, bits
         self._generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.rand(2 * POOL, generator=self._generator) * 2 - 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -136,8 +137,10 @@ class _Perturbed(TorchDispatchMode):
 
     def _off(self, value: Tensor) -> Tensor:
         eps = self._bits * (self._eps or torch.finfo(value.dtype).eps)
-        drawn = torch.rand(value.shape, generator=self._generator) * 2 - 1
-        return torch.where(value == value.round(), value, value * (1 + eps * drawn).to(value.dtype))
+        start, count = int(torch.randint(POOL, (), generator=self._generator)), value.numel()
+        drawn = self._pool[start : start + min(count, POOL)].repeat(-(-count // POOL))[:count]
+        off = torch.addcmul(value, value, drawn.view(value.shape).to(value.dtype), value=eps)
+        return torch.where(value == value.round(), value, off)
 
 
 def _is_real(x: Any) -> bool:

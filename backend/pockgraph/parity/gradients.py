@@ -18,6 +18,7 @@ from ..errors import ParityError, TaskError
 from ..ir.graph import Role, Slot
 from ..train_graph import TrainGraph
 from .eager_reference import Outcome, autograd
+from .metric import ALLOWED as ALLOWED_METRIC
 from .metric import MetricCheck
 from .rounding import deviation, loss_spread, ratio, span_of, spread, state_width, typical
 from .split_step import PERTURBATION_EPS, GradientRun, SplitStep
@@ -26,7 +27,6 @@ from .updates import UpdateComparison, check_update
 QUICK = 5e-5  # a deviation in float32 up to which nothing more is asked
 EXACT = 1e-6  # in float64
 FALLBACK = 1e-4  # beyond rounding, where there is no float64
-METRIC = 1e-5  # of a sample's metric, beyond rounding
 FLOOR_RATIO_F64, FLOOR_RATIO_F32 = 1e-9, 1e-7  # of gradients, see `spans`
 RUNS = 4
 
@@ -62,7 +62,7 @@ def check_graph(graph: TrainGraph) -> None:
         ParityError: saying what deviates.
     """
     check = GradientCheck(graph, 0)
-    refusal = check.run().refusal or check.update.refusal or MetricCheck(graph, METRIC).check_graph()
+    refusal = check.run().refusal or check.update.refusal or MetricCheck(graph, ALLOWED_METRIC).check_graph()
     if refusal:
         raise ParityError(
             f"{refusal} Nothing was measured. force=True (--force) measures with the graph all the same."
