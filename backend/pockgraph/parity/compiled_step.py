@@ -40,7 +40,7 @@ from .artefact_runs import DEVICE, ArtefactRuns, StepResult
 from .decay import WorstDecay, decay_step
 from .gradients import FLOOR_RATIO_F32, GradientCheck, GradientComparison
 from .metric import ALLOWED as ALLOWED_METRIC
-from .metric import MetricCheck, MetricComparison
+from .metric import MetricCheck, MetricComparison, open_choice
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .split_step import GradientRun
 from .updates import ALLOWED
@@ -305,7 +305,7 @@ class _Judge:
             f"The step that was compiled for {target!r} does not do what the training graph of task {task!r} "
             "does, though the graph itself agrees with eager PyTorch, on the first training batch: "
             f"{', '.join(said)}, beyond what rounding explains. This is a bug of the target {target!r}, not "
-            "of your model: please report it, and compile for another target."
+            f"of your model: please report it, and compile for another target.{open_choice(self._graph)}"
         )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import TaskError, reason
-from ..ir.graph import Graph, Role, Slot
+from ..ir.graph import Graph, Role, Slot, aten
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from .eager_metric import Decisions, evaluate
@@ -32,6 +32,8 @@ ALLOWED = 5e-5  # of a sample's value, or the usual one: what adding up in anoth
 DRAWS = ((3, 4.0), (5, 16.0))
 MOVES = 0.9  # of a weight, at most
 FROM_ZERO = 0.1  # how far an element of a tensor of zeros moves, at most
+# Operators of which PyTorch does not say what they pick from equal elements.
+_PICKING: dict[object, str] = {aten.topk.default: "topk", aten.kthvalue.default: "kthvalue"}
 Start = dict[Slot, Tensor]
 
 
@@ -204,7 +206,19 @@ class MetricCheck:
             f"{self._graph.task.name!r}), though the graph itself agrees with eager PyTorch, on the first "
             f"training batch: {said(found)}, beyond what rounding explains. This is a bug of the target "
             f"{target!r}, not of your model: please report it, and compile for another target."
+            f"{open_choice(self._evaluation)}"
         )
+
+
+def open_choice(graph: Graph) -> str:
+    """What else may be the reason, in a sentence, of a graph that picks elements; empty for others."""
+    picking = {name for node in graph.nodes() if (name := _PICKING.get(node.target))}
+    if not picking:
+        return ""
+    return (
+        f" Unless elements that {' and '.join(sorted(picking))} compares are exactly equal in this batch: "
+        "PyTorch leaves open which one is picked."
+    )
 
 
 def said(found: _Compared) -> str:
