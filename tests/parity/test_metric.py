@@ -169,8 +169,8 @@ def test_a_right_metric_ships_and_a_wrong_one_does_not(
     assert found.metric_deviation <= found.tolerance["metric"] == judge.ALLOWED
     start = Pipeline.start
 
-    def off(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
-        found = start(pipeline, graph, name)
+    def off(pipeline: Pipeline, graph: Graph, name: str, *how: Any) -> Graph:
+        found = start(pipeline, graph, name, *how)
         return wrong_graph(found, "another class") if name == "eval" else found
 
     monkeypatch.setattr(Pipeline, "start", off)
