@@ -321,7 +321,7 @@ def spoil(monkeypatch, fqn: str, error: PockError) -> None:
     real = measuring.finetune
 
     def spoilt(tuner, *args):
-        if fqn in tuner.plan.tensors:
+        if tuner.plan.tensors.keys() == {fqn, "head.weight", "head.bias"}:
             raise error
         return real(tuner, *args)
 
@@ -345,11 +345,37 @@ def test_a_failed_candidate_is_reported_at_the_end_and_tried_again(
 ) -> None:
     with monkeypatch.context() as m:
         spoil(m, "stem.weight", PlanError("no such thing"))
-        with pytest.raises(StudyError, match=r"2 of 22 measurements failed.*stem\.weight.*no such thing"):
+        with pytest.raises(
+            StudyError, match=rf"2 of {QUICK_COUNT} measurements failed.*stem\.weight.*no such thing"
+        ):
             study.analyze(**QUICK)
     assert study.progress() == (QUICK_COUNT - 2, QUICK_COUNT)
     study.analyze(**QUICK)
     assert table(study) == uninterrupted
+
+
+@pytest.mark.parametrize("error", [None, NonFiniteLoss("The loss became nan."), PlanError("no room")])
+def test_the_rate_suits_many_tensors_too_and_what_they_reached_at_it_counts(
+    study: Study, monkeypatch, error: PockError | None
+) -> None:
+    """At 0.1 few tensors do better than at 0.02, and all together do worse, or cannot be trained."""
+    real = measuring.finetune
+
+    def tuned(tuner, fresh, seed, lr, *args):
+        together = len(tuner.plan.tensors) > 5
+        if together and lr == 0.1 and error is not None:
+            raise error
+        reached = real(tuner, fresh, seed, lr, *args)
+        metric = {True: {0.02: 0.625, 0.1: 0.125}, False: {0.02: 0.5, 0.1: 0.625}}[together][lr]
+        return dataclasses.replace(reached, metric=metric)
+
+    monkeypatch.setattr(measuring, "finetune", tuned)
+    study.analyze(**{**QUICK, "seeds": (0,), "ratios": (1.0,)})
+    assert {m.lr for m in study.measurements() if m.purpose == "contribution"} == {0.02}
+    assert not any("+" in fqn for fqn in study.contribution.weights)
+    (all_together,) = study.forecaster.trained
+    assert (all_together.gain, all_together.trainings, all_together.same_head) == (0.125, 1, 1.0)
+    assert len(all_together.ratios) == 8
 
 
 def test_training_that_always_diverges_says_so(study: Study) -> None:

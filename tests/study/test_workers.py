@@ -175,7 +175,8 @@ def test_a_candidate_that_ends_every_process_fails_and_is_tried_again(
     with (
         Deadly(2) as executor,
         pytest.raises(
-            StudyError, match=r"2 of 22 measurements failed \(stem\.weight.*3 worker processes.*SIGK"
+            StudyError,
+            match=rf"2 of {QUICK_COUNT} measurements failed \(stem\.weight.*3 worker processes.*SIGK",
         ),
     ):
         elsewhere.analyze(**QUICK, executor=executor)

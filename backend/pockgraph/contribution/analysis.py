@@ -3,7 +3,9 @@
 The head alone is measured first, then what is cheapest: the layers next to the head. All measurements
 share the steps, the batches and one learning rate, so that a difference is the tensor's doing. That rate
 is the best of a small logarithmic grid around the optimizer's own, judged on validation batches by the
-mean metric of two plans: the head alone, and the head with one weight from the middle of the network.
+mean metric of three plans: the head alone, the head with one weight from the middle of the network, and all
+candidates together. A rate that suits a few tensors can ruin a network of which many are trained, and a
+forecast is of plans of any size at that one rate.
 
 Each measurement is one transaction in the study. Whatever ends an analysis, the next one goes on
 after the last finished measurement. Before them, unless everything is to be measured, gradients score every
@@ -34,7 +36,7 @@ from .candidates import Settings, candidates
 from .data import with_validation
 from .eager_finetuning import EagerBackend
 from .finetuning_time import TimeEstimate
-from .gains import HEAD, Candidate, Measurement, Progress
+from .gains import HEAD, Candidate, Measurement, Progress, together
 from .kept_measurements import KeptMeasurements
 from .measuring import Cancelled, Draw, Job, Measurer, Taken
 from .mixed_schedule import Chooser, MixedSchedule
@@ -94,11 +96,13 @@ class _Analysis:
         self.place = Workplace(measurer, executor, workers, self._tick)
         self._progress, self._cancel = progress, cancel
         self.candidates = list(measurer.candidates)
+        self._together = together(self.candidates)
         forward = Forward(graph.gradients)
         passes = self._passes()
         self._fixed = PREPARING_FLOPS + 10 * forward.work_before[-1]
         self.work = {
-            c: self._fixed + passes * forward.work_after(measurer.choice(c)) for c in (HEAD, *self.candidates)
+            c: self._fixed + passes * forward.work_after(measurer.choice(c))
+            for c in (HEAD, *self.candidates, *([self._together] if self._together else []))
         }
         self.candidates.sort(key=lambda c: (self.work[c], c.ratio, c.k))
         # The first measurements also fill the cache of activations: one forward pass for every batch.
@@ -185,9 +189,7 @@ class _Analysis:
         tuning = []
         if self._kept.lr is None:
             for rate in self.settings.grid(self.graph.optimizer.lr):
-                tuning += [
-                    Request("tuning", c, self.settings.seeds[0], rate) for c in (HEAD, *self._middle())
-                ]
+                tuning += [Request("tuning", c, self.settings.seeds[0], rate) for c in self._sizes()]
         if scores is None or self._choose is None:
             return FullSchedule(tuning, self.candidates, self.settings.seeds)
         middle = next(iter(self._middle()), HEAD)
@@ -300,17 +302,23 @@ class _Analysis:
         scores = []
         for rate in {m.lr for m in tuning}:
             tried = [m for m in tuning if m.lr == rate]
-            if all(m.metric is not None for m in tried):
-                metric = sum(m.metric or 0.0 for m in tried) / len(tried)
-                loss = sum(m.loss or 0.0 for m in tried) / len(tried)
-                scores.append((metric, -loss, rate))
+            done = [m for m in tried if m.metric is not None]
+            # All together may diverge at any rate, or be too large to train: then the others choose.
+            if all(m.candidate.is_several for m in tried if m.metric is None):
+                metric = sum(m.metric or 0.0 for m in done) / len(done)
+                loss = sum(m.loss or 0.0 for m in done) / len(done)
+                scores.append((len(done), metric, -loss, rate))
         if not scores:
             rates = listing([f"{r:g}" for r in sorted({m.lr or 0.0 for m in tuning})])
             raise StudyError(f"Training diverged at every learning rate tried ({rates}). Pass a lower lr.")
-        best = max(scores)[2]
+        best = max(scores)[-1]
         assert best is not None
         self._kept.keep_lr(best)
         return best
+
+    def _sizes(self) -> list[Candidate]:
+        """What the rate is tuned with: from the fewest tensors that a plan trains to the most."""
+        return [HEAD, *self._middle(), *([self._together] if self._together else [])]
 
     def _middle(self) -> list[Candidate]:
         """The widest-trained weight from the middle of those measured, by depth."""

@@ -225,6 +225,5 @@ def _bias_counts(graph: TrainGraph, order: Sequence[str]) -> list[int]:
 def choice_of(candidate: Candidate, head: Iterable[str], bias_order: Sequence[str]) -> dict[str, float]:
     """FQN -> ratio of what a measurement trains."""
     choice = dict.fromkeys(head, 1.0)
-    if candidate.kind == "weight":
-        choice[candidate.fqn] = candidate.ratio
+    choice |= dict.fromkeys(candidate.fqns, candidate.ratio)
     return choice | dict.fromkeys(bias_order[: candidate.k], 1.0)

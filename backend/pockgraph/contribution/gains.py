@@ -178,7 +178,8 @@ class Candidate:
 
     Attributes:
         kind: `"head"` (nothing), `"weight"` (the tensor `fqn`, a share `ratio` of its channels) or
-            `"bias_k"` (the last `k` biases).
+            `"bias_k"` (the last `k` biases). Several weights, with the last `k` biases, have their names in
+            `fqn` (see `together`): the rate is tuned with them, and they are in no table.
     """
 
     kind: Kind
@@ -189,12 +190,34 @@ class Candidate:
     @property
     def label(self) -> str:
         """`"head alone"`, `"conv1.weight, 25 %"` or `"last 8 biases"`."""
+        if self.is_several:
+            return f"{len(self.fqns)} weights and {self.k} biases together"
         if self.kind == "weight":
             return f"{self.fqn}, {100 * self.ratio:.3g} %" if self.ratio < 1 else self.fqn
         return f"last {self.k} biases" if self.kind == "bias_k" else "head alone"
 
+    @property
+    def fqns(self) -> list[str]:
+        """Of the weights."""
+        return self.fqn.split(AND) if self.kind == "weight" else []
+
+    @property
+    def is_several(self) -> bool:
+        return self.kind == "weight" and (self.k > 0 or AND in self.fqn)
+
 
 HEAD = Candidate("head")
+AND = " + "
+
+
+def together(candidates: Iterable[Candidate]) -> Candidate | None:
+    """All of them at once, at the largest ratio; None where they are no more than one of them."""
+    several = list(candidates)
+    weights = list(dict.fromkeys(c.fqn for c in several if c.kind == "weight"))
+    k = max((c.k for c in several), default=0)
+    if not weights or (len(weights) == 1 and not k):
+        return None
+    return Candidate("weight", AND.join(weights), max(c.ratio for c in several), k)
 
 
 @dataclass(frozen=True)

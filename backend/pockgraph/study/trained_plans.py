@@ -9,6 +9,8 @@ over the head alone under those conditions, with the same seed; or over the anal
 where the run is as long and as fast as the analysis (`pockui train`, the dashboard, from the task's own
 head).
 
+What the analysis trained to choose its rate counts, too, at the rate that it chose: all candidates together.
+
 The rest says nothing: runs that did not end or went on from others, that repeat a measurement, that do not
 train the whole head, or whose head alone was never trained alike.
 """
@@ -85,7 +87,7 @@ def measured_ratios(plan: Plan, contribution: Contribution) -> dict[str, float]:
 
 
 def trained_plans(
-    runs: Iterable[Run], conditions: Conditions, contribution: Contribution, measured: Iterable[Measurement]
+    runs: Iterable[Run], conditions: Conditions, contribution: Contribution, measured: Sequence[Measurement]
 ) -> tuple[TrainedPlan, ...]:
     """What the runs say, a plan and its conditions each.
 
@@ -103,13 +105,19 @@ def trained_plans(
         for (_, where, seed), r in known.items()
         if r.plan.tensors.keys() == set(contribution.head)
     }
-    repeated = {
-        (_choice_key(choice_of(m.candidate, contribution.head, contribution.bias_order)), m.seed)
-        for m in measured
-        if m.purpose == "contribution" and m.metric is not None
-    }
+    tuned = [m for m in measured if m.candidate.is_several and _is_at_rate(m, conditions)]
+    choices = [
+        (m, choice_of(m.candidate, contribution.head, contribution.bias_order))
+        for m in (*tuned, *(m for m in measured if m.purpose == "contribution"))
+        if m.metric is not None
+    ]
+    repeated = {(_choice_key(choice), m.seed) for m, choice in choices}
     gains: dict[Key, list[tuple[float, bool]]] = {}
     ratios_of: dict[Key, dict[str, float]] = {}
+    for m, choice in choices[: len(tuned)]:
+        if m.metric is not None and m.seed in conditions.heads:
+            ratios_of[m.candidate, ""] = choice
+            gains.setdefault((m.candidate, ""), []).append((m.metric - conditions.heads[m.seed], True))
     for (tensors, where, seed), run in known.items():
         ratios = measured_ratios(run.plan, contribution)
         if any(ratios.get(fqn, 0.0) < 1 for fqn in contribution.head) or len(ratios) == len(
@@ -160,6 +168,11 @@ def trained_alike(
         metrics = tuple(r.validation_metric for r in by_seed.values() if r.validation_metric is not None)
         found.append(TrainedAlike(measured_ratios(next(iter(by_seed.values())).plan, contribution), metrics))
     return tuple(found), len({key[0] for key in plans} - alike.keys())
+
+
+def _is_at_rate(measured: Measurement, conditions: Conditions) -> bool:
+    same = measured.lr is not None and math.isclose(measured.lr, conditions.lr, rel_tol=1e-9)
+    return same and measured.metric is not None and measured.steps == conditions.steps
 
 
 def _is_usable(run: Run) -> bool:
