@@ -80,7 +80,7 @@ def mutant(model: str, plan: str, optimizer: str, where: str, seed: int) -> Judg
 def _refused(small: pg.TrainGraph, wrong: Any, where: str) -> bool:
     compiled = iter([wrong])
 
-    def start(pipeline: Pipeline, graph: Any, name: str) -> Any:
+    def start(pipeline: Pipeline, graph: Any, name: str, *how: Any) -> Any:
         return next(compiled, None) or run(graph, pipeline.shared, name)
 
     with (

@@ -91,7 +91,7 @@ def test_the_model_is_left_as_it_was(double: bool) -> None:
 def replacing(phase: str, old: Any, new: Any) -> Callable[..., Graph]:
     """In place of `Pipeline.start`: it swaps an operator of the training graph."""
 
-    def apply(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
+    def apply(pipeline: Pipeline, graph: Graph, name: str, *how: Any) -> Graph:
         graph = run(graph, pipeline.shared, name)
         found = [n for n in graph.nodes(phase) if n.target is old]
         for node in found:
@@ -108,7 +108,7 @@ WRONG = {
 }
 
 
-def times_two(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
+def times_two(pipeline: Pipeline, graph: Graph, name: str, *how: Any) -> Graph:
     """Every matrix product of the backward pass, doubled."""
     graph = run(graph, pipeline.shared, name)
     for node in [n for n in graph.nodes("backward") if n.target is aten.mm.default]:
@@ -229,7 +229,7 @@ def test_rounding_is_no_deviation(
 def scaled(fqn: str, factor: float) -> Callable[..., Graph]:
     """In place of `Pipeline.start`: it scales the gradient of one tensor."""
 
-    def apply(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
+    def apply(pipeline: Pipeline, graph: Graph, name: str, *how: Any) -> Graph:
         graph = run(graph, pipeline.shared, name)
         scale_gradient(graph, fqn, factor)
         return graph
