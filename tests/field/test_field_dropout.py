@@ -127,3 +127,9 @@ def test_gradients_below_dropout_that_are_wrong_in_the_graph_are_refused(tmp_pat
     negated_channel(graph, "0.weight")
     with pytest.raises(ParityError, match=r"gradient of 0\.weight is off[\s\S]*Another target does not help"):
         pg.compile(graph, target="torch", out=tmp_path / "o")
+
+
+def test_half_is_dropped_beside_a_batch_norm_that_learns_its_statistics(target: str) -> None:
+    """0.5 is what `bernoulli_` drops unless told otherwise: autograd leaves it out."""
+    net = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, CLASSES))
+    assert_as_eager(task(net, batches(8, 12), batch_norm="batch", dropout=True), target)

@@ -26,9 +26,19 @@ def undo_in_place(graph: fx.Graph) -> None:
             continue
         x = node.args[0]
         later = [user for user in x.users if order[user] > order[node]]
+        node.args = _with_defaults(node, functional)
         node.target = functional
         for user in later:
             user.replace_input_with(x, node)
+
+
+def _with_defaults(node: fx.Node, functional: Any) -> tuple[Any, ...]:
+    """The arguments of `op_`, with those of its defaults that `op` does not have (`bernoulli_` has p=0.5)."""
+    required = {a.name for a in functional._schema.arguments if not a.has_default_value()}
+    known: Any = node.target
+    left = known._schema.arguments[len(node.args) :]
+    added = (a.default_value for a in left if a.name in required and a.name not in node.kwargs)
+    return (*node.args, *added)
 
 
 def plain_strides(graph: fx.Graph) -> None:
