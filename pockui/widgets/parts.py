@@ -145,6 +145,9 @@ class Chart:
             self.widget.add_traces(new)
             for trace in self.widget.data if self._clicked else ():
                 trace.on_click(self._on_click)
+        # Plotly hands what changed to views that are made later only when it shows a figure by itself; in a
+        # box they would be empty axes.
+        self.widget._repr_mimebundle_()
 
     def _on_click(self, trace: Any, points: Any, _: Any) -> None:
         for i in points.point_inds:

@@ -218,3 +218,10 @@ def test_where_widgets_cannot_run_there_is_a_static_figure(planner: Planner) -> 
     first = next(iter(planner.plan.tensors))
     assert f"<td>{first}</td>" in planner._repr_html_()
     assert "3 steps" in monitor._repr_html_()
+
+
+def test_charts_in_a_box_hold_their_lines_for_views_that_are_made_later(planner: Planner) -> None:
+    for figure in (planner.frontier.figure, planner.timeline.figure):
+        sent = figure.get_state()
+        assert [trace["name"] for trace in sent["_widget_data"]] == [trace.name for trace in figure.data]
+        assert sent["_widget_layout"]["xaxis"]["title"]["text"] == figure.layout.xaxis.title.text
