@@ -10,7 +10,7 @@ from __future__ import annotations
 import panel as pn
 
 from pockui.closed_tabs import say_nothing_of_closed_tabs
-from pockui.gate import problem_of_panel_serve
+from pockui.gate import is_loopback, problem_of_panel_serve
 from pockui.page import create_app
 from pockui.serving import serve
 from pockui.views.start import refused
@@ -20,5 +20,7 @@ __all__ = ["create_app", "serve"]
 if pn.state.served:
     say_nothing_of_closed_tabs()
     authorised = bool(pn.config.basic_auth or pn.config.oauth_provider)
-    problem = problem_of_panel_serve(str(pn.state.headers.get("Host", "")), authorised)
-    (refused(problem) if problem else create_app()).servable()
+    host = str(pn.state.headers.get("Host", ""))
+    problem = problem_of_panel_serve(host, authorised)
+    own_machine = is_loopback(host.rpartition(":")[0] or host) and not authorised
+    (refused(problem) if problem else create_app(own_machine=own_machine)).servable()

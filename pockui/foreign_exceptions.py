@@ -10,6 +10,6 @@ from pockgraph.foreign_exceptions import BAD_INPUT, BUG
 __all__ = ["BAD_INPUT", "BUG", "explain"]
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: Exception, debug: str = "pockui --debug") -> tuple[str, int]:
     """What to tell about an exception, and the exit status; see `pockgraph.foreign_exceptions.explain`."""
-    return foreign_exceptions.explain(error, "pockui --debug", Path(__file__).parent)
+    return foreign_exceptions.explain(error, debug, Path(__file__).parent)

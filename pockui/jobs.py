@@ -35,7 +35,7 @@ class Job:
 
     Attributes:
         id: finds the job again after a reload.
-        title: for people.
+        title: for people. module: what the process runs.
         events: all so far, oldest first.
         status: "running" until the process ended.
         error: why it failed, for people; empty otherwise.
@@ -44,6 +44,7 @@ class Job:
     def __init__(self, title: str, module: str, spec: Mapping[str, Any], id: str = "") -> None:
         self.id = id or secrets.token_hex(4)
         self.title = title
+        self.module = module
         self.spec = dict(spec)
         self.events: list[Event] = []
         self.status: Status = "running"
@@ -179,6 +180,10 @@ class Jobs:
 
     def get(self, id: str) -> Job | None:
         return self._jobs.get(id)
+
+    def running(self, module: str) -> list[Job]:
+        """Those of a module that go on, the newest last."""
+        return [j for j in list(self._jobs.values()) if j.module == module and j.status == "running"]
 
     def shutdown(self) -> None:
         """End what still runs: kill what does not end by itself."""

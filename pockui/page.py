@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from pockui.facts import Facts, read_facts
 from pockui.frontier_plans import FrontierPlans
 from pockui.info.palette import theme
 from pockui.info.studies import find_studies, served_study, study_argument
+from pockui.info.study_list import StudyEntry, study_entries
 from pockui.link import Opened
 from pockui.link import read as read_link
+from pockui.new_study import NewStudy
 from pockui.state import State
 from pockui.training import Training, open_settings
 from pockui.turns import TURNS, Turn, in_thread
@@ -39,6 +41,7 @@ from pockui.views.frontier import Frontier
 from pockui.views.graph import Graph
 from pockui.views.layers import Layers
 from pockui.views.memory_timeline import MemoryTimeline
+from pockui.views.new_study import MakeStudy
 from pockui.views.process_memory import ProcessMemory
 from pockui.views.start import opening, start
 from pockui.views.train import Train
@@ -58,25 +61,33 @@ def tell(error: Exception) -> None:
         pn.state.notifications.error(what, duration=0 if not known else 9000)
 
 
-def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
+def create_app(study: str | os.PathLike[str] | None = None, own_machine: bool = True) -> pmui.Page:
     """The page of one session. The study is read in a thread of its own: a file that cannot be read yet
     keeps nobody else waiting.
 
     Args:
         study: the study's file; else the page's address (`?study=`), the command line or
             `POCKUI_STUDY` name it, or the newest study in this folder or `out/` is taken.
+        own_machine: only this machine reaches the page. It may then show any study of the folder, also where
+            one was named, and make new ones of the folder's tasks.
     """
     state = State(in_thread(), Turn())
     query = Address.read()
     named = str(study or study_argument(sys.argv[1:], dict(os.environ)))
+    if own_machine and ("study" in query or "start" in query):
+        named = ""
     page = _frame(state)
+    making = NewStudy(state.scheduler, own_machine) if own_machine or not named else None
+    if making is not None and making.running and not named and "study" not in query:
+        query = {**query, "start": "1"}
     doc = pn.state.curdoc
     # A browser fetches the document, and says later that it has drawn it. Panel drops what a `hold` collects
     # in between, as if the document was still to be fetched.
     drawn: Future[None] = Future()
 
-    def read() -> None:
+    def read(query: Mapping[str, str]) -> None:
         answer, found, opened = _read(named, query)
+        entries = [] if isinstance(answer, Facts) else study_entries(found)
 
         def show() -> None:
             if isinstance(answer, Facts):
@@ -84,19 +95,27 @@ def create_app(study: str | os.PathLike[str] | None = None) -> pmui.Page:
                 state.param.update(**opened.views)
             else:
                 state.facts = answer
-            _fill(page, state, found, opened.problems)
+            _fill(page, state, entries, opened.problems, making, open_made, query.get("study", ""))
 
         if doc is None or doc.session_context is None:
             show()
         else:
             drawn.add_done_callback(lambda _: TURNS.submit(doc, show))
 
+    def open_made(path: str) -> None:
+        page.main = [opening(path)]
+        ask = {"study": path}
+        if doc is None or doc.session_context is None:
+            read(ask)
+        else:
+            threading.Thread(target=read, args=(ask,), name="pockui-open", daemon=True).start()
+
     if doc is None or doc.session_context is None:
-        read()
+        read(query)
     else:
         page.main = [opening(named or query.get("study", ""))]
         pn.state.onload(lambda: drawn.set_result(None))
-        threading.Thread(target=read, name="pockui-open", daemon=True).start()
+        threading.Thread(target=read, args=(query,), name="pockui-open", daemon=True).start()
     return page
 
 
@@ -109,6 +128,8 @@ def _read(named: str, query: Mapping[str, str]) -> tuple[Facts | PockError | Non
             path = Path(named)
         else:
             found = find_studies()
+            if "start" in query:
+                return None, found, nothing
             if asked := query.get("study"):
                 path = served_study(asked)
             elif found:
@@ -134,14 +155,10 @@ def _read(named: str, query: Mapping[str, str]) -> tuple[Facts | PockError | Non
         )
 
 
-def page_of(state: State, found: Sequence[Path] = ()) -> pmui.Page:
-    """The page that shows a state.
-
-    Args:
-        found: studies to offer when the state has none.
-    """
+def page_of(state: State) -> pmui.Page:
+    """The page that shows a state."""
     page = _frame(state)
-    _fill(page, state, found)
+    _fill(page, state)
     return page
 
 
@@ -163,23 +180,50 @@ def _frame(state: State) -> pmui.Page:
     return page
 
 
-def _fill(page: pmui.Page, state: State, found: Sequence[Path], problems: Sequence[str] = ()) -> None:
+def _fill(
+    page: pmui.Page,
+    state: State,
+    found: Sequence[StudyEntry] = (),
+    problems: Sequence[str] = (),
+    making: NewStudy | None = None,
+    open_made: Callable[[str], None] = lambda path: None,
+    asked: str = "",
+) -> None:
     """Args:
+    found: studies to offer when the state has none.
     problems: what the address asks for and cannot be shown.
+    making: makes studies here, `open_made` opens one that is made; None: nothing does.
+    asked: the study that was asked for, not by whoever started the server.
     """
     with pn.io.hold():
+        if making is not None:
+            pn.state.on_session_destroyed(lambda _: making.stop_listening())
         if not state.ready:
             problem = state.facts if isinstance(state.facts, PockError) else None
-            page.main = [start(problem, found)]
+            make = None if making is None else MakeStudy(making, open_made)
+            page.main = [start(problem, found, make)]
             return
         page.title = f"PockUI · {state.facts.name}"
         part = Page()
         part.on_edit(lambda edit: {"undo": state.undo, "redo": state.redo}[edit["kind"]]())
         address = Address(part)
         _stay_up_to_date(state)
-        page.header = [_history(state), part]
+        page.header = [_history(state), *([] if making is None else [_studies_link(state)]), part]
         page.main = [_main(state, address, problems)]
         address.follow(state, tell)
+        if asked:  # also where it was made here: a reload opens it again
+            address.write(start=None, study=asked)
+
+
+def _studies_link(state: State) -> pn.viewable.Viewable:
+    link = pn.pane.HTML("", margin=(0, 0, 0, 12), stylesheets=[parts.TYPE])
+
+    def show(*_: object) -> None:
+        link.object = f'<a href="?start=1{"&theme=dark" if state.dark else ""}">Studies</a>'
+
+    state.param.watch(show, "dark")
+    show()
+    return link
 
 
 def _stay_up_to_date(state: State) -> None:

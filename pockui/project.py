@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DEMOS = {"vision": "pockui.demo.vision:task", "text": "pockui.demo.text:task"}
 ENVIRONMENT = "POCKUI_TASK"  # names the task of a dashboard that `panel serve` starts
 _NAMED: list[str] = []  # by the user, in this process
+_ALLOWED: set[str] = set()  # likewise, for one study
 
 
 def name_task(reference: str) -> str:
@@ -21,9 +22,19 @@ def name_task(reference: str) -> str:
     Raises:
         TaskError: it is not of the form `module:name`.
     """
-    full = _full(reference)
+    full = full_reference(reference)
     _NAMED.append(full)
     return full
+
+
+def allow_task(reference: str) -> None:
+    """Let training run this reference for studies that say it: the user had one made of it."""
+    _ALLOWED.add(full_reference(reference))
+
+
+def named_references() -> list[str]:
+    """All that the user named, the last one last."""
+    return [*_NAMED, *filter(None, [os.environ.get(ENVIRONMENT, "")])]
 
 
 def named_reference(stored: str) -> str:
@@ -37,10 +48,10 @@ def named_reference(stored: str) -> str:
     """
     from pockgraph.study.study import OPENED_WITH
 
-    given = [*_NAMED, *filter(None, [os.environ.get(ENVIRONMENT, "")])]
-    if stored and stored in {*given, *OPENED_WITH, *DEMOS.values()}:
+    given = named_references()
+    if stored and stored in {*given, *_ALLOWED, *OPENED_WITH, *DEMOS.values()}:
         return stored
-    return _full(given[-1]) if given else ""
+    return full_reference(given[-1]) if given else ""
 
 
 def load_task(reference: str, **options: Any) -> Task:
@@ -60,7 +71,12 @@ def load_task(reference: str, **options: Any) -> Task:
     return load(name_task(reference), **options)
 
 
-def _full(reference: str) -> str:
+def full_reference(reference: str) -> str:
+    """`vision` and `text` as `module:task`; that as it is.
+
+    Raises:
+        TaskError: it is not of the form `module:name`.
+    """
     reference = DEMOS.get(reference, reference)
     module, _, name = reference.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):

@@ -55,10 +55,12 @@ def serve(
         )
     say_nothing_of_closed_tabs()
     hosts = allowed_hosts(port, allow_hosts, address)
+    own_machine = is_loopback(address) and not allow_hosts and password is None
     login = {} if password is None else _login(check_password(password))
     with _explained(address, port):
         server = pn.io.server.get_server(
-            {"/": lambda: create_app(study)}, port=port, address=address, title="PockUI", start=False,
+            {"/": lambda: create_app(study, own_machine)}, port=port, address=address, title="PockUI",
+            start=False,
             websocket_origin=[h for h in hosts if not h.startswith("[")],
             websocket_max_message_size=MESSAGE_BYTES, **login,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from pockgraph.contribution.agreement import RANKED_BY
 from pockgraph.errors import PockError
 
 from ..info.format import percent
+from ..study_job import QUICK_S
 from .optimizers import (
     AccumulateOption,
     ClipOption,
@@ -43,9 +44,6 @@ class Mode(StrEnum):
     MEASURED = "measured"
     PROBE = "probe"
     MIXED = "mixed"
-
-
-QUICK_S = 50.0  # of `--quick`; loading and compiling come on top
 
 
 def analyze(
