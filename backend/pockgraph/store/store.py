@@ -332,7 +332,8 @@ def _check_header(path: Path) -> tuple[int, int]:
         found = path.stat()
     except FileNotFoundError:
         raise StudyError(
-            f"There is no study {path}. Make one with Study(path, task), or check the path."
+            f"There is no study {path}. Check the path, or make one: pockui analyze MODULE:TASK --study "
+            f"{path} (in Python, Study(path, task))."
         ) from None
     except OSError as e:
         raise _unreadable(path, reason(e)) from None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..contribution.forecast import Forecast, Forecaster, TrainedPlan
     from .trained_plans import Conditions, TrainedAlike
 
-PROBE = "Run the analysis again: Study.analyze(mode='probe')."
+PROBE = "Run the analysis again: pockui analyze MODULE:TASK --study FILE --mode probe."
 
 
 class AnalysisRecords(KeptRecords):

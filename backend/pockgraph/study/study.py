@@ -35,7 +35,7 @@ from .study_task import StudyTask
 
 OPENED_WITH: set[str] = set()  # references of the tasks that this process opened studies with
 MAKE_PROFILE = (
-    "Restore the study from a copy, or open it with its task and make the profile again: "
+    "Restore the study from a copy. In Python, one that is open with its task can make the profile again: "
     "study.save_profile(pockgraph.profile.profiler.profile_of(study.graph))."
 )
 

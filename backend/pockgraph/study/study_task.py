@@ -62,7 +62,7 @@ class StudyTask(StudyFile):
             made = f" It was made from {self.reference!r}." if self.reference else ""
             raise StudyError(
                 f"The study {self.path} was opened without its task {self.name!r}, which this needs.{made} "
-                "Open it with Study(path, task)."
+                "Give the task too: --task MODULE:TASK, or in Python Study(path, task)."
             )
         return self._task
 
