@@ -25,7 +25,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter coverage campaign evidence check format bench bench-ui clean
+.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter coverage campaign evidence check format bench bench-ui screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench: $(READY) ## time a step against PyTorch, side by side
 
 bench-ui: $(READY) ## how fast the dashboard answers in a browser, on the demo's study; writes docs/results/ui.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ui.py --study $(or $(STUDY),out/demo-vision/study.db) --out docs/results/ui.md $(ARGS)
+
+screenshots: $(READY) ## pictures of every tab, light and dark, wide and narrow, in out/screenshots
+	$(BIN)/python benchmarks/screenshots.py --study $(or $(STUDY),out/demo-vision/study.db) $(ARGS)
 
 clean: ## remove the environment and what the tools left
 	rm -rf $(VENV) $(VENV)-executorch $(VENV)-jupyter build .pytest_cache .ruff_cache .hypothesis

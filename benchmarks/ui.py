@@ -224,10 +224,11 @@ def check_states(browser: Browser, url: str) -> list[str]:
             page = browser.new_page(viewport=size)
             watched = Watched(page, url)
             watched.open(f"?theme={theme}")
-            for tab in ("Plan", "Train", "Export"):
-                page.get_by_role("tab", name=tab, exact=True).click()
+            for tab in page.get_by_role("tab").all():
+                tab.click()
                 page.wait_for_timeout(QUIET_MS)
-                found += [f"{theme}, {size['width']} px, {tab}: {line}" for line in violations(page)]
+                where = f"{theme}, {size['width']} px, {tab.inner_text()}"
+                found += [f"{where}: {line}" for line in violations(page)]
             found += [f"outside: {line}" for line in watched.outside]
             found += [f"console: {line}" for line in watched.errors]
             page.close()

@@ -1,0 +1,83 @@
+"""Pictures of every tab of the dashboard, light and dark, wide and narrow.
+
+    python benchmarks/screenshots.py --study out/demo-vision/study.db --out out/screenshots
+
+Serves the study and opens it in headless Chromium. `--hero` also writes the picture that README shows, to the
+path given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "backend"), str(ROOT / "tests/field"), str(ROOT / "tests/ui")]
+
+from dashboard import Server  # noqa: E402
+from headless import SETTLED, launch  # noqa: E402
+
+WIDTHS = {"wide": 1400, "narrow": 420}
+HERO = {"width": 1400, "height": 1000}
+PAUSE_MS = 1500  # longer than the pause after which charts are drawn
+PATIENCE_MS = 120_000
+
+
+def main() -> int:
+    """Take the pictures; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--study", type=Path, required=True)
+    parser.add_argument("--task", help="what training in the page may run, as for `pockui serve`")
+    parser.add_argument("--out", type=Path, default=Path("out/screenshots"), help="a folder")
+    parser.add_argument("--hero", type=Path, help="where README's picture goes")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    task = ("--task", options.task) if options.task else ()
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = launch(playwright)
+        server = Server(Path(folder), str(options.study.resolve()), *task)
+        try:
+            for (name, width), theme in product(WIDTHS.items(), ("light", "dark")):
+                page = opened(browser, server, {"width": width, "height": 1000}, theme)
+                for tab in page.get_by_role("tab").all():
+                    tab.click()
+                    rest(page)
+                    view = tab.inner_text().lower()
+                    page.screenshot(path=options.out / f"{view}-{name}-{theme}.png", full_page=True)
+                page.close()
+            if options.hero:
+                page = opened(browser, server, HERO, "light")
+                page.screenshot(path=options.hero)
+        finally:
+            server.end()
+            browser.close()
+    print(f"{len(list(options.out.glob('*.png')))} pictures are in {options.out}.")
+    return 0
+
+
+def opened(browser: Any, server: Server, viewport: dict[str, int], theme: str) -> Page:
+    """The page once its plan is there."""
+    page = browser.new_page(viewport=viewport)
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(f"http://localhost:{server.port}/?theme={theme}")
+    page.get_by_role("tab", name="Plan", exact=True).wait_for()
+    rest(page)
+    return page
+
+
+def rest(page: Page) -> None:
+    """Wait until charts are drawn and nothing moves."""
+    page.wait_for_timeout(PAUSE_MS)
+    page.evaluate(SETTLED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
