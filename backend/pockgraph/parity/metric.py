@@ -174,9 +174,8 @@ class MetricCheck:
     def _compared(self, got: Tensor, case: _Case) -> _Compared:
         found = compare(got, case.right, torch.zeros_like(case.right), self._tolerance)
         runs: list[Tensor] = []
-        for run in self._evidence(case):
-            if not found.wrong.any():
-                break
+        more = self._evidence(case)
+        while found.wrong.any() and (run := next(more, None)) is not None:
             runs.append(run)
             found = compare(got, case.right, width(case.right, runs), self._tolerance)
         return found
