@@ -270,7 +270,7 @@ def test_a_weight_decay_that_is_a_hundredth_off_does_not_ship(
     small = pg.build(make_task(), optimizer).prune(make_plan())
     assert record(pg.compile(small, target="torch", out=tmp_path / "out")).ok
 
-    def more(pipeline: Pipeline, graph: Graph, name: str) -> Graph:
+    def more(pipeline: Pipeline, graph: Graph, name: str, *how: Any) -> Graph:
         graph = run(graph, pipeline.shared, name)
         weight = graph.placeholders["trained:head.weight"]
         for node in [n for n in graph.nodes("update") if n.target is aten.mul.Scalar and n.args[0] is weight]:

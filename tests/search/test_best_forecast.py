@@ -133,3 +133,14 @@ def test_a_trained_ratio_between_measured_ones_may_be_chosen_and_changes_no_sum(
     for _ in range(20):
         plan = random_plan(table, rng)
         assert longer.predicted_gain(plan) == pytest.approx(table.predicted_gain(plan))
+
+
+@pytest.mark.parametrize("disappointed", [False, True])
+def test_a_gain_is_what_is_forecast_of_the_plan_that_trains_it_alone(disappointed: bool) -> None:
+    _, table = measured("mobilenet", 3)
+    forecaster = Forecaster(table, trainings_that_disappoint(table) if disappointed else ())
+    for fqn, gains in forecaster.gains.weights.items():
+        for ratio, gain in gains.items():
+            assert (gain.mean > 0) == (forecaster.scores.weights[fqn][ratio].mean > 0)
+            alone = forecaster.forecast(dict.fromkeys(table.head, 1.0) | {fqn: ratio})
+            assert gain.mean == pytest.approx(alone.gain, abs=1e-9)

@@ -142,11 +142,11 @@ class Forecaster:
 
         Each gain's `std` is what is not known of it, whatever the number of its seeds.
         """
-        return self._estimated(lambda _, score, variance: (score, variance))
+        return self._table(*self._moments(lambda _, score, variance: (score, variance)))
 
     @functools.cached_property
     def gains(self) -> Contribution:
-        """The table with each gain as it is estimated from all that was measured and trained.
+        """The table with each gain as it is forecast, so that gains and scores have one sign and one order.
 
         Each gain's `std` is what is not known of it, whatever the number of its seeds.
         """
@@ -155,12 +155,13 @@ class Forecaster:
             gain, spread, _ = link.moments(score, np.sqrt(variance))
             return gain, spread
 
-        return self._estimated(of_score)
+        mean = np.array([self._rise.gain(score.mean) for score in _in_order(self.scores, self._items)])
+        return self._table(mean, self._moments(of_score)[1])
 
-    def _estimated(
+    def _moments(
         self, of_score: Callable[[Link, Numbers, Numbers], tuple[Numbers, Numbers]]
-    ) -> Contribution:
-        """The table of what `of_score` makes of each item's score and of its variance."""
+    ) -> tuple[Numbers, Numbers]:
+        """Mean and standard deviation of what `of_score` makes of each item's score and of its variance."""
         n = len(self._items.gains)
         mean, second = np.zeros(n), np.zeros(n)
         for weight, estimate in self._members:
@@ -168,7 +169,10 @@ class Forecaster:
             value, spread = of_score(estimate.link, estimate.scores, variance)
             mean += weight * value
             second += weight * (spread + value**2)
-        std = np.sqrt(np.maximum(second - mean**2, 0))
+        return mean, np.sqrt(np.maximum(second - mean**2, 0))
+
+    def _table(self, mean: Numbers, std: Numbers) -> Contribution:
+        """The measured table with other values."""
         of = [Gain(float(m), float(s), g.seeds) for m, s, g in zip(mean, std, self._items.gains, strict=True)]
         c = self.contribution
         return Contribution(
