@@ -261,7 +261,8 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
     if not is_known:
         train.tell_unknown(run)
     fill: dict[str, Any] = {"margin": 0, "sizing_mode": "stretch_width"}
-    curves, compare, export = Curves(state), Compare(state, training), Export(state, training)
+    plans = FrontierPlans(state, in_thread())
+    curves, compare, export = Curves(state), Compare(state, training), Export(state, training, plans)
     memory, graph = MemoryTimeline(state), Graph(state, training)
     pn.state.on_session_destroyed(lambda _: graph.check.stop_listening())
     tabs = pmui.Tabs(
@@ -276,7 +277,7 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
     parts.draw_when_shown(tabs, (curves, memory, graph, train, compare, export))
     verifying = Verifying(state)
     pn.state.on_session_destroyed(lambda _: verifying.stop_listening())
-    frontier = Frontier(state, FrontierPlans(state, in_thread()), verifying)
+    frontier = Frontier(state, plans, verifying)
     aside = pmui.Column(Budgets(state), ProcessMemory(state), frontier, sx={"gap": 2}, **fill)
     return pmui.Column(
         notice,

@@ -91,3 +91,17 @@ class Records(Editable):
 
     columns = param.List(default=[], doc="`{title, help}` of each figure.")
     rows = param.List(default=[], doc="What `pockui.info.records.table_rows` gives.")
+
+
+class Pictures(Editable):
+    """Charts to take away. Edits: `{"kind": "picture", "key", "format": "SVG" | "PNG"}`."""
+
+    pictures = param.List(default=[], doc="`{key, title}` of each chart.")
+    picture = param.Dict(default={}, doc="`{seq, name, format, svg}`: what the edit `seq` asked for.")
+
+
+class Copy(param.Parameterized):
+    """A button that copies a text."""
+
+    label = param.String(default="Copy")
+    text = param.String()

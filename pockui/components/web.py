@@ -67,6 +67,19 @@ class Tree(_OnPage, properties.Tree, AnyWidgetComponent):
     _react_version = "18.3.1"
 
 
+class Pictures(_OnPage, properties.Pictures, AnyWidgetComponent):
+    _esm = source("pictures")
+    _stylesheets = STYLES
+    _debounce = 0
+    _react_version = "18.3.1"
+
+
+class Copy(properties.Copy, AnyWidgetComponent):
+    _esm = source("copy")
+    _stylesheets = STYLES
+    _react_version = "18.3.1"
+
+
 class Page(_OnPage, properties.Page, AnyWidgetComponent):
     _esm = source("page")
     _debounce = 0

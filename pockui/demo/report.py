@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from ..info.format import (
     MINUS,
@@ -230,8 +230,8 @@ def findings(report: Report) -> list[str]:
 def render(report: Report) -> str:
     """The page, with style and drawings inside."""
     environment = Environment(
-        loader=PackageLoader("pockui.demo", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=ChoiceLoader([PackageLoader("pockui.demo", "."), PackageLoader("pockui", ".")]),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
         size=size, ms=milliseconds, percent=percent, flops=flops, duration=duration, significant=significant

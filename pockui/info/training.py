@@ -8,16 +8,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pockgraph.errors import suggest
 
 from . import format as fmt
 from .figure_tiles import Tile
-
-if TYPE_CHECKING:
-    from pockgraph.plan import Budget
-    from pockgraph.search import Constraints
 
 # Target -> its name, and the packages that compiling for it and running it need.
 RUNTIMES = {
@@ -218,26 +214,3 @@ def result_tiles(
             )
         )
     return tiles
-
-
-# ---------------------------------------------------------------- as Python
-
-
-def planning_code(study: str, budget: Budget, asked: Constraints, file: str) -> str:
-    """The search that leads to the current plan, as Python."""
-    inside = ", ".join(
-        f"{k}={round(v) if k.endswith('bytes') else round(v, 3)}" for k, v in budget.limits.items()
-    )
-    rules = asked.model_dump(exclude_defaults=True)
-    held = f", locked={locked!r}" if (locked := rules.pop("locked", None)) else ""
-    if rules:
-        held += f", constraints=pg.Constraints({', '.join(f'{k}={v!r}' for k, v in rules.items())})"
-    return "\n".join(
-        [
-            "import pockgraph as pg",
-            "",
-            f"study = pg.Study({study!r})",
-            f"plan = study.search(pg.Budget({inside}){held})",
-            f"plan.save({file!r})",
-        ]
-    )

@@ -20,28 +20,40 @@ def training_code(plan: Plan, reference: str, settings: TrainSettings, file: str
         reference: of the task; empty where it is not known.
         file: the plan's.
     """
+    return "\n".join(
+        [
+            *import_lines(reference),
+            *task_lines(reference),
+            f"plan = pg.Plan.load({file!r})",
+            *training_lines(plan, settings),
+        ]
+    )
+
+
+def import_lines(reference: str) -> list[str]:
+    load = ["from pockui.project import load_task"] if reference else []
+    return ["from itertools import islice", "", "import pockgraph as pg", *load, ""]
+
+
+def task_lines(reference: str) -> list[str]:
+    """`task`, from a reference or, if that is empty, from whoever has it."""
     if reference:
-        where = ["from pockui.project import load_task"]
-        task = f"task = load_task({reference!r})"
-    else:
-        where, task = [], "task = pg.Task(...)  # the task this study was made with"
+        return [f"task = load_task({reference!r})"]
+    return ["task = pg.Task(...)  # the task this study was made with"]
+
+
+def training_lines(plan: Plan, settings: TrainSettings) -> list[str]:
+    """Compiles and trains the `plan` of a `task`."""
     options = "" if settings.precision == "f32" else f", options={{'precision': {settings.precision!r}}}"
     out = f"out/{file_name(plan.task)}"
     device = "" if settings.device == "CPU" else f"device={settings.device!r}"
-    return "\n".join(
-        [
-            "from itertools import islice",
-            "",
-            "import pockgraph as pg",
-            *where,
-            "",
-            task,
-            f"plan = pg.Plan.load({file!r})",
-            f"graph = pg.build(task, {optimizer_code(settings.optimizer_for(plan.optimizer))})",
-            f"artifact = pg.compile(graph, plan, target={settings.target!r}, out={out!r}{options})",
-            f"trainer = artifact.trainer({device})",
-            f"for batch in islice(task.forever(seed=0), {settings.steps}):",
-            "    print(trainer.step(batch).loss)",
-            "print(trainer.evaluate(task.eval).metric)",
-        ]
-    )
+    # A plan brings its own rate, whatever optimizer the graph was built with.
+    rate = "" if settings.lr is None else f", lr={settings.lr!r}"
+    return [
+        f"graph = pg.build(task, {optimizer_code(settings.optimizer_for(plan.optimizer))})",
+        f"artifact = pg.compile(graph, plan, target={settings.target!r}, out={out!r}{options})",
+        f"trainer = artifact.trainer({device})",
+        f"for batch in islice(task.forever(seed=0), {settings.steps}):",
+        f"    print(trainer.step(batch{rate}).loss)",
+        "print(trainer.evaluate(task.eval).metric)",
+    ]

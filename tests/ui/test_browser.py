@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headless import violations
 
 from pockgraph.plan import Plan
 
@@ -370,6 +372,38 @@ def test_it_is_usable_when_narrow_and_dark(chromium, server: Server) -> None:
     page.close()
     assert watched.outside == []
     assert watched.errors == []
+
+
+def test_charts_the_report_and_the_code_are_taken_away(chromium, watched: Watched, tmp_path: Path) -> None:
+    state, page = watched.open(), watched.page
+    _wait(lambda: state.plan is not None)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("tab", name="Export").click()
+
+    def taken(button: str, name: str) -> bytes:
+        with page.expect_download() as download:
+            page.get_by_role("button", name=button).click()
+        assert download.value.suggested_filename == name
+        return Path(download.value.path()).read_bytes()
+
+    assert taken("Download Layers as SVG", "blobs.layers.svg").startswith(b"<svg ")
+    png = taken("Download Frontier as PNG", "blobs.frontier.png")
+    assert png.startswith(b"\x89PNG")
+    assert struct.unpack(">II", png[16:24]) == (2 * 720, 2 * 300)
+    report = taken("Report (HTML)", "blobs.report.html")
+    page.get_by_role("button", name="Copy as Python").click()
+    page.get_by_text("Copied", exact=True).wait_for()
+    assert "study.search(budget" in page.evaluate("navigator.clipboard.readText()")
+
+    (tmp_path / "report.html").write_bytes(report)
+    alone = chromium.new_page()
+    asked: list[str] = []
+    alone.on("request", lambda r: asked.append(r.url))
+    alone.goto((tmp_path / "report.html").as_uri())
+    assert alone.evaluate("[...document.images].map(i => i.naturalWidth > 100)") == [True] * 3
+    assert {url.partition(":")[0] for url in asked} == {"file", "data"}
+    assert violations(alone) == []
+    alone.close()
 
 
 def test_a_plan_is_downloaded_and_a_broken_one_refused(watched: Watched, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from pockui.info.predictions import comparison, over_budget
 from pockui.info.process_memory import stacks
 from pockui.info.studies import find_studies, study_argument
 from pockui.info.train_settings import TrainSettings
-from pockui.info.training import loss_history, planning_code, progress, result_tiles, why_not_trainable
+from pockui.info.training import loss_history, progress, result_tiles, why_not_trainable
 from pockui.info.training_code import training_code
 
 
@@ -565,16 +565,6 @@ def test_optimizer_code_makes_the_same_optimizer() -> None:
         pg.Adam(amsgrad=True),
     ):
         assert eval(optimizer_code(optimizer.to_dict())) == optimizer
-
-
-def test_planning_code_gives_the_same_plan_when_run(study_path, state, tmp_path, monkeypatch) -> None:
-    from pockgraph.plan import Plan
-
-    monkeypatch.chdir(tmp_path)
-    state.set_lock("blocks.1.0.weight", True)
-    state.set_budget(peak_bytes=160_000)
-    exec(planning_code(str(study_path), state.budget, state.asked, "p.json"), {})
-    assert Plan.load(tmp_path / "p.json").tensors == state.plan.tensors
 
 
 # ---------------------------------------------------------------- finding studies

@@ -16,7 +16,7 @@ from panel.io.state import set_curdoc
 from pockgraph.errors import PockError
 from pockui import page
 from pockui import training as training_module
-from pockui.components.web import Chart, LayerBars
+from pockui.components.web import Chart, Copy, LayerBars
 from pockui.info.train_settings import TrainSettings
 from pockui.jobs import Jobs
 from pockui.training import Training
@@ -38,7 +38,7 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
     state, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    for module, name in ((export, "planning_code"), (train, "training_code")):
+    for module, name in ((export, "session_code"), (train, "training_code")):
         real = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda *a, _real=real, _name=name: written.append(_name) or _real(*a)
@@ -61,19 +61,18 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
     tabs.active = 1
     assert alive.figure["data"][-1]["name"] == "peak"
     tabs.active = len(tabs) - 1
-    assert written == ["planning_code"]
+    assert written == ["session_code"]
+    (copied,) = exported.select(Copy)
     texts = [html.unescape(str(pane.object)) for pane in exported.select(pn.pane.HTML)]
-    assert any(
-        export.planning_code(str(state.facts.path), state.budget, state.asked, "blobs.plan.json") in t
-        for t in texts
-    )
+    assert "study.search(budget" in copied.text
+    assert any(copied.text in t for t in texts)
     written.clear()
     ratios, figures = bars.ratios, [c.figure for c in charts]
     move(state.facts.known_plans["Full"].figures.peak_bytes * 2)
     move(state.facts.known_plans["Head"].figures.peak_bytes)
     assert bars.ratios == state.ratios != ratios, "bars cost little, and are right before they are seen"
     assert [c.figure for c in charts] == figures
-    assert set(written) == {"planning_code"}
+    assert set(written) == {"session_code"}
 
     tabs.active = 0
     assert [c.figure for c in charts] != figures
