@@ -401,7 +401,7 @@ def test_charts_the_report_and_the_code_are_taken_away(chromium, watched: Watche
     alone.on("request", lambda r: asked.append(r.url))
     alone.goto((tmp_path / "report.html").as_uri())
     assert alone.evaluate("[...document.images].map(i => i.naturalWidth > 100)") == [True] * 3
-    assert {url.partition(":")[0] for url in asked} == {"file", "data"}
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
     assert violations(alone) == []
     alone.close()
 
