@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import signal
 import sys
 import time
@@ -171,11 +172,14 @@ def test_tabs_that_are_closed_in_the_middle_leave_no_traceback_in_the_log(study:
 
 
 def test_five_people_who_drag_at_once_each_get_their_own_plan(
-    study: Path, study_server: Server, monkeypatch: pytest.MonkeyPatch
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(campaign, "PAUSE_S", (0.0, 0.2))
+    own = tmp_path / "served"  # pages follow their study, to which others may add runs
+    shutil.copytree(study.parent, own)
     found, limit = campaign.Outcome(), 20  # of sessions
-    asyncio.run(campaign.use(study_server, campaign.read_facts(study), 5, limit, found, edits=3))
+    with campaign.served(own, STUDY) as server:
+        asyncio.run(campaign.use(server, campaign.read_facts(own / STUDY), 5, limit, found, edits=3))
     assert found.faults == []
 
 
