@@ -34,7 +34,7 @@ def make_served_folder(folder: Path) -> Path:
     shutil.copy(UI / "ui_task.py", folder)
     analyze = [
         sys.executable, "-m", "pockui.cli", "analyze", TASK, "--study", STUDY,
-        "--steps", "2", "--seeds", "1", "--target", "torch",
+        "--steps", "60", "--seeds", "1", "--lr", "0.05", "--target", "torch",
     ]  # fmt: skip
     done = subprocess.run(analyze, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

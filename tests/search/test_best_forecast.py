@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 
@@ -95,6 +96,15 @@ def test_where_trained_plans_lost_no_plan_is_forecast_below_the_head_alone() -> 
     for share in (0.1, 0.4, 1.0):
         plan = search(profile, forecaster, Budget(peak_bytes=round(least + share * (most - least))))
         assert plan.predicted["metric"] >= head.metric
+
+
+def test_where_nothing_gains_nothing_is_trained_beside_the_head() -> None:
+    profile, table = measured("mobilenet", 1)
+    none = Gain(0.0, 0.0, 2)
+    weights = {fqn: dict.fromkeys(gains, none) for fqn, gains in table.weights.items()}
+    table = dataclasses.replace(table, weights=weights, biases=dict.fromkeys(table.biases, none))
+    for peak in (None, peaks(profile, table)[1]):
+        assert set(search(profile, Forecaster(table), Budget(peak_bytes=peak)).tensors) == set(table.head)
 
 
 def test_the_forecast_never_falls_with_more_memory() -> None:

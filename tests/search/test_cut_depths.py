@@ -74,14 +74,32 @@ def test_equal_gains_go_to_the_plan_that_trains_less() -> None:
             assert count == len(profile.plan({fqn: min(gains)}).tensors[fqn].channels or ())
 
 
-def test_a_budget_is_answered_the_same_after_others() -> None:
+def scaled(table: Contribution, factor: float) -> Contribution:
+    """Gains of a metric in other units."""
+    change = lambda gain: dataclasses.replace(gain, mean=factor * gain.mean)  # noqa: E731
+    weights = {fqn: {q: change(g) for q, g in gains.items()} for fqn, gains in table.weights.items()}
+    return dataclasses.replace(table, weights=weights, biases={k: change(g) for k, g in table.biases.items()})
+
+
+@pytest.mark.parametrize("by_depth", [True, False])
+@pytest.mark.parametrize("unit", [1.0, 1e-12, 1e9])
+def test_a_budget_is_answered_the_same_after_others_and_in_any_unit_of_the_metric(
+    unit: float, by_depth: bool
+) -> None:
     profile, table = random_table("unet", seed=5)
     budgets = [
         Budget(peak_bytes=math.ceil(between(profile, table, "peak_bytes", s / 9))) for s in range(1, 9)
     ]
-    fresh = [IntegerProgram(profile, table, Constraints()).solve(b).predicted["gain"] for b in budgets]
+
+    def program(factor: float) -> IntegerProgram:
+        made = IntegerProgram(profile, scaled(table, factor), Constraints())
+        made._by_depth = by_depth
+        return made
+
+    fresh = [program(1.0).solve(budget) for budget in budgets]
     random.Random(0).shuffle(order := list(range(len(budgets))))
-    program = IntegerProgram(profile, table, Constraints())
-    again = {n: program.solve(budgets[n]).predicted["gain"] for n in order}
-    assert [again[n] for n in range(len(budgets))] == pytest.approx(fresh, abs=1e-9)
-    assert fresh == sorted(fresh)
+    used = program(unit)
+    again = {n: used.solve(budgets[n]) for n in order}
+    assert [again[n].tensors for n in range(len(budgets))] == [plan.tensors for plan in fresh]
+    gains = [plan.predicted["gain"] for plan in fresh]
+    assert gains == sorted(gains)

@@ -28,7 +28,7 @@ from scipy.special import ndtr, ndtri
 from .gains import Contribution, Gain
 from .joint_estimate import Estimate, JointEstimates, TrainedPlan, best_of_each, variances
 from .link import NODES, WEIGHTS, Link
-from .shrinkage import Items, shrink
+from .shrinkage import LEAST_STD, Items, shrink
 
 __all__ = ["Forecast", "Forecaster", "TrainedPlan"]
 
@@ -169,6 +169,7 @@ class Forecaster:
             value, spread = of_score(estimate.link, estimate.scores, variance)
             mean += weight * value
             second += weight * (spread + value**2)
+        mean[np.abs(mean) < NOTHING] = 0.0
         return mean, np.sqrt(np.maximum(second - mean**2, 0))
 
     def _table(self, mean: Numbers, std: Numbers) -> Contribution:
@@ -265,6 +266,7 @@ class Forecaster:
         return (expected, math.sqrt(gain)), (head + expected - estimate.head_error, math.sqrt(metric))
 
 
+NOTHING = 1e-3 * LEAST_STD  # of a metric: what rounding makes of gains that are all 0
 LEAST_FACTOR = 1e-3  # by which a member sees the common scores
 MOST_RELATIVE = 1.0
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)

@@ -38,6 +38,8 @@ LIMITED = {  # what a budget limits, as people call it
     "peak_bytes": "the modelled peak", "extra_bytes": "the memory for training",
     "process_bytes": "the memory of the process", "step_ms": "the time of a step",
 }  # fmt: skip
+# As a share of the largest gain: of equal plans the one that reaches less deep, and trains less, is better.
+TIE = 1e-7
 MEASURED = {"step_ms": "times", "process_bytes": "process memory"}  # what a limit is predicted from
 
 
@@ -155,30 +157,28 @@ class IntegerProgram:
     def _optimum(self, budget: Budget, refused: Sequence[Constraint]) -> list[float]:
         """Values of the variables, of the decisions at least."""
         v = self.variables
-        # Of plans with equal gain the one that reaches less deep, and trains less, is better.
-        tie = 1e-7 * max((-c for c in v.cost), default=1.0)
         limited = self._limited(budget)
         if not limited and not refused and not v.rules:
             return v.most_gain()
         if self._by_depth and not refused:
             with contextlib.suppress(NotSeparable, TooManyStates):
-                return self._optimum_by_depth(limited, budget, tie)
+                return self._optimum_by_depth(limited, budget)
         constraints = [linear.at_most(room) for linear, room in limited.values()]
         values = minimize(
-            [c + tie for c in v.cost], v.integer, v.lower, [*v.constraints, *constraints, *refused]
+            [c + TIE for c in v.cost], v.integer, v.lower, [*v.constraints, *constraints, *refused]
         )
         if values is None:
             raise self._too_small(budget)
         return values
 
     def _optimum_by_depth(
-        self, limited: Mapping[str | SchedulePoint, tuple[Linear, float]], budget: Budget, tie: float
+        self, limited: Mapping[str | SchedulePoint, tuple[Linear, float]], budget: Budget
     ) -> list[float]:
         rows = {name: linear for name, (linear, _) in limited.items()}
         if self._depths is None or not rows.keys() <= set(self._depths.rows):
             known = dict(zip(self._depths.rows, self._depths.linear)) if self._depths else {}
             try:
-                self._depths = CutDepths(self.variables, known | rows, tie)
+                self._depths = CutDepths(self.variables, known | rows, TIE)
             except NotSeparable:
                 self._by_depth = False
                 raise

@@ -17,6 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 GAP = 1e-9  # relative, of the gain: what is called exact is
+ABSOLUTE_GAP = 1e-6  # HiGHS stops there, too, and scipy has no option for it
 NEVER = -1  # a literal that is always 0
 
 Terms = dict[int, float]
@@ -71,9 +72,11 @@ def minimize(
     lowest, most, ones = np.array(lower), np.array(upper), np.ones(n)
     bounds = Bounds(lowest, ones)  # pyright: ignore[reportArgumentType]  (its stubs know scalars only)
     within = LinearConstraint(matrix, ub=most)  # pyright: ignore[reportArgumentType]
+    scaled = np.array(cost)
+    scaled *= ABSOLUTE_GAP / GAP / (np.abs(scaled).max(initial=0.0) or 1.0)
     with _silent_stdout():
         result = milp(
-            np.array(cost),
+            scaled,
             integrality=np.array(integer),
             bounds=bounds,
             constraints=within,

@@ -23,7 +23,8 @@ class PlanVariables:
     """The variables of one (profile, contribution, constraints), and the constraints that tie them.
 
     Attributes:
-        cost, integer, lower: per variable: minus its gain, 1 where it must be whole, its lower bound.
+        cost, integer, lower: per variable: minus its gain as a share of the largest, so that a solver's
+            tolerances mean the same for a metric of any size; 1 where it must be whole; its lower bound.
         constraints: what all plans obey.
         choices: decisions of which a plan takes at most one: the ratios of a weight, the counts of biases.
         rules: those of `constraints` that state the user's, of decisions only.
@@ -75,6 +76,8 @@ class PlanVariables:
         self._keep_biases()
         self._keep_count()
         self.constraints += self.rules
+        largest = max((abs(cost) for cost in self.cost if math.isfinite(cost)), default=0.0) or 1.0
+        self.cost = [cost / largest for cost in self.cost]
 
     def _variable(self, gain: float = 0.0, integer: bool = False, fixed: bool = False) -> int:
         self.cost.append(-gain)
