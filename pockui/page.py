@@ -27,6 +27,7 @@ from pockui.info.study_list import StudyEntry, study_entries
 from pockui.link import Opened
 from pockui.link import read as read_link
 from pockui.new_study import NewStudy
+from pockui.panel_messages import send_all_messages
 from pockui.state import State
 from pockui.training import Training, open_settings
 from pockui.turns import TURNS, Turn, in_thread
@@ -165,6 +166,7 @@ def page_of(state: State) -> pmui.Page:
 def _frame(state: State) -> pmui.Page:
     """A page without content."""
     pn.extension(notifications=True, exception_handler=tell)
+    send_all_messages()
     _keep_styles_here()
     page = pmui.Page(
         title="PockUI",

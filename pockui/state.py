@@ -66,6 +66,8 @@ class State(param.Parameterized):
         self.scheduler = scheduler or AtOnce()
         self._history = History()
         self._searching: bool | None = None  # whether the search that goes on is final; None: none does
+        self._searches = 0  # that began
+        self._dropped = 0  # of these: what they find is of no use, since another plan was chosen
 
     # ------------------------------------------------------------------ opening
 
@@ -196,6 +198,7 @@ class State(param.Parameterized):
         if not final:
             self.prediction = prediction
             return
+        self._drop_searches()
         self._adopt(prediction, self._plan_of(prediction, "edited"), "edited", {**self.locked, **change})
 
     def set_lock(self, id: str, on: bool) -> None:
@@ -271,6 +274,7 @@ class State(param.Parameterized):
             PlanError: it was made for another model.
         """
         choice = self.facts.profile.ratios_of(plan)
+        self._drop_searches()
         self._adopt(self.facts.predict(choice), plan, origin, self.locked)
 
     def take_with_budget(self, plan: Plan, key: str) -> None:
@@ -287,9 +291,10 @@ class State(param.Parameterized):
         self.take(Plan.from_json(text, where), "imported")
 
     def undo(self) -> None:
-        """Back to the plan before; after a request that could not be met, to the plan that stands."""
+        """Back to the plan before, or, while one is searched or cannot be found, to the one that stands."""
         stands = self._history.now
-        self._return_to(stands if self.problem is not None and stands else self._history.back())
+        asked = self.problem is not None or self._searching
+        self._return_to(stands if asked and stands else self._history.back())
 
     def redo(self) -> None:
         self._return_to(self._history.forward())
@@ -298,16 +303,20 @@ class State(param.Parameterized):
 
     def _search(self, final: bool) -> None:
         facts, budget, asked = self.facts, self.budget, self.asked
-        self._searching = final
+        self._searches += 1
+        self._searching, number = final, self._searches
+        if final and self._history.now is not None:
+            self.param.update(can_undo=True, can_redo=False)
 
         def compute() -> tuple[Prediction, Plan]:
             plan = facts.search(budget, asked)
             return facts.predict(facts.profile.ratios_of(plan)), plan
 
         def then(answer: Any) -> None:
-            if self.facts is not facts:
-                return  # another study was opened meanwhile
-            self._searching = None
+            if self.facts is not facts or number <= self._dropped:
+                return  # another study was opened meanwhile, or another plan was chosen
+            if number == self._searches:
+                self._searching = None
             if isinstance(answer, PockError):
                 self.param.update(problem=answer, can_undo=self.plan is not None)
             elif final:
@@ -335,8 +344,12 @@ class State(param.Parameterized):
         self._history.settle(snapshot)
         self._show(snapshot, prediction)
 
+    def _drop_searches(self) -> None:
+        self._dropped, self._searching = self._searches, None
+
     def _return_to(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None:
+            self._drop_searches()
             self._show(snapshot, self.facts.predict(self.facts.profile.ratios_of(snapshot.plan)))
 
     def _show(self, snapshot: Snapshot, prediction: Prediction) -> None:

@@ -39,6 +39,7 @@ class SearchRules(pn.viewable.Viewer):
             "weights_need_bias": pmui.Switch(label="Weights need their bias", margin=0),
         }
         self._most = pmui.TextInput(label="Most tensors", placeholder=ANY, width=120, **small)
+        self._shown_most: int | None = None
         self._refused = parts.text(visible=False)
         self._lock.on_click(lambda _: self._lock_pattern())
         self._pattern.param.watch(lambda _: self._lock_pattern(), "enter_pressed")
@@ -88,7 +89,9 @@ class SearchRules(pn.viewable.Viewer):
             for rule, widget in self._switches.items():
                 widget.value = getattr(self.state.rules, rule)
             most = self.state.rules.max_tensors
-            self._most.value = "" if most is None else str(most)
+            if most != self._shown_most:  # else what is being typed stays
+                self._shown_most = most
+                self._most.value = "" if most is None else str(most)
 
     def __panel__(self) -> pn.viewable.Viewable:
         tools = pmui.Row(

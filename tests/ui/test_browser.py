@@ -306,7 +306,6 @@ def test_tensors_are_locked_by_pattern_and_rules_are_switched(watched: Watched) 
     most.press("Enter")
     _wait(lambda: state.rules.max_tensors == 4 and len(state.plan.tensors) <= 4)
     page.get_by_text("Weights with their biases, at most 4 tensors.").wait_for()
-    page.wait_for_timeout(1000)  # the plan that is found is drawn, the field with it
     most.fill("")
     most.press("Enter")
     _wait(lambda: state.rules.max_tensors is None)

@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(project, "_NAMED", [])
     monkeypatch.setattr(project, "_ALLOWED", set())
-    monkeypatch.setattr(project, "_ALLOWED", set())
+    monkeypatch.setattr("pockgraph.study.study.OPENED_WITH", set())
     return tmp_path
 
 

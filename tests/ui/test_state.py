@@ -259,6 +259,43 @@ def test_an_answer_for_a_closed_study_is_dropped(facts) -> None:
     assert state.plan is None
 
 
+@pytest.mark.parametrize("also", [lambda state: None, lambda state: state.set_ratio(WEIGHT, 0.75)])
+def test_undo_while_a_plan_is_searched_ends_that_search(facts, also) -> None:
+    waiting = []
+    state = State(run=lambda compute, then: waiting.append((compute, then)))
+
+    def answer() -> None:
+        compute, then = waiting.pop()
+        then(compute())
+
+    state.show(facts)
+    answer()
+    first = state.plan
+    state.set_rules(max_tensors=3)
+    answer()
+    second = state.plan
+    state.set_rules(max_tensors=None)
+    assert (state.can_undo, state.can_redo) == (True, False)
+    also(state)
+    state.undo()
+    assert (state.plan, state.rules.max_tensors) == (second, 3)
+    answer()
+    assert (state.plan, state.rules.max_tensors) == (second, 3)
+    state.undo()
+    assert (state.plan, state.rules.max_tensors, state.can_redo) == (first, None, True)
+
+
+def test_an_edit_while_another_one_is_searched_is_not_lost(facts) -> None:
+    waiting = []
+    state = State(run=lambda compute, then: waiting.append((compute, then)))
+    state.show(facts)
+    for edit in ({"max_tensors": 3}, {"max_tensors": 2}):
+        state.set_rules(**edit)
+    for compute, then in waiting:
+        then(compute())
+    assert len(state.plan.tensors) == 2
+
+
 def test_locking_is_undone_and_done_again(state) -> None:
     plan, now = state.plan, state.ratios.get(WEIGHT, 0.0)
     state.set_lock(WEIGHT, True)
@@ -294,3 +331,16 @@ def test_locking_while_a_budget_cannot_be_met_leaves_one_step_back(state) -> Non
     assert (state.problem, state.budget, state.locked_rows) == (None, budget, [WEIGHT])
     state.undo()
     assert state.locked == {}
+
+
+def test_what_is_being_typed_stays_while_another_rule_changes(state) -> None:
+    from pockui.views.search_rules import SearchRules
+
+    view = SearchRules(state)
+    view._most.value = "few"
+    state.set_rules(weights_need_bias=True)
+    assert (view._most.value, view._switches["weights_need_bias"].value) == ("few", True)
+    state.set_rules(max_tensors=4)
+    assert view._most.value == "4"
+    state.set_rules(max_tensors=None)
+    assert view._most.value == ""
