@@ -1,30 +1,20 @@
 """Ask a target which operators of a plan it lacks, as a process of its own: `python -m pockui.check_job`.
 
-Reads one line of JSON, `{"reference", "plan", "target"}`, and writes events, one line of JSON each:
+A `worker` that reads `{"reference", "plan", "target"}` and writes:
 
     {"kind": "stage", "text": …}       what is being done
     {"kind": "checked", "ok", "problems", "advice", "trainable", "other_targets"}
-    {"kind": "error", "message": …}    and exit code 1
-
-The end of its stdin ends it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import threading
-import traceback
 from typing import Any
 
-from pockgraph.errors import PockError
-
-from .foreign_exceptions import explain
-from .train_job import Reporter
+from .worker import Reporter, Stop, run
 
 
-def check(spec: dict[str, Any], report: Reporter) -> None:
+def check(spec: dict[str, Any], report: Reporter, _: Stop) -> None:
     """
     Raises:
         PockError: from any of the stages.
@@ -44,27 +34,5 @@ def check(spec: dict[str, Any], report: Reporter) -> None:
     report("checked", **check_target(graph.prune(plan), spec["target"]).to_dict())
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
-
-
-def main() -> int:
-    report = Reporter()
-    spec = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        check(spec, report)
-    except PockError as e:
-        report("error", message=str(e))
-    except Exception as e:
-        traceback.print_exc()
-        report("error", message=explain(e)[0])
-    else:
-        return 0
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(check, dict))

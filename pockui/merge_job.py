@@ -1,22 +1,18 @@
 """The whole model with the weights of a run, as a file: a process of its own, `python -m pockui.merge_job`.
 
-Reads one line of JSON (`MergeSpec`) and writes one event, as `train_job` does: `{"kind": "result"}`, or
-`{"kind": "error", "message": …}` and exit code 1.
+A `worker` that reads a `MergeSpec` and writes `{"kind": "result"}`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pockgraph.errors import ArtifactError, PockError
+from pockgraph.errors import ArtifactError
 from pockgraph.files import write_atomically
 
-from .foreign_exceptions import explain
-from .train_job import Reporter
+from .worker import Reporter, Stop, run
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class MergeSpec:
         return asdict(self)
 
 
-def merge(spec: MergeSpec) -> None:
+def merge(spec: MergeSpec, report: Reporter, _: Stop) -> None:
     """Write a file that `model.load_state_dict(safetensors.torch.load_file(…))` takes.
 
     Raises:
@@ -68,22 +64,8 @@ def merge(spec: MergeSpec) -> None:
     # Clones: the file format has no tensors that share memory.
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in task.model.state_dict().items()}
     write_atomically(Path(spec.out), save(tensors, {"format": "pt", "task": task.name}))
-
-
-def main() -> int:
-    report = Reporter()
-    try:
-        merge(MergeSpec(**json.loads(sys.stdin.readline())))
-    except PockError as e:
-        report("error", message=str(e))
-        return 1
-    except Exception as e:
-        traceback.print_exc()
-        report("error", message=explain(e)[0])
-        return 1
     report("result")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(merge, MergeSpec))

@@ -1,32 +1,25 @@
 """Make a study, or go on with one, as a process of its own: `python -m pockui.study_job`.
 
-Reads one line of JSON (`StudySpec`) and writes events, one line of JSON each:
+A `worker` that reads a `StudySpec` and writes:
 
     {"kind": "stage", "text": …}                          what is being done
     {"kind": "measured", "done", "total", "text", "left_s"}  measurements
     {"kind": "result", "study": …}                        it can be opened
     {"kind": "stopped", "done", "total"}                  instead of a result, where it was asked to end
-    {"kind": "error", "message": …}                       and exit code 1
 
-The end of its stdin asks it to end. Every measurement is kept as soon as it is made.
+Every measurement is kept as soon as it is made.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-import threading
-import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pockgraph.errors import PockError
-
-from .foreign_exceptions import explain
 from .project import DEMOS
-from .train_job import Reporter, Stop, end_with_parent
+from .worker import Reporter, Stop, run
 
 if TYPE_CHECKING:
     from pockgraph.contribution import Progress
@@ -109,22 +102,9 @@ def settings(spec: StudySpec, profile: Profile) -> dict[str, Any]:
     return dict(settings_for(which, quick=False, seeds=None).analysis or {})
 
 
-def main() -> int:
-    report = Reporter()
-    spec = StudySpec(**json.loads(sys.stdin.readline()))
-    stop = Stop()
-    threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
-    try:
-        make(spec, report, stop)
-    except PockError as e:
-        report("error", message=str(e))
-    except Exception as e:
-        traceback.print_exc()
-        report("error", message=explain(e, spec.command.replace("pockui", "pockui --debug", 1))[0])
-    else:
-        return 1 if stop.asked else 0
-    return 1
+def _debug(spec: StudySpec) -> str:
+    return spec.command.replace("pockui", "pockui --debug", 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(make, StudySpec, again=_debug))

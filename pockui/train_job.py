@@ -1,6 +1,6 @@
 """Compile a plan and train it, as a process of its own: `python -m pockui.train_job`.
 
-Reads one line of JSON (`TrainSpec`) and writes events, one line of JSON each:
+A `worker` that reads a `TrainSpec` and writes:
 
     {"kind": "stage", "text": …}                          what is being done
     {"kind": "compiled", "path", "bytes", "seconds", "predicted": {…}, "parity"}
@@ -11,39 +11,31 @@ Reads one line of JSON (`TrainSpec`) and writes events, one line of JSON each:
     {"kind": "measured", "step_ms", "over_imported_bytes", …}
     {"kind": "result", "checkpoint", "steps", "losses": [[step, loss], …]}
     {"kind": "stopped", "checkpoint", "steps", "losses"}   instead of a result, where it was asked to end
-    {"kind": "error", "message": …}                        and exit code 1
 
-The end of its stdin asks it to end. In the middle of steps it then keeps what it has trained; else it ends at
-once.
+Asked to end in the middle of steps it keeps what it has trained; else it ends at once.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pockgraph.errors import PockError
 from pockgraph.files import sweep
 
-from .foreign_exceptions import explain
 from .info.optimizers import RULES, same_rule
 from .landing import Held, held_of, metrics, study_at
 from .train_loop import LiveMetric, take_steps
+from .worker import Reporter, Stop, run
 
 if TYPE_CHECKING:
     from pockgraph.study.recorder import Recorder
-
-STOP_S = 8.0  # in which steps that are asked to end have ended, and are kept
 
 
 @dataclass(frozen=True)
@@ -88,46 +80,6 @@ class TrainSpec:
 def checkpoint_of(out: str | os.PathLike[str]) -> Path:
     """Where the weights trained with an artefact's folder are put: beside it, under its whole name."""
     return Path(f"{Path(out)}.safetensors")
-
-
-class Reporter:
-    """Writes events where the parent reads them, and nobody else writes."""
-
-    def __init__(self) -> None:
-        self._stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)  # what a user's task prints must not look like an event
-
-    def __call__(self, kind: str, **data: Any) -> None:
-        with suppress(BrokenPipeError):  # the server has ended; the study is still to be written
-            self._stream.write(json.dumps({"kind": kind, **data}) + "\n")
-            self._stream.flush()
-
-
-class Stop:
-    """Whether a run was asked to end, and whether it is where it can: between two steps."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._done = threading.Event()
-        self._done.set()
-
-    @property
-    def asked(self) -> bool:
-        return self._asked.is_set()
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """What happens inside ends soon after it was asked to, and keeps what there is."""
-        self._done.clear()
-        try:
-            yield
-        finally:
-            self._done.set()
-
-    def ask(self) -> None:
-        """Ask, and wait until it has ended, for a while."""
-        self._asked.set()
-        self._done.wait(STOP_S)
 
 
 def train(spec: TrainSpec, report: Reporter, stop: Stop | None = None) -> None:
@@ -263,39 +215,5 @@ def drop_folder(out: str | os.PathLike[str]) -> None:
         os.rmdir(out)
 
 
-def end_with_parent(stop: Stop, out: str = "") -> None:
-    """Stop when the server's end of the pipe closes, which it does however the server ends.
-
-    Args:
-        out: a folder to clean up, see `drop_folder`; empty: none.
-    """
-    while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter shuts down
-        pass
-    stop.ask()
-    if out:
-        drop_folder(out)
-    if os.name == "posix" and os.getpgid(0) == os.getpid():
-        os.killpg(0, signal.SIGKILL)  # with what it has started: data loaders, measurements, compilers
-    os._exit(1)
-
-
-def main() -> int:
-    report = Reporter()
-    spec = TrainSpec(**json.loads(sys.stdin.readline()))
-    stop = Stop()
-    threading.Thread(target=end_with_parent, args=(stop, spec.out), daemon=True).start()
-    try:
-        train(spec, report, stop)
-    except PockError as e:
-        report("error", message=str(e))
-    except Exception as e:
-        traceback.print_exc()
-        report("error", message=explain(e)[0])
-    else:
-        return 1 if stop.asked else 0
-    drop_folder(spec.out)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(train, TrainSpec, tidy=lambda spec: drop_folder(spec.out)))

@@ -1,30 +1,23 @@
 """Train a plan as its study's analysis trained, as a process of its own: `python -m pockui.verify_job`.
 
-Reads one line of JSON (`VerifySpec`) and writes events, one line of JSON each:
+A `worker` that reads a `VerifySpec` and writes:
 
     {"kind": "stage", "text": …}                    what is being done
     {"kind": "progress", "done", "total", "left_s"}  steps and validation batches, a few times a second
     {"kind": "verified", "metric", "trainings", "forecast", "low", "high"}  the forecast is that of before
-    {"kind": "error", "message": …}                 and exit code 1
 
-The end of its stdin asks it to end: soon, where it trains; the study then keeps the training as cancelled.
+Asked to end where it trains it ends soon, and the study keeps the training as cancelled.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pockgraph.errors import PockError
-
-from .foreign_exceptions import explain
-from .train_job import Reporter, Stop, end_with_parent
+from .worker import Stop, run
 
 EVENT_SECONDS = 0.4  # between two reports of progress
 
@@ -82,22 +75,5 @@ def verify(spec: VerifySpec, report: Callable[..., None], stop: Stop) -> None:
     )  # fmt: skip
 
 
-def main() -> int:
-    report = Reporter()
-    spec = VerifySpec(**json.loads(sys.stdin.readline()))
-    stop = Stop()
-    threading.Thread(target=end_with_parent, args=(stop,), daemon=True).start()
-    try:
-        verify(spec, report, stop)
-    except PockError as e:
-        report("error", message=str(e))
-    except Exception as e:
-        traceback.print_exc()
-        report("error", message=explain(e)[0])
-    else:
-        return 0
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(verify, VerifySpec))

@@ -10,11 +10,20 @@ from panel.io import hold
 
 from . import properties, source, stylesheet
 
-STYLES = [stylesheet()]
+
+class _Part(AnyWidgetComponent):
+    """A part whose code is React's."""
+
+    __abstract = True
+    _stylesheets = [stylesheet()]
+    _react_version = "18.3.1"
 
 
-class _OnPage(properties.Editable):
-    """What bindings need of a part."""
+class _OnPage(_Part, properties.Editable):
+    """A part that is edited, with what bindings need of it."""
+
+    __abstract = True
+    _debounce = 0
 
     def put(self, **values: Any) -> None:
         self.param.update(**values)
@@ -32,55 +41,33 @@ class _OnPage(properties.Editable):
         self.param.watch(edited, "edit")
 
 
-class LayerBars(_OnPage, properties.LayerBars, AnyWidgetComponent):
+class LayerBars(properties.LayerBars, _OnPage):
     _esm = source("layer_bars")
-    _stylesheets = STYLES
-    _debounce = 0
-    _react_version = "18.3.1"
 
 
-class BudgetBar(_OnPage, properties.BudgetBar, AnyWidgetComponent):
+class BudgetBar(properties.BudgetBar, _OnPage):
     _esm = source("budget_bar")
-    _stylesheets = STYLES
-    _debounce = 0
-    _react_version = "18.3.1"
 
 
-class Chart(_OnPage, properties.Chart, AnyWidgetComponent):
+class Chart(properties.Chart, _OnPage):
     _esm = source("chart")
-    _stylesheets = STYLES
-    _debounce = 0
-    _react_version = "18.3.1"
 
 
-class Records(_OnPage, properties.Records, AnyWidgetComponent):
+class Records(properties.Records, _OnPage):
     _esm = source("records")
-    _stylesheets = STYLES
-    _debounce = 0
-    _react_version = "18.3.1"
 
 
-class Tree(_OnPage, properties.Tree, AnyWidgetComponent):
+class Tree(properties.Tree, _OnPage):
     _esm = source("tree")
-    _stylesheets = STYLES
-    _debounce = 0
-    _react_version = "18.3.1"
 
 
-class Pictures(_OnPage, properties.Pictures, AnyWidgetComponent):
+class Pictures(properties.Pictures, _OnPage):
     _esm = source("pictures")
-    _stylesheets = STYLES
-    _debounce = 0
-    _react_version = "18.3.1"
 
 
-class Copy(properties.Copy, AnyWidgetComponent):
+class Copy(properties.Copy, _Part):
     _esm = source("copy")
-    _stylesheets = STYLES
-    _react_version = "18.3.1"
 
 
-class Page(_OnPage, properties.Page, AnyWidgetComponent):
+class Page(properties.Page, _OnPage):
     _esm = source("page")
-    _debounce = 0
-    _react_version = "18.3.1"

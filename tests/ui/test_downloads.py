@@ -29,6 +29,7 @@ from pockui.state import State
 from pockui.train_job import TrainSpec, checkpoint_of, train
 from pockui.training import Training
 from pockui.views.run_files import RunFiles
+from pockui.worker import Stop
 
 
 def _awaited(answer: Coroutine[Any, Any, io.BytesIO]) -> io.BytesIO:
@@ -123,5 +124,5 @@ def test_a_model_that_is_not_the_one_that_was_trained_is_not_merged_into(
     out = tmp_path / "model.safetensors"
     merging = MergeSpec("ui_task:task", spec.out, str(checkpoint_of(spec.out)), str(out))
     with pytest.raises(ArtifactError, match="makes another model now"):
-        merge(merging)
+        merge(merging, ignored, Stop())
     assert not out.exists()

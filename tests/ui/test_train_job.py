@@ -17,9 +17,10 @@ from pockui.info.kept_run import ended_text, kept_run
 from pockui.jobs import Jobs
 from pockui.kept import read_kept
 from pockui.state import State
-from pockui.train_job import Stop, TrainSpec, train
+from pockui.train_job import TrainSpec, train
 from pockui.training import Training
 from pockui.views.train import Train
+from pockui.worker import Stop
 
 
 class Events(list[dict[str, Any]]):
