@@ -10,12 +10,14 @@ from panel.io import hold
 
 from . import properties, source, stylesheet
 
+STYLES = [stylesheet()]
+
 
 class _Part(AnyWidgetComponent):
     """A part whose code is React's."""
 
     __abstract = True
-    _stylesheets = [stylesheet()]
+    _stylesheets = STYLES
     _react_version = "18.3.1"
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 FAR = 2.5  # so many times further out than all else, full training would squeeze it, and stands at the edge
-EDGE = 0.2  # share of the chart's width within which a name stands on the inner side of its mark
+ALL_SIDES = [(vertical, side) for vertical in ("top", "bottom") for side in ("right", "left")]
+LEAST = 1e-4  # share of their size by which values differ; less would have labels of many digits
+# As shares of a chart of common size, of its width and of its height:
+LETTER, LINE, POINT = 0.018, 0.07, 0.02
 SIDES = {
     "Head": "bottom right", "Preset": "top right", "Best": "top left", "Full": "bottom left",
     "Biases": "bottom right",
@@ -41,7 +44,7 @@ class FrontierPoint(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A well-known plan; `side` is where its name stands."""
+    """A well-known plan; `side` is where its name stands, empty where there is no room for it."""
 
     name: str
     x: float
@@ -132,7 +135,7 @@ def frontier_info(
     shown += [m for m in near if m not in others]
     xs, ys = [p.x for p in shown], [p.y for p in (*shown, *named)]
     ys += [end for p in (*own, *trained) for end in (p.low, p.high)]
-    x_range = _padded(xs, 0.06)
+    x_range, y_range = _padded(xs, 0.06), _padded(ys, 0.08)
     edge = [
         m._replace(name=f"{m.name}, {cost.text(needs[m.name])} →", x=x_range[1])
         for m in named
@@ -145,7 +148,7 @@ def frontier_info(
         steps=_best_at_each_cost(best, x_range[1]),
         free=_best_at_each_cost([*own, *without, *others], x_range[1]) if without else (),
         measured=tuple(trained),
-        marks=tuple(m._replace(side=_side(m, x_range, current)) for m in (*near, *edge)),
+        marks=_with_sides((*near, *edge), x_range, y_range, current),
         now=current,
         limit=None if limit is None else limit / unit.size,
         infeasible_below=least,
@@ -153,7 +156,7 @@ def frontier_info(
         x_title=f"{cost.title}, {unit.name}",
         y_title="Forecast, %" if metric.is_share else "Forecast",
         x_range=x_range,
-        y_range=_padded(ys, 0.08),
+        y_range=y_range,
     )
 
 
@@ -208,23 +211,67 @@ def _forecast(metric: fmt.MetricScale, expected: float, low: float, high: float)
     return f"{metric.level(expected)} ({metric.interval(low, high)})"
 
 
-def _side(mark: Mark, x_range: tuple[float, float], now: FrontierPoint | None) -> str:
-    """Where a name stands, so that neither the chart's edge cuts it nor the current plan hides it."""
-    vertical, horizontal = mark.side.split()
-    width = x_range[1] - x_range[0]
-    if now is not None and 0 < abs(now.x - mark.x) < EDGE * width:
-        horizontal = "left" if now.x > mark.x else "right"
-    place = (mark.x - x_range[0]) / width
-    if place < EDGE:
-        horizontal = "right"
-    elif place > 1 - EDGE:
-        horizontal = "left"
-    return f"{vertical} {horizontal}"
+def _with_sides(
+    marks: Sequence[Mark],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    now: FrontierPoint | None,
+) -> tuple[Mark, ...]:
+    """Marks with the place of their names: inside the chart, beside the current plan, and over no other name.
+
+    A name that has no such place is left to the pointer.
+    """
+    taken: list[_Box] = []
+    if now is not None:
+        x, y = _share(now.x, x_range), _share(now.y, y_range)
+        taken.append(_Box(x - POINT, y - POINT, x + POINT, y + POINT))
+    placed = []
+    for mark in marks:
+        sides = sorted(ALL_SIDES, key=lambda side: sum(a != b for a, b in zip(side, mark.side.split())))
+        boxes = {side: _box(mark, side, x_range, y_range) for side in sides}
+        side = next((s for s in sides if boxes[s].is_inside and not any(map(boxes[s].overlaps, taken))), None)
+        if side is not None:
+            taken.append(boxes[side])
+        placed.append(mark._replace(side=" ".join(side or ())))
+    return tuple(placed)
+
+
+class _Box(NamedTuple):
+    """A part of the chart, as shares of its width and height."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @property
+    def is_inside(self) -> bool:
+        return self.left >= 0 and self.right <= 1
+
+    def overlaps(self, other: _Box) -> bool:
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.top <= other.bottom or other.top <= self.bottom)
+
+
+def _box(
+    mark: Mark, side: tuple[str, str], x_range: tuple[float, float], y_range: tuple[float, float]
+) -> _Box:
+    """Where a name is written, about."""
+    x, y = _share(mark.x, x_range), _share(mark.y, y_range)
+    width = LETTER * (len(mark.name) + 1)
+    left = x + POINT if side[1] == "right" else x - POINT - width
+    bottom = y + POINT if side[0] == "top" else y - POINT - LINE
+    return _Box(left, bottom, left + width, bottom + LINE)
+
+
+def _share(value: float, ends: tuple[float, float]) -> float:
+    return (value - ends[0]) / (ends[1] - ends[0])
 
 
 def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
-    pad = share * (high - low) or abs(high) * share or 1.0
+    size = max(abs(low), abs(high))
+    pad = share * (high - low if high - low > LEAST * size else size) or 1.0
     return low - pad, high + pad

@@ -367,6 +367,19 @@ def test_names_at_an_edge_of_the_chart_stand_on_its_inner_side(facts) -> None:
         assert [m.side.split()[1] for m in info.marks] == ["right", "left"]
 
 
+def test_names_of_plans_that_stand_together_do_not_cover_each_other(facts) -> None:
+    head, best = facts.known_plans["Head"], facts.known_plans["Best"]
+    marks = {"Head": head, **dict.fromkeys(("Preset", "Best", "Full"), best)}
+    now = frontier_info([], marks, head, Budget(), COSTS["peak_bytes"], facts.metric).marks
+    together = [m.side for m in now if m.name != "Head"]
+    assert sorted(filter(None, together)) == ["bottom left", "top left"]
+    assert together.count("") == 1
+    texts = charts.frontier_chart(
+        frontier_info([], marks, head, Budget(), COSTS["peak_bytes"], facts.metric), LIGHT
+    )["data"][2]["text"]
+    assert sum(map(bool, texts)) == 3
+
+
 @pytest.mark.parametrize("id", ["blocks.1.0.weight", BIASES])
 def test_estimated_gains_stand_beside_those_that_were_measured(facts, id: str) -> None:
     row = facts.row(id)
