@@ -16,7 +16,7 @@ from pockgraph.plan import Budget, Plan, Trained
 from pockgraph.profile import Profile
 from pockgraph.search import Constraints, frontier, search
 from pockgraph.study import Study
-from pockgraph.study.trained_plans import TrainedAlike
+from pockgraph.study.trained_plans import Conditions, TrainedAlike
 
 from .info.costs import COSTS
 from .info.format import MetricScale
@@ -44,7 +44,8 @@ class Facts:
         progress: measurements that are finished, and planned in all.
         coverage: what was measured and what was not, in sentences.
         baselines: plans that others would take, by name, to compare with.
-        trained: plans that were trained as the analysis trains. others: how many were trained otherwise.
+        conditions: how the analysis trained, which is what forecasts are of.
+        trained: plans that were trained in that way. others: how many were trained otherwise.
         device: whose costs these are; None: nobody's. devices: those that the study has.
     """
 
@@ -54,6 +55,7 @@ class Facts:
     profile: Profile
     contribution: Contribution
     forecaster: Forecaster
+    conditions: Conditions
     rows: tuple[LayerRow, ...]
     known_plans: Mapping[str, Prediction]
     progress: tuple[int, int] = (0, 0)
@@ -214,7 +216,7 @@ def _facts(where: Path, study: Study, profile: Profile, forecaster: Forecaster) 
     contribution = forecaster.contribution
     rows = layer_rows(profile, contribution, forecaster.gains)
     made = Facts(
-        where, study.name, study.reference, profile, contribution, forecaster, rows, {},
+        where, study.name, study.reference, profile, contribution, forecaster, study.conditions, rows, {},
         study.progress(), study.coverage.text,
     )  # fmt: skip
     full = {row.fqn: 1.0 for row in profile.tensors}

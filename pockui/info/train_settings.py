@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pockgraph.errors import PockError, suggest
 
 from .optimizers import OPTIONS, RULES, optimizer_of
 from .training import PRECISIONS, RUNTIMES
+
+if TYPE_CHECKING:
+    from pockgraph.study.trained_plans import Conditions
 
 STEPS_MAX = 1_000_000
 
@@ -49,6 +52,15 @@ class TrainSettings:
         known = {o.name for o in RULES[self.optimizer or planned["name"]].options}
         options = {k: v for k, v in self.options.items() if k in known}
         return optimizer_of(self.optimizer, {**options, **rate}, planned)
+
+    def like(self, conditions: Conditions, planned: Mapping[str, Any]) -> TrainSettings:
+        """With the steps, rate and optimizer of an analysis.
+
+        Args:
+            planned: the optimizer of the plan, which is the analysis's.
+        """
+        lr = None if conditions.lr == planned["lr"] else conditions.lr
+        return replace(self, steps=conditions.steps, lr=lr, optimizer="", options={}, precision="f32")
 
     def to_text(self) -> str:
         """`target:torch,steps:200,optimizer:adamw`: what is not as a page opens with; empty for nothing."""

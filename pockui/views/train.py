@@ -234,6 +234,7 @@ class Train(pn.viewable.Viewer):
                 self._why,
                 self._runs,
                 self._form.row,
+                self._form.analysis,
                 self._form.problem,
                 self._buttons,
                 self._choice,

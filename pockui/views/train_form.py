@@ -27,6 +27,7 @@ class TrainForm:
 
     Attributes:
         row: the fields. problem: what is wrong with them.
+        analysis: how the analysis trained, and a button that sets the same.
     """
 
     def __init__(self, state: State, training: Training) -> None:
@@ -41,6 +42,9 @@ class TrainForm:
         self._rate = pmui.TextInput(label="Learning rate", width=120, **SMALL)
         self._options = {o.name: pmui.TextInput(label=o.label, width=120, **SMALL) for o in OPTIONS.values()}
         self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)
+        self._how = parts.text()
+        self._like = pmui.Button(label="Train like it", size="small", variant="outlined", margin=0)
+        self._like.on_click(lambda _: self._train_like_the_analysis())
         self.problem = parts.text(visible=False)
         self._wrong: dict[str, str] = {}  # field -> what is wrong with what stands there
         self._showing = False
@@ -50,12 +54,21 @@ class TrainForm:
         )  # fmt: skip
         wraps = {"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "pt": 1}
         self.row = pmui.Row(*fields, margin=0, sizing_mode="stretch_width", sx=wraps)
+        self.analysis = pmui.Row(self._how, self._like, margin=0, sizing_mode="stretch_width", sx=wraps)
         if training.settings.target not in self._targets.values():
             training.settings = replace(training.settings, target=next(iter(self._targets.values())))
         for widget in fields:
             widget.param.watch(self._changed, "value")
         training.param.watch(lambda _: self.show(), "settings")
         self.show()
+
+    def _train_like_the_analysis(self) -> None:
+        self._wrong.clear()
+        self._training.settings = self._like_the_analysis
+
+    @property
+    def _like_the_analysis(self) -> TrainSettings:
+        return self._training.settings.like(self._state.facts.conditions, self._planned)
 
     @property
     def ok(self) -> bool:
@@ -139,8 +152,20 @@ class TrainForm:
                 self._measure.param.update(value=s.measure, disabled=not here)
                 self._measure.label = "Measure time and memory" if here else "Measured on the CPU only"
                 parts.put(self.problem, parts.problem_html(" ".join(self._wrong.values())))
+                self._show_analysis()
         finally:
             self._showing = False
+
+    def _show_analysis(self) -> None:
+        self.analysis.visible = self._state.ready and self._state.plan is not None
+        if not self.analysis.visible:
+            return
+        how = self._state.facts.conditions
+        self._how.object = (
+            f'<span class="hint">Forecasts are of a training as the analysis trained: {how.steps} steps at a '
+            f"rate of {how.lr:g}.</span>"
+        )
+        self._like.disabled = not self._wrong and self._training.settings == self._like_the_analysis
 
     def _show_number(self, widget: pmui.TextInput, name: str, value: float | None, usual: float) -> None:
         """What was typed stays while it is wrong."""

@@ -166,6 +166,21 @@ def test_the_form_follows_target_and_optimizer_and_answers_bad_values_in_place(t
     assert training.settings.options == {}
 
 
+def test_a_run_is_set_up_as_the_analysis_trained(training, state) -> None:
+    form = Train(state, training)._form
+    assert "10 steps at a rate of 0.05" in form._how.object
+    form._optimizer.value = "adamw"
+    form._rate.value = "fast"
+    form._like.clicks += 1
+    settings = training.settings
+    assert (settings.optimizer, settings.steps, settings.lr) == ("", 10, 0.05)
+    assert (form._steps.value, form._rate.value) == (10, "0.05")
+    assert not form.problem.visible
+    assert form._like.disabled
+    form._steps.value = 11
+    assert not form._like.disabled
+
+
 def test_the_code_makes_the_step_that_the_form_asks_for(state, tmp_path, monkeypatch) -> None:
     source = training_code(state.plan, "ui_task:task", replace(ADAMW, steps=2), "p.json")
     monkeypatch.chdir(tmp_path)

@@ -95,6 +95,15 @@ class AnalysisRecords(KeptRecords):
         analysis, contribution = self._last_analysis()
         return trained_alike(self.runs(), self._conditions(analysis), contribution)
 
+    @property
+    def conditions(self) -> Conditions:
+        """How the last analysis trained, which is what forecasts are of.
+
+        Raises:
+            StudyError: nothing was measured yet.
+        """
+        return self._conditions(self._last_analysis()[0])
+
     def _conditions(self, analysis: int) -> Conditions:
         from .trained_plans import Conditions
 
