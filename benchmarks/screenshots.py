@@ -3,7 +3,7 @@
     python benchmarks/screenshots.py --study out/demo-vision/study.db --out out/screenshots
 
 Serves the study and opens it in headless Chromium. `--hero` also writes the picture that README shows, to the
-path given.
+path given, and `--docs` those of docs/ui.md, to a folder.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from headless import SETTLED, launch  # noqa: E402
 
 WIDTHS = {"wide": 1400, "narrow": 420}
 HERO = {"width": 1400, "height": 1000}
+DOCS = {"width": 1280, "height": 860}
 PAUSE_MS = 1500  # longer than the pause after which charts are drawn
 PATIENCE_MS = 120_000
 
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--task", help="what training in the page may run, as for `pockui serve`")
     parser.add_argument("--out", type=Path, default=Path("out/screenshots"), help="a folder")
     parser.add_argument("--hero", type=Path, help="where README's picture goes")
+    parser.add_argument("--docs", type=Path, help="where the pictures of docs/ui.md go: a folder")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     task = ("--task", options.task) if options.task else ()
@@ -53,6 +55,8 @@ def main() -> int:
                     view = tab.inner_text().lower()
                     page.screenshot(path=options.out / f"{view}-{name}-{theme}.png", full_page=True)
                 page.close()
+            if options.docs:
+                for_docs(browser, server, options.docs)
             if options.hero:
                 page = opened(browser, server, HERO, "light")
                 page.screenshot(path=options.hero)
@@ -61,6 +65,19 @@ def main() -> int:
             browser.close()
     print(f"{len(list(options.out.glob('*.png')))} pictures are in {options.out}.")
     return 0
+
+
+def for_docs(browser: Any, server: Server, folder: Path) -> None:
+    """One picture of each view, as tall as a screen or as what it shows."""
+    page = opened(browser, server, DOCS, "light")
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        rest(page)
+        page.screenshot(path=folder / f"ui-{tab.inner_text().lower()}.png")
+    page.goto(f"http://localhost:{server.port}/?study=none.db")
+    page.get_by_text("Make the study").wait_for()
+    rest(page)
+    page.screenshot(path=folder / "ui-start.png")
 
 
 def opened(browser: Any, server: Server, viewport: dict[str, int], theme: str) -> Page:

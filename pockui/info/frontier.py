@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .predictions import Prediction
 
 
-FAR = 2.5  # so many times further out than all else, full training would squeeze it, and stands at the edge
+FAR = 2.5  # so many times further out than all else, a plan would squeeze it, and stands at the edge
 ALL_SIDES = [(vertical, side) for vertical in ("top", "bottom") for side in ("right", "left")]
 LEAST = 1e-4  # share of their size by which values differ; less would have labels of many digits
 # As shares of a chart of common size, of its width and of its height:
@@ -129,10 +129,11 @@ def frontier_info(
     limit = getattr(budget, cost.key, None)
     others = [m for m in named if m.name != "Full"]
     own = [*points, *([current] if current else [])]
-    shown = [*own, *others, *without, *trained]
+    shown = [*own, *others, *without]
     low, high = min(p.x for p in shown), max(p.x for p in shown)
     near = [m for m in named if m in others or m.x - low <= FAR * (high - low)]
     shown += [m for m in near if m not in others]
+    shown += [p for p in trained if p.x - low <= FAR * (high - low)]
     xs, ys = [p.x for p in shown], [p.y for p in (*shown, *named)]
     ys += [end for p in (*own, *trained) for end in (p.low, p.high)]
     x_range, y_range = _padded(xs, 0.06), _padded(ys, 0.08)
@@ -147,7 +148,7 @@ def frontier_info(
         points=tuple(points),
         steps=_best_at_each_cost(best, x_range[1]),
         free=_best_at_each_cost([*own, *without, *others], x_range[1]) if without else (),
-        measured=tuple(trained),
+        measured=tuple(p._replace(x=min(p.x, x_range[1])) for p in trained),
         marks=_with_sides((*near, *edge), x_range, y_range, current),
         now=current,
         limit=None if limit is None else limit / unit.size,

@@ -9,6 +9,7 @@ import panel_material_ui as pmui
 import param
 
 from pockgraph.errors import PlanError
+from pockgraph.search import Constraints
 from pockgraph.search.constraints import blocks
 
 from ..bindings import LayerBarsBinding, shown_rows
@@ -38,21 +39,25 @@ class Layers(pn.viewable.Viewer):
         super().__init__(state=state)
         small = {"size": "small", "margin": 0, "sx": parts.FIELD}
         self._filter = pmui.TextInput(
-            label="Filter tensors", value=state.filter, width=170, placeholder="name, glob or re:", **small
+            label="Filter tensors", value=state.filter, width=160, placeholder="name, glob or re:", **small
         )
-        self._block = pmui.Select(label="Block", options={ALL: ANY}, value=ANY, width=140, **small)
-        self._kind = pmui.Select(label="Kind of layer", options={ALL: ANY}, value=ANY, width=150, **small)
+        self._block = pmui.Select(label="Block", options={ALL: ANY}, value=ANY, width=120, **small)
+        self._kind = pmui.Select(label="Kind of layer", options={ALL: ANY}, value=ANY, width=130, **small)
         self._order = pmui.Select(label="Order", options=ORDERS, value=state.order, width=150, **small)
         self._cost = pmui.Select(
             label="Cost", options={c.title: k for k, c in COSTS.items()}, value=state.cost, width=150, **small
         )
         self._all = pmui.Switch(label="All tensors", value=state.all_tensors, margin=0)
         self._as_table = pmui.Switch(label="Table", value=False, margin=0)
+        self._fold = pmui.Switch(label="Locks and rules", value=False, margin=0)
         self._bars = LayerBars(sizing_mode="stretch_width", margin=0)
         self._table = parts.text(visible=False)
         self._progress = parts.text(visible=False)
         self._coverage = parts.text(visible=False)
-        self._rules = SearchRules(state)
+        self._rules = pmui.Column(
+            SearchRules(state), parts.text(parts.hint_html(HINT)), margin=0, sizing_mode="stretch_width",
+            visible=False,
+        )  # fmt: skip
         self._redraw_table = Trailing(state.scheduler, self._show_table)
 
         self._rows = partial(shown_rows, state)
@@ -64,10 +69,18 @@ class Layers(pn.viewable.Viewer):
         self._order.param.watch(lambda e: setattr(state, "order", e.new), "value")
         self._all.param.watch(lambda e: setattr(state, "all_tensors", e.new), "value")
         self._as_table.param.watch(self._switch, "value")
+        self._fold.param.watch(lambda e: setattr(self._rules, "visible", e.new), "value")
+        state.param.watch(self._unfold, "rules")
         state.param.watch(self._show_study, "facts")
         state.param.watch(self._show_tools, ["cost", "filter", "block", "layer_kind", "order", "all_tensors"])
         state.param.watch(lambda *_: self._redraw_table(), ["plan", "prediction"])
         self._show_study()
+        self._unfold()
+
+    def _unfold(self, *_: object) -> None:
+        """Rules that hold are seen."""
+        if self.state.rules != Constraints():
+            self._fold.value = True
 
     def _show_study(self, *_: object) -> None:
         s = self.state
@@ -112,6 +125,7 @@ class Layers(pn.viewable.Viewer):
     def __panel__(self) -> pn.viewable.Viewable:
         tools = pmui.Row(
             self._filter, self._block, self._kind, self._order, self._cost, self._all, self._as_table,
+            self._fold,
             margin=0, sizing_mode="stretch_width",
             sx={"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "py": 1},
         )  # fmt: skip
@@ -124,7 +138,6 @@ class Layers(pn.viewable.Viewer):
             self._progress,
             tools,
             self._rules,
-            parts.text(parts.hint_html(HINT)),
             self._bars,
             self._table,
             self._coverage,

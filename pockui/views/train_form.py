@@ -43,7 +43,7 @@ class TrainForm:
         self._options = {o.name: pmui.TextInput(label=o.label, width=120, **SMALL) for o in OPTIONS.values()}
         self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)
         self._how = parts.text()
-        self._like = pmui.Button(label="Train like it", size="small", variant="outlined", margin=0)
+        self._like = pmui.Button(label="Train like the analysis", size="small", variant="outlined", margin=0)
         self._like.on_click(lambda _: self._train_like_the_analysis())
         self.problem = parts.text(visible=False)
         self._wrong: dict[str, str] = {}  # field -> what is wrong with what stands there
@@ -54,7 +54,9 @@ class TrainForm:
         )  # fmt: skip
         wraps = {"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "pt": 1}
         self.row = pmui.Row(*fields, margin=0, sizing_mode="stretch_width", sx=wraps)
-        self.analysis = pmui.Row(self._how, self._like, margin=0, sizing_mode="stretch_width", sx=wraps)
+        self.analysis = pmui.Row(
+            self._like, self._how, margin=0, sizing_mode="stretch_width", sx={"gap": 1.5, "pt": 1}
+        )
         if training.settings.target not in self._targets.values():
             training.settings = replace(training.settings, target=next(iter(self._targets.values())))
         for widget in fields:
@@ -163,7 +165,7 @@ class TrainForm:
         how = self._state.facts.conditions
         self._how.object = (
             f'<span class="hint">Forecasts are of a training as the analysis trained: {how.steps} steps at a '
-            f"rate of {how.lr:g}.</span>"
+            f"rate of {how.lr:.4g}.</span>"
         )
         self._like.disabled = not self._wrong and self._training.settings == self._like_the_analysis
 

@@ -283,6 +283,7 @@ def test_tensors_are_filtered_and_several_are_set_locked_and_let_go_together(wat
 
 def test_tensors_are_locked_by_pattern_and_rules_are_switched(watched: Watched) -> None:
     state, page = watched.open(), watched.page
+    page.get_by_label("Locks and rules").click()
     field, lock = page.get_by_label("Lock tensors"), page.get_by_role("button", name="Lock", exact=True)
     field.fill("block.1.*")
     lock.click()

@@ -37,6 +37,7 @@ from pockui.info.layers import (
     select_rows,
     table,
 )
+from pockui.info.measured_points import MeasuredPoint
 from pockui.info.optimizers import optimizer_code
 from pockui.info.palette import DARK, LIGHT
 from pockui.info.parity import parity_badge
@@ -355,6 +356,10 @@ def test_full_training_far_away_stands_at_the_edge_of_the_chart_with_its_cost(fa
     info = frontier_info([], marks, None, Budget(), COSTS["peak_bytes"], facts.metric)
     edge = info.marks[-1]
     assert (edge.name, edge.x) == ("Full, 1.00 GB →", info.x_range[1])
+    trained = [MeasuredPoint(x, 0.5, 0.4, 0.6, "trained") for x in (full.figures.peak_bytes, 1e9)]
+    with_runs = frontier_info([], marks, None, Budget(), COSTS["peak_bytes"], facts.metric, measured=trained)
+    assert with_runs.x_range == info.x_range
+    assert with_runs.measured[-1].x == info.x_range[1]
     assert info.x_range[1] < 1e6 / 2  # of kB: the other plans are not squeezed
     assert info.y_range[0] < edge.y < info.y_range[1]
 
