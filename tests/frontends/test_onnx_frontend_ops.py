@@ -50,6 +50,8 @@ IDS = np.array([[1, 3, -1], [0, -2, 2]], dtype=np.int64)
 BOOLS = rand(3, 4, seed=1) > 0
 INTS = np.array([[7, -7, 5], [-5, 9, -9]], dtype=np.int64)
 
+TIES = np.tile(np.array([1, 2, 2, 1, 2, 0, 2, 2], np.float32), (3, 8))
+
 UNARY = [
     "Abs", "Atan", "Asinh", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Identity", "IsNaN", "IsInf", "Neg",
     "Reciprocal", "Round", "Sign", "Sin", "Sinh", "Tan", "Relu", "Sigmoid", "Tanh", "Softplus", "Softsign",
@@ -81,6 +83,8 @@ CASES = [
     case("Pow", SMALL, Held(np.array(2.0, np.float32))),
     case("Pow", np.abs(SMALL), rand(4)),
     case("Pow", SMALL, Held(np.array(3, np.int64))),
+    case("Pow", Held(np.array(2.5, np.float32)), np.abs(INTS)),
+    case("Pow", np.abs(INTS), Held(np.array(0.5, np.float32))),
     case("Max", SMALL, rand(4), rand(3, 1)),
     case("Where", BOOLS, SMALL, rand(4)),
     case("Where", BOOLS, SMALL, Held(np.array(-np.inf, np.float32))),
@@ -218,6 +222,7 @@ CASES = [
     *(case("CumSum", SMALL, Held(np.array(1)), exclusive=e, reverse=r) for e in (0, 1) for r in (0, 1)),
     case("TopK", SMALL, held(2), outputs=2),
     case("TopK", SMALL, held(2), outputs=2, axis=0, largest=0),
+    *(case("TopK", TIES, held(6), outputs=2, largest=k) for k in (0, 1)),
     # reductions
     *(
         case(f"Reduce{op}", np.abs(X) + 0.1, opset=11, axes=[1, -1], keepdims=k)
@@ -227,6 +232,11 @@ CASES = [
     *(case(f"Reduce{op}", X, held(1), opset=18) for op in ("L1", "L2", "Max", "Mean", "Min", "Sum")),
     case("ReduceMean", X, opset=18),
     case("ReduceSum", X, opset=13, noop_with_empty_axes=1),
+    *(
+        case(f"Reduce{op}", np.abs(X) - 0.1 * (op in ("L1", "L2")), opset=18, noop_with_empty_axes=1)
+        for op in ("L1", "L2", "LogSum", "Max", "Mean", "Prod", "SumSquare")
+    ),
+    *(case(f"Reduce{op}", INTS.astype(np.int32)) for op in ("Sum", "Prod", "Max")),
     case("ReduceLogSumExp", X),
     case("ArgMax", X, axis=1),
     case("ArgMin", X, axis=-1, keepdims=0),

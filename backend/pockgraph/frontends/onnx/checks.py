@@ -25,6 +25,7 @@ QUANTISED = (
 )  # fmt: skip
 # 1 stands for the model's own floating point: a module that is cast to double stays one type throughout.
 CASTS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 16)
+INPUT_KINDS = "biufc"  # numpy's letters; text, bfloat16 and the small floats have others
 
 
 def known_beforehand(program: Program, held: Set[str]) -> set[str]:
@@ -49,6 +50,9 @@ def require_supported(program: Program, roles: Mapping[str, TensorRole], path: o
         beforehand = all(name in known for name in filter(None, node.outputs))
         if reason := _refusal(node, beforehand):
             problems.append(f"{node.where}: {reason}")
+    for name, given in program.inputs.items():
+        if given.dtype.kind not in INPUT_KINDS:
+            problems.append(f"input {name!r}: it is {given.dtype.name}, which PyTorch cannot take from numpy")
     for name, role in roles.items():
         dtype = program.tensors[name].dtype.name
         if dtype != "float32":
@@ -93,6 +97,8 @@ def _refusal(node: Node, beforehand: bool) -> str:
     further = [name for name in node.outputs[rule.outputs :] if name]
     if further:
         return f"its further output {further[0]!r} is not supported"
+    if node.mistake:
+        return f"ONNX's checker refuses it: {node.mistake}"
     if node.op == "Cast" and node.attributes["to"] not in CASTS:
         return f"it converts to ONNX's type {node.attributes['to']}, which is not supported"
     return rule.check(node.attributes) if rule.check else ""

@@ -133,11 +133,12 @@ class OnnxModule(nn.Module):
         super().__init__()
         self.origin = origin
         self._program = program
-        self._fqns = name_tensors(program, roles)
-        self.tensor_names = {fqn: name for name, fqn in self._fqns.items()}
         self.made_by_exporter = tuple(name for name, role in roles.items() if role.made)
         self._known = {name: v for name, v in program.tensors.items() if name not in roles}
         self._folded = _Cache()
+        self._fqns = self.tensor_names = self._layers = {}  # so that no tensor is named like these
+        self._fqns = name_tensors(program, roles, {*dir(self)})
+        self.tensor_names = {fqn: name for name, fqn in self._fqns.items()}
         for name, fqn in self._fqns.items():
             value = torch.from_numpy(np.array(program.tensors[name]))
             self._hold(fqn, value.reshape(-1) if roles[name].flat else value, roles[name].trained)
@@ -199,7 +200,7 @@ class OnnxModule(nn.Module):
             raise
         except NotRunnable as e:
             raise CaptureError(f"{node.where}: {e.reason}.") from e
-        except (RuntimeError, ValueError, IndexError, TypeError) as e:
+        except Exception as e:
             shapes = listing([str(list(v.shape)) for v in inputs if v is not None])
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise CaptureError(f"{node.where} cannot run on inputs of shapes {shapes}: {reason}") from e
@@ -214,7 +215,8 @@ class OnnxModule(nn.Module):
                     "a tensor, and a compiled step has fixed shapes. Export the model with it constant."
                 )
             return value
-        if rule.numbers and isinstance(value, np.ndarray) and value.size == 1 and value.ndim <= ndim:
+        plain = rule.input_name(position) in rule.numbers
+        if plain and isinstance(value, np.ndarray) and value.size == 1 and value.ndim <= ndim:
             return value.item()
         return self._tensor(value) if value is not None else None
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from torch import nn
 
@@ -37,6 +37,7 @@ _ANONYMOUS = re.compile(
     r"p2o)?[_@]*\d*$",
     re.I,
 )
+OF_MODULES = frozenset(dir(nn.Module()))
 _NUMBER = re.compile(r"_?(?<!\d)(\d+)(?![\dd])_?")
 
 
@@ -81,8 +82,14 @@ def _home(program: Program, name: str, role: TensorRole) -> Node:
     return role.node
 
 
-def name_tensors(program: Program, roles: Mapping[str, TensorRole]) -> dict[str, str]:
-    """Tensor name -> FQN, all different, and valid as a tree of modules."""
+def name_tensors(
+    program: Program, roles: Mapping[str, TensorRole], reserved: Set[str] = frozenset()
+) -> dict[str, str]:
+    """Tensor name -> FQN, all different, and valid as a tree of modules.
+
+    Args:
+        reserved: names that the root of the tree needs for itself.
+    """
     homes = {name: _home(program, name, role) for name, role in roles.items()}
     groups: dict[int, list[str]] = {}
     for name, node in homes.items():
@@ -105,7 +112,7 @@ def name_tensors(program: Program, roles: Mapping[str, TensorRole]) -> dict[str,
         shared = _shared(trained)
         layers = {n: _without(layer, shared) for n, layer in layers.items()}
         layers = {name: [p for part in layer for p in _split_numbers(part)] for name, layer in layers.items()}
-    return _distinct(layers, roles)
+    return _distinct(layers, roles, reserved)
 
 
 def _shared(layers: list[list[str]]) -> list[str]:
@@ -123,13 +130,17 @@ def _split_numbers(part: str) -> list[str]:
     return [p for p in _NUMBER.sub(r".\1.", part).split(".") if p]
 
 
-def _distinct(layers: Mapping[str, list[str]], roles: Mapping[str, TensorRole]) -> dict[str, str]:
+def _distinct(
+    layers: Mapping[str, list[str]], roles: Mapping[str, TensorRole], reserved: Set[str]
+) -> dict[str, str]:
     """FQNs without two alike, without a tensor where a module must be, without names `nn.Module` needs."""
     modules: set[str] = set()
     taken: set[str] = set()
     names = {}
     for name, layer in layers.items():
-        safe = [f"{p}_" if hasattr(nn.Module, p) else p for p in layer]
+        safe = [
+            f"{p}_" if p in (OF_MODULES if i else reserved | OF_MODULES) else p for i, p in enumerate(layer)
+        ]
         path, number = _beside(safe, taken), 0
         while (fqn := ".".join([*path, roles[name].leaf])) in taken | modules:
             number += 1

@@ -35,7 +35,7 @@ class Rule:
         computed: those of them that may be tensors as well, where they are not known.
         leaves: input -> the last part of the FQN of a weight that stands there.
         buffers: inputs that are never trained though they are weights.
-        numbers: constants of one element may arrive as Python numbers.
+        numbers: inputs whose constants of one element may arrive as Python numbers.
         outputs: how many outputs it can make.
         check: attributes -> the reason why they cannot be run, or an empty string.
     """
@@ -48,7 +48,7 @@ class Rule:
     computed: frozenset[str]
     leaves: Mapping[str, str]
     buffers: frozenset[str]
-    numbers: bool
+    numbers: frozenset[str]
     outputs: int
     check: Callable[[Mapping[str, Any]], str] | None
 
@@ -81,7 +81,7 @@ def op(
     computed: Sequence[str] = (),
     leaves: Mapping[str, str] | None = None,
     buffers: Sequence[str] = (),
-    numbers: bool = False,
+    numbers: Sequence[str] = (),
     outputs: int = 1,
     check: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Callable[[F], F]:
@@ -99,11 +99,11 @@ def op(
             frozenset(computed),
             dict(leaves or {}),
             frozenset(buffers),
-            numbers,
+            frozenset(numbers),
             outputs,
             check,
         )
-        unknown = {*host, *computed, *rule.leaves, *buffers} - {*rule.inputs}
+        unknown = {*host, *computed, *rule.leaves, *buffers, *numbers} - {*rule.inputs}
         assert not unknown, f"{name}: {unknown} are no inputs"
         forms = RULES.setdefault(name, {})
         for version in versions:
@@ -137,6 +137,17 @@ def is_plain(*attributes: str) -> Callable[[Mapping[str, Any]], str]:
         return f"{odd[0]}={list(given[odd[0]])} is not supported, only ones" if odd else ""
 
     return check
+
+
+def from_start(axis: int, ndim: int) -> int:
+    """An axis counted from the first one.
+
+    Raises:
+        NotRunnable: there is no such axis.
+    """
+    if not -ndim <= axis < ndim:
+        raise NotRunnable(f"it has {ndim} dimensions, and no axis {axis}")
+    return axis % ndim
 
 
 def find_rule(name: str, version: int) -> Rule | None:

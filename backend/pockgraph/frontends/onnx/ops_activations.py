@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator_rules import NotRunnable, op
+from .operator_rules import NotRunnable, from_start, op
 
 
 @op("Relu", 6, 13, 14)
@@ -118,7 +118,7 @@ def _clip(x: Tensor, low: Any, high: Any) -> Tensor:
 
 def _softmax_2d(x: Tensor, axis: int, log: bool) -> Tensor:
     """Before version 13: over all dimensions from `axis` on, as one."""
-    axis %= x.ndim or 1
+    axis = from_start(axis, x.ndim or 1)
     flat = x.reshape(*x.shape[:axis], -1)
     return (F.log_softmax(flat, -1) if log else F.softmax(flat, -1)).reshape(x.shape)
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator_rules import NotRunnable, op
+from .operator_rules import NotRunnable, only, op
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+PADDINGS = only(auto_pad=("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"))
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -21,9 +22,15 @@ def spatial_pads(
     pads: Sequence[int] | None,
     auto_pad: str,
 ) -> list[tuple[int, int]]:
-    """(before, after) for each spatial dimension of a convolution or pooling."""
+    """(before, after) for each spatial dimension of a convolution or pooling.
+
+    Raises:
+        NotRunnable: `pads` are too few, or below 0.
+    """
     if auto_pad == "NOTSET":
         pads = pads or [0] * (2 * len(sizes))
+        if len(pads) != 2 * len(sizes) or min(pads) < 0:
+            raise NotRunnable(f"pads={list(pads)} do not fit {len(sizes)} dimensions, or are below 0")
         return list(zip(pads[: len(sizes)], pads[len(sizes) :]))
     if auto_pad == "VALID":
         return [(0, 0)] * len(sizes)
@@ -40,7 +47,7 @@ def flat_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
     return [p for pair in reversed(pads) for p in pair]
 
 
-@op("Conv", 1, 11, 22, leaves={"w": "weight", "b": "bias"})
+@op("Conv", 1, 11, 22, leaves={"w": "weight", "b": "bias"}, check=PADDINGS)
 def conv(
     x: Tensor,
     w: Tensor,
@@ -54,7 +61,7 @@ def conv(
     strides: Sequence[int] | None = None,
 ) -> Tensor:
     ndim = x.ndim - 2
-    _require_ndim(ndim)
+    _require_kernel(ndim, w, kernel_shape)
     strides, dilations = strides or [1] * ndim, dilations or [1] * ndim
     both = spatial_pads(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
     padding = [before for before, _ in both]
@@ -63,7 +70,7 @@ def conv(
     return CONV[ndim](x, w, b, tuple(strides), tuple(padding), tuple(dilations), group)
 
 
-@op("ConvTranspose", 1, 11, 22, leaves={"w": "weight", "b": "bias"})
+@op("ConvTranspose", 1, 11, 22, leaves={"w": "weight", "b": "bias"}, check=PADDINGS)
 def conv_transpose(
     x: Tensor,
     w: Tensor,
@@ -79,7 +86,7 @@ def conv_transpose(
     strides: Sequence[int] | None = None,
 ) -> Tensor:
     ndim = x.ndim - 2
-    _require_ndim(ndim)
+    _require_kernel(ndim, w, kernel_shape)
     strides, dilations = strides or [1] * ndim, dilations or [1] * ndim
     extra = list(output_padding or [0] * ndim)
     whole = [
@@ -105,6 +112,8 @@ def conv_transpose(
     return y if symmetric else F.pad(y, [-p for p in flat_pads(both)])
 
 
-def _require_ndim(ndim: int) -> None:
+def _require_kernel(ndim: int, w: Tensor, kernel_shape: Sequence[int] | None) -> None:
     if ndim not in CONV:
         raise NotRunnable(f"{ndim} spatial dimensions are not supported, only one to three")
+    if kernel_shape and list(kernel_shape) != list(w.shape[2:]):
+        raise NotRunnable(f"kernel_shape={list(kernel_shape)} does not fit weights of shape {list(w.shape)}")

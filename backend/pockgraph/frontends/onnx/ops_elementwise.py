@@ -72,33 +72,32 @@ def _register() -> None:
 _register()
 
 
-@op("Add", 7, 13, 14, numbers=True, leaves={"a": "bias", "b": "bias"})
+@op("Add", 7, 13, 14, numbers=("a", "b"), leaves={"a": "bias", "b": "bias"})
 def add(a: Any, b: Any) -> Tensor:
     return a + b
 
 
-@op("Sub", 7, 13, 14, numbers=True, leaves={"a": "bias", "b": "bias"})
+@op("Sub", 7, 13, 14, numbers=("a", "b"), leaves={"a": "bias", "b": "bias"})
 def sub(a: Any, b: Any) -> Tensor:
     return a - b
 
 
-@op("Mul", 7, 13, 14, numbers=True, leaves={"a": "weight", "b": "weight"})
+@op("Mul", 7, 13, 14, numbers=("a", "b"), leaves={"a": "weight", "b": "weight"})
 def mul(a: Any, b: Any) -> Tensor:
     return a * b
 
 
-@op("Div", 7, 13, 14, numbers=True, leaves={"a": "weight", "b": "weight"})
+@op("Div", 7, 13, 14, numbers=("a", "b"), leaves={"a": "weight", "b": "weight"})
 def div(a: Any, b: Any) -> Tensor:
     """Division of integers is cut off towards zero."""
     tensor = a if isinstance(a, Tensor) else b
     return a / b if tensor.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
-@op("Pow", 7, 12, 13, 15, numbers=True, buffers=("b",))
-def power(a: Any, b: Any) -> Tensor:
+@op("Pow", 7, 12, 13, 15, numbers=("b",), buffers=("b",))
+def power(a: Tensor, b: Any) -> Tensor:
     """The result has the type of the base."""
-    dtype = a.dtype if isinstance(a, Tensor) else b.dtype
-    return torch.pow(a, b).to(dtype)
+    return torch.pow(a, b).to(a.dtype)
 
 
 @op("Mod", 10, 13)

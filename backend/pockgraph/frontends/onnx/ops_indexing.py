@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator_rules import NotRunnable, only, op
+from .operator_rules import NotRunnable, from_start, only, op
 from .ops_shape import as_ints
 
 
@@ -21,7 +21,7 @@ def _wrapped(indices: Tensor, size: int) -> Tensor:
 @op("Gather", 1, 11, 13, leaves={"x": "weight"})
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """Along the first axis of a table it is an embedding, whose rows can be trained one by one."""
-    axis %= x.ndim
+    axis = from_start(axis, x.ndim)
     indices = _wrapped(indices, x.shape[axis])
     if axis == 0 and x.ndim == 2:
         return F.embedding(indices, x)
@@ -92,8 +92,12 @@ def cumsum(x: Tensor, axis: np.ndarray, *, exclusive: int = 0, reverse: int = 0)
 def top_k(
     x: Tensor, k: np.ndarray, *, axis: int = -1, largest: int = 1, sorted: int = 1
 ) -> tuple[Tensor, Tensor]:
-    values, indices = torch.topk(x, as_ints(k)[0], axis, bool(largest), bool(sorted))
-    return values, indices
+    """Of equal elements the first, which `torch.topk` does not promise."""
+    axis, count = from_start(axis, x.ndim), as_ints(k)[0]
+    if not 0 <= count <= x.shape[axis]:
+        raise NotRunnable(f"there are {x.shape[axis]} elements, and it picks {count}")
+    values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
+    return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
 
 
 @op("ConstantOfShape", 9, 20, 21, 23, 24, 25, host=("shape",))

@@ -9,16 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator_rules import only, op
+from .operator_rules import NotRunnable, from_start, only, op
+
+_BATCH_NORM: dict[str, Any] = {
+    "leaves": {"scale": "weight", "b": "bias", "mean": "running_mean", "var": "running_var"},
+    "buffers": ("mean", "var"),
+    "check": only(training_mode=0, spatial=1),
+}
 
 
-@op(
-    "BatchNormalization",
-    *(7, 9, 14, 15),
-    leaves={"scale": "weight", "b": "bias", "mean": "running_mean", "var": "running_var"},
-    buffers=("mean", "var"),
-    check=only(training_mode=0, spatial=1),
-)
+@op("BatchNormalization", 7, 9, **_BATCH_NORM)
+def batch_normalization_9(
+    x: Tensor, scale: Tensor, b: Tensor, mean: Tensor, var: Tensor, *, outputs: int, epsilon: float = 1e-5,
+    momentum: float = 0.9, spatial: int = 1,
+) -> Tensor:  # fmt: skip
+    """Further outputs, read or not, are how these versions say that a batch's own statistics count."""
+    if outputs > 1:
+        raise NotRunnable("the model was exported in training mode; export it for inference")
+    return batch_normalization(x, scale, b, mean, var, epsilon=epsilon)
+
+
+@op("BatchNormalization", 14, 15, **_BATCH_NORM)
 def batch_normalization(
     x: Tensor,
     scale: Tensor,
@@ -28,7 +39,6 @@ def batch_normalization(
     *,
     epsilon: float = 1e-5,
     momentum: float = 0.9,
-    spatial: int = 1,
     training_mode: int = 0,
 ) -> Tensor:
     return F.batch_norm(x, mean, var, scale, b, training=False, eps=epsilon)
@@ -66,7 +76,7 @@ def layer_normalization(
     epsilon: float = 1e-5,
     stash_type: int = 1,
 ) -> Tensor:
-    over = tuple(x.shape[axis % x.ndim :])
+    over = tuple(x.shape[from_start(axis, x.ndim) :])
     if tuple(scale.shape) == over and (b is None or tuple(b.shape) == over):
         return F.layer_norm(x, over, scale, b, epsilon)
     y = F.layer_norm(x, over, None, None, epsilon) * scale
@@ -77,7 +87,7 @@ def layer_normalization(
 def rms_normalization(
     x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
-    dims = tuple(range(axis % x.ndim, x.ndim))
+    dims = tuple(range(from_start(axis, x.ndim), x.ndim))
     return x * torch.rsqrt(x.square().mean(dims, keepdim=True) + epsilon) * scale
 
 

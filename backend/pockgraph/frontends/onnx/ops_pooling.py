@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .operator_rules import NotRunnable, is_plain, op
-from .ops_convolution import flat_pads, spatial_pads
+from .ops_convolution import PADDINGS, flat_pads, spatial_pads
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -36,7 +37,7 @@ def _require_ndim(ndim: int) -> None:
         raise NotRunnable(f"{ndim} spatial dimensions are not supported, only one to three")
 
 
-@op("MaxPool", 1, 8, 10, 11, 12, 22)
+@op("MaxPool", 1, 8, 10, 11, 12, 22, check=PADDINGS)
 def max_pool(
     x: Tensor,
     *,
@@ -67,7 +68,11 @@ def max_pool(
     return y
 
 
-@op("AveragePool", 7, 10, 11, 19, 22, check=is_plain("dilations"))
+def _average(attributes: Mapping[str, Any]) -> str:
+    return PADDINGS(attributes) or is_plain("dilations")(attributes)
+
+
+@op("AveragePool", 7, 10, 11, 19, 22, check=_average)
 def average_pool(
     x: Tensor,
     *,

@@ -35,7 +35,11 @@ REDUCTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Reduce]] = {
 }
 
 
-def _register(reduce: Reduce) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+def _register(plain: Reduce) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    def reduce(x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
+        y = plain(x, dims, keepdim)
+        return y if y.dtype == x.dtype else y.to(x.dtype)  # PyTorch adds int32 up as int64
+
     def by_attribute(x: Tensor, *, axes: Sequence[int] | None = None, keepdims: int = 1) -> Tensor:
         return reduce(x, list(axes) if axes else list(range(x.ndim)), bool(keepdims))
 
@@ -44,7 +48,7 @@ def _register(reduce: Reduce) -> tuple[Callable[..., Tensor], Callable[..., Tens
     ) -> Tensor:
         dims = as_ints(axes) if axes is not None else []
         if not dims and noop_with_empty_axes:
-            return x
+            return reduce(x.unsqueeze(-1), [-1], False)  # each element alone: its absolute value, its square
         return reduce(x, dims or list(range(x.ndim)), bool(keepdims))
 
     return by_attribute, by_input

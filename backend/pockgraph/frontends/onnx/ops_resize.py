@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator_rules import NotRunnable, only, op
+from .operator_rules import NotRunnable, from_start, only, op
 
 f32 = np.float32
 _MODES = {
@@ -25,7 +25,12 @@ _MODES = {
         "tf_half_pixel_for_nn",
     ),
     "keep_aspect_ratio_policy": "stretch",
+    "mode": ("nearest", "linear", "cubic"),
+    "nearest_mode": ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),
 }  # fmt: skip
+
+
+_UPSAMPLED = only(mode=("nearest", "linear"))
 
 
 def _coordinates(size: int, out: int, scale: float, how: str) -> np.ndarray:
@@ -117,17 +122,17 @@ def _repeats(matrix: np.ndarray) -> bool:
     return out % size == 0 and np.array_equal(matrix, np.repeat(np.eye(size, dtype=f32), out // size, 0))
 
 
-@op("Upsample", 7)
+@op("Upsample", 7, check=_UPSAMPLED)
 def upsample_attribute(x: Tensor, *, scales: Sequence[float], mode: str = "nearest") -> Tensor:
     return _upsample(x, np.array(scales, f32), mode)
 
 
-@op("Upsample", 9, host=("scales",))
+@op("Upsample", 9, host=("scales",), check=_UPSAMPLED)
 def upsample(x: Tensor, scales: np.ndarray, *, mode: str = "nearest") -> Tensor:
     return _upsample(x, scales, mode)
 
 
-@op("Resize", 10, host=("scales",))
+@op("Resize", 10, host=("scales",), check=_UPSAMPLED)
 def resize_10(x: Tensor, scales: np.ndarray, *, mode: str = "nearest") -> Tensor:
     return _upsample(x, scales, mode)
 
@@ -156,7 +161,7 @@ def resize(
     nearest_mode: str = "round_prefer_floor",
 ) -> Tensor:
     """`roi` only matters to cropping, which the check refuses."""
-    picked = [d % x.ndim for d in axes] if axes is not None else list(range(x.ndim))
+    picked = [from_start(d, x.ndim) for d in axes] if axes is not None else list(range(x.ndim))
     out, factor = list(x.shape), [1.0] * x.ndim
     if sizes is not None and sizes.size:
         for d, size in zip(picked, sizes):

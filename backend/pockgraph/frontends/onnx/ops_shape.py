@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operator_rules import NotRunnable, op
+from .operator_rules import NotRunnable, from_start, only, op
 
 
 def as_ints(values: Any) -> list[int]:
@@ -28,7 +28,7 @@ def reshape(x: Tensor, shape: np.ndarray, *, allowzero: int = 0) -> Tensor:
 
 @op("Flatten", 1, 9, 11, 13, 21, 23, 24, 25)
 def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
-    axis = axis + x.ndim if axis < 0 else axis
+    axis = axis if axis == x.ndim else from_start(axis, x.ndim)
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
@@ -46,7 +46,7 @@ def squeeze_attribute(x: Tensor, *, axes: Sequence[int] | None = None) -> Tensor
 def squeeze(x: Tensor, axes: np.ndarray | None = None) -> Tensor:
     if axes is None:
         return x.reshape([s for s in x.shape if s != 1])
-    dropped = {d % x.ndim for d in as_ints(axes)}
+    dropped = {from_start(d, x.ndim) for d in as_ints(axes)}
     return x.reshape([s for d, s in enumerate(x.shape) if d not in dropped])
 
 
@@ -58,7 +58,9 @@ def unsqueeze_attribute(x: Tensor, *, axes: Sequence[int]) -> Tensor:
 @op("Unsqueeze", 13, 21, 23, 24, 25, host=("axes",))
 def unsqueeze(x: Tensor, axes: np.ndarray) -> Tensor:
     ndim = x.ndim + len(as_ints(axes))
-    added, sizes = {d % ndim for d in as_ints(axes)}, iter(x.shape)
+    added, sizes = {from_start(d, ndim) for d in as_ints(axes)}, iter(x.shape)
+    if x.ndim + len(added) != ndim:
+        raise NotRunnable(f"an axis stands twice in {as_ints(axes)}")
     return x.reshape([1 if d in added else next(sizes) for d in range(ndim)])
 
 
@@ -111,11 +113,12 @@ def slice_(
     for start, end, d, step in zip(
         first, last, dims, as_ints(steps) if steps is not None else [1] * len(dims)
     ):
+        d = from_start(d, x.ndim)
         start, end, step = slice(start, end, step).indices(x.shape[d])
         if step < 0:
             x = torch.index_select(x, d, torch.arange(start, end, step))
         elif (start, end, step) != (0, x.shape[d], 1):
-            x = x[(slice(None),) * (d % x.ndim) + (slice(start, max(end, start), step),)]
+            x = x[(slice(None),) * d + (slice(start, max(end, start), step),)]
     return x
 
 
@@ -144,7 +147,9 @@ def pad(
     mode: str = "constant",
 ) -> Tensor:
     given = as_ints(pads)
-    dims = [d % x.ndim for d in as_ints(axes)] if axes is not None else list(range(x.ndim))
+    dims = [from_start(d, x.ndim) for d in as_ints(axes)] if axes is not None else list(range(x.ndim))
+    if len(given) != 2 * len(dims):
+        raise NotRunnable(f"{len(given)} pads do not fit {len(dims)} axes")
     both = [(0, 0)] * x.ndim
     for d, before, after in zip(dims, given[: len(dims)], given[len(dims) :]):
         both[d] = (before, after)
@@ -160,7 +165,7 @@ def pad(
     return x
 
 
-@op("DepthToSpace", 1, 11, 13)
+@op("DepthToSpace", 1, 11, 13, check=only(mode=("DCR", "CRD")))
 def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = x.shape
     b, rest = blocksize, c // blocksize**2

@@ -21,6 +21,7 @@ class Node:
         inputs: names of tensors; an absent optional input is an empty string.
         outputs: names of tensors that something reads; others are empty strings.
         attributes: name -> int, float, str, list or array. Graphs are left out.
+        mistake: what ONNX's own checker says of it; empty when nothing.
     """
 
     op: str
@@ -29,6 +30,7 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    mistake: str = ""
 
     @property
     def where(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -70,11 +71,12 @@ def read(path: str | os.PathLike[str], outputs: Sequence[str] | None = None) -> 
     if model.functions:
         model = importlib.import_module("onnx.inliner").inline_local_functions(model)
     opset = _opset(model, path, onnx.defs.onnx_opset_version())
+    checker = _checker(model, opset, onnx)
     graph = model.graph
     if graph.sparse_initializer:
         names = listing([s.values.name for s in graph.sparse_initializer])
         raise CaptureError(f"{path} has sparse initializers ({names}), which are not supported.")
-    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    tensors = {t.name: _value(t, path, onnx) for t in graph.initializer}
     by_torch = model.producer_name == "pytorch"
     made: set[str] = set()
     nodes: list[Node] = []
@@ -86,9 +88,10 @@ def read(path: str | os.PathLike[str], outputs: Sequence[str] | None = None) -> 
             tensors[proto.output[0]] = tensors[proto.input[0]]
             made.update(proto.output if proto.input[0] in made else ())
         else:
-            nodes.append(_node(proto, opset, onnx))
+            nodes.append(_node(proto, opset, checker, onnx))
+    _require_unique(graph, path)
     inputs = {i.name: _input(i, path, onnx) for i in graph.input if i.name not in tensors}
-    wanted = tuple(outputs) if outputs is not None else tuple(o.name for o in graph.output)
+    wanted = _wanted(outputs, graph, path)
     _require_made(wanted, nodes, path)
     if by_torch:
         made.update(name for name in tensors if _OF_CONSTANT.search(name))
@@ -121,6 +124,56 @@ def _opset(model: Any, path: Any, newest: int) -> int:
     return versions[0]
 
 
+def _value(tensor: Any, path: Any, onnx: Any) -> np.ndarray:
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except Exception as e:
+        raise CaptureError(
+            f"{path} is damaged: its tensor {tensor.name!r} (element type {tensor.data_type}, shape "
+            f"{list(tensor.dims)}) cannot be read. Export it anew."
+        ) from e
+
+
+def _checker(model: Any, opset: int, onnx: Any) -> Callable[[Any], str]:
+    """A function: node -> what contradicts the definition of its operator; empty when nothing does."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = model.ir_version
+    context.opset_imports = {"": opset}
+
+    def mistake(proto: Any) -> str:
+        try:
+            onnx.checker.check_node(proto, context)
+        except onnx.checker.ValidationError as e:
+            return reason(e).rstrip(".")
+        return ""
+
+    return mistake
+
+
+def _require_unique(graph: Any, path: Any) -> None:
+    """Refuse a model in which one name stands for several tensors."""
+    names = [t.name for t in graph.initializer]
+    names += [name for node in graph.node for name in node.output if name]
+    names += {i.name for i in graph.input} - {t.name for t in graph.initializer}
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise CaptureError(
+            f"{path} is no valid ONNX model: {listing([repr(n) for n in twice])} stands for several tensors. "
+            "Give each a name of its own."
+        )
+
+
+def _wanted(outputs: Sequence[str] | None, graph: Any, path: Any) -> tuple[str, ...]:
+    if outputs is None:
+        return tuple(o.name for o in graph.output)
+    if isinstance(outputs, str) or not outputs:
+        last = [o.name for o in graph.output]
+        raise CaptureError(
+            f"outputs={outputs!r} is not a list of at least one name. Pass {[outputs] if outputs else last}, "
+            f"or leave it out for all outputs of {path}."
+        )
+    return tuple(outputs)
+
+
 def _constant(proto: Any, onnx: Any) -> np.ndarray:
     (attribute,) = proto.attribute
     value = onnx.helper.get_attribute_value(attribute)
@@ -136,20 +189,21 @@ def _constant(proto: Any, onnx: Any) -> np.ndarray:
     )
 
 
-def _node(proto: Any, opset: int, onnx: Any) -> Node:
+def _node(proto: Any, opset: int, checker: Callable[[Any], str], onnx: Any) -> Node:
     own = proto.domain in OWN_DOMAINS
-    version = 0
+    version, mistake = 0, ""
     if own:
         with suppress(onnx.defs.SchemaError):  # an operator that ONNX does not define; the checks name it
             schema = onnx.defs.get_schema(proto.op_type, max_inclusive_version=opset, domain="")
             version = schema.since_version
+            mistake = "" if schema.deprecated else checker(proto)  # it refuses all that are deprecated
     attributes = {}
     for attribute in proto.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
             continue
         attributes[attribute.name] = _plain(onnx.helper.get_attribute_value(attribute), onnx)
     name = proto.op_type if own else f"{proto.domain}::{proto.op_type}"
-    return Node(name, version, proto.name, tuple(proto.input), tuple(proto.output), attributes)
+    return Node(name, version, proto.name, tuple(proto.input), tuple(proto.output), attributes, mistake)
 
 
 def _plain(value: Any, onnx: Any) -> Any:
@@ -166,7 +220,13 @@ def _input(proto: Any, path: Any, onnx: Any) -> Input:
     kind = proto.type
     if not kind.HasField("tensor_type"):
         raise CaptureError(f"{path}: input {proto.name!r} is not a tensor, and only tensors are supported.")
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type))
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type))
+    except KeyError as e:
+        raise CaptureError(
+            f"{path}: input {proto.name!r} has the element type {kind.tensor_type.elem_type}, which ONNX "
+            "does not define. Export the model anew."
+        ) from e
     if not kind.tensor_type.HasField("shape"):
         return Input(dtype, None)
     dims = (d.dim_value if d.HasField("dim_value") else 0 for d in kind.tensor_type.shape.dim)
@@ -193,7 +253,7 @@ def _needed(program: Program) -> Program:
             continue
         read.update(node.inputs)
         used = tuple(name if name in read else "" for name in node.outputs)
-        kept.append(Node(node.op, node.version, node.name, node.inputs, used, node.attributes))
+        kept.append(replace(node, outputs=used))
     tensors = {name: value for name, value in program.tensors.items() if name in read}
     inputs = {name: i for name, i in program.inputs.items() if name in read}
     return replace(program, nodes=tuple(reversed(kept)), inputs=inputs, tensors=tensors)

@@ -1,0 +1,152 @@
+"""Models that runtimes refuse, or run otherwise than they look: each is refused in words, or named safely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_models import assert_equal, ints, rand, run_module, run_onnxruntime, write_model
+
+from pockgraph.errors import CaptureError, PockError
+from pockgraph.frontends.onnx import export_onnx, load
+
+node = helper.make_node
+X = {"x": rand(2, 4)}
+IMAGE = {"x": rand(1, 6, 5, 7)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["training/w", "forward/w", "origin/w", "_modules/w", "input_names", "_layers", "tensor_names/w", "///"],
+)
+def test_a_weight_may_be_named_like_what_modules_have(name: str, tmp_path: Path) -> None:
+    tensors = {name: rand(4, 4), "other": rand(4, 3)}
+    nodes = [node("MatMul", ["x", name], ["h"]), node("MatMul", ["h", "other"], ["y"])]
+    path = write_model(tmp_path / "m.onnx", nodes, X, tensors, ["y"])
+    module = load(path)
+    assert sorted(module.tensor_names.values()) == sorted(tensors)
+    assert_equal(run_module(module, X), run_onnxruntime(path, X))
+    export_onnx(module, tmp_path / "same.onnx")
+    assert_equal(run_onnxruntime(tmp_path / "same.onnx", X), run_onnxruntime(path, X))
+
+
+@pytest.mark.parametrize("opset", [8, 9, 15])
+def test_batch_norm_in_training_mode_is_refused_whether_its_statistics_are_read_or_not(
+    opset: int, tmp_path: Path
+) -> None:
+    statistics = ["mean", "var", "saved_mean", "saved_var"][: 4 if opset < 14 else 2]
+    how = {} if opset < 14 else {"training_mode": 1}
+    norm = node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y", *statistics], **how)
+    tensors = {"s": rand(6), "b": rand(6), "m": rand(6), "v": rand(6, low=0.5)}
+    path = write_model(tmp_path / "m.onnx", [norm], IMAGE, tensors, ["y"], opset)
+    with pytest.raises(PockError, match=r"'y': .*training.mode"):
+        run_module(load(path), IMAGE)
+
+
+ODD: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
+    "attribute missing": ([node("Cast", ["x"], ["y"])], {}, "Required attribute 'to' is missing"),
+    "attribute of text": ([node("Softmax", ["x"], ["y"], axis="last")], {}, "attribute type"),
+    "input missing": ([node("Gemm", ["x"], ["y"])], {}, r"input size 1 not in range"),
+    "auto_pad of Keras": (
+        [node("Conv", ["x", "w"], ["y"], auto_pad="SAME")], {"w": rand(4, 6, 3, 3)}, "auto_pad='SAME'",
+    ),
+    "pads below 0": (
+        [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[-1, 0, 0, 0])], {}, "pads=",
+    ),
+    "pads too few": ([node("Pad", ["x", "p"], ["y"])], {"p": ints(1, 1)}, "2 pads do not fit 4 axes"),
+    "another kernel": (
+        [node("Conv", ["x", "w"], ["y"], kernel_shape=[5, 5])], {"w": rand(4, 6, 3, 3)}, "kernel_shape",
+    ),
+    "mode of PyTorch": (
+        [node("Resize", ["x", "", "s"], ["y"], mode="bilinear")], {"s": np.ones(4, np.float32)}, "'bilinear'",
+    ),
+    "no such axis": (
+        [node("LayerNormalization", ["x", "s"], ["y"], axis=9)], {"s": rand(7)}, "no axis 9",
+    ),
+    "an axis twice": ([node("Unsqueeze", ["x", "a"], ["y"])], {"a": ints(1, 1)}, "stands twice"),
+    "a name twice": (
+        [node("Neg", ["x"], ["h"]), node("Relu", ["x"], ["h"]), node("Abs", ["h"], ["y"])], {},
+        "'h' stands for several tensors",
+    ),
+    "a weight's name twice": (
+        [node("Neg", ["x"], ["w"]), node("Add", ["x", "w"], ["y"])], {"w": rand(7)}, "'w' stands for several",
+    ),
+    "the input's name twice": (
+        [node("Neg", ["x"], ["x"]), node("Abs", ["x"], ["y"])], {}, "'x' stands for several tensors",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_no_runtime_loads_is_refused(case: str, tmp_path: Path) -> None:
+    nodes, tensors, message = ODD[case]
+    graph = helper.make_graph(
+        nodes,
+        "odd",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, IMAGE["x"].shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, n) for n, v in tensors.items()],
+    )
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )
+    with pytest.raises(PockError, match=message):
+        run_module(load(path), IMAGE)
+    with pytest.raises(Exception):  # noqa: B017, PT011  onnxruntime's, of many kinds
+        run_onnxruntime(path, IMAGE)
+
+
+def shorten(model: Any) -> None:
+    model.graph.initializer[0].dims[0] = 5
+
+
+def retype_weight(model: Any) -> None:
+    model.graph.initializer[0].data_type = 99
+
+
+def retype_input(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def brain_float(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.BFLOAT16
+
+
+def text(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (shorten, r"its tensor 'w' .* cannot be read"),
+        (retype_weight, r"its tensor 'w' \(element type 99"),
+        (retype_input, "'x' has the element type 99, which ONNX does not define"),
+        (brain_float, "input 'x': it is bfloat16"),
+        (text, "input 'x': it is"),
+    ],
+)
+def test_damaged_and_foreign_tensors_are_named(
+    change: Callable[[Any], None], message: str, tmp_path: Path
+) -> None:
+    path = write_model(tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], X, {"w": rand(4, 3)}, ["y"])
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(PockError, match=message):
+        load(path)
+
+
+def test_outputs_are_a_list_of_at_least_one_name(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", [node("Relu", ["x"], ["logits"])], X, {}, ["logits"])
+    for outputs in ("logits", [], ""):
+        with pytest.raises(CaptureError, match=r"not a list.*Pass \['logits'\]"):
+            load(path, outputs=outputs)
