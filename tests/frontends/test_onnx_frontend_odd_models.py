@@ -120,6 +120,10 @@ def brain_float(model: Any) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.BFLOAT16
 
 
+def broken_weight(model: Any) -> None:
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(rand(4, 3) * np.float32(np.nan), "w"))
+
+
 def text(model: Any) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
 
@@ -131,6 +135,7 @@ def text(model: Any) -> None:
         (retype_weight, r"its tensor 'w' \(element type 99"),
         (retype_input, "'x' has the element type 99, which ONNX does not define"),
         (brain_float, "input 'x': it is bfloat16"),
+        (broken_weight, "weight 'w' of MatMul node .*: it holds NaN"),
         (text, "input 'x': it is"),
     ],
 )
@@ -143,6 +148,34 @@ def test_damaged_and_foreign_tensors_are_named(
     path.write_bytes(model.SerializeToString())
     with pytest.raises(PockError, match=message):
         load(path)
+
+
+def test_quantised_weights_stay_as_they_are_and_a_warning_says_so(tmp_path: Path) -> None:
+    tensors = {"q": np.array([[3, -5], [7, 9]] * 2, np.int8), "s": np.array(0.1, np.float32), "b": rand(2)}
+    nodes = [node("DequantizeLinear", ["q", "s"], ["w"]), node("Gemm", ["x", "w", "b"], ["y"])]
+    path = write_model(tmp_path / "m.onnx", nodes, X, tensors, ["y"])
+    with pytest.warns(UserWarning, match="w will not be trained: quantised"):
+        module = load(path)
+    assert [*module.tensor_names.values()] == ["b"]
+    assert_equal(run_module(module, X), run_onnxruntime(path, X))
+
+
+def test_a_model_is_written_to_what_can_be_written_and_beside_the_weights_it_was_read_with(
+    tmp_path: Path,
+) -> None:
+    path = write_model(
+        tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], X, {"w": rand(4, 300)}, ["y"]
+    )
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    module = load(path, constants=["w"])
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "folder", "/proc/none/m.onnx", "a\0b"):
+        with pytest.raises(PockError, match=r"Cannot write the model|cannot be used"):
+            export_onnx(module, place)
+    (tmp_path / "w.bin").write_bytes(rand(4, 300, seed=1).tobytes())
+    with pytest.raises(CaptureError, match="a file with its weights, has changed since it was loaded"):
+        export_onnx(module, tmp_path / "new.onnx")
+    assert not (tmp_path / "new.onnx").exists()
 
 
 def test_outputs_are_a_list_of_at_least_one_name(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
+import numpy as np
+
 from ...errors import UnsupportedOperators
 from .operator_rules import RULES, find_rule
 from .program import Node, Program
@@ -54,7 +56,10 @@ def require_supported(program: Program, roles: Mapping[str, TensorRole], path: o
         if given.dtype.kind not in INPUT_KINDS:
             problems.append(f"input {name!r}: it is {given.dtype.name}, which PyTorch cannot take from numpy")
     for name, role in roles.items():
-        dtype = program.tensors[name].dtype.name
+        value = program.tensors[name]
+        dtype = value.dtype.name
+        if np.isnan(value).any():
+            problems.append(f"weight {name!r} of {role.node.where}: it holds NaN")
         if dtype != "float32":
             problems.append(
                 f"weight {name!r} of {role.node.where}: it is {dtype}, and training needs float32"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,8 +69,7 @@ def load(
     program = read(path, outputs)
     roles = find_tensor_roles(program, parameters, constants)
     require_supported(program, roles, path)
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    module = OnnxModule(program, roles, Origin(str(Path(path).resolve()), digest))
+    module = OnnxModule(program, roles, Origin(str(Path(path).resolve()), program.sha256))
     for sentence in _surprises(module, program, roles):
         warnings.warn(f"{path}: {sentence}", stacklevel=2)
     return module
@@ -84,6 +82,9 @@ def _surprises(module: OnnxModule, program: Program, roles: Mapping[str, TensorR
             f"{listing(made)} will not be trained: the exporter made what no layer of the original model "
             "has. parameters=[…] with these names trains them all the same."
         )
+    quantised = [n.outputs[0] for n in program.nodes if n.op == "DequantizeLinear"]
+    if quantised:
+        yield f"{listing(quantised)} will not be trained: quantised numbers stay as they are."
     for name, role in roles.items():
         readers = len(program.uses[name])
         if role.trained and readers > 1 and is_uniform(program.tensors[name]):
@@ -96,7 +97,7 @@ def _surprises(module: OnnxModule, program: Program, roles: Mapping[str, TensorR
 
 @dataclass(frozen=True)
 class Origin:
-    """The file a module came from, and its SHA-256."""
+    """The file a module came from, and the SHA-256 of it and its weights."""
 
     path: str
     sha256: str

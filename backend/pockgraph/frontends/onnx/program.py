@@ -61,6 +61,7 @@ class Program:
         outputs: names of the tensors that are returned.
         tensors: initializers and constants by name.
         made: those of `tensors` that no layer of the original model holds: PyTorch's exporter wrote them.
+        sha256: of the model it was read from, see `reader.digest`.
     """
 
     opset: int
@@ -69,6 +70,7 @@ class Program:
     outputs: tuple[str, ...]
     tensors: Mapping[str, np.ndarray]
     made: frozenset[str] = frozenset()
+    sha256: str = ""
 
     @cached_property
     def producers(self) -> dict[str, Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +62,14 @@ def load_proto(path: str | os.PathLike[str]) -> Any:
     return model
 
 
+def digest(path: str | os.PathLike[str], model: Any) -> str:
+    """SHA-256 of a model's file and of its weights, which may lie in others."""
+    found = hashlib.sha256(Path(path).read_bytes())
+    for tensor in model.graph.initializer:
+        found.update(tensor.raw_data)
+    return found.hexdigest()
+
+
 def read(path: str | os.PathLike[str], outputs: Sequence[str] | None = None) -> Program:
     """The program that makes `outputs` (names of any tensors in the graph); None takes the model's own.
 
@@ -68,6 +78,7 @@ def read(path: str | os.PathLike[str], outputs: Sequence[str] | None = None) -> 
     """
     onnx = import_onnx()
     model = load_proto(path)
+    sha256 = digest(path, model)
     if model.functions:
         model = importlib.import_module("onnx.inliner").inline_local_functions(model)
     opset = _opset(model, path, onnx.defs.onnx_opset_version())
@@ -95,7 +106,7 @@ def read(path: str | os.PathLike[str], outputs: Sequence[str] | None = None) -> 
     _require_made(wanted, nodes, path)
     if by_torch:
         made.update(name for name in tensors if _OF_CONSTANT.search(name))
-    return _needed(Program(opset, tuple(nodes), inputs, wanted, tensors, frozenset(made)))
+    return _needed(Program(opset, tuple(nodes), inputs, wanted, tensors, frozenset(made), sha256))
 
 
 def is_merged(proto: Any, tensors: Mapping[str, np.ndarray]) -> bool:

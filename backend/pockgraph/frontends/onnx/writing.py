@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import CaptureError, listing
-from ...files import write_atomically
+from ...errors import CaptureError, listing, reason
+from ...files import as_path, resolved, write_atomically
 from .module import OnnxModule
-from .reader import OWN_DOMAINS, import_onnx, load_proto
+from .reader import OWN_DOMAINS, digest, import_onnx, load_proto
 
 SMALLEST_OUTSIDE_BYTES = 1024  # runtimes read shapes before they read external data
 LARGEST_FILE_BYTES = 2**31 - 2**26  # of weights: protobuf's limit, less room for the graph
@@ -30,16 +30,16 @@ def export_onnx(model: OnnxModule, path: str | os.PathLike[str]) -> Path:
         The path written.
 
     Raises:
-        CaptureError: the original is gone or has changed since it was loaded, or a weight is not
-            finite.
+        CaptureError: the original is gone or has changed since it was loaded, a weight is not finite,
+            or the file cannot be written.
     """
     onnx = import_onnx()
-    source, target = Path(model.origin.path), Path(path).resolve()
+    source, target = Path(model.origin.path), resolved(as_path(path, CaptureError))
     proto = load_proto(source)
-    if hashlib.sha256(source.read_bytes()).hexdigest() != model.origin.sha256:
+    if digest(source, proto) != model.origin.sha256:
         raise CaptureError(
-            f"{source} has changed since it was loaded, so its weights may belong elsewhere now. "
-            "Load it again and merge the trained tensors into that."
+            f"{source}, or a file with its weights, has changed since it was loaded, so weights may belong "
+            "elsewhere now. Load it again and merge the trained tensors into that."
         )
     values = {
         model.tensor_names[fqn]: p.detach().to("cpu", torch.float32).numpy()
@@ -54,7 +54,12 @@ def export_onnx(model: OnnxModule, path: str | os.PathLike[str]) -> Path:
             f"{source} keeps {listing(sorted(missing))} inside a function, where they cannot be replaced. "
             "Inline its functions with onnx.inliner.inline_local_functions and load that."
         )
-    _save(proto, target, onnx)
+    try:
+        _save(proto, target, onnx)
+    except OSError as e:
+        raise CaptureError(
+            f"Cannot write the model {path}: {reason(e)}. Choose another place, or make room there."
+        ) from None
     return target
 
 
