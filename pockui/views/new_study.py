@@ -40,7 +40,7 @@ class MakeStudy(pn.viewable.Viewer):
         self._make = pmui.Button(label="Make the study", color="primary", margin=0)
         self._cancel = pmui.Button(label="Cancel", color="error", variant="outlined", margin=0)
         self._go_on = pmui.Button(
-            label="Go on", variant="outlined", margin=0, description="Measures what is still missing."
+            label="Go on", variant="outlined", margin=0, description="Go on: measures what is still missing."
         )
         self._where = parts.text()
         self._problem = parts.text(visible=False)

@@ -42,7 +42,7 @@ class Train(pn.viewable.Viewer):
         self._cancel = pmui.Button(label="Cancel", color="error", variant="outlined", margin=0, visible=False)
         self._resume = pmui.Button(
             label="Resume", color="primary", variant="outlined", margin=0, visible=False,
-            description="Goes on from the weights that this run has kept, to the step it was to end at.",
+            description="Resume: from the weights that this run has kept, to the step it was to end at.",
         )  # fmt: skip
         self._choice = pmui.Select(
             label="Runs of this study", size="small", margin=0, visible=False, options={"none chosen": ""},
