@@ -51,7 +51,7 @@ def analyze(
     study: Annotated[Path, typer.Option(help="The study file; made if it does not exist.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each measurement.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Repetitions with other heads and batches.")
+        int | None, typer.Option(min=1, max=1000, help="Repetitions with other heads and batches.")
     ] = None,
     ratios: Annotated[str | None, typer.Option(help="Shares of a weight's channels, as 1,0.5,0.25.")] = None,
     tensors: Annotated[
@@ -91,7 +91,9 @@ def analyze(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that measure at once; by default as many as pay, 1: none."),
+        typer.Option(
+            min=1, max=1024, help="Processes that measure at once; by default as many as pay, 1: none."
+        ),
     ] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Measure on the workers of this Dask scheduler, as tcp://host:8786.")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pockgraph.study.recorder import Recorder
     from pockgraph.study.records import DataSplit
 
+MOST = 2**31 - 1  # of steps, as on the device
+
 
 def train(
     artifact: Annotated[Path, typer.Argument(help="The folder that `pockui compile` wrote.")],
@@ -35,7 +37,7 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Or an npz file: an array [N, …] per batch entry.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps to take.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, help="How many steps to take.")] = 100,
     lr: Annotated[float | None, typer.Option(help="Learning rate; the artefact's own by default.")] = None,
     eval_data: Annotated[Path | None, typer.Option("--eval", help="npz to evaluate on when done.")] = None,
     save: Annotated[
@@ -45,7 +47,9 @@ def train(
         str, typer.Option(metavar="N|Ns", help="Steps, or with an s seconds, between two checkpoints.")
     ] = "60s",
     resume: Annotated[Path | None, typer.Option(help="Continue from this checkpoint.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws the order of a task's training samples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Draws the order of a task's training samples.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="Processor, as the target's runtime calls it (CPU).")] = "CPU",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
     allow_native_code: Annotated[
@@ -68,6 +72,7 @@ def train(
     """
     from pockgraph.files import sweep
     from pockgraph.runtime import Trainer
+    from pockgraph.runtime.batch import learning_rate
     from pockgraph.runtime.command import Data, Saving, save_interval
     from pockgraph.runtime.signals import stop_on_signal
     from pockgraph.study import Run
@@ -81,6 +86,8 @@ def train(
         save_interval(save_every)
     except argparse.ArgumentTypeError as e:
         raise PockError(f"--save-every: {e}.") from None
+    if lr is not None:
+        learning_rate(lr)  # before a study keeps the run
     if save is not None:
         sweep(save.parent)
     trainer = Trainer.load(

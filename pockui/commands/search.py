@@ -67,6 +67,7 @@ def search(
         int | None,
         typer.Option(
             min=2,
+            max=1000,
             help="Also list N best plans over the memory range: the process's with --process-mb and no "
             "--peak-mb, else that of the modelled peak.",
         ),

@@ -187,6 +187,15 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data of Python objects": ((*TRAIN, "objects.npz"), ("Python objects", "numpy.savez")),
     "checkpoint that is an artefact": ((*TRAIN, "data.npz", "--resume", "out"), ("out",)),
     "checkpoint that is text": ((*TRAIN, "data.npz", "--resume", "text.txt"), ("text.txt",)),
+    "checkpoint over a study": ((*TRAIN, "data.npz", "--save", "study.db"), ("study.db", "no checkpoint")),
+    "checkpoint over a plan": ((*TRAIN, "data.npz", "--save", "plan.json"), ("plan.json", "no checkpoint")),
+    "checkpoint over weights": (
+        (*TRAIN, "data.npz", "--save", "out/state.safetensors"), ("state.safetensors", "no checkpoint"),
+    ),
+    "steps of the train without end": ((*TRAIN, "data.npz", "--steps", "9" * 20), ("--steps", "2147483647")),
+    "seeds without end": ((*ANALYZE, "--seeds", "9" * 25), ("--seeds", "1000")),
+    "workers without end": ((*ANALYZE, "--workers", "100000"), ("--workers", "1024")),
+    "frontier without end": ((*SEARCH, "--frontier", "1000000000"), ("--frontier", "1000")),
     "checkpoint over an artefact": ((*TRAIN, "data.npz", "--save", "out", "--steps", "1"), ("out", "Choose")),
     "rate that is NaN": ((*TRAIN, "data.npz", "--lr", "nan"), ("lr=nan", "finite")),
     "threads without end": ((*TRAIN, "data.npz", "--threads", "9" * 30), ("threads", "4096")),
@@ -195,12 +204,21 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """What the user's files hold."""
+    skipped = {"__pycache__", "pipe", "circle"}
+    files = (p for p in folder.rglob("*") if skipped.isdisjoint(p.relative_to(folder).parts))
+    return {str(p): p.read_bytes() for p in files if p.is_file() and not p.name.startswith("study.db-")}
+
+
 @pytest.mark.parametrize("case", COMMANDS)
 def test_a_mistake_in_a_command_is_told_in_one_paragraph(case: str, project: Path) -> None:
     command, words = COMMANDS[case]
+    before = contents(project)
     said = told(*command)
     assert [w for w in words if w not in said] == [], said
     assert not (project / "new").exists()
+    assert before.items() <= contents(project).items()
 
 
 def test_a_batch_of_nan_is_told_with_its_place(project: Path) -> None:
@@ -221,6 +239,13 @@ ON_THE_DEVICE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checkpoint that is a folder": (
         ("out", "--data", "data.npz", "--steps", "1", "--resume", "used"), ("used",),
     ),
+    "checkpoint over weights": (
+        ("out", "--data", "data.npz", "--steps", "1", "--save", "out/state.safetensors"),
+        ("state.safetensors exists and is no checkpoint", "Choose another place"),
+    ),
+    "checkpoint over the data": (
+        ("out", "--data", "data.npz", "--steps", "1", "--save", "data.npz"), ("is no checkpoint",),
+    ),
     "mistyped device": (("out", "--data", "data.npz", "--steps", "1", "--device", "GPUU"), ("GPUU", "CPU")),
 }  # fmt: skip
 
@@ -230,8 +255,10 @@ def test_a_mistake_on_the_device_is_told_in_one_paragraph(
     case: str, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command, words = ON_THE_DEVICE[case]
+    before = contents(project)
     said = told_by_device(capfd, *command)
     assert [w for w in words if w not in said] == [], said
+    assert before.items() <= contents(project).items()
 
 
 # ---------------------------------------------------------------- what is not installed

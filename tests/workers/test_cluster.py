@@ -102,7 +102,7 @@ def test_a_scheduler_that_has_gone() -> None:
     ("address", "why"),
     [
         ("tcp://127.0.0.1:9", "timed out|Timed out"),
-        ("127.0.0.1", "missing port number"),
+        ("127.0.0.1", "Must include protocol"),
         ("http://127.0.0.1:80", "unknown address scheme"),
     ],
 )

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,36 @@ class Checkpoint:
     seed: int
 
 
+def require_replaceable(path: Path) -> None:
+    """Refuse to write a checkpoint over what is none: a plan, a study, an artefact's state, other weights.
+
+    Raises:
+        ArtifactError: naming what lies there.
+    """
+    try:
+        status = path.stat()
+    except OSError:  # nothing there, or what writing will say
+        return
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        return
+    try:
+        _read_header(path)
+    except ArtifactError:
+        raise ArtifactError(
+            f"{path} exists and is no checkpoint, so it is not replaced. Choose another place, or move it "
+            "away."
+        ) from None
+
+
 def save_checkpoint(
     path: Path, manifest: Manifest, state: Mapping[str, np.ndarray], step: int, seed: int
 ) -> None:
     """Write a checkpoint; a killed write leaves the old file.
 
     Raises:
-        ArtifactError: the file cannot be written.
+        ArtifactError: the file cannot be written, or is there and no checkpoint.
     """
+    require_replaceable(path)
     header = _Header(
         schema=SCHEMA,
         task=manifest.task,

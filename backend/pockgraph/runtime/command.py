@@ -25,9 +25,10 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 
 from ..errors import BatchError, NonFiniteLoss, PockError, reason
-from ..files import open_regular, sweep
+from ..files import open_regular, resolved, sweep
 from ..foreign_exceptions import explain
 from ..standard_streams import drop_output, settle_streams
+from .checkpoint import require_replaceable
 from .manifest import Manifest, describe
 from .options import OnNonfinite
 from .process_memory import peak_resident_bytes
@@ -92,10 +93,15 @@ class Saving:
     Args:
         path: of the checkpoint; None saves nothing.
         every: steps (`500`) or seconds (`60s`) between two.
+
+    Raises:
+        ArtifactError: something else than a checkpoint lies there; said before any step is taken.
     """
 
     def __init__(self, trainer: Trainer, path: Path | None, every: str = SAVE_EVERY) -> None:
         self._trainer, self._path = trainer, path
+        if path is not None:
+            require_replaceable(resolved(path))
         self._seconds = every.endswith("s")
         self._every = int(every.removesuffix("s"))
         self._saved = self._now()

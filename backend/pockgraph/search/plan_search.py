@@ -31,6 +31,7 @@ from .lower_bound import best_lower_bound
 
 __all__ = ["Budget", "Constraints", "Method", "Objective", "frontier", "search"]
 
+MOST_PLANS = 1000  # of a frontier
 Method = Literal["exact", "evolutionary"]
 Objective = Literal["mean", "lower_bound"]
 
@@ -157,6 +158,8 @@ def frontier(
     if by not in LIMITS:
         raise BudgetError(f"A frontier runs over {', '.join(LIMITS[:-1])} or {LIMITS[-1]}, not {by!r}.")
     require(BudgetError, "n", n, int, "Pass the number of plans, such as 20.")
+    if not 1 <= n <= MOST_PLANS:
+        raise BudgetError(f"n={str(n)[:40]} must be 1 to {MOST_PLANS} plans. Pass fewer, such as 20.")
     asked = _asked(locked, constraints)
     program = _program(profile, contribution, asked)
     with program.lock:

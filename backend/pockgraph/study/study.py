@@ -34,6 +34,7 @@ from .records import facts
 from .study_task import StudyTask
 
 OPENED_WITH: set[str] = set()  # references of the tasks that this process opened studies with
+MOST_WORKERS = 1024
 MAKE_PROFILE = (
     "Restore the study from a copy. In Python, one that is open with its task can make the profile again: "
     "study.save_profile(pockgraph.profile.profiler.profile_of(study.graph))."
@@ -225,8 +226,10 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
         )  # fmt: skip
         check_progress(progress)
         _check_cancel(cancel)
-        if workers is not None and not (isinstance(workers, int) and workers >= 1):
-            raise StudyError(f"workers={str(workers)[:40]!r} must be a whole number from 1, or left out.")
+        if workers is not None and not (isinstance(workers, int) and 1 <= workers <= MOST_WORKERS):
+            raise StudyError(
+                f"workers={str(workers)[:40]!r} must be a whole number from 1 to {MOST_WORKERS}, or left out."
+            )
         if executor is not None:
             what = "Pass one such as concurrent.futures.ProcessPoolExecutor(), or leave it out."
             require(StudyError, "executor", executor, Executor, what)

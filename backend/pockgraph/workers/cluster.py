@@ -68,12 +68,16 @@ def cluster(address: str) -> Iterator[Cluster]:
     """
     try:
         from distributed import Client  # pyright: ignore[reportMissingImports]
+        from distributed.comm.addressing import get_address_host_port  # pyright: ignore[reportMissingImports]
     except ImportError as e:
         raise StudyError(
             f"A cluster needs the package {e.name or 'distributed'}, which is not installed here. Run: "
             "pip install 'pockui[cluster]'"
         ) from None
     try:
+        get_address_host_port(
+            address, strict=True
+        )  # of a client that cannot connect, Dask would go on to complain
         client = Client(address, timeout=CONNECT_S, set_as_default=False, name="pockui")
     except (OSError, ValueError) as e:
         raise StudyError(
