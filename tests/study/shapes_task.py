@@ -81,7 +81,7 @@ make_shapes = functools.cache(make_task)
 
 # A short analysis: 2 learning rates x 2 plans, 2 seeds x (head alone, 3 weights x 2 ratios, 2 biases).
 QUICK = {"steps": 4, "seeds": (0, 1), "ratios": (1.0, 0.5), "lr": (0.02, 0.1), "target": "torch"}
-QUICK_COUNT = 3 * 2 + 2 * (1 + 2 * 2 + 1 + 3)
+QUICK_COUNT = 4 * 2 + 2 * (1 + 2 * 2 + 1 + 3)
 
 
 def stop_after(count: int, error: BaseException):

@@ -374,7 +374,7 @@ def test_the_rate_suits_many_tensors_too_and_what_they_reached_at_it_counts(
     assert {m.lr for m in study.measurements() if m.purpose == "contribution"} == {0.02}
     assert not any("+" in fqn for fqn in study.contribution.weights)
     (all_together,) = study.forecaster.trained
-    assert (all_together.gain, all_together.trainings, all_together.same_head) == (0.125, 1, 1.0)
+    assert (all_together.gain, all_together.trainings, all_together.same_head) == (0.125, 2, 0.5)
     assert len(all_together.ratios) == 8
 
 

@@ -4,8 +4,9 @@ The head alone is measured first, then what is cheapest: the layers next to the 
 share the steps, the batches and one learning rate, so that a difference is the tensor's doing. That rate
 is the best of a small logarithmic grid around the optimizer's own, judged on validation batches by the
 mean metric of three plans: the head alone, the head with one weight from the middle of the network, and all
-candidates together. A rate that suits a few tensors can ruin a network of which many are trained, and a
-forecast is of plans of any size at that one rate.
+candidates together, these with two seeds unless time is limited. A rate that suits a few tensors can ruin a
+network of which many are trained, with one seed and not with another, and a forecast is of plans of any size
+at that one rate.
 
 Each measurement is one transaction in the study. Whatever ends an analysis, the next one goes on
 after the last finished measurement. Before them, unless everything is to be measured, gradients score every
@@ -22,6 +23,7 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from ..errors import NonFiniteLoss, StudyError, UnsupportedOperators, listing
@@ -188,8 +190,12 @@ class _Analysis:
             return FullSchedule((), (), self.settings.seeds)
         tuning = []
         if self._kept.lr is None:
+            first, second = self.settings.tuning_seeds
             for rate in self.settings.grid(self.graph.optimizer.lr):
-                tuning += [Request("tuning", c, self.settings.seeds[0], rate) for c in self._sizes()]
+                tuning += [Request("tuning", c, first, rate) for c in self._sizes()]
+                # A rate at which one seed succeeds and another fails is no rate for all together.
+                if self._together and math.isinf(self.settings.time_budget_s):
+                    tuning.append(Request("tuning", self._together, second, rate))
         if scores is None or self._choose is None:
             return FullSchedule(tuning, self.candidates, self.settings.seeds)
         middle = next(iter(self._middle()), HEAD)
@@ -305,8 +311,9 @@ class _Analysis:
             done = [m for m in tried if m.metric is not None]
             # All together may diverge at any rate, or be too large to train: then the others choose.
             if all(m.candidate.is_several for m in tried if m.metric is None):
-                metric = sum(m.metric or 0.0 for m in done) / len(done)
-                loss = sum(m.loss or 0.0 for m in done) / len(done)
+                sizes = [[m for m in done if m.candidate == size] for size in {m.candidate for m in done}]
+                metric = fmean(fmean(m.metric or 0.0 for m in size) for size in sizes)
+                loss = fmean(fmean(m.loss or 0.0 for m in size) for size in sizes)
                 scores.append((len(done), metric, -loss, rate))
         if not scores:
             rates = listing([f"{r:g}" for r in sorted({m.lr or 0.0 for m in tuning})])

@@ -97,6 +97,12 @@ class Settings:
         rate = {"lr": self.lr} if isinstance(self.lr, int | float) else {"grid": self.grid(default_lr)}
         return json.dumps({"steps": self.steps, "batches": self.batches, **rate}, sort_keys=True)
 
+    @property
+    def tuning_seeds(self) -> tuple[int, int]:
+        """What the rate is chosen with."""
+        first, *others = self.seeds
+        return first, others[0] if others else first + 1
+
     def grid(self, default_lr: float) -> list[float]:
         """The learning rates that are tried."""
         return list(self.lr) if isinstance(self.lr, tuple) else [default_lr * r for r in LR_GRID]

@@ -84,7 +84,7 @@ class Measurer:
         self.data = Data(
             task, settings.steps, settings.batches, limits_of(graph.gradients), limits_of(graph.metric)
         )
-        self.fresh = {seed: fresh_values(task, seed) for seed in settings.seeds}
+        self.fresh = {seed: fresh_values(task, seed) for seed in {*settings.seeds, *settings.tuning_seeds}}
         self._backends: dict[str, FinetuningBackend] = {}
         self._prepared: tuple[tuple[Candidate, str], Finetuner] | None = None
 

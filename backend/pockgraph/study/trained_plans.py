@@ -115,9 +115,10 @@ def trained_plans(
     gains: dict[Key, list[tuple[float, bool]]] = {}
     ratios_of: dict[Key, dict[str, float]] = {}
     for m, choice in choices[: len(tuned)]:
-        if m.metric is not None and m.seed in conditions.heads:
+        if m.metric is not None:
+            head = conditions.heads.get(m.seed, contribution.baseline.mean)
             ratios_of[m.candidate, ""] = choice
-            gains.setdefault((m.candidate, ""), []).append((m.metric - conditions.heads[m.seed], True))
+            gains.setdefault((m.candidate, ""), []).append((m.metric - head, m.seed in conditions.heads))
     for (tensors, where, seed), run in known.items():
         ratios = measured_ratios(run.plan, contribution)
         if any(ratios.get(fqn, 0.0) < 1 for fqn in contribution.head) or len(ratios) == len(
