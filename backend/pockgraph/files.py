@@ -74,6 +74,26 @@ def write_atomically(path: Path, data: bytes) -> None:
         new.write_bytes(data)
 
 
+def require_kind(path: Path, start: bytes, what: str, refusal: type[PockError]) -> None:
+    """Refuse to replace a file of another kind: a study, data, somebody's code. An empty one may go.
+
+    Args:
+        start: what files of this kind begin with, blanks aside.
+
+    Raises:
+        PockError: of the class `refusal`.
+    """
+    try:
+        with open_regular(path) as f:
+            head = f.read(64)
+    except (OSError, ValueError):  # nothing there, or what writing will say
+        return
+    if head and not head.lstrip().startswith(start):
+        raise refusal(
+            f"{path} exists and is no {what}, so it is not replaced. Choose another place, or move it away."
+        )
+
+
 def _flush(path: Path, mode: int) -> None:
     """Have a file, or a folder with all that is in it, on disk; some libraries make files private."""
     if path.is_dir():

@@ -45,10 +45,11 @@ def data(
 
     `pockui train --data`, `python -m pockgraph.runtime --data` and --eval read it.
     """
-    from pockgraph.files import write_atomically
+    from pockgraph.files import require_kind, write_atomically
 
     from ..project import load_task
 
+    require_kind(out_file, b"PK", "npz file", PockError)
     say(f"Loading {task} …")
     loaded = load_task(task)
     arrays = _joined(loaded, _batches(loaded, split, batches, seed), split)

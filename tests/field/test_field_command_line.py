@@ -192,6 +192,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checkpoint over weights": (
         (*TRAIN, "data.npz", "--save", "out/state.safetensors"), ("state.safetensors", "no checkpoint"),
     ),
+    "plan over the study": ((*SEARCH, "--peak-mb", "9", "--out", "study.db"), ("study.db", "no plan")),
+    "plan over data": ((*SEARCH, "--peak-mb", "9", "--out", "data.npz"), ("data.npz", "no plan")),
+    "data over code": (("data", "my_project:task", "--out", "my_project.py"), ("my_project.py", "no npz"),),
     "steps of the train without end": ((*TRAIN, "data.npz", "--steps", "9" * 20), ("--steps", "2147483647")),
     "seeds without end": ((*ANALYZE, "--seeds", "9" * 25), ("--seeds", "1000")),
     "workers without end": ((*ANALYZE, "--workers", "100000"), ("--workers", "1024")),
@@ -219,6 +222,13 @@ def test_a_mistake_in_a_command_is_told_in_one_paragraph(case: str, project: Pat
     assert [w for w in words if w not in said] == [], said
     assert not (project / "new").exists()
     assert before.items() <= contents(project).items()
+
+
+def test_a_study_is_not_exported_over_itself(project: Path) -> None:
+    study = (project / "study.db").rename(project / "study.csv")
+    before = study.read_bytes()
+    assert "study.csv is the study itself" in told("study", "export", "study.csv", "study.csv")
+    assert study.read_bytes() == before
 
 
 def test_a_batch_of_nan_is_told_with_its_place(project: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import PlanError, listing, reason, require, suggest, violations
-from ..files import as_path, parse_json, read_text, write_atomically
+from ..files import as_path, parse_json, read_text, require_kind, write_atomically
 from ..notebook_html import megabytes, percent, summary
 from ..strict_model import Strict
 from . import presets
@@ -314,9 +314,10 @@ class Plan(_Strict):
         """Write the plan as JSON; a killed write leaves the old file.
 
         Raises:
-            PlanError: the file cannot be written; an old one is as it was.
+            PlanError: the file cannot be written, or is there and no JSON; an old one is as it was.
         """
         target = as_path(path, PlanError)
+        require_kind(target, b"{", "plan", PlanError)
         try:
             write_atomically(target, self.to_json().encode())
         except (OSError, ValueError) as e:

@@ -47,6 +47,8 @@ def export_study(
     """
     require(StudyError, "study", study, Study, "Pass an open pockgraph.Study.")
     target, kind = format_of(path)
+    if target.exists() and target.samefile(study.path):
+        raise StudyError(f"{target} is the study itself. Export it to another file.")
     if table not in ("runs", "measurements"):
         raise StudyError(f"There is no table {table!r}; there are runs and measurements.")
     if kind == ".json":
