@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import anywidget
+import ipywidgets as w
 import param
 import plotly.graph_objects as go
 import traitlets
@@ -115,39 +116,47 @@ LayerBarsPart = _part("layer_bars", properties.LayerBars)
 BudgetBarPart = _part("budget_bar", properties.BudgetBar)
 
 
-class Chart:
-    """A `FigureWidget` that is made once, and follows figures as `info/charts.py` makes them.
+class Chart(w.VBox):
+    """A figure as `info/charts.py` makes it, drawn by Plotly; nothing before there is one.
+
+    A `FigureWidget` sends what it is made of to the browser once, and then only changes, which reach no view
+    of it that is still loading: charts that begin empty stay so. Hence it is made of the first figure, and
+    anew where there are other traces than before.
 
     Attributes:
-        widget: to lay out.
+        figure: the `FigureWidget`, or None.
     """
 
     def __init__(self, clicked: Callable[[int], None] | None = None) -> None:
         """Args:
         clicked: called with the whole `customdata` of a point.
         """
-        self.widget = go.FigureWidget()
+        super().__init__(layout={"width": "100%"})
+        self.figure: Any = None
         self._clicked = clicked
 
     def put(self, figure: Figure | None) -> None:
-        """Show a figure; None: nothing."""
+        """Show a figure; None: what is shown stays."""
         if figure is None:
             return
-        old: tuple[Any, ...] = tuple(self.widget.data)
-        new = figure["data"]
-        same = [trace.name for trace in old] == [trace.get("name") for trace in new]
-        with self.widget.batch_update():
-            self.widget.layout.update(figure["layout"], overwrite=True)
-            for shown, trace in zip(old, new) if same else ():
-                shown.update(trace, overwrite=True)
-        if not same:
-            self.widget.data = ()
-            self.widget.add_traces(new)
-            for trace in self.widget.data if self._clicked else ():
-                trace.on_click(self._on_click)
-        # Plotly hands what changed to views that are made later only when it shows a figure by itself; in a
-        # box they would be empty axes.
-        self.widget._repr_mimebundle_()
+        shown, traces = self.figure, figure["data"]
+        if shown is None or [trace.name for trace in shown.data] != [trace.get("name") for trace in traces]:
+            self._make(figure)
+            return
+        with shown.batch_update():
+            shown.layout.update(figure["layout"], overwrite=True)
+            for old, new in zip(shown.data, traces):
+                old.update(new, overwrite=True)
+        # Plotly hands what changed to views that are made later only when it shows a figure by itself.
+        shown._repr_mimebundle_()
+
+    def _make(self, figure: Figure) -> None:
+        before, self.figure = self.figure, go.FigureWidget(figure)
+        for trace in self.figure.data if self._clicked else ():
+            trace.on_click(self._on_click)
+        self.children = (self.figure,)
+        if before is not None:
+            before.close()
 
     def _on_click(self, trace: Any, points: Any, _: Any) -> None:
         for i in points.point_inds:

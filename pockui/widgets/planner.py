@@ -97,7 +97,7 @@ class FrontierLine(w.VBox):
         state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark"])
         self._frontier.param.watch(lambda *_: self._show(), ["plans", "problem"])
         self._show()
-        super().__init__([axis, self._chart.widget, self._note])
+        super().__init__([axis, self._chart, self._note])
 
     def _repr_html_(self) -> str:
         plans = self._frontier.plans
@@ -106,7 +106,7 @@ class FrontierLine(w.VBox):
     @property
     def figure(self) -> Any:
         """The plotly `FigureWidget`."""
-        return self._chart.widget
+        return self._chart.figure
 
     def _show(self) -> None:
         self._chart.put(frontier_figure(self.state, self._frontier))
@@ -137,7 +137,7 @@ class MemoryTimeline(w.VBox):
         state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "dark", "selected"])
         step.param.watch(lambda _: self._show(), "place")
         self._show()
-        super().__init__([self._chart.widget, self._peaks, self._alive, self._freezing])
+        super().__init__([self._chart, self._peaks, self._alive, self._freezing])
 
     def _repr_html_(self) -> str:
         prediction = self.state.prediction
@@ -160,7 +160,7 @@ class MemoryTimeline(w.VBox):
     @property
     def figure(self) -> Any:
         """The plotly `FigureWidget`."""
-        return self._chart.widget
+        return self._chart.figure
 
     def _show(self) -> None:
         if not self.step.ready:
@@ -172,27 +172,25 @@ class MemoryTimeline(w.VBox):
         self._freezing.value = said(self.step.freezing())
 
 
-class _Curves(w.HBox):
+class _Curves(w.VBox):
     """The selected tensor's gain, and the plan's cost, over its trained share."""
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self._title, self._gain, self._cost = w.HTML(), Chart(), Chart()
-        half = w.Layout(width="50%")
-        sides = [w.VBox([chart.widget], layout=half) for chart in (self._gain, self._cost)]
-        self._gain_side = sides[0]
+        self._title, self.gain, self.cost = w.HTML(), Chart(), Chart()
+        self.gain.layout.width = self.cost.layout.width = "50%"
         names = ["prediction", "budget", "cost", "dark", "selected"]
         state.param.watch(Trailing(state.scheduler, self._show), names)
         self._show()
-        super().__init__([w.VBox([self._title, w.HBox(sides, layout=WIDE)], layout=WIDE)])
+        super().__init__([self._title, w.HBox([self.gain, self.cost], layout=WIDE)], layout=WIDE)
 
     def _show(self) -> None:
         found = curve_figures(self.state)
         if found is not None:
             self._title.value = said(found.row.prefix + found.row.short)
-            self._gain_side.layout.display = "none" if found.gain is None else None
-            self._gain.put(found.gain)
-            self._cost.put(found.cost)
+            self.gain.layout.display = "none" if found.gain is None else None
+            self.gain.put(found.gain)
+            self.cost.put(found.cost)
 
 
 class Planner(w.VBox):
@@ -227,8 +225,8 @@ class Planner(w.VBox):
             button.on_click(lambda _, name=name: getattr(state, name)())
         actions = w.HBox(list(buttons.values()), layout=w.Layout(flex_flow="row wrap"))
         self.layers, self.frontier = LayerBars(state), FrontierLine(state)
-        self.timeline = MemoryTimeline(state)
-        tabs = w.Tab([w.VBox([self.layers, _Curves(state)]), self.frontier, self.timeline])
+        self.timeline, self.curves = MemoryTimeline(state), _Curves(state)
+        tabs = w.Tab([w.VBox([self.layers, self.curves]), self.frontier, self.timeline])
         tabs.titles = ("Layers", "Frontier", "Memory")
         state.param.watch(
             lambda *_: self._show(),

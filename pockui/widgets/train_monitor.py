@@ -65,7 +65,7 @@ class TrainMonitor(w.VBox):
                 w.HBox(form, layout=w.Layout(flex_flow="row wrap")),
                 self._note,
                 self._bar,
-                self._loss.widget,
+                self._loss,
                 self._result,
             ]
         )
@@ -73,11 +73,11 @@ class TrainMonitor(w.VBox):
 
     @property
     def figure(self) -> Any:
-        """The plotly `FigureWidget` of the loss."""
-        return self._loss.widget
+        """The plotly `FigureWidget` of the loss; None before the first step."""
+        return self._loss.figure
 
     def _repr_html_(self) -> str:
-        losses = [y for trace in self.figure.data for y in trace.y]
+        losses = [y for trace in (self.figure.data if self.figure else ()) for y in trace.y]
         return f"<div>{sparkline(losses, 'training loss')}{self._note.value}</div>"
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from served_notebooks import Jupyter, jupyter
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = "01_first_plan.ipynb"
-WEIGHT = "2.weight"
+WEIGHT, OTHER = "2.weight", "4.weight"
 RUN_S, PATIENCE_S = 400.0, 60.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(900)]
@@ -63,6 +63,39 @@ def drag(page: Any, handle: Any, dx: float) -> None:
     page.mouse.up()
 
 
+# Of each chart that is shown: the values of its traces, how many of these something is painted for, and how
+# much of its box's width it leaves empty.
+SHOWN = ".js-plotly-plot:visible"
+CHARTS = """plots => plots.map(plot => {
+  const painted = trace => [...trace.querySelectorAll("path")].some(path => {
+    const box = path.getBoundingClientRect();
+    return box.width + box.height > 0;
+  });
+  return {
+    y: plot.data.map(trace => Array.from(trace.y)),
+    painted: [...plot.querySelectorAll(".scatterlayer .trace")].filter(painted).length,
+    empty_px: plot.parentElement.clientWidth - plot.querySelector(".main-svg").clientWidth,
+  };
+})"""
+Y = "[[float(y) for y in trace.y] for trace in {}.data]"
+
+
+def await_charts(output: Any, served: Jupyter, *figures: str) -> None:
+    """Wait until an output shows charts of what these are in the kernel, every trace of them painted."""
+    limit = time.monotonic() + PATIENCE_S
+    while True:
+        wanted = [served.ask(Y.format(figure)) for figure in figures]
+        assert all(any(values) for values in wanted)
+        charts = output.locator(SHOWN).evaluate_all(CHARTS)
+        painted = [chart["painted"] for chart in charts]
+        is_there = painted == [sum(bool(y) for y in values) for values in wanted]
+        if is_there and [chart["y"] for chart in charts] == wanted:
+            assert [abs(chart["empty_px"]) <= 1 for chart in charts] == [True] * len(charts), charts
+            return
+        assert time.monotonic() < limit, f"{figures} are {wanted}; the page has {charts}"
+        time.sleep(0.2)
+
+
 def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, served: Jupyter) -> None:
     page.goto(served.address(NOTEBOOK))
     page.get_by_role("heading", name="A first plan in five minutes").wait_for()
@@ -76,6 +109,11 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
     assert page.locator(".jp-OutputArea-output[data-mime-type*=error]").count() == 0
 
     row = page.locator(f"[data-tensor='{WEIGHT}']")
+    output = page.locator(".jp-OutputArea").filter(has=row)
+    curves = ["planner.curves.gain.figure", "planner.curves.cost.figure"]
+    await_charts(output, served, *curves)
+    monitor = page.locator(".jp-OutputArea").filter(has=page.get_by_text("Compile and train"))
+    await_charts(monitor, served, "monitor.figure")
     handle = row.get_by_role("slider")
     ratio = f"planner.plan.ratio({WEIGHT!r})"
     shown = handle.get_attribute("aria-valuenow")
@@ -89,7 +127,15 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
     assert handle.get_attribute("aria-valuenow") == str(round(100 * after))
     assert served.ask("planner.state.locked_rows") == [WEIGHT]
     assert page.get_by_text("Edited by hand. 1 tensor locked.").count() == 1
-    assert page.locator(".jp-OutputArea").filter(has=row).locator(".js-plotly-plot:visible").count() >= 2
+    await_charts(output, served, *curves)
+    before = served.ask(curves_y := Y.format(curves[0]))
+    page.locator(f"[data-tensor='{OTHER}'] .pock-name").click()
+    wait(lambda: served.ask(curves_y) != before, PATIENCE_S, "the kernel had the other tensor's curves")
+    await_charts(output, served, *curves)
+    for tab, figure in (("Frontier", "planner.frontier.figure"), ("Memory", "planner.timeline.figure")):
+        output.get_by_role("tab", name=tab).click()
+        await_charts(output, served, figure)
+    output.get_by_role("tab", name="Layers").click()
 
     profile = "planner.state.facts.profile"
     served.ask(f"setattr(planner, 'plan', {profile}.plan({{**{profile}.presets['head'], {WEIGHT!r}: 0.25}}))")
