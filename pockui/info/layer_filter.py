@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pockgraph.errors import PlanError
 from pockgraph.globs import matches
-from pockgraph.search.constraints import REGEX
+from pockgraph.search.constraints import REGEX, blocks
 
 if TYPE_CHECKING:
     from pockgraph.plan.tensor_info import TensorInfo
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BIASES = "biases"  # id of the row that stands for "the last k biases"
 ANY = ""  # block or kind: no matter which
+ALL = "all"  # what a menu calls that
 LayerKind = Literal["conv", "depthwise", "linear", "embedding", "recurrent", "norm", "bias", "other"]
 LAYER_KINDS: dict[LayerKind, str] = {
     "conv": "convolution",
@@ -48,6 +49,17 @@ def layer_kind(tensor: TensorInfo) -> LayerKind:
         return "depthwise" if tensor.channel_dim == 0 and tensor.shape[1] == 1 else "conv"
     # A product with a matrix as it stands has its input channels first, too, but a gradient to pass on.
     return "embedding" if tensor.channel_dim == 0 and not tensor.dx_flops else "linear"
+
+
+def kind_menu(rows: Sequence[LayerRow]) -> dict[str, str]:
+    """Title -> kind of layer, of those that some row is of."""
+    there = {row.layer_kind for row in rows}
+    return {ALL: ANY} | {title: kind for kind, title in LAYER_KINDS.items() if kind in there}
+
+
+def block_menu(tensors: Sequence[TensorInfo]) -> dict[str, str]:
+    """Title -> block of the network."""
+    return {ALL: ANY} | {block: block for block in blocks(tensors)}
 
 
 @dataclass(frozen=True)

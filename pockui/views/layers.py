@@ -10,19 +10,17 @@ import param
 
 from pockgraph.errors import PlanError
 from pockgraph.search import Constraints
-from pockgraph.search.constraints import blocks
 
 from ..bindings import LayerBarsBinding, shown_rows
 from ..components.web import LayerBars
 from ..info.costs import COSTS, is_known
-from ..info.layer_filter import ANY, FILTER_HELP, LAYER_KINDS
+from ..info.layer_filter import ALL, ANY, FILTER_HELP, block_menu, kind_menu
 from ..info.layers import ORDERS, TABLE_COLUMNS, table
 from ..scheduling import Trailing
 from ..state import State
 from . import parts
 from .search_rules import SearchRules
 
-ALL = "all"
 HINT = (
     f"Filter by {FILTER_HELP[0].lower()}{FILTER_HELP[1:]}; lock by a whole name or such a pattern. Select "
     "several tensors to set and lock them together: drag over their names, or click with Shift or Ctrl; by "
@@ -88,10 +86,7 @@ class Layers(pn.viewable.Viewer):
             return
         parts.put(self._progress, _progress(*s.facts.progress))
         parts.put(self._coverage, parts.hint_html(s.facts.coverage))
-        there = {row.layer_kind for row in s.facts.rows}
-        self._block.options = {ALL: ANY, **{block: block for block in blocks(s.facts.profile.tensors)}}
-        kinds = {title: kind for kind, title in LAYER_KINDS.items() if kind in there}
-        self._kind.options = {ALL: ANY, **kinds}
+        self._block.options, self._kind.options = block_menu(s.facts.profile.tensors), kind_menu(s.facts.rows)
         self._cost.options = {c.title: k for k, c in COSTS.items() if is_known(k, s.facts.profile)}
         self._show_tools()
 

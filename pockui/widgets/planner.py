@@ -24,6 +24,7 @@ from ..frontier_plans import FrontierPlans
 from ..info.alive import COLUMNS
 from ..info.costs import COSTS, is_known
 from ..info.figure_tiles import figure_tiles
+from ..info.layer_filter import block_menu, kind_menu
 from ..info.layers import ORDERS
 from ..info.predictions import ORIGINS
 from ..scheduling import Trailing
@@ -41,6 +42,15 @@ def _field(kind: Any, state: State, name: str, **options: Any) -> Any:
     field.observe(lambda change: setattr(state, name, change["new"]), "value")
     state.param.watch(lambda event: setattr(field, "value", event.new), name)
     return field
+
+
+def _named(name: str, width_px: int) -> dict[str, Any]:
+    """Of a field: its name, as wide as it is, and the width of both."""
+    return {
+        "description": name,
+        "style": {"description_width": "initial"},
+        "layout": w.Layout(width=f"{width_px}px"),
+    }
 
 
 def plan_html(state: State) -> str:
@@ -63,17 +73,21 @@ class LayerBars(w.VBox):
         state = self.state = state_of(source, dark)
         self.bars = LayerBarsPart(layout=WIDE)
         LayerBarsBinding(state, self.bars)
-        small = w.Layout(width="190px")
-        known = [(c.title, k) for k, c in COSTS.items() if is_known(k, state.facts.profile)]
-        tools = w.HBox(
-            [
-                _field(w.Text, state, "filter", placeholder="filter: name, glob or re:", layout=small),
-                _field(w.Dropdown, state, "order", options=list(ORDERS.items()), layout=small),
-                _field(w.Dropdown, state, "cost", options=known, layout=small),
-                _field(w.Checkbox, state, "all_tensors", description="all tensors", indent=False),
-            ],
-            layout=w.Layout(flex_flow="row wrap"),
-        )
+        known = {c.title: key for key, c in COSTS.items() if is_known(key, state.facts.profile)}
+        filter = _field(w.Text, state, "filter", placeholder="name, glob or re:", **_named("Filter", 190))
+        menus = {
+            "block": ("Block", block_menu(state.facts.profile.tensors)),
+            "layer_kind": ("Kind", kind_menu(state.facts.rows)),
+            "order": ("Order", ORDERS),
+            "cost": ("Cost", known),
+        }
+        fields = [
+            _field(w.Dropdown, state, name, options=[*options.items()], **_named(title, 190))
+            for name, (title, options) in menus.items()
+        ]
+        all_tensors = _field(w.Checkbox, state, "all_tensors", description="All tensors", indent=False)
+        all_tensors.layout.width = "auto"
+        tools = w.HBox([filter, *fields, all_tensors], layout=w.Layout(flex_flow="row wrap"))
         super().__init__([tools, self.bars])
 
     def _repr_html_(self) -> str:

@@ -18,6 +18,7 @@ import pockgraph as pg
 from pockgraph.errors import BudgetError, PlanError, StudyError
 from pockgraph.plan import Budget, Plan
 from pockui.components import properties, web
+from pockui.info.layer_filter import block_menu, kind_menu
 from pockui.scheduling import AtOnce
 from pockui.widgets import FrontierLine, LayerBars, MemoryTimeline, Planner, TrainMonitor
 from pockui.widgets.parts import BudgetBarPart, LayerBarsPart
@@ -109,6 +110,19 @@ def test_widgets_of_one_state_move_together(planner: Planner) -> None:
     planner.state.filter = "stem"
     assert [row["id"] for row in apart.bars.rows] == ["stem.weight"]
     assert apart.children[0].children[0].value == "stem"
+
+
+def test_rows_are_chosen_by_block_and_kind_of_layer(planner: Planner, facts) -> None:
+    menus = {field.description: field for field in planner.layers.children[0].children}
+    assert dict(menus["Block"].options) == block_menu(facts.profile.tensors)
+    assert dict(menus["Kind"].options) == kind_menu(facts.rows)
+    menus["Block"].value, menus["Kind"].value = "blocks.1", "linear"
+    assert planner.layers.bars.rows == []
+    assert "block blocks.1, linear" in planner.layers.bars.empty
+    menus["Kind"].value = "conv"
+    assert [row["id"] for row in planner.layers.bars.rows] == [WEIGHT]
+    planner.state.param.update(block="", layer_kind="")
+    assert (menus["Block"].label, menus["Kind"].label) == ("all", "all")
 
 
 def test_a_click_on_the_frontier_takes_its_plan(planner: Planner, facts) -> None:
