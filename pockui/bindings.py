@@ -238,6 +238,28 @@ def frontier_shown(state: State, frontier: FrontierPlans) -> FrontierInfo:
     )  # fmt: skip
 
 
+def frontier_note(state: State, frontier: FrontierPlans, use: str, others: str) -> str:
+    """What is to be seen, and why there is nothing in the shaded part.
+
+    Args:
+        use: says what one can do there.
+        others: where plans are shown that were trained in another way.
+    """
+    if frontier.problem is not None:
+        return str(frontier.problem)
+    if not frontier.plans:
+        return "Searching the best plan for each budget …"
+    facts, said = state.facts, [use]
+    if frontier.free:
+        said.append("The points keep to locks and rules; dotted: the best without them.")
+    if facts.measured(state.axis):
+        said.append(f"{'White' if state.dark else 'Black'} diamonds: plans as they were trained.")
+    if facts.others:
+        many = f"{facts.others} plans were" if facts.others > 1 else "One plan was"
+        said.append(f"{many} trained in another way: see {others}.")
+    return " ".join(filter(None, [*said, frontier_shown(state, frontier).infeasible_text]))
+
+
 def loss_figure(training: Training, dark: bool) -> charts.Figure | None:
     """The loss of the run that is followed; None before its first."""
     steps, losses = loss_history(training.job.events) if training.job is not None else ([], [])

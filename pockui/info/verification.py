@@ -7,6 +7,8 @@ from typing import Any
 
 from . import format as fmt
 
+VERIFY = "Trains it as the analysis trained: the same data, steps and rate. The study keeps what it reaches."
+
 
 def running_text(events: Sequence[dict[str, Any]]) -> str:
     """What it does now, how far it is, and how long it will take."""

@@ -9,18 +9,16 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from ..bindings import frontier_edited, frontier_figure, frontier_shown
+from ..bindings import frontier_edited, frontier_figure, frontier_note
 from ..frontier_plans import FrontierPlans
 from ..info.costs import COSTS
-from ..info.verification import ended_text, running_text
+from ..info.verification import VERIFY, ended_text, running_text
 from ..scheduling import Trailing
 from ..state import AXES, State
 from ..verifying import Verifying
 from . import parts
 
 USE = "Click a point to take its plan, drag the line to move the budget."
-FREE = "The points keep to locks and rules; dotted: the best without them."
-VERIFY = "Trains it as the analysis trained: the same data, steps and rate. The study keeps what it reaches."
 TITLES = {key: COSTS[key].title for key in AXES}
 
 
@@ -74,26 +72,10 @@ class Frontier(pn.viewable.Viewer):
         figure = self._figure()
         if figure is None:
             return
+        note = frontier_note(self.state, self._frontier, USE, "Compare")
         with pn.io.hold():
             self._chart.figure = figure
-            self._note.object = f'<span class="hint">{html.escape(self._said())}</span>'
-
-    def _said(self) -> str:
-        """What is to be seen, and why there is nothing in the shaded part."""
-        problem, state = self._frontier.problem, self.state
-        assert state is not None
-        if problem is not None:
-            return str(problem)
-        if not self._frontier.plans:
-            return "Searching the best plan for each budget …"
-        facts, said = state.facts, [USE, FREE if self._frontier.free else ""]
-        if facts.measured(state.axis):
-            colour = "White" if state.dark else "Black"
-            said.append(f"{colour} diamonds: plans as they were trained.")
-        if facts.others:
-            many = f"{facts.others} plans were" if facts.others > 1 else "One plan was"
-            said.append(f"{many} trained in another way: see Compare.")
-        return " ".join(filter(None, [*said, frontier_shown(state, self._frontier).infeasible_text]))
+            self._note.object = f'<span class="hint">{html.escape(note)}</span>'
 
     def _show_verification(self) -> None:
         """What goes on, or was found last."""

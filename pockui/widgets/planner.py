@@ -19,6 +19,7 @@ from ..bindings import (
     LayerBarsBinding,
     curve_figures,
     frontier_figure,
+    frontier_note,
 )
 from ..frontier_plans import FrontierPlans
 from ..info.alive import COLUMNS
@@ -31,9 +32,11 @@ from ..scheduling import Trailing
 from ..state import State
 from ..step_timeline import StepTimeline
 from .parts import BudgetBarPart, Chart, LayerBarsPart, said, state_of, table_html, tiles_html
+from .verification import Verification
 
 Source = State | Study | str | os.PathLike[str]
 WIDE = {"width": "100%"}
+USE = "Click a point to take its plan."
 
 
 def _field(kind: Any, state: State, name: str, **options: Any) -> Any:
@@ -108,10 +111,10 @@ class FrontierLine(w.VBox):
         self._note = w.HTML()
         axes = [(COSTS[key].title, key) for key in self._frontier.axes]
         axis = _field(w.ToggleButtons, state, "axis", options=axes, style={"button_width": "auto"})
-        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark"])
-        self._frontier.param.watch(lambda *_: self._show(), ["plans", "problem"])
+        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark", "facts"])
+        self._frontier.param.watch(lambda *_: self._show(), ["plans", "free", "problem"])
         self._show()
-        super().__init__([axis, self._chart, self._note])
+        super().__init__([axis, self._chart, self._note, Verification(state)])
 
     def _repr_html_(self) -> str:
         plans = self._frontier.plans
@@ -124,8 +127,8 @@ class FrontierLine(w.VBox):
 
     def _show(self) -> None:
         self._chart.put(frontier_figure(self.state, self._frontier))
-        problem = self._frontier.problem
-        self._note.value = said(str(problem) if problem else "Click a point to take its plan.", bool(problem))
+        note = frontier_note(self.state, self._frontier, USE, "study.runs()")
+        self._note.value = said(note, problem=self._frontier.problem is not None)
 
 
 class MemoryTimeline(w.VBox):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("anywidget")
+
 from pockgraph.errors import PockError
 from pockgraph.study import Study
 from pockui import project
@@ -22,6 +24,8 @@ from pockui.state import State
 from pockui.verifying import Verifying
 from pockui.views.frontier import Frontier
 from pockui.watching import Followed, Watch
+from pockui.widgets import FrontierLine
+from pockui.widgets.verification import Verification
 
 
 @pytest.fixture
@@ -59,8 +63,10 @@ def test_a_verified_plan_stands_in_every_session(
     watch.look(followed)
     verifying = Verifying(one, jobs)
     view = Frontier(one, FrontierPlans(one), verifying)
-    verifying.start()
+    notebook, line = Verification(one, verifying), FrontierLine(other)
+    notebook._start.click()
     assert verifying.running
+    assert (notebook._start.disabled, notebook._cancel.disabled) == (True, False)
     assert (view._verify.visible, view._cancel.visible) == (False, True)
     second = Verifying(other, jobs)
     assert second.job is verifying.job, "a session that is opened meanwhile follows it, too"
@@ -82,6 +88,11 @@ def test_a_verified_plan_stands_in_every_session(
     assert "diamonds: plans as they were trained" in view._note.object
     _wait(lambda: view._verify.visible)
     assert "Measured" in view._progress.object
+    assert "Measured" in notebook._note.value
+    assert (notebook._start.disabled, notebook._cancel.disabled) == (False, True)
+    (diamonds,) = (trace for trace in line.figure.data if trace.name == "measured")
+    assert diamonds.y == (pytest.approx(100 * point.y),)
+    assert "diamonds: plans as they were trained" in line._note.value
     with Study(one.facts.path, read_only=True) as study:
         runs = study.runs()
     assert [(run.origin, run.status) for run in runs] == [("verify", "done")] * 2
@@ -96,6 +107,11 @@ def test_a_task_that_nobody_named_is_not_run(
     view = Frontier(state, None, Verifying(state, jobs))
     assert view._verify.disabled
     assert "start the dashboard with" in view._progress.object
+    notebook = Verification(state, Verifying(state, jobs))
+    assert notebook._start.disabled
+    assert "study.verify(planner.plan)" in notebook._note.value
+    notebook.start()
+    assert 'role="alert"' in notebook._note.value
 
 
 def test_what_is_said_meanwhile_and_afterwards() -> None:
