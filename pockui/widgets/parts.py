@@ -22,6 +22,7 @@ from ..info.charts import Figure
 from ..info.figure_tiles import Tile
 from ..scheduling import AtOnce, Scheduler
 from ..state import State
+from ..watching import WATCH
 
 TRAITS: dict[type, Callable[..., traitlets.TraitType]] = {
     param.List: traitlets.List,
@@ -31,6 +32,7 @@ TRAITS: dict[type, Callable[..., traitlets.TraitType]] = {
     param.Number: traitlets.Float,
     param.Boolean: traitlets.Bool,
 }
+Source = State | Study | str | os.PathLike[str]
 
 
 class KernelTurns:
@@ -53,7 +55,7 @@ def _scheduler() -> Scheduler:
         return AtOnce()
 
 
-def state_of(what: State | Study | str | os.PathLike[str], dark: bool = False) -> State:
+def state_of(what: Source, dark: bool = False) -> State:
     """The state that widgets share; of a study, or of its file, a new one.
 
     Raises:
@@ -68,6 +70,23 @@ def state_of(what: State | Study | str | os.PathLike[str], dark: bool = False) -
     state = State(scheduler=_scheduler(), dark=dark)
     state.show(read_facts(what))
     return state
+
+
+class OfStudy(w.VBox):
+    """What shows a state. One that it makes itself follows the study's file until the widget is closed."""
+
+    _stop_following: Callable[[], None] = staticmethod(lambda: None)
+
+    def state_of(self, source: Source, dark: bool) -> State:
+        """The state to show, as the function of this name gives it."""
+        state = state_of(source, dark)
+        if state is not source and isinstance(state.scheduler, KernelTurns):
+            self._stop_following = WATCH.follow(state, state.scheduler)
+        return state
+
+    def close(self) -> None:
+        self._stop_following()
+        super().close()
 
 
 class Part(anywidget.AnyWidget):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import ipywidgets as w
@@ -11,7 +10,6 @@ from pockgraph.errors import PlanError
 from pockgraph.notebook_html import ROWS, megabytes, summary
 from pockgraph.plan import Budget, Plan
 from pockgraph.search.plan_search import Frontier
-from pockgraph.study import Study
 
 from ..bindings import (
     BUDGETED,
@@ -31,10 +29,9 @@ from ..info.predictions import ORIGINS
 from ..scheduling import Trailing
 from ..state import State
 from ..step_timeline import StepTimeline
-from .parts import BudgetBarPart, Chart, LayerBarsPart, said, state_of, table_html, tiles_html
+from .parts import BudgetBarPart, Chart, LayerBarsPart, OfStudy, Source, said, table_html, tiles_html
 from .verification import Verification
 
-Source = State | Study | str | os.PathLike[str]
 WIDE = {"width": "100%"}
 USE = "Click a point to take its plan."
 
@@ -61,7 +58,7 @@ def plan_html(state: State) -> str:
     return said(str(state.problem), problem=True) if state.plan is None else state.plan._repr_html_()
 
 
-class LayerBars(w.VBox):
+class LayerBars(OfStudy):
     """What each tensor gains and costs, and the share of it that is trained: drag it, lock it.
 
     Args:
@@ -73,7 +70,7 @@ class LayerBars(w.VBox):
     """
 
     def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = state_of(source, dark)
+        state = self.state = self.state_of(source, dark)
         self.bars = LayerBarsPart(layout=WIDE)
         LayerBarsBinding(state, self.bars)
         known = {c.title: key for key, c in COSTS.items() if is_known(key, state.facts.profile)}
@@ -97,7 +94,7 @@ class LayerBars(w.VBox):
         return plan_html(self.state)
 
 
-class FrontierLine(w.VBox):
+class FrontierLine(OfStudy):
     """The best plan for each of many budgets; a click on one takes it.
 
     Args:
@@ -105,7 +102,7 @@ class FrontierLine(w.VBox):
     """
 
     def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = state_of(source, dark)
+        state = self.state = self.state_of(source, dark)
         self._frontier = FrontierPlans(state)
         self._chart = Chart(clicked=self._frontier.take)
         self._note = w.HTML()
@@ -131,7 +128,7 @@ class FrontierLine(w.VBox):
         self._note.value = said(note, problem=self._frontier.problem is not None)
 
 
-class MemoryTimeline(w.VBox):
+class MemoryTimeline(OfStudy):
     """What is alive over a step of the plan, beside full training and the preset; a click on a moment says
     what is alive there and what would free it. Below is what freezing the selected tensor would do.
 
@@ -143,7 +140,7 @@ class MemoryTimeline(w.VBox):
     """
 
     def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = state_of(source, dark)
+        state = self.state = self.state_of(source, dark)
         step = self.step = StepTimeline(state)
         self._chart = Chart(clicked=lambda index: step.edited({"kind": "click", "index": index}))
         self._peaks, self._alive, self._freezing = (
@@ -210,7 +207,7 @@ class _Curves(w.VBox):
             self.cost.put(found.cost)
 
 
-class Planner(w.VBox):
+class Planner(OfStudy):
     """Budgets, layers, frontier, curves and memory over one state: drag, and read `plan`.
 
     Args:
@@ -226,7 +223,7 @@ class Planner(w.VBox):
     """
 
     def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = state_of(source, dark)
+        state = self.state = self.state_of(source, dark)
         self._tiles, self._status = w.HTML(layout=WIDE), w.HTML()
         self.budgets = {key: BudgetBarPart(layout=WIDE) for key in BUDGETED}
         for key, bar in self.budgets.items():

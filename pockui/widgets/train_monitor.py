@@ -20,17 +20,15 @@ from ..info.palette import palette
 from ..info.train_settings import TrainSettings, learning_rate
 from ..info.training import progress, result_tiles, runnable_targets
 from ..training import Training
-from .parts import Chart, said, state_of, tiles_html
+from .parts import Chart, OfStudy, Source, said, tiles_html
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
 
-    from .planner import Source
-
 DRAW_S = 0.4  # between drawings of the loss
 
 
-class TrainMonitor(w.VBox):
+class TrainMonitor(OfStudy):
     """Trains the plan of a study in a process of its own, or watches a trainer of this kernel.
 
     Args:
@@ -43,7 +41,7 @@ class TrainMonitor(w.VBox):
     """
 
     def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = state_of(source, dark)
+        state = self.state = self.state_of(source, dark)
         training = self.training = Training(state)
         targets = runnable_targets()
         small = w.Layout(width="190px")

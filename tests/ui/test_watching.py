@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from contextlib import closing
@@ -182,3 +183,29 @@ def test_following_ends_with_the_session(path: Path) -> None:
     thread.join(20)
     assert not thread.is_alive()
     assert watch._thread is None
+
+
+def test_widgets_of_a_notebook_follow_their_study_until_they_are_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widgets = pytest.importorskip("pockui.widgets")
+    watch = Watch(look_s=0.05)
+    monkeypatch.setattr("pockui.widgets.parts.WATCH", watch)
+
+    async def kernel() -> None:
+        planner = widgets.Planner(path)
+        state, facts = planner.state, planner.state.facts
+        widgets.LayerBars(state)
+        assert [followed.state for followed in watch._followed] == [state], "one state is followed once"
+        tiles, rows = planner._tiles.value, planner.layers.bars.rows
+        _measure_anew(path)
+        async with asyncio.timeout(60):
+            while state.facts is facts:
+                await asyncio.sleep(0.02)
+        assert planner._tiles.value != tiles
+        assert planner.layers.bars.rows != rows
+        assert "Found before the study" in planner._status.value
+        planner.close()
+        assert watch._followed == []
+
+    asyncio.run(kernel())
