@@ -194,6 +194,7 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
     at = info.x_range[1] if info.limit is None else info.limit  # at the right end it limits nothing
     limit = _upright(at, color=colours.accent, width=1.5, dash="dash")
     label = {"text": "budget", "font": {"size": 11, "color": colours.accent}}
+    label |= {"textangle": 0, "textposition": "end", "xanchor": "left"}
     shapes.append({**limit, "name": f"Budget, {info.x_title}", "editable": True, "label": label})
     if info.now is not None:
         marker = {"size": 14, "color": colours.accent, "line": {"color": colours.paper, "width": 2}}
@@ -258,7 +259,9 @@ def timeline_chart(found: Timeline, colours: Palette) -> Figure:
     x = {"title": "Operators of the whole step, %", "range": [0, 100]}
     y = {"title": f"Alive, {found.unit.name}", "rangemode": "tozero"}
     figure = _figure(colours, traces, x, y, [ends], labels, height=330)
-    return _with_legend(figure, 52, {"hovermode": "x"})
+    figure = _with_legend(figure, 52, {"hovermode": "x"})
+    figure["layout"]["legend"]["y"] = 1.09  # above the names of the passes
+    return figure
 
 
 def with_moment(figure: Figure, percent: float, colours: Palette) -> Figure:

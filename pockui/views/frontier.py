@@ -72,6 +72,7 @@ class Frontier(pn.viewable.Viewer):
         figure = self._figure()
         if figure is None:
             return
+        assert self.state is not None
         note = frontier_note(self.state, self._frontier, USE, "Compare")
         with pn.io.hold():
             self._chart.figure = figure

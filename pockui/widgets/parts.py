@@ -135,12 +135,36 @@ LayerBarsPart = _part("layer_bars", properties.LayerBars)
 BudgetBarPart = _part("budget_bar", properties.BudgetBar)
 
 
+class PlotSize(anywidget.AnyWidget):
+    """Nothing that is seen: has Plotly's charts fill their boxes, also those that were drawn while hidden."""
+
+    _esm = source("plot_size")
+
+
+class PlotlyFigure(go.FigureWidget):
+    """A `FigureWidget` whose first message to the browser holds the whole figure.
+
+    Plotly's own opens its channel empty and sends the figure after it. A browser that is busy drops what
+    arrives before it has made the model, and shows empty axes.
+    """
+
+    _is_made = False
+
+    def __init__(self, figure: Figure) -> None:
+        super().__init__(figure)
+        self._config = {"responsive": True}
+        self._is_made = True
+        self.open()
+
+    def open(self) -> None:
+        if self._is_made:
+            super().open()
+
+
 class Chart(w.VBox):
     """A figure as `info/charts.py` makes it, drawn by Plotly; nothing before there is one.
 
-    A `FigureWidget` sends what it is made of to the browser once, and then only changes, which reach no view
-    of it that is still loading: charts that begin empty stay so. Hence it is made of the first figure, and
-    anew where there are other traces than before.
+    A chart that is shown is told what changed. Where there are other traces than before it is made anew.
 
     Attributes:
         figure: the `FigureWidget`, or None.
@@ -152,7 +176,7 @@ class Chart(w.VBox):
         """
         super().__init__(layout={"width": "100%"})
         self.figure: Any = None
-        self._clicked = clicked
+        self._clicked, self._size = clicked, PlotSize()
 
     def put(self, figure: Figure | None) -> None:
         """Show a figure; None: what is shown stays."""
@@ -170,10 +194,10 @@ class Chart(w.VBox):
         shown._repr_mimebundle_()
 
     def _make(self, figure: Figure) -> None:
-        before, self.figure = self.figure, go.FigureWidget(figure)
+        before, self.figure = self.figure, PlotlyFigure(figure)
         for trace in self.figure.data if self._clicked else ():
             trace.on_click(self._on_click)
-        self.children = (self.figure,)
+        self.children = (self._size, self.figure)
         if before is not None:
             before.close()
 
@@ -201,7 +225,8 @@ def said(text: str, problem: bool = False) -> str:
     """A sentence, for an `HTML` widget; empty for none."""
     colour = "#c62f3b" if problem else "inherit"
     role = "alert" if problem else "status"
-    return f'<div role="{role}" style="color:{colour}">{html.escape(text)}</div>' if text else ""
+    style = f"color:{colour};line-height:1.35"
+    return f'<div role="{role}" style="{style}">{html.escape(text)}</div>' if text else ""
 
 
 def table_html(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

@@ -81,16 +81,16 @@ Y = "[[float(y) for y in trace.y] for trace in {}.data]"
 
 
 def await_charts(output: Any, served: Jupyter, *figures: str) -> None:
-    """Wait until an output shows charts of what these are in the kernel, every trace of them painted."""
+    """Wait until an output shows charts of what these are in the kernel, painted and as wide as it."""
+    output.locator(SHOWN).first.scroll_into_view_if_needed()
     limit = time.monotonic() + PATIENCE_S
     while True:
         wanted = [served.ask(Y.format(figure)) for figure in figures]
         assert all(any(values) for values in wanted)
         charts = output.locator(SHOWN).evaluate_all(CHARTS)
-        painted = [chart["painted"] for chart in charts]
-        is_there = painted == [sum(bool(y) for y in values) for values in wanted]
-        if is_there and [chart["y"] for chart in charts] == wanted:
-            assert [abs(chart["empty_px"]) <= 1 for chart in charts] == [True] * len(charts), charts
+        is_drawn = [chart["painted"] for chart in charts] == [sum(map(bool, values)) for values in wanted]
+        is_filled = all(abs(chart["empty_px"]) <= 1 for chart in charts)
+        if is_drawn and is_filled and [chart["y"] for chart in charts] == wanted:
             return
         assert time.monotonic() < limit, f"{figures} are {wanted}; the page has {charts}"
         time.sleep(0.2)

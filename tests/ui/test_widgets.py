@@ -7,6 +7,7 @@ import sys
 from typing import Any
 from xml.etree import ElementTree
 
+import comm
 import numpy as np
 import pytest
 
@@ -234,8 +235,32 @@ def test_where_widgets_cannot_run_there_is_a_static_figure(planner: Planner) -> 
     assert "3 steps" in monitor._repr_html_()
 
 
-def test_charts_in_a_box_hold_their_lines_for_views_that_are_made_later(planner: Planner) -> None:
-    for figure in (planner.frontier.figure, planner.timeline.figure):
+def test_charts_reach_the_browser_whole_with_their_first_message(facts, monkeypatch) -> None:
+    opened: dict[str, Any] = {}
+
+    def note(target_name: str, data: Any, **_: Any) -> comm.base_comm.BaseComm:
+        made = comm.DummyComm(target_name=target_name)
+        opened[made.comm_id] = data["state"]
+        return made
+
+    monkeypatch.setattr(comm, "create_comm", note)
+    planner = Planner(facts.path)
+    for chart in (planner.frontier.figure, planner.timeline.figure, planner.curves.cost.figure):
+        sent = opened[chart.model_id]
+        assert [trace["name"] for trace in sent["_widget_data"] if "name" in trace] == [
+            trace.name for trace in chart.data if trace.name
+        ]
+        assert all(trace["y"] for trace in sent["_widget_data"])
+        assert sent["_widget_layout"]["xaxis"]["title"]["text"] == chart.layout.xaxis.title.text
+
+
+def test_charts_hold_what_changed_for_views_that_are_made_later(planner: Planner) -> None:
+    before = planner.curves.cost.figure
+    planner.state.selected = "stem.weight"
+    planner.state.set_ratio("stem.weight", 0.5)
+    for figure in (planner.frontier.figure, planner.timeline.figure, planner.curves.cost.figure):
         sent = figure.get_state()
-        assert [trace["name"] for trace in sent["_widget_data"]] == [trace.name for trace in figure.data]
+        assert [trace["y"] for trace in sent["_widget_data"]] == [list(trace.y) for trace in figure.data]
         assert sent["_widget_layout"]["xaxis"]["title"]["text"] == figure.layout.xaxis.title.text
+    assert planner.curves.cost.figure is before, "it is changed in place"
+    assert {"without locks and rules"} <= {trace.name for trace in planner.frontier.figure.data}
