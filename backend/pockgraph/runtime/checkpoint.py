@@ -77,9 +77,9 @@ def require_replaceable(path: Path) -> None:
     """
     try:
         status = path.stat()
-    except OSError:  # nothing there, or what writing will say
+    except OSError:  # nothing there, or what writing will say, as it does of a folder
         return
-    if stat.S_ISREG(status.st_mode) and not status.st_size:
+    if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and not status.st_size):
         return
     try:
         _read_header(path)
