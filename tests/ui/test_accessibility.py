@@ -67,6 +67,7 @@ def test_axe_finds_nothing_in_any_state(
     page.get_by_text("Clear the filter").wait_for()
     look("nothing found")
     page.get_by_label("Filter tensors").fill("")
+    page.get_by_label("Locks and rules").click()
     page.get_by_role("button", name="Lock", exact=True).click()
     page.get_by_role("alert").first.wait_for()
     field = page.get_by_label("Peak memory in kB")
