@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -53,8 +54,10 @@ def test_what_is_done_is_not_done_again_when_its_worker_dies(address: str, tmp_p
 
 
 def test_nobody_else_is_listened_to(address: str) -> None:
-    here = psutil.Process()
-    sockets = [c for p in (here, *here.children(recursive=True)) for c in p.net_connections("inet")]
+    here, sockets = psutil.Process(), []
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # what another test started may end meanwhile
+            sockets += process.net_connections("inet")
     listening = {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
 
