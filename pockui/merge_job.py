@@ -6,17 +6,16 @@ A `worker` that reads a `MergeSpec` and writes `{"kind": "result"}`.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pockgraph.errors import ArtifactError
 from pockgraph.files import write_atomically
 
-from .worker import Reporter, Stop, run
+from .worker import Reporter, Spec, Stop, run
 
 
 @dataclass(frozen=True)
-class MergeSpec:
+class MergeSpec(Spec):
     """Whose weights go where.
 
     Attributes:
@@ -29,9 +28,6 @@ class MergeSpec:
     artifact: str
     checkpoint: str
     out: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def merge(spec: MergeSpec, report: Reporter, _: Stop) -> None:

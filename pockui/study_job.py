@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .project import DEMOS
-from .worker import Reporter, Stop, run
+from .worker import Reporter, Spec, Stop, run
 
 if TYPE_CHECKING:
     from pockgraph.contribution import Progress
@@ -29,7 +29,7 @@ QUICK_S = 50.0  # of measurements; loading and compiling come on top
 
 
 @dataclass(frozen=True)
-class StudySpec:
+class StudySpec(Spec):
     """What to measure.
 
     Attributes:
@@ -41,9 +41,6 @@ class StudySpec:
     reference: str
     study: str
     thorough: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def command(self) -> str:

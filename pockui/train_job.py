@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +32,14 @@ from pockgraph.files import sweep
 from .info.optimizers import RULES, same_rule
 from .landing import Held, held_of, metrics, study_at
 from .train_loop import LiveMetric, take_steps
-from .worker import Reporter, Stop, run
+from .worker import Reporter, Spec, Stop, run
 
 if TYPE_CHECKING:
     from pockgraph.study.recorder import Recorder
 
 
 @dataclass(frozen=True)
-class TrainSpec:
+class TrainSpec(Spec):
     """What to train.
 
     Attributes:
@@ -72,9 +72,6 @@ class TrainSpec:
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     device: str = "CPU"
     precision: str = "f32"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def checkpoint_of(out: str | os.PathLike[str]) -> Path:

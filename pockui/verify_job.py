@@ -14,16 +14,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from .worker import Stop, run
+from .worker import Spec, Stop, run
 
 EVENT_SECONDS = 0.4  # between two reports of progress
 
 
 @dataclass(frozen=True)
-class VerifySpec:
+class VerifySpec(Spec):
     """What to verify.
 
     Attributes:
@@ -36,9 +35,6 @@ class VerifySpec:
     study: str
     plan: str
     name: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def verify(spec: VerifySpec, report: Callable[..., None], stop: Stop) -> None:

@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from pockgraph.errors import PockError
@@ -64,15 +65,23 @@ class Stop:
         self._done.wait(STOP_S)
 
 
-Spec = TypeVar("Spec")
+@dataclass(frozen=True)
+class Spec:
+    """What a job is asked for: the keywords of the line that its process reads."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Asked = TypeVar("Asked")  # a `Spec`, or keywords as they are
 
 
 def run(
-    work: Callable[[Spec, Reporter, Stop], None],
-    read: Callable[..., Spec],
+    work: Callable[[Asked, Reporter, Stop], None],
+    read: Callable[..., Asked],
     *,
-    tidy: Callable[[Spec], None] = lambda _: None,
-    again: Callable[[Spec], str] = lambda _: "pockui --debug",
+    tidy: Callable[[Asked], None] = lambda _: None,
+    again: Callable[[Asked], str] = lambda _: "pockui --debug",
 ) -> int:
     """Do what the line on stdin says; returns the exit code.
 

@@ -190,12 +190,12 @@ class _Analysis:
             return FullSchedule((), (), self.settings.seeds)
         tuning = []
         if self._kept.lr is None:
-            first, second = self.settings.tuning_seeds
+            first, *others = self.settings.tuning_seeds
             for rate in self.settings.grid(self.graph.optimizer.lr):
                 tuning += [Request("tuning", c, first, rate) for c in self._sizes()]
                 # A rate at which one seed succeeds and another fails is no rate for all together.
-                if self._together and math.isinf(self.settings.time_budget_s):
-                    tuning.append(Request("tuning", self._together, second, rate))
+                if self._together:
+                    tuning += [Request("tuning", self._together, seed, rate) for seed in others]
         if scores is None or self._choose is None:
             return FullSchedule(tuning, self.candidates, self.settings.seeds)
         middle = next(iter(self._middle()), HEAD)

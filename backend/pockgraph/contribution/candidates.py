@@ -98,9 +98,11 @@ class Settings:
         return json.dumps({"steps": self.steps, "batches": self.batches, **rate}, sort_keys=True)
 
     @property
-    def tuning_seeds(self) -> tuple[int, int]:
-        """What the rate is chosen with."""
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """What the rate is chosen with: two where time is not limited."""
         first, *others = self.seeds
+        if math.isfinite(self.time_budget_s):
+            return (first,)
         return first, others[0] if others else first + 1
 
     def grid(self, default_lr: float) -> list[float]:
