@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 from dashboard import STUDY, PanelServer, Server, Session, make_served_folder, token_of  # pyright: ignore
+from own_loop import run_in_own_loop
 from project_on_disk import told
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks/campaign"))
@@ -144,7 +145,7 @@ def test_a_browser_that_draws_slowly_gets_the_study(study_server: Server) -> Non
         await session.told_of("BudgetBar", 30)
         session.close()
 
-    asyncio.run(draw_slowly(study_server))
+    run_in_own_loop(draw_slowly(study_server))
 
 
 def test_tabs_that_are_closed_in_the_middle_leave_no_traceback_in_the_log(study: Path) -> None:
@@ -164,7 +165,7 @@ def test_tabs_that_are_closed_in_the_middle_leave_no_traceback_in_the_log(study:
         last.close()
 
     with campaign.served(study.parent, STUDY) as server:
-        asyncio.run(come_and_go(server))
+        run_in_own_loop(come_and_go(server))
         time.sleep(0.5)
         log = server.log.read_text()
     assert "Traceback" not in log
@@ -179,7 +180,7 @@ def test_five_people_who_drag_at_once_each_get_their_own_plan(
     shutil.copytree(study.parent, own)
     found, limit = campaign.Outcome(), 20  # of sessions
     with campaign.served(own, STUDY) as server:
-        asyncio.run(campaign.use(server, campaign.read_facts(own / STUDY), 5, limit, found, edits=3))
+        run_in_own_loop(campaign.use(server, campaign.read_facts(own / STUDY), 5, limit, found, edits=3))
     assert found.faults == []
 
 
@@ -211,8 +212,8 @@ def test_panel_serve_answers_to_loopback_and_the_names_it_was_given(study: Path)
     server = PanelServer(study.parent, *here, **given)
     try:
         for name in (f"localhost:{server.port}", f"lab.example:{server.port}"):
-            asyncio.run(_shown(server, name))
-        told = asyncio.run(_told(server, f"evil.example:{server.port}"))
+            run_in_own_loop(_shown(server, name))
+        told = run_in_own_loop(_told(server, f"evil.example:{server.port}"))
     finally:
         server.process.kill()
     assert "does not answer to the name" in told
@@ -222,7 +223,7 @@ def test_panel_serve_on_every_address_shows_nothing_without_a_password(study: Pa
     everywhere = ("--address", "0.0.0.0", "--allow-websocket-origin", "*", "--args", STUDY)
     server = PanelServer(study.parent, *everywhere)
     try:
-        told = asyncio.run(_told(server, f"localhost:{server.port}"))
+        told = run_in_own_loop(_told(server, f"localhost:{server.port}"))
     finally:
         server.process.kill()
     assert "asks for no password" in told

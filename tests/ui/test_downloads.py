@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import io
 import shutil
 import zipfile
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from own_loop import run_in_own_loop
 from safetensors.torch import load
 from ui_task import task
 
@@ -30,12 +28,6 @@ from pockui.train_job import TrainSpec, checkpoint_of, train
 from pockui.training import Training
 from pockui.views.run_files import RunFiles
 from pockui.worker import Stop
-
-
-def _awaited(answer: Coroutine[Any, Any, io.BytesIO]) -> io.BytesIO:
-    """In a thread of its own: a browser's loop may run in this one."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, answer).result()
 
 
 def _metric(made: Any) -> float:
@@ -61,7 +53,7 @@ def test_a_runs_files_and_the_runs_are_taken_away_and_used(
     with pytest.raises(PockError, match="kept no weights"):
         view.checkpoint_file()
     with pytest.raises(PockError, match="kept no weights"):
-        _awaited(view.merged_file())
+        run_in_own_loop(view.merged_file())
 
     spec = TrainSpec(
         reference="ui_task:task", plan=state.plan.to_json(), target="torch", out=str(tmp_path / "artifact"),
@@ -84,7 +76,7 @@ def test_a_runs_files_and_the_runs_are_taken_away_and_used(
     monkeypatch.setattr(Training, "reference", "ui_task:task")
     view.refresh()
     assert view.merged.filename == "blobs-torch.model.safetensors"
-    weights = load(_awaited(view.merged_file()).getvalue())
+    weights = load(run_in_own_loop(view.merged_file()).getvalue())
     net = task()
     before = copy.deepcopy(net.model.state_dict())
     net.model.load_state_dict(weights)

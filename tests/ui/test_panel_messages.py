@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from bokeh.document import Document
+from own_loop import run_in_own_loop
 from panel.io import document
 
 from pockui.panel_messages import send_all_messages
@@ -53,5 +53,4 @@ def test_a_message_that_is_queued_while_another_one_is_sent_is_sent_too(
         await asyncio.sleep(0.1)
         return connection.sent
 
-    with ThreadPoolExecutor(1) as own:  # another test's browser may have a loop in this thread
-        assert own.submit(asyncio.run, sent()).result() == [["first"], ["second"]]
+    assert run_in_own_loop(sent()) == [["first"], ["second"]]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from own_loop import run_in_own_loop
 
 import pockgraph as pg
 from pockui import link, watching
@@ -208,4 +209,4 @@ def test_widgets_of_a_notebook_follow_their_study_until_they_are_closed(
         planner.close()
         assert watch._followed == []
 
-    asyncio.run(kernel())
+    run_in_own_loop(kernel())
