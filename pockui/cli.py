@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from pockgraph import __version__
 from pockgraph.errors import NonFiniteLoss
+from pockgraph.files import require_working_folder
 from pockgraph.standard_streams import UNREAD, drop_output, settle_streams
 
 from .commands import (
@@ -125,6 +126,7 @@ def _options(
 ) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    require_working_folder()
 
 
 app.command("demo")(comparison.demo)

@@ -157,7 +157,7 @@ def decode(text: str, facts: Facts) -> Snapshot:
     if not data or not unpacked.eof:
         raise PlanError("The plan in the address cannot be read: a part is missing. Copy the whole address.")
     try:
-        planned = _Planned.model_validate_json(data)
+        planned = _Planned.model_validate_json(data, strict=True)
     except ValidationError as e:
         raise PlanError(f"The plan in the address cannot be read: {violations(e, 'it')}.") from None
     profile = facts.profile

@@ -18,7 +18,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -74,24 +74,53 @@ def write_atomically(path: Path, data: bytes) -> None:
         new.write_bytes(data)
 
 
-def require_kind(path: Path, start: bytes, what: str, refusal: type[PockError]) -> None:
+def require_kind(
+    path: Path, what: str, is_one: Callable[[Path], bool], refusal: type[PockError] = PockError
+) -> None:
     """Refuse to replace a file of another kind: a study, data, somebody's code. An empty one may go.
 
     Args:
-        start: what files of this kind begin with, blanks aside.
+        what: the kind, as in "no checkpoint". is_one: whether a file that is not empty is of it.
 
     Raises:
         PockError: of the class `refusal`.
     """
     try:
-        with open_regular(path) as f:
-            head = f.read(64)
+        status = path.stat()
     except (OSError, ValueError):  # nothing there, or what writing will say
         return
-    if head and not head.lstrip().startswith(start):
+    if stat.S_ISREG(status.st_mode) and status.st_size and not is_one(path):
         raise refusal(
             f"{path} exists and is no {what}, so it is not replaced. Choose another place, or move it away."
         )
+
+
+def begins_with(start: bytes) -> Callable[[Path], bool]:
+    """Whether a file does, blanks aside; one that cannot be read counts as if it did, since writing tells."""
+
+    def begins(path: Path) -> bool:
+        try:
+            with open_regular(path) as f:
+                return f.read(64).lstrip().startswith(start)
+        except OSError:
+            return True
+
+    return begins
+
+
+def require_working_folder() -> None:
+    """Refuse to go on where the process was started in a folder that is gone: native libraries end it then.
+
+    Raises:
+        PockError: it is.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise PockError(
+            "The folder that this was started in is gone: it was removed, moved or made anew. Change to one "
+            "that is there, and run it again."
+        ) from None
 
 
 def _flush(path: Path, mode: int) -> None:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from .errors import PockError, violations
+
+
+def _require_whole(value: Any) -> Any:
+    if isinstance(value, bool | float | str | bytes):
+        raise ValueError("it must be a whole number")
+    return value
+
+
+# Neither True nor "0" nor 1.0, which pydantic would take; NumPy's integers are numbers like Python's.
+only_whole = BeforeValidator(_require_whole)
+Whole = Annotated[int, only_whole]
 
 
 class Strict(BaseModel):

@@ -45,11 +45,11 @@ def data(
 
     `pockui train --data`, `python -m pockgraph.runtime --data` and --eval read it.
     """
-    from pockgraph.files import require_kind, write_atomically
+    from pockgraph.files import begins_with, require_kind, write_atomically
 
     from ..project import load_task
 
-    require_kind(out_file, b"PK", "npz file", PockError)
+    require_kind(out_file, "npz file", begins_with(b"PK"))
     say(f"Loading {task} …")
     loaded = load_task(task)
     arrays = _joined(loaded, _batches(loaded, split, batches, seed), split)

@@ -236,7 +236,7 @@ class Report(_Strict):
             PockError: unreadable, or not a report.
         """
         try:
-            return cls.model_validate_json(read_text(path, MAX_BYTES))
+            return cls.model_validate_json(read_text(path, MAX_BYTES), strict=True)
         except (OSError, UnicodeDecodeError) as e:
             raise PockError(
                 f"Cannot read the report {path}: {reason(e)}. Pass the report.json that "

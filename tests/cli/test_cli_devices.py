@@ -79,6 +79,11 @@ def test_files_and_names_that_do_not_fit_are_refused(study: Path, measured: Path
         "task": {**content, "task": {**content["task"], "fingerprint": "0"}},
         "pockui.device/9": {**content, "schema": "pockui.device/9"},
         "started": {**content, "started": float("nan")},
+        "'openvin', which this version cannot run. Did you mean": {
+            **content,
+            "target": "openvin",
+        },
+        "rounds": {**content, "rounds": "1"},
         "no profile of a device": [],
     }
     for said, damaged in cases.items():

@@ -16,6 +16,7 @@ import pytest
 from project_on_disk import one_paragraph, told, told_by_device
 from typer.testing import CliRunner
 
+from pockgraph.measure.command import main as measure
 from pockgraph.runtime.command import main as device
 from pockui.cli import app
 
@@ -229,6 +230,19 @@ def test_a_study_is_not_exported_over_itself(project: Path) -> None:
     before = study.read_bytes()
     assert "study.csv is the study itself" in told("study", "export", "study.csv", "study.csv")
     assert study.read_bytes() == before
+
+
+def test_a_folder_that_is_gone_is_told_by_every_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    for command in (("doctor",), ("study", "ls"), ("show", "out"), ("demo", "vision")):
+        assert "started in is gone" in told(*command)
+    assert "started in is gone" in told_by_device(capfd, "out", "--data", "data.npz", "--steps", "1")
+    assert measure(["out", "--batch", "data.npz"]) == 2
+    assert "started in is gone" in capfd.readouterr().err
 
 
 def test_a_batch_of_nan_is_told_with_its_place(project: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import assert_equal, ints, rand, run_module, run_onnxruntime, write_model
@@ -59,6 +60,10 @@ ODD: dict[str, tuple[list[Any], dict[str, np.ndarray], str]] = {
         [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[-1, 0, 0, 0])], {}, "pads=",
     ),
     "pads too few": ([node("Pad", ["x", "p"], ["y"])], {"p": ints(1, 1)}, "2 pads do not fit 4 axes"),
+    "reflected more than there is": (
+        [node("Pad", ["x", "p"], ["y"], mode="reflect")], {"p": ints(0, 0, 0, 7, 0, 0, 0, 0)},
+        "pads of 7 and 0 do not fit 7 values",
+    ),
     "another kernel": (
         [node("Conv", ["x", "w"], ["y"], kernel_shape=[5, 5])], {"w": rand(4, 6, 3, 3)}, "kernel_shape",
     ),
@@ -158,6 +163,36 @@ def test_quantised_weights_stay_as_they_are_and_a_warning_says_so(tmp_path: Path
         module = load(path)
     assert [*module.tensor_names.values()] == ["b"]
     assert_equal(run_module(module, X), run_onnxruntime(path, X))
+
+
+@pytest.mark.parametrize("quantised_bias", [False, True])
+def test_the_kernel_that_onnxruntime_puts_in_place_of_quantised_weights_rounds_and_ours_does_not(
+    quantised_bias: bool, tmp_path: Path
+) -> None:
+    """Ours is what ONNX defines, and what onnxruntime computes operator by operator. By default it fuses
+    DequantizeLinear and MatMul to one that rounds activations to 8 bits: off by some thousandths. Told to
+    compute that in float32, it is equal again."""
+    quantised = np.random.default_rng(0).integers(-128, 128, (8, 5)).astype(np.int8)
+    scale, x = np.array(0.02, np.float32), {"x": rand(3, 8)}
+    held = np.arange(-2, 3, dtype=np.int32) if quantised_bias else rand(5)
+    tensors = {"q": quantised, "s": scale, "t": np.array(0.5, np.float32), "b": held}
+    bias = held.astype(np.float32) * np.float32(0.5) if quantised_bias else held
+    nodes = [node("DequantizeLinear", ["q", "s"], ["w"])]
+    nodes += [node("DequantizeLinear", ["b", "t"], ["c"])] * quantised_bias
+    nodes += [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "c" if quantised_bias else "b"], ["y"])]
+    path = write_model(tmp_path / "m.onnx", nodes, x, tensors, ["y"])
+    with pytest.warns(UserWarning, match="quantised"):
+        got = run_module(load(path), x)
+    assert_equal(got, {"y": x["x"] @ (quantised.astype(np.float32) * scale) + bias})
+    assert_equal(got, run_onnxruntime(path, x))
+    for level, least, most in (("1", 0, 1e-6), ("4", 1e-4, 0.05)):
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+        options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+        fused = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        assert "MatMulNBits" in {n.op_type for n in onnx.load(tmp_path / "fused.onnx").graph.node}
+        ratio = np.abs(fused.run(None, x)[0] - got["y"]).max() / np.abs(got["y"]).max()
+        assert least <= ratio < most
 
 
 def test_a_model_is_written_to_what_can_be_written_and_beside_the_weights_it_was_read_with(

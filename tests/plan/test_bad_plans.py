@@ -175,6 +175,12 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], str]:
         (lambda d: d["tensors"][WIDE].update(channels=[-1, 2]), ["start at 0"]),
         (lambda d: d["tensors"][WIDE].update(channels=[]), ["leave a frozen tensor out"]),
         (lambda d: d["tensors"][WIDE].update(channels=["a"]), [f"tensors.{WIDE}.channels.0"]),
+        (lambda d: d["tensors"][WIDE].update(channels=[True]), [f"{WIDE}.channels.0", "a whole number"]),
+        (lambda d: d["tensors"][WIDE].update(channels=[1.0]), [f"{WIDE}.channels.0", "a whole number"]),
+        (lambda d: d["tensors"][WIDE].update(dim="1"), [f"{WIDE}.dim", "a whole number"]),
+        (lambda d: d["model"][WIDE].__setitem__(0, "6"), [f"model.{WIDE}.0", "a whole number"]),
+        (lambda d: d["batch"]["x"]["shape"].__setitem__(0, True), ["batch.x.shape.0", "a whole number"]),
+        (lambda d: d.update(dropout="yes"), ["dropout"]),
         (lambda d: d["tensors"][WIDE].update(channels=None), ["together, or neither"]),
         (lambda d: d["tensors"][WIDE].update(dim=7), ["dim 7"]),
         (

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PockError
+from ..files import require_working_folder
 from .contender import Step, serve_steps
 from .device_profile import DeviceProfile
 from .figures import figures_to_json
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
+        require_working_folder()
         if options.profile is not None:
             return _measure_kit(options)
         if options.state is not None:

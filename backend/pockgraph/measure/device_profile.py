@@ -237,7 +237,7 @@ class DeviceProfile(DeviceFile):
                 f"{SCHEMA!r}. {_REMEDY}"
             )
         try:
-            return cls.model_validate(data)
+            return cls.model_validate_json(text, strict=True)
         except (ValidationError, PockError) as e:
             said = violations(e, "file") if isinstance(e, ValidationError) else str(e).rstrip(".")
             raise DeviceProfileError(f"{where} is damaged: {said}. {_REMEDY}") from None

@@ -75,14 +75,15 @@ class Kit(DeviceFile):
             DeviceProfileError: the folder holds no kit of this version.
         """
         try:
-            data = parse_json(read_text(folder / KIT, MAX_BYTES))
+            text = read_text(folder / KIT, MAX_BYTES)
+            data = parse_json(text)
             found = data.get("schema") if isinstance(data, dict) else None
             if found != SCHEMA:
                 raise DeviceProfileError(
                     f"{folder} is no kit that this version measures: its schema is {found!r}, not "
                     f"{SCHEMA!r}. {_REMEDY}"
                 )
-            return cls.model_validate(data)
+            return cls.model_validate_json(text, strict=True)
         except (OSError, ValueError) as e:
             said = violations(e, "file") if isinstance(e, ValidationError) else reason(e)
             raise DeviceProfileError(f"{folder / KIT} is no kit: {said}. {_REMEDY}") from None

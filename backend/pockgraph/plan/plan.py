@@ -9,14 +9,14 @@ import importlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from ..errors import PlanError, listing, reason, require, suggest, violations
-from ..files import as_path, parse_json, read_text, require_kind, write_atomically
+from ..files import as_path, begins_with, parse_json, read_text, require_kind, write_atomically
 from ..notebook_html import megabytes, percent, summary
-from ..strict_model import Strict
+from ..strict_model import Strict, Whole, only_whole
 from . import presets
 from .channels import checked_part, resolve_channels
 from .plannable import PlannableGraph, check_trainable, require_graph
@@ -43,8 +43,8 @@ class Trained(_Strict):
         channels: explicit, sorted channel indices; None when the whole tensor is trained.
     """
 
-    dim: int | None = Field(default=None, ge=0)
-    channels: tuple[int, ...] | None = None
+    dim: Annotated[int, Field(ge=0), only_whole] | None = None
+    channels: tuple[Whole, ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -63,7 +63,7 @@ class Trained(_Strict):
 class BatchSpec(_Strict):
     """Shape and dtype of one batch entry."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Whole, ...]
     dtype: str
 
 
@@ -83,11 +83,11 @@ class Plan(_Strict):
 
     schema_: Literal["pockui.plan/1"] = Field(default=SCHEMA, alias="schema")
     task: str
-    model: dict[str, tuple[int, ...]]
+    model: dict[str, tuple[Whole, ...]]
     batch: dict[str, BatchSpec]
     optimizer: dict[str, Any]
     batch_norm: BatchNorm = "frozen"
-    dropout: bool = False
+    dropout: StrictBool = False
     tensors: dict[str, Trained]
     predicted: dict[str, float] = Field(default={})
     measured: dict[str, float] = Field(default={})
@@ -317,7 +317,7 @@ class Plan(_Strict):
             PlanError: the file cannot be written, or is there and no JSON; an old one is as it was.
         """
         target = as_path(path, PlanError)
-        require_kind(target, b"{", "plan", PlanError)
+        require_kind(target, "plan", begins_with(b"{"), PlanError)
         try:
             write_atomically(target, self.to_json().encode())
         except (OSError, ValueError) as e:

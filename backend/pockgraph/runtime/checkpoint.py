@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import math
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import ArtifactError, listing, reason
-from ..files import open_regular, parse_json, replacing
+from ..files import open_regular, parse_json, replacing, require_kind
 from ..plan import Plan
 from .manifest import STATE, Manifest, require_unchanged
 
@@ -75,19 +74,15 @@ def require_replaceable(path: Path) -> None:
     Raises:
         ArtifactError: naming what lies there.
     """
-    try:
-        status = path.stat()
-    except OSError:  # nothing there, or what writing will say, as it does of a folder
-        return
-    if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and not status.st_size):
-        return
+    require_kind(path, "checkpoint", _is_checkpoint, ArtifactError)
+
+
+def _is_checkpoint(path: Path) -> bool:
     try:
         _read_header(path)
     except ArtifactError:
-        raise ArtifactError(
-            f"{path} exists and is no checkpoint, so it is not replaced. Choose another place, or move it "
-            "away."
-        ) from None
+        return False
+    return True
 
 
 def save_checkpoint(
@@ -170,7 +165,7 @@ def _read_header(path: Path) -> _Header:
             raise ArtifactError(
                 f"{path} has schema {schema!r}; this version of pockgraph reads {SCHEMA!r} and older ones."
             )
-        return _Header.model_validate_json(text)
+        return _Header.model_validate_json(text, strict=True)
     except ValueError as e:
         raise ArtifactError(f"{path} is no checkpoint: its header is not valid ({reason(e)}).") from None
 

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 
 from ..errors import BatchError, NonFiniteLoss, PockError, reason
-from ..files import open_regular, resolved, sweep
+from ..files import open_regular, require_working_folder, resolved, sweep
 from ..foreign_exceptions import explain
 from ..standard_streams import drop_output, settle_streams
 from .checkpoint import require_replaceable
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, stop: StopRequest) -> None:
+    require_working_folder()
     if options.save:
         sweep(options.save.parent)
     with Trainer.load(

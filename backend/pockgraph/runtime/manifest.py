@@ -301,7 +301,7 @@ def read_manifest(folder: Path) -> Manifest:
             "again with this version, or run it with the version that wrote it."
         )
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(text, strict=True)
     except ValidationError as e:
         raise ArtifactError(f"{path} is not a valid manifest: {violations(e, 'file')}. {_AGAIN}") from None
 

@@ -68,18 +68,29 @@ def register_target(target: str, module: str) -> None:
     _MODULES[target] = module
 
 
+def require_runnable(target: str, what: str) -> None:
+    """
+    Args:
+        what: made for the target, as the beginning of a sentence.
+
+    Raises:
+        ArtifactError: nothing runs this target (with suggestions).
+    """
+    if target not in _MODULES:
+        known = ", ".join(map(repr, _MODULES))
+        raise ArtifactError(
+            f"{what} for target {target!r}, which this version cannot run.{suggest(target, _MODULES)} It "
+            f"runs {known}."
+        )
+
+
 def import_runtime(folder: Path, target: str) -> Any:
     """The module that runs a target's artefacts, with the libraries that it needs.
 
     Raises:
         ArtifactError: nothing runs this target, or its runtime is not installed.
     """
-    if target not in _MODULES:
-        known = ", ".join(map(repr, _MODULES))
-        raise ArtifactError(
-            f"{folder} was compiled for target {target!r}, which this version cannot run."
-            f"{suggest(target, _MODULES)} It runs {known}."
-        )
+    require_runnable(target, f"{folder} was compiled")
     try:
         return importlib.import_module(_MODULES[target])
     except ModuleNotFoundError as e:

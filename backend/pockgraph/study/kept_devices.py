@@ -9,6 +9,7 @@ from ..errors import PlanError, StudyError, require, suggest
 from ..measure.device_profile import DeviceProfile
 from ..profile import Profile
 from ..profile.time_model import LEAST_TIMED_PLANS
+from ..runtime.runner import require_runnable
 from ..store.store import advance
 from .kept_records import KeptRecords
 
@@ -30,6 +31,7 @@ class KeptDevices(KeptRecords):
         Raises:
             StudyError: it was measured with a kit of another task; fewer than two plans were measured; the
                 name is another target's.
+            ArtifactError: nothing runs the target that its plans were compiled for.
         """
         require(StudyError, "device", device, DeviceProfile, "Pass what DeviceProfile.load returns.")
         require(StudyError, "name", name, str, "Pass a text, or leave it out.")
@@ -131,7 +133,9 @@ def checked_device(device: DeviceProfile, facts: Mapping[str, Any]) -> DevicePro
     Raises:
         StudyError: it was measured with a kit of another task, or too little of it.
         PlanError: it has a plan of another model.
+        ArtifactError: nothing runs the target that its plans were compiled for.
     """
+    require_runnable(device.target, f"The plans of the device {device.name!r} were compiled")
     mine = {k: facts[k] for k in ("name", "fingerprint", "optimizer")}
     theirs = device.task.model_dump()
     if wrong := [k for k in mine if mine[k] != theirs[k]]:

@@ -159,6 +159,11 @@ def pad(
     for d, (before, after) in enumerate(both):
         if before < 0 or after < 0:
             raise NotRunnable(f"negative pads are not supported in mode {mode!r}")
+        if mode == "reflect" and max(before, after) >= max(x.shape[d], 1):
+            raise NotRunnable(
+                f"pads of {before} and {after} do not fit {x.shape[d]} values: what is reflected is less "
+                "than there is"
+            )
         if before or after:
             kept = np.pad(np.arange(x.shape[d]), (before, after), mode=mode)  # pyright: ignore
             x = torch.index_select(x, d, torch.from_numpy(kept))
