@@ -253,14 +253,14 @@ def frontier_note(state: State, frontier: FrontierPlans, use: str, others: str) 
     if frontier.free:
         said.append("The points keep to locks and rules; dotted: the best without them.")
     if facts.measured(state.axis):
-        said.append(f"{'White' if state.dark else 'Black'} diamonds: plans as they were trained.")
+        said.append("Filled diamonds: plans as they were trained.")
     if facts.others:
         many = f"{facts.others} plans were" if facts.others > 1 else "One plan was"
         said.append(f"{many} trained in another way: see {others}.")
     return " ".join(filter(None, [*said, frontier_shown(state, frontier).infeasible_text]))
 
 
-def loss_figure(training: Training, dark: bool) -> charts.Figure | None:
+def loss_figure(training: Training, dark: bool | None) -> charts.Figure | None:
     """The loss of the run that is followed; None before its first."""
     steps, losses = loss_history(training.job.events) if training.job is not None else ([], [])
     if training.job is None or not steps:
@@ -268,7 +268,7 @@ def loss_figure(training: Training, dark: bool) -> charts.Figure | None:
     return charts.loss_chart(steps, losses, training.job.spec["steps"], palette(dark))
 
 
-def metric_figure(training: Training, dark: bool, metric: MetricScale) -> charts.Figure | None:
+def metric_figure(training: Training, dark: bool | None, metric: MetricScale) -> charts.Figure | None:
     """The validation metric of the run that is followed; None before its second value."""
     steps, values = metric_history(training.job.events) if training.job is not None else ([], [])
     if training.job is None or len(steps) < 2:

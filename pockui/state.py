@@ -53,7 +53,10 @@ class State(param.Parameterized):
     all_tensors = param.Boolean(default=False, doc="Also show what was not measured, and biases one by one.")
     can_undo = param.Boolean(default=False)
     can_redo = param.Boolean(default=False)
-    dark = param.Boolean(default=False, doc="Whether the page is dark; charts follow.")
+    dark = param.Boolean(
+        default=False, allow_None=True,
+        doc="Whether the page is dark; charts follow. None: they take the page's own colours, see `palette`.",
+    )  # fmt: skip
 
     def __init__(self, run: Executor = run_now, scheduler: Scheduler | None = None, **params: Any) -> None:
         """Args:

@@ -32,7 +32,7 @@ class StepTimeline(param.Parameterized):
     def __init__(self, state: State) -> None:
         super().__init__()
         self._state = state
-        self._drawn: tuple[StepMemory, bool, Timeline, charts.Figure] | None = None
+        self._drawn: tuple[StepMemory, bool | None, Timeline, charts.Figure] | None = None
         self._memory: tuple[Prediction, StepMemory] | None = None
         self._others: tuple[Facts, Mapping[str, StepMemory]] | None = None
 

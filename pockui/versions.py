@@ -5,7 +5,7 @@ from __future__ import annotations
 from pockgraph.version import installed_version
 
 PACKAGES = (
-    "pockui", "numpy", "openvino", "torch", "onnx", "onnxruntime", "transformers", "panel", "plotly",
+    "pockui", "numpy", "openvino", "torch", "onnx", "onnxruntime", "transformers", "panel",
 )  # fmt: skip
 
 

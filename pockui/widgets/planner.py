@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import ipywidgets as w
@@ -16,6 +17,7 @@ from ..bindings import (
     BudgetBarBinding,
     LayerBarsBinding,
     curve_figures,
+    frontier_edited,
     frontier_figure,
     frontier_note,
 )
@@ -29,11 +31,21 @@ from ..info.predictions import ORIGINS
 from ..scheduling import Trailing
 from ..state import State
 from ..step_timeline import StepTimeline
-from .parts import BudgetBarPart, Chart, LayerBarsPart, OfStudy, Source, said, table_html, tiles_html
+from .parts import (
+    WIDE,
+    BudgetBarPart,
+    ChartPart,
+    LayerBarsPart,
+    OfStudy,
+    Source,
+    said,
+    table_html,
+    tiles_html,
+)
 from .verification import Verification
 
-WIDE = {"width": "100%"}
-USE = "Click a point to take its plan."
+HALF = {"flex": "1 1 280px", "width": "auto", "min_width": "0"}  # below each other where there is no room
+USE = "Click a point to take its plan, drag the line to move the budget."
 
 
 def _field(kind: Any, state: State, name: str, **options: Any) -> Any:
@@ -69,8 +81,8 @@ class LayerBars(OfStudy):
         bars: the draggable part.
     """
 
-    def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = self.state_of(source, dark)
+    def __init__(self, source: Source) -> None:
+        state = self.state = self.state_of(source)
         self.bars = LayerBarsPart(layout=WIDE)
         LayerBarsBinding(state, self.bars)
         known = {c.title: key for key, c in COSTS.items() if is_known(key, state.facts.profile)}
@@ -95,63 +107,67 @@ class LayerBars(OfStudy):
 
 
 class FrontierLine(OfStudy):
-    """The best plan for each of many budgets; a click on one takes it.
+    """The best plan for each of many budgets; a click on one takes it, and the budget is a line to drag.
 
     Args:
         source: as `LayerBars` takes it.
+
+    Attributes:
+        chart: the part to drag or click.
     """
 
-    def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = self.state_of(source, dark)
+    def __init__(self, source: Source) -> None:
+        state = self.state = self.state_of(source)
         self._frontier = FrontierPlans(state)
-        self._chart = Chart(clicked=self._frontier.take)
+        self.chart = ChartPart(
+            label="Forecast against cost: best plans, well-known plans, and this plan",
+            end_text="no limit",
+            layout=WIDE,
+        )
+        self.chart.on_edit(partial(frontier_edited, state, self._frontier))
         self._note = w.HTML()
         axes = [(COSTS[key].title, key) for key in self._frontier.axes]
         axis = _field(w.ToggleButtons, state, "axis", options=axes, style={"button_width": "auto"})
-        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark", "facts"])
+        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "facts"])
         self._frontier.param.watch(lambda *_: self._show(), ["plans", "free", "problem"])
         self._show()
-        super().__init__([axis, self._chart, self._note, Verification(state)])
+        super().__init__([axis, self.chart, self._note, Verification(state)])
 
     def _repr_html_(self) -> str:
         plans = self._frontier.plans
         return plans._repr_html_() if isinstance(plans, Frontier) else self._note.value
 
-    @property
-    def figure(self) -> Any:
-        """The plotly `FigureWidget`."""
-        return self._chart.figure
-
     def _show(self) -> None:
-        self._chart.put(frontier_figure(self.state, self._frontier))
+        self.chart.put(figure=frontier_figure(self.state, self._frontier))
         note = frontier_note(self.state, self._frontier, USE, "study.runs()")
         self._note.value = said(note, problem=self._frontier.problem is not None)
 
 
 class MemoryTimeline(OfStudy):
-    """What is alive over a step of the plan, beside full training and the preset; a click on a moment says
-    what is alive there and what would free it. Below is what freezing the selected tensor would do.
+    """What is alive over a step of the plan, beside full training and the preset; what is alive at a moment
+    that is clicked, or to which the line is dragged, and what would free it. Below is what freezing the
+    selected tensor would do.
 
     Args:
         source: as `LayerBars` takes it.
 
     Attributes:
         step: the step, moment by moment; its `place` is what is looked at.
+        chart: the part to drag or click.
     """
 
-    def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = self.state_of(source, dark)
+    def __init__(self, source: Source) -> None:
+        state = self.state = self.state_of(source)
         step = self.step = StepTimeline(state)
-        self._chart = Chart(clicked=lambda index: step.edited({"kind": "click", "index": index}))
-        self._peaks, self._alive, self._freezing = (
-            w.HTML(layout=WIDE),
-            w.HTML(layout=WIDE),
-            w.HTML(layout=WIDE),
+        self.chart = ChartPart(
+            label="Bytes alive over a training step, by kind, beside other plans", layout=WIDE
         )
-        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "dark", "selected"])
+        self.chart.on_edit(step.edited)
+        self._peaks, self._alive, self._freezing = (w.HTML(layout=WIDE) for _ in range(3))
+        state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "selected"])
         step.param.watch(lambda _: self._show(), "place")
         self._show()
-        super().__init__([self._chart, self._peaks, self._alive, self._freezing])
+        super().__init__([self.chart, self._peaks, self._alive, self._freezing])
 
     def _repr_html_(self) -> str:
         prediction = self.state.prediction
@@ -171,15 +187,10 @@ class MemoryTimeline(OfStudy):
             "from the first operator to the last",
         )
 
-    @property
-    def figure(self) -> Any:
-        """The plotly `FigureWidget`."""
-        return self._chart.figure
-
     def _show(self) -> None:
         if not self.step.ready:
             return
-        self._chart.put(self.step.figure())
+        self.chart.put(figure=self.step.figure())
         found = self.step.alive()
         self._peaks.value = said(self.step.peaks())
         self._alive.value = said(f"{found.title}. {found.sum}") + table_html(COLUMNS, found.lines)
@@ -191,20 +202,23 @@ class _Curves(w.VBox):
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self._title, self.gain, self.cost = w.HTML(), Chart(), Chart()
-        self.gain.layout.width = self.cost.layout.width = "50%"
-        names = ["prediction", "budget", "cost", "dark", "selected"]
+        self._title = w.HTML()
+        self.gain = ChartPart(label="Gain of the selected tensor against its trained share", layout=HALF)
+        self.cost = ChartPart(label="Cost of the plan against the selected tensor's share", layout=HALF)
+        names = ["prediction", "budget", "cost", "selected"]
         state.param.watch(Trailing(state.scheduler, self._show), names)
         self._show()
-        super().__init__([self._title, w.HBox([self.gain, self.cost], layout=WIDE)], layout=WIDE)
+        both = w.HBox([self.gain, self.cost], layout={**WIDE, "flex_flow": "row wrap"})
+        super().__init__([self._title, both], layout=WIDE)
 
     def _show(self) -> None:
         found = curve_figures(self.state)
         if found is not None:
             self._title.value = said(found.row.prefix + found.row.short)
-            self.gain.layout.display = "none" if found.gain is None else None
-            self.gain.put(found.gain)
-            self.cost.put(found.cost)
+            self.gain.visible = found.gain is not None
+            if found.gain is not None:
+                self.gain.put(figure=found.gain)
+            self.cost.put(figure=found.cost)
 
 
 class Planner(OfStudy):
@@ -212,7 +226,6 @@ class Planner(OfStudy):
 
     Args:
         source: a study that was analysed, its file, or another widget's `state`.
-        dark: for a dark notebook.
 
     Raises:
         StudyError: no study there, or nothing was measured yet.
@@ -222,8 +235,8 @@ class Planner(OfStudy):
         >>> planner.plan.save("my.plan.json")
     """
 
-    def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = self.state_of(source, dark)
+    def __init__(self, source: Source) -> None:
+        state = self.state = self.state_of(source)
         self._tiles, self._status = w.HTML(layout=WIDE), w.HTML()
         self.budgets = {key: BudgetBarPart(layout=WIDE) for key in BUDGETED}
         for key, bar in self.budgets.items():

@@ -20,7 +20,7 @@ from ..info.palette import palette
 from ..info.train_settings import TrainSettings, learning_rate
 from ..info.training import progress, result_tiles, runnable_targets
 from ..training import Training
-from .parts import Chart, OfStudy, Source, said, tiles_html
+from .parts import WIDE, ChartPart, OfStudy, Source, said, tiles_html
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
@@ -34,14 +34,17 @@ class TrainMonitor(OfStudy):
     Args:
         source: a study, its file, or the `state` of another widget, whose plan is trained.
 
+    Attributes:
+        loss: the chart of the last run's loss.
+
     Example:
         >>> monitor = TrainMonitor(planner.state)
         >>> monitor  # a form that compiles and trains
         >>> losses = monitor.watch(artifact.trainer(), task.forever(seed=0), steps=100)
     """
 
-    def __init__(self, source: Source, *, dark: bool = False) -> None:
-        state = self.state = self.state_of(source, dark)
+    def __init__(self, source: Source) -> None:
+        state = self.state = self.state_of(source)
         training = self.training = Training(state)
         targets = runnable_targets()
         small = w.Layout(width="190px")
@@ -52,7 +55,7 @@ class TrainMonitor(OfStudy):
         self._cancel = w.Button(description="Cancel")
         self._note, self._result = w.HTML(), w.HTML()
         self._bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="100%"))
-        self._loss = Chart()
+        self.loss: Any = ChartPart(label="Training loss against the step", layout=WIDE)
         self._drawn_s = 0.0
         self._start.on_click(lambda _: self.start())
         self._cancel.on_click(lambda _: training.cancel())
@@ -63,19 +66,14 @@ class TrainMonitor(OfStudy):
                 w.HBox(form, layout=w.Layout(flex_flow="row wrap")),
                 self._note,
                 self._bar,
-                self._loss,
+                self.loss,
                 self._result,
             ]
         )
         self._show()
 
-    @property
-    def figure(self) -> Any:
-        """The plotly `FigureWidget` of the loss; None before the first step."""
-        return self._loss.figure
-
     def _repr_html_(self) -> str:
-        losses = [y for trace in (self.figure.data if self.figure else ()) for y in trace.y]
+        losses = [y for trace in self.loss.figure.get("data", ()) for y in trace["y"]]
         return f"<div>{sparkline(losses, 'training loss')}{self._note.value}</div>"
 
     def start(self) -> None:
@@ -105,7 +103,7 @@ class TrainMonitor(OfStudy):
         now_s = time.monotonic()
         if not running or now_s - self._drawn_s > DRAW_S:
             self._drawn_s = now_s
-            self._loss.put(loss_figure(training, self.state.dark))
+            self._draw(loss_figure(training, self.state.dark))
 
     def watch(
         self,
@@ -151,4 +149,8 @@ class TrainMonitor(OfStudy):
         self._note.value = said(text)
         self._bar.value = done / max(done, total)
         steps = list(range(1, done + 1))
-        self._loss.put(charts.loss_chart(steps, losses, max(done, total), palette(self.state.dark)))
+        self._draw(charts.loss_chart(steps, losses, max(done, total), palette(self.state.dark)))
+
+    def _draw(self, figure: charts.Figure | None) -> None:
+        self.loss.visible = figure is not None
+        self.loss.put(figure=figure or {})

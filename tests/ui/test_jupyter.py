@@ -9,6 +9,7 @@ import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,37 +64,51 @@ def drag(page: Any, handle: Any, dx: float) -> None:
     page.mouse.up()
 
 
-# Of each chart that is shown: the values of its traces, how many of these something is painted for, and how
+# Of each chart that is shown: the values that its lines and its points stand at, as its axis reads, and how
 # much of its box's width it leaves empty.
-SHOWN = ".js-plotly-plot:visible"
-CHARTS = """plots => plots.map(plot => {
-  const painted = trace => [...trace.querySelectorAll("path")].some(path => {
-    const box = path.getBoundingClientRect();
-    return box.width + box.height > 0;
-  });
+SHOWN = ".pock-chart:visible"
+CHARTS = """charts => charts.map(chart => {
+  const number = text => Number(text.replaceAll(",", "").replace("−", "-"));
+  const ticks = [...chart.querySelectorAll("g[aria-hidden] text[text-anchor=end]")];
+  const [low, high] = [ticks.at(0), ticks.at(-1)]
+    .map(tick => [tick.getAttribute("y") - 4, number(tick.textContent)]);
+  const value = y => low[1] + (y - low[0]) / (high[0] - low[0]) * (high[1] - low[1]);
+  const heights = path => [...path.getAttribute("d").matchAll(/[ML][^MLHV]+ ([^MLHV ]+)|V([^MLHV ]+)/g)]
+    .map(([, y, v]) => Number(y ?? v));
+  const [lines, points] = ["path[stroke-linejoin=round]", "circle[fill=transparent]"]
+    .map(which => [...chart.querySelectorAll(which)]);
   return {
-    y: plot.data.map(trace => Array.from(trace.y)),
-    painted: [...plot.querySelectorAll(".scatterlayer .trace")].filter(painted).length,
-    empty_px: plot.parentElement.clientWidth - plot.querySelector(".main-svg").clientWidth,
+    lines: lines.map(line => heights(line).map(value)),
+    points: points.map(point => value(point.getAttribute("cy"))),
+    empty_px: chart.parentElement.clientWidth - chart.querySelector("svg").clientWidth,
   };
 })"""
-Y = "[[float(y) for y in trace.y] for trace in {}.data]"
+# Of a chart in the kernel: the same values.
+VALUES = """(lambda traces: {{
+    "lines": [t["y"] for t in traces if "lines" in t["mode"] and t["line"]["width"]],
+    "points": [float(y) for t in traces if t["mode"] != "lines" for y in t["y"]],
+}})({}.figure["data"])"""
 
 
-def await_charts(output: Any, served: Jupyter, *figures: str) -> None:
-    """Wait until an output shows charts of what these are in the kernel, painted and as wide as it."""
+def await_charts(output: Any, served: Jupyter, *charts: str) -> None:
+    """Wait until an output shows what these are in the kernel, each as wide as its box."""
     output.locator(SHOWN).first.scroll_into_view_if_needed()
     limit = time.monotonic() + PATIENCE_S
     while True:
-        wanted = [served.ask(Y.format(figure)) for figure in figures]
-        assert all(any(values) for values in wanted)
-        charts = output.locator(SHOWN).evaluate_all(CHARTS)
-        is_drawn = [chart["painted"] for chart in charts] == [sum(map(bool, values)) for values in wanted]
-        is_filled = all(abs(chart["empty_px"]) <= 1 for chart in charts)
-        if is_drawn and is_filled and [chart["y"] for chart in charts] == wanted:
+        wanted = [served.ask(VALUES.format(chart)) for chart in charts]
+        assert all(values["lines"] for values in wanted)
+        found = output.locator(SHOWN).evaluate_all(CHARTS)
+        is_filled = all(abs(chart.pop("empty_px")) <= 1 for chart in found)
+        if is_filled and len(found) == len(wanted) and all(map(_same, found, wanted)):
             return
-        assert time.monotonic() < limit, f"{figures} are {wanted}; the page has {charts}"
+        assert time.monotonic() < limit, f"{charts} are {wanted}; the page has {found}"
         time.sleep(0.2)
+
+
+def _same(shown: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    values = [[*chart["lines"], chart["points"]] for chart in (shown, wanted)]
+    within = 1e-6 * max(map(abs, chain(*values[1])))
+    return [[pytest.approx(y, abs=within) for y in ys] for ys in values[1]] == values[0]
 
 
 def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, served: Jupyter) -> None:
@@ -110,10 +125,10 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
 
     row = page.locator(f"[data-tensor='{WEIGHT}']")
     output = page.locator(".jp-OutputArea").filter(has=row)
-    curves = ["planner.curves.gain.figure", "planner.curves.cost.figure"]
+    curves = ["planner.curves.gain", "planner.curves.cost"]
     await_charts(output, served, *curves)
     monitor = page.locator(".jp-OutputArea").filter(has=page.get_by_text("Compile and train"))
-    await_charts(monitor, served, "monitor.figure")
+    await_charts(monitor, served, "monitor.loss")
     handle = row.get_by_role("slider")
     ratio = f"planner.plan.ratio({WEIGHT!r})"
     shown = handle.get_attribute("aria-valuenow")
@@ -128,13 +143,21 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
     assert served.ask("planner.state.locked_rows") == [WEIGHT]
     assert page.get_by_text("Edited by hand. 1 tensor locked.").count() == 1
     await_charts(output, served, *curves)
-    before = served.ask(curves_y := Y.format(curves[0]))
+    before = served.ask(gain := VALUES.format(curves[0]))
     page.locator(f"[data-tensor='{OTHER}'] .pock-name").click()
-    wait(lambda: served.ask(curves_y) != before, PATIENCE_S, "the kernel had the other tensor's curves")
+    wait(lambda: served.ask(gain) != before, PATIENCE_S, "the kernel had the other tensor's curves")
     await_charts(output, served, *curves)
-    for tab, figure in (("Frontier", "planner.frontier.figure"), ("Memory", "planner.timeline.figure")):
-        output.get_by_role("tab", name=tab).click()
-        await_charts(output, served, figure)
+    output.get_by_role("tab", name="Memory").click()
+    await_charts(output, served, "planner.timeline.chart")
+    output.get_by_role("tab", name="Frontier").click()
+    await_charts(output, served, "planner.frontier.chart")
+    output.get_by_role("button", name="Unlock all").click()  # else no plan might fit
+    before = served.ask(budget := "planner.budget.peak_bytes")
+    drag(page, output.get_by_role("slider", name="Budget, Peak memory"), -60)
+    wait(lambda: served.ask(budget) < before, PATIENCE_S, "the kernel had the smaller budget")
+    fits = f"planner.plan.predicted['peak_bytes'] <= {budget}"
+    wait(lambda: served.ask(fits), PATIENCE_S, "the kernel had a plan within it")
+    await_charts(output, served, "planner.frontier.chart")
     output.get_by_role("tab", name="Layers").click()
 
     profile = "planner.state.facts.profile"

@@ -90,8 +90,8 @@ def test_a_verified_plan_stands_in_every_session(
     assert "Measured" in view._progress.object
     assert "Measured" in notebook._note.value
     assert (notebook._start.disabled, notebook._cancel.disabled) == (False, True)
-    (diamonds,) = (trace for trace in line.figure.data if trace.name == "measured")
-    assert diamonds.y == (pytest.approx(100 * point.y),)
+    (diamonds,) = (trace for trace in line.chart.figure["data"] if trace.get("name") == "measured")
+    assert diamonds["y"] == [pytest.approx(100 * point.y)]
     assert "diamonds: plans as they were trained" in line._note.value
     with Study(one.facts.path, read_only=True) as study:
         runs = study.runs()

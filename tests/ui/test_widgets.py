@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -22,7 +23,7 @@ from pockui.components import properties, web
 from pockui.info.layer_filter import block_menu, kind_menu
 from pockui.scheduling import AtOnce
 from pockui.widgets import FrontierLine, LayerBars, MemoryTimeline, Planner, TrainMonitor
-from pockui.widgets.parts import BudgetBarPart, LayerBarsPart
+from pockui.widgets.parts import BudgetBarPart, ChartPart, LayerBarsPart
 
 WEIGHT = "blocks.1.0.weight"
 
@@ -47,6 +48,7 @@ def test_the_parts_have_the_properties_and_files_of_the_web_app() -> None:
     for ours, theirs, declared in (
         (LayerBarsPart, web.LayerBars, properties.LayerBars),
         (BudgetBarPart, web.BudgetBar, properties.BudgetBar),
+        (ChartPart, web.Chart, properties.Chart),
     ):
         part = ours()
         names = set(declared.param) - {"name"}
@@ -126,39 +128,51 @@ def test_rows_are_chosen_by_block_and_kind_of_layer(planner: Planner, facts) -> 
     assert (menus["Block"].label, menus["Kind"].label) == ("all", "all")
 
 
+def traces(chart: Any) -> dict[str, Any]:
+    """Of a chart, by name."""
+    return {trace["name"]: trace for trace in chart.figure["data"] if "name" in trace}
+
+
 def test_a_click_on_the_frontier_takes_its_plan(planner: Planner, facts) -> None:
-    line = planner.frontier
-    (best,) = (trace for trace in line.figure.data if trace.name == "frontier")
-    index = 1
-    best._dispatch_on_click(_points(best, index), None)
-    assert planner.plan is facts.frontier("peak_bytes")[best.customdata[index]]
-    (now,) = (trace for trace in line.figure.data if trace.name == "this plan")
-    assert now.x[0] == pytest.approx(best.x[index])
+    chart = planner.frontier.chart
+    best, index = traces(chart)["frontier"], 1
+    edit(chart, kind="click", index=best["customdata"][index])
+    assert planner.plan is facts.frontier("peak_bytes")[best["customdata"][index]]
+    assert traces(chart)["this plan"]["x"][0] == pytest.approx(best["x"][index])
     planner.state.axis = "extra_bytes"
-    assert line.figure.layout.xaxis.title.text.startswith("Training memory")
+    assert chart.figure["layout"]["xaxis"]["title"]["text"].startswith("Training memory")
 
 
-def _points(trace: Any, index: int) -> Any:
-    from plotly.callbacks import Points
-
-    return Points(
-        point_inds=[index], xs=[trace.x[index]], ys=[trace.y[index]], trace_name=trace.name, trace_index=0
-    )
+def test_the_budget_is_dragged_on_the_frontier(planner: Planner, facts) -> None:
+    chart, bar = planner.frontier.chart, planner.budgets["peak_bytes"]
+    (line,) = (shape for shape in chart.figure["layout"]["shapes"] if shape.get("editable"))
+    assert line["name"] == "Budget, Peak memory, kB"
+    limit = sum(facts.known_plans[name].figures.peak_bytes for name in ("Head", "Full")) / 2 / 1e3
+    edit(chart, kind="limit", value=limit, final=True)
+    assert chart.ack == 1
+    assert planner.budget.peak_bytes == pytest.approx(1e3 * limit, abs=1)
+    assert bar.value == pytest.approx(limit, abs=1e-3)
+    (line,) = (shape for shape in chart.figure["layout"]["shapes"] if shape.get("editable"))
+    assert line["x0"] == pytest.approx(limit, abs=1e-3)
+    assert bar.used <= limit
+    edit(chart, kind="limit", value=None, final=True)
+    assert planner.budget == Budget()
 
 
 def test_the_timeline_peaks_where_the_figures_say(facts) -> None:
     shown = MemoryTimeline(facts.path)
     state = shown.state
-    names = [trace.name for trace in shown.figure.data]
-    assert names[-4:] == ["full training", "the preset", "this plan", "peak"]
-    before = shown.figure.data[-1].y[0]
+    assert [*traces(shown.chart)][-4:] == ["full training", "the preset", "this plan", "peak"]
+    before = traces(shown.chart)["peak"]["y"][0]
     assert before == pytest.approx(state.prediction.figures.peak_bytes / 1e3)
     state.set_ratio(WEIGHT, 0.0)
-    assert shown.figure.data[-1].y[0] == pytest.approx(state.prediction.figures.peak_bytes / 1e3)
+    assert traces(shown.chart)["peak"]["y"][0] == pytest.approx(state.prediction.figures.peak_bytes / 1e3)
     assert "Alive at the peak" in shown._alive.value
-    plan = shown.figure.data[-2]
-    plan._dispatch_on_click(_points(plan, 2), None)
-    assert shown.step.moment == plan.customdata[2]
+    moment = traces(shown.chart)["this plan"]["customdata"][2]
+    edit(shown.chart, kind="click", index=moment)
+    assert shown.step.moment == moment
+    edit(shown.chart, kind="limit", value=0, final=True)
+    assert "Alive at this moment" in shown._alive.value
     assert "frozen; training it would add" in shown._freezing.value
 
 
@@ -176,7 +190,7 @@ def test_a_monitor_watches_a_trainer_of_this_kernel(planner: Planner, tmp_path, 
     monitor._bar.observe(note, "value")
     losses = monitor.watch(artifact.trainer(), made.forever(seed=0), steps=12, lr=0.05)
     assert len(losses) == 12
-    np.testing.assert_allclose(monitor.figure.data[0].y, losses)
+    np.testing.assert_allclose(monitor.loss.figure["data"][0]["y"], losses)
     assert "12 steps" in monitor._note.value
     assert "left" not in monitor._note.value
     text, share, display = notes[2]
@@ -207,7 +221,7 @@ def test_a_study_that_is_open_is_taken_too_and_a_missing_one_refused(study_path,
 def test_a_notebook_loads_no_panel(facts) -> None:
     code = (
         "import sys; from pockui.widgets import Planner; Planner(sys.argv[1]).plan;"
-        "print([m for m in sys.modules if m.split('.')[0] in ('panel', 'torch')][:3])"
+        "print([m for m in sys.modules if m.split('.')[0] in ('panel', 'plotly', 'torch')][:3])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(facts.path)], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
@@ -235,32 +249,25 @@ def test_where_widgets_cannot_run_there_is_a_static_figure(planner: Planner) -> 
     assert "3 steps" in monitor._repr_html_()
 
 
-def test_charts_reach_the_browser_whole_with_their_first_message(facts, monkeypatch) -> None:
-    opened: dict[str, Any] = {}
+def test_a_planner_is_small_enough_to_send_and_its_charts_have_the_colours_of_the_page(
+    facts, monkeypatch
+) -> None:
+    sent: list[str] = []
 
-    def note(target_name: str, data: Any, **_: Any) -> comm.base_comm.BaseComm:
-        made = comm.DummyComm(target_name=target_name)
-        opened[made.comm_id] = data["state"]
-        return made
+    class Noted(comm.DummyComm):
+        def publish_msg(self, msg_type: str, data: Any = None, *_: Any, **__: Any) -> None:
+            sent.append(json.dumps(data))  # all of it is JSON
 
-    monkeypatch.setattr(comm, "create_comm", note)
+    monkeypatch.setattr(comm, "create_comm", Noted)
     planner = Planner(facts.path)
-    for chart in (planner.frontier.figure, planner.timeline.figure, planner.curves.cost.figure):
-        sent = opened[chart.model_id]
-        assert [trace["name"] for trace in sent["_widget_data"] if "name" in trace] == [
-            trace.name for trace in chart.data if trace.name
-        ]
-        assert all(trace["y"] for trace in sent["_widget_data"])
-        assert sent["_widget_layout"]["xaxis"]["title"]["text"] == chart.layout.xaxis.title.text
-
-
-def test_charts_hold_what_changed_for_views_that_are_made_later(planner: Planner) -> None:
-    before = planner.curves.cost.figure
+    assert sum(map(len, sent)) < 600_000
+    charts = planner.frontier.chart, planner.timeline.chart, planner.curves.gain, planner.curves.cost
+    for chart in charts:
+        assert any(json.dumps(chart.figure)[1:-1] in message for message in sent)
+        assert "var(--pock-accent)" in json.dumps(chart.figure)
+        assert "#" not in json.dumps([trace.get("line") for trace in chart.figure["data"]])
+    before = planner.curves.cost.figure["data"][0]["y"]
     planner.state.selected = "stem.weight"
     planner.state.set_ratio("stem.weight", 0.5)
-    for figure in (planner.frontier.figure, planner.timeline.figure, planner.curves.cost.figure):
-        sent = figure.get_state()
-        assert [trace["y"] for trace in sent["_widget_data"]] == [list(trace.y) for trace in figure.data]
-        assert sent["_widget_layout"]["xaxis"]["title"]["text"] == figure.layout.xaxis.title.text
-    assert planner.curves.cost.figure is before, "it is changed in place"
-    assert {"without locks and rules"} <= {trace.name for trace in planner.frontier.figure.data}
+    assert planner.curves.cost.figure["data"][0]["y"] != before
+    assert "without locks and rules" in traces(planner.frontier.chart)
