@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
-    """`compiled(target, plan, optimizer, seed)`: an artefact that tests must not change."""
+    """`compiled(target, plan, optimizer, seed, predict)`: an artefact that tests must not change."""
     from tiny_task import CHOICES, make_graph
 
     from pockgraph.artifact.compiler import compile as compile_graph
     from pockgraph.plan import Plan
 
     @functools.cache
-    def make(target: str, plan: str = "sparse", optimizer: str = "sgd", seed: int = 0) -> Artifact:
-        graph = make_graph(optimizer, seed)
-        out = tmp_path_factory.mktemp("artefacts") / f"{target}-{plan}-{optimizer}-{seed}"
+    def make(
+        target: str, plan: str = "sparse", optimizer: str = "sgd", seed: int = 0, predict: str = ""
+    ) -> Artifact:
+        graph = make_graph(optimizer, seed, predict)
+        out = tmp_path_factory.mktemp("artefacts") / f"{target}-{plan}-{optimizer}-{seed}-{predict}"
         return compile_graph(graph, Plan.of(graph, CHOICES[plan]), target=target, out=out)
 
     return make

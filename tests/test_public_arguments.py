@@ -27,7 +27,18 @@ FROM_INSIDE = re.compile(
     r"unexpected keyword|not supported between|must be real number|has no len"
 )
 VALUES = ("Evaluation", "StepResult", "Runner")  # what is returned, and a protocol: nobody calls them
-OBJECTS = ("Task", "Batches", "TrainGraph", "Plan", "Trained", "Study", "Artifact", "Trainer", "Budget")
+OBJECTS = (
+    "Task",
+    "Batches",
+    "TrainGraph",
+    "Plan",
+    "Trained",
+    "Study",
+    "Artifact",
+    "Trainer",
+    "Predictor",
+    "Budget",
+)
 
 Call = tuple[Callable[..., Any], Mapping[str, Any]]  # a function, and good arguments
 
@@ -40,12 +51,16 @@ def loss(model: Any, batch: Any) -> Any:
     return F.cross_entropy(model(batch["x"]), batch["y"])
 
 
+def logits(model: Any, batch: Any) -> Any:
+    return model(batch["x"])
+
+
 def functions() -> Iterator[str]:
     """`build`, `Task`, `Task.named`, …: all that is exported, and the methods of the objects."""
     for name in {*pg.__all__, *pockgraph.runtime.__all__} - {*VALUES}:
         found = getattr(pg, name, None) or getattr(pockgraph.runtime, name)
         is_error = isinstance(found, type) and issubclass(found, BaseException)
-        if not is_error and name not in ("TrainGraph", "Artifact", "Trainer"):  # made by others
+        if not is_error and name not in ("TrainGraph", "Artifact", "Trainer", "Predictor"):  # made by others
             yield name
     for name in OBJECTS:
         kind = getattr(pg, name, None) or getattr(pockgraph.runtime, name)
@@ -63,7 +78,8 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         data = models.vectors()
-        self.task = pg.Task("arguments", models.randomised(models.MLP()), loss, classified, data, data)
+        net = models.randomised(models.MLP())
+        self.task = pg.Task("arguments", net, loss, classified, data, data, predict=logits)
         self.batch = next(iter(self.task.train))
         self.batches = pg.Batches({"x": np.zeros((8, 2), np.float32)}, 2)
         self.graph = pg.build(self.task, pg.SGD(lr=0.1))
@@ -71,6 +87,8 @@ class World:
         self.plan.save(folder / "plan.json")
         self.artifact = pg.compile(self.graph, target="torch", out=folder / "out", parity=False)
         self.trainer = self.artifact.trainer()
+        self.predictor = pockgraph.runtime.Predictor.load(folder / "out")
+        self.trainer.save(folder / "checkpoint")
         self.study = pg.Study(folder / "study.db", self.task)
         weight = next(row.fqn for row in self.graph.tensors if row.kind == "weight")
         self.quick: dict[str, Any] = {"steps": 1, "tensors": [weight], "ratios": [1.0], "lr": 0.1}
@@ -85,7 +103,8 @@ class World:
             of = {
                 "Task": self.task, "Batches": self.batches, "TrainGraph": self.graph, "Plan": self.plan,
                 "Trained": pg.Trained(), "Study": self.study, "Artifact": self.artifact,
-                "Trainer": self.trainer, "Budget": pg.Budget(), "Constraints": pg.Constraints(),
+                "Trainer": self.trainer, "Predictor": self.predictor, "Budget": pg.Budget(),
+                "Constraints": pg.Constraints(),
             }  # fmt: skip
             return getattr(of[owner], method), self.good().get(name, {})
         return getattr(pg, name, None) or getattr(pockgraph.runtime, name), self.good().get(name, {})
@@ -130,6 +149,9 @@ class World:
             "Study.save_plan": {"name": "kept", "plan": self.plan},
             "Trainer.load": {"path": self.folder / "out"},
             "Trainer.step": {"batch": self.batch},
+            **{f"{kind}.predict": {"batch": self.batch} for kind in ("Trainer", "Predictor")},
+            "Predictor.load": {"path": self.folder / "out"},
+            "Predictor.load_checkpoint": {"path": self.folder / "checkpoint"},
             "Trainer.evaluate": {"batches": [self.batch]},
             "Trainer.set_state": {"tensors": {}},
         }

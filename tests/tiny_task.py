@@ -73,18 +73,44 @@ def batches(count: int) -> list[dict]:
     return [{k: v[r].numpy() for k, v in data.items()} for r in rows]
 
 
-def make_task(seed: int = 0) -> Task:
+def logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    return model(batch["x"])
+
+
+def named_logits(model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+    """Of a batch without labels, whose entry has another name."""
+    found = model(batch["image"])
+    return {"logits": found, "label": found.argmax(1)}
+
+
+def centred(model: nn.Module, batch: Batch) -> torch.Tensor:
+    found = model(batch["x"])
+    return found - found.mean(0)
+
+
+# What a task predicts; by default nothing.
+PREDICTIONS: dict[str, dict] = {
+    "": {},
+    "one": {"predict": logits},
+    "named": {
+        "predict": named_logits, "predict_batch": {"image": torch.randn(2, 3, 6, 6)}, "predict_sizes": (4, 1)
+    },
+    "centred": {"predict": centred},
+}  # fmt: skip
+
+
+def make_task(seed: int = 0, predict: str = "") -> Task:
     data = [{k: torch.from_numpy(v) for k, v in b.items()} for b in batches(2)]
-    return Task("tiny", Net(seed), loss, metric, data, data)
+    return Task("tiny", Net(seed), loss, metric, data, data, **PREDICTIONS[predict])
 
 
 @functools.cache
-def make_graph(optimizer: str = "sgd", seed: int = 0) -> TrainGraph:
-    return build(make_task(seed), OPTIMIZERS[optimizer])
+def make_graph(optimizer: str = "sgd", seed: int = 0, predict: str = "") -> TrainGraph:
+    return build(make_task(seed, predict), OPTIMIZERS[optimizer])
 
 
 def make_plan(plan: str = "sparse", optimizer: str = "sgd") -> Plan:
     return Plan.of(make_graph(optimizer), CHOICES[plan])
 
 
-Compile = Callable[..., Artifact]  # (target, plan, optimizer, seed)
+Compile = Callable[..., Artifact]  # (target, plan, optimizer, seed, predict)

@@ -21,7 +21,8 @@ from .output import JsonFlag, out, print_json, progress_bars, say, styled
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
-    from pockgraph.runtime.command import Data, Saving
+    from pockgraph.runtime.command import Saving
+    from pockgraph.runtime.data_file import Data
     from pockgraph.runtime.signals import StopRequest
     from pockgraph.study.recorder import Recorder
     from pockgraph.study.records import DataSplit
@@ -73,7 +74,8 @@ def train(
     from pockgraph.files import sweep
     from pockgraph.runtime import Trainer
     from pockgraph.runtime.batch import learning_rate
-    from pockgraph.runtime.command import Data, Saving, save_interval
+    from pockgraph.runtime.command import Saving, save_interval
+    from pockgraph.runtime.data_file import Data
     from pockgraph.runtime.signals import stop_on_signal
     from pockgraph.study import Run
     from pockgraph.study.recorder import recorded
@@ -99,7 +101,7 @@ def train(
     source = _of_task(task, seed, trainer) if task is not None else _of_file(data, trainer)
     began_at, held = trainer.steps, source.held
     if eval_data is not None:
-        held = Held(_Again(Data.load(eval_data, trainer.manifest)), None)
+        held = Held(_Again(Data.for_training(eval_data, trainer.manifest)), None)
 
     keeper = None if no_study else study_of(trainer.plan, source.reference, study)
     run = Run(
@@ -212,12 +214,12 @@ def _of_task(reference: str, seed: int, trainer: Trainer) -> _Source:
 
 
 def _of_file(path: Path | None, trainer: Trainer) -> _Source:
-    from pockgraph.runtime.command import Data
+    from pockgraph.runtime.data_file import Data
     from pockgraph.runtime.manifest import file_sha256
     from pockgraph.study.records import DataSplit
 
     assert path is not None
-    source = Data.load(path, trainer.manifest)
+    source = Data.for_training(path, trainer.manifest)
 
     def batches() -> Iterator[Any]:
         while True:  # the step number picks the batch, so a resumed run goes on in the data

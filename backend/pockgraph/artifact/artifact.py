@@ -35,6 +35,7 @@ from ..runtime.manifest import (
     Manifest,
     ParityRecord,
     PassSpec,
+    PredictionSpec,
     SlotSpec,
     file_sha256,
     read_manifest,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from ..targets import Target
     from ..train_graph import TrainGraph
+    from ..train_graph.predictions import Prediction
 
 State = Trainer | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -181,6 +183,7 @@ def write_artifact(
     target: Target,
     train: Graph,
     evaluation: Graph,
+    predictions: Sequence[Prediction],
     graph: TrainGraph,
     options: Mapping[str, Any] | None = None,
     check_parity: Callable[[Path, Manifest], ParityRecord] | None = None,
@@ -193,7 +196,7 @@ def write_artifact(
     `require_replaceable`.
 
     Args:
-        train, evaluation: what `graph`'s plan is lowered from, after the shared passes.
+        train, evaluation, predictions: what `graph`'s plan is lowered from, after the shared passes.
         graph: the pruned training graph: its plan, and the model's values when it was built.
         options: the target's options.
         check_parity: measures the parity of what was written, or refuses it; None skips that.
@@ -213,6 +216,8 @@ def write_artifact(
             passes = [*counts]
             target.write(pipeline.finish(train, "train", passes), partial, "train", options or {})
             target.write(pipeline.finish(evaluation, "eval"), partial, "eval", options or {})
+            for p in predictions:
+                target.write(pipeline.finish(p.graph, p.stem), partial, p.stem, options or {})
             _write_state(partial / STATE, train, graph)
             (partial / PLAN).write_text(graph.plan.to_json(), encoding="utf-8")
             files = {p.name: _file_spec(p) for p in sorted(partial.iterdir())}
@@ -225,6 +230,7 @@ def write_artifact(
                 batch=graph.plan.batch,
                 train=_graph_spec(train),
                 eval=_graph_spec(evaluation),
+                predict=tuple(_prediction_spec(p, target.integers_below) for p in predictions),
                 optimizer=graph.plan.optimizer,
                 batch_norm=graph.plan.batch_norm,
                 dropout=graph.plan.dropout,
@@ -370,6 +376,16 @@ def _figures(train: Graph) -> dict[str, float]:
 
 def _graph_spec(graph: Graph) -> GraphSpec:
     return GraphSpec(inputs=_slot_specs(graph.inputs), outputs=_slot_specs(graph.outputs))
+
+
+def _prediction_spec(prediction: Prediction, integers_below: int | None) -> PredictionSpec:
+    graph = prediction.graph
+    apart = prediction.samples is not None and samples_apart(graph, prediction.batch)
+    return PredictionSpec(
+        samples=prediction.samples, graph=_graph_spec(graph), limits=limits_of(graph, integers_below),
+        guards=guards_of(graph, OUT_OF_BOUNDS), integers=guards_of(graph, INEXACT),
+        nonfinite_entries=nonfinite_entries(prediction.batch), samples_apart=apart,
+    )  # fmt: skip
 
 
 def _slot_specs(slots: Iterable[Slot]) -> tuple[SlotSpec, ...]:

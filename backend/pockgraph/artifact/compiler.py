@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -40,9 +41,9 @@ def compile(
             `"executorch"`.
         out: the folder; an artefact that is there already is replaced in one step, anything else never.
         options: the target's own, stored in the manifest.
-        parity: take steps with what was compiled, compute the metric, and compare both with eager PyTorch,
-            on the first batch of the task; `manifest.parity` is the record. False skips that, and the
-            manifest says so.
+        parity: take steps with what was compiled, compute the metric and predictions, and compare them with
+            eager PyTorch, on the first batch of the task; `manifest.parity` is the record. False skips
+            that, and the manifest says so.
         force: write an artefact that deviates; the record says so.
         replace: False replaces an artefact only by one of the same task, plan, optimizer and target, and
             refuses to replace another.
@@ -54,7 +55,8 @@ def compile(
             or an integer that the target cannot compute with, or one is made of it.
         UnsupportedOperators: listing every operator the target lacks and the nearest plan that compiles,
             before anything is written.
-        ParityError: the compiled step or metric does not compute what PyTorch does; nothing is left on disk.
+        ParityError: the compiled step, metric or prediction does not compute what PyTorch does; nothing is
+            left on disk.
         ArtifactError: `out` holds something else, or with `replace=False` another artefact.
     """
     require(TaskError, "graph", graph, TrainGraph, "Pass what pockgraph.build(task) returns.")
@@ -66,17 +68,22 @@ def compile(
     counts: list[PassCount] = []
     train = pipeline.start(small, "train", counts)
     evaluation = pipeline.start(small.evaluation(), "eval")
-    found = check_lowered(small, lowering, train, evaluation)
+    predictions = [
+        dataclasses.replace(p, graph=pipeline.start(p.graph, p.stem)) for p in small.prediction_graphs()
+    ]
+    found = check_lowered(small, lowering, train, evaluation, [p.graph for p in predictions])
     if not found.ok:
         raise UnsupportedOperators(str(found))
-    example = {name: value.numpy(force=True) for name, value in small.task.example.items()}
-    for step in (train, evaluation):
-        check_limits(example, limits_of(step, lowering.integers_below), small.plan.task)
+    example = small.task.example
+    for step, batch in ((train, example), (evaluation, example), *((p.graph, p.batch) for p in predictions)):
+        arrays = {name: value.numpy(force=True) for name, value in batch.items()}
+        check_limits(arrays, limits_of(step, lowering.integers_below), small.plan.task)
     parity_check = (lambda folder, manifest: check_parity(folder, manifest, small, force)) if parity else None
     try:
         return write_artifact(
-            out, lowering, train, evaluation, small, dict(options or {}), parity_check, replace, counts
-        )
+            out, lowering, train, evaluation, predictions, small, dict(options or {}), parity_check, replace,
+            counts,
+        )  # fmt: skip
     except torch.linalg.LinAlgError as e:  # pyright: ignore[reportPrivateImportUsage]
         said = f"its first batch cannot be trained on, as in eager PyTorch: {reason(e)}"
         raise TaskError(f"Task {small.plan.task!r}: {said}.") from e

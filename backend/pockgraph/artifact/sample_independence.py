@@ -1,4 +1,4 @@
-"""Does a metric look at each sample alone? Only then can a batch of fewer rows be padded.
+"""Does a metric, or a prediction, look at each sample alone? Only then can a batch of fewer rows be padded.
 
 Statistics of the batch (a batch norm without running ones), distances and ranks within it do not. Found out
 by a trial: the first half of a batch, with its own rows after it and with copies of its last one.
@@ -19,7 +19,7 @@ TOLERANCE_RATIO = 1e-4  # of the largest value; rounding is far below
 
 def samples_apart(evaluation: Graph, example: Mapping[str, Tensor]) -> bool:
     """Args:
-    evaluation: the metric's graph, of one value for each row of a batch.
+    evaluation: a forward graph, of one value or row for each row of a batch.
     example: a batch.
     """
     rows = evaluation.outputs[0].shape[0]
@@ -33,7 +33,7 @@ def samples_apart(evaluation: Graph, example: Mapping[str, Tensor]) -> bool:
         for name, v in example.items()
     }
     one, other = _rows_of(evaluation, example, rows), _rows_of(evaluation, padded, rows)
-    pending, seen = [evaluation.results[evaluation.outputs[0].name]], set()
+    pending, seen = list(evaluation.results.values()), set()
     while pending:
         node = pending.pop()
         if node in seen or node.op != "call_function":

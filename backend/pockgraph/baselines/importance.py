@@ -41,7 +41,9 @@ def trained_head(
     if not task.fresh:
         return {}
     with tempfile.TemporaryDirectory(prefix="pockgraph-head-") as folder:
-        artifact = compile(graph, Plan.head(graph), target="torch", out=folder, parity=False)
+        artifact = compile(
+            graph.without_predictions(), Plan.head(graph), target="torch", out=folder, parity=False
+        )
         trainer = artifact.trainer()
         trainer.reset({fqn: value.numpy() for fqn, value in fresh_values(task, seed).items()})
         for _, batch in zip(range(steps), task.forever(seed)):

@@ -10,6 +10,7 @@ repeat is refused by name and line.
 
 - `trace.py`: what goes into a trace and comes out of it
 - `user_code.py`: running the user's code under tracing
+- `named_results.py`: what a prediction may give
 - `model_stand_ins.py`: what stands in the model meanwhile: leaves of autograd, and no checkpoints
 - `observer.py`: what runs beside it: whose line and layer an operator is, and which values it is given
 - `function_rewrites.py`, `losses.py`: functions of torch, written so that a static graph can hold them
@@ -24,7 +25,7 @@ repeat is refused by name and line.
 """
 
 from .model_stand_ins import leaf_of
-from .trace import Trace, trace_loss, trace_metric
+from .trace import Trace, trace_loss, trace_metric, trace_prediction
 from .user_code import as_captured
 
-__all__ = ["Trace", "as_captured", "leaf_of", "trace_loss", "trace_metric"]
+__all__ = ["Trace", "as_captured", "leaf_of", "trace_loss", "trace_metric", "trace_prediction"]

@@ -1,7 +1,8 @@
-"""Trace: a task's loss or metric as a graph with named inputs and outputs."""
+"""Trace: a task's loss, metric or prediction as a graph with named inputs and outputs."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from ..errors import PockError, TaskError
 from ..ir.graph import Graph, Role, Slot, add_constant, dtype_name
 from ..passes.batch_limits import unknown_lengths
 from ..task import Task
+from ..task.batch import Batch
+from ..task.prediction import rebuilt_prediction
 from .complex_numbers import complex_constant, lift_complex_numbers
 from .in_place import plain_strides
 from .model_checks import check_model
@@ -32,8 +35,8 @@ class Trace:
     """A traced function of a task, with the names of what goes in.
 
     Attributes:
-        graph: forward only (metric), or forward and gradients (loss): its outputs are the loss and
-            one GRAD per parameter that the loss depends on.
+        graph: forward only (metric, prediction), or forward and gradients (loss): its outputs are the loss
+            and one GRAD per parameter that the loss depends on.
         unused: FQNs of parameters that require gradients and that the loss does not depend on.
         aliases: other names of tied parameters -> the name used here.
         frozen: FQNs of parameters that the user froze, with requires_grad=False.
@@ -54,7 +57,7 @@ def trace_loss(task: Task) -> Trace:
     """
     check_model(task)
     with _explained(task, "loss"):
-        return _trace(task, capture(task, task.loss, "loss"), task.loss)
+        return _trace(task, capture(task, task.loss, "loss"), task.loss, "loss")
 
 
 def trace_metric(task: Task) -> Trace:
@@ -66,14 +69,30 @@ def trace_metric(task: Task) -> Trace:
     """
     with _explained(task, "metric"):
         captured = capture(task, task.metric, "metric")
-    value = captured.value
+    value = captured.results[""]
     samples = {len(v) for v in task.example.values() if v.ndim}
     if value.ndim != 1 or len(value) not in samples:
         raise TaskError(
             f"Task {task.name!r}: the metric must give one value per sample (a tensor of shape "
             f"[{max(samples, default='N')}]), but `metric(model, batch)` gives shape {tuple(value.shape)}."
         )
-    return _trace(task, captured, task.metric)
+    return _trace(task, captured, task.metric, "metric")
+
+
+def trace_prediction(task: Task, batch: Batch) -> Trace:
+    """What the task predicts, as a forward graph: an output for each of its tensors, named like them.
+
+    Args:
+        batch: as `predict` takes it.
+
+    Raises:
+        TaskError: `predict` gives neither a tensor nor a dict of named tensors.
+        CaptureError: the model has no static graph.
+    """
+    with _explained(task, "prediction"):
+        rebuild = functools.partial(rebuilt_prediction, task)
+        captured = capture(task, task.predict, "prediction", batch, rebuild)  # pyright: ignore
+        return _trace(task, captured, task.predict, "prediction", batch)
 
 
 @contextmanager
@@ -92,9 +111,9 @@ def _explained(task: Task, what: str) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _trace(task: Task, captured: Captured, function: Any) -> Trace:
+def _trace(task: Task, captured: Captured, function: Any, what: str, batch: Batch | None = None) -> Trace:
     graph = captured.module.graph
-    loss = function is task.loss
+    loss = what == "loss"
     parameters = dict(task.model.named_parameters())
     changed = captured.changed if loss else {}
     slots: list[Slot] = []
@@ -105,10 +124,13 @@ def _trace(task: Task, captured: Captured, function: Any) -> Trace:
         role = Role.BUFFER if state else Role.PARAM
         slots.append(Slot(role, fqn, shape, dtype, changes=fqn in changed))
         values[slots[-1].name] = tensor.detach()
-    slots += [Slot(Role.BATCH, k, tuple(v.shape), dtype_name(v.dtype)) for k, v in task.example.items()]
+    example = task.example if batch is None else batch
+    slots += [Slot(Role.BATCH, k, tuple(v.shape), dtype_name(v.dtype)) for k, v in example.items()]
     by_fqn = {s.fqn: s for s in slots if s.role is not Role.BATCH}
-    shape, dtype = tuple(captured.value.shape), dtype_name(captured.value.dtype)
-    outputs = [Slot(Role.LOSS, "", (), dtype) if loss else Slot(Role.METRIC, "", shape, dtype)]
+    outputs = [
+        Slot(Role(what), name, () if loss else tuple(value.shape), dtype_name(value.dtype))
+        for name, value in captured.results.items()
+    ]
     outputs += [Slot(Role.GRAD, f, by_fqn[f].shape, by_fqn[f].dtype) for f in captured.trained]
     outputs += [Slot(Role.NEW_BUFFER, f, by_fqn[f].shape, by_fqn[f].dtype) for f in changed]
     _keep_outputs(graph, len(outputs))
@@ -125,12 +147,12 @@ def _trace(task: Task, captured: Captured, function: Any) -> Trace:
     unknown = unknown_lengths(whole)
     if unknown is not None:
         reason = PACKED_COMPUTED.format(steps=unknown.args[1])
-        raise not_one_graph(task.name, "loss" if loss else "metric", reason, unknown.meta.get("source", ""))
+        raise not_one_graph(task.name, what, reason, unknown.meta.get("source", ""))
     return Trace(whole, unused, _tied(task.model), frozen)
 
 
 def _keep_outputs(graph: fx.Graph, count: int) -> None:
-    """Leave out what a metric writes into buffers: evaluation changes nothing."""
+    """Leave out what a metric or a prediction writes into buffers: they change nothing."""
     output = graph.output_node()
     kept: Any = output.args[0]
     output.args = (tuple(kept[:count]),)

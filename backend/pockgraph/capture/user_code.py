@@ -21,10 +21,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import TaskError, listing
 from ..ir.graph import aten
 from ..task import Task
+from ..task.batch import Batch
 from ..task.task import BATCH_NORMS
 from . import refusals
 from .in_place import undo_in_place, writes, written_inputs
 from .model_stand_ins import Tables, assigned_in, ends_of, leaf_of, plain_checkpoints, swapped
+from .named_results import named_results
 from .node_metadata import source_of
 from .observer import Observer, first_difference
 from .padded_encoders import padded_encoders
@@ -32,7 +34,7 @@ from .python_state import Snapshot
 from .refusals import NotOneGraph
 from .static_graph import drop_assertions, drop_profiling, refuse_dynamic
 
-Function = Callable[..., Tensor]
+Function = Callable[..., Any]
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Captured:
     Attributes:
         module: the graph, and the constants it reads.
         tensors: name -> the user's own parameter or buffer, in the order of the inputs.
-        value: shape and dtype of the loss or metric, the first output.
+        results: shape and dtype of what the function gives, the first outputs, by name; a tensor without one
+            has the name "".
         trained: parameters whose gradients follow.
         changed: parameters and buffers whose new values follow those -> where (`file:line`).
         unchecked: where the code asserts what the graph does not.
@@ -50,14 +53,25 @@ class Captured:
 
     module: fx.GraphModule
     tensors: dict[str, Tensor]
-    value: Tensor
+    results: dict[str, Tensor]
     trained: list[str] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
     unchecked: list[str] = field(default_factory=list)
 
 
-def capture(task: Task, function: Function, what: str) -> Captured:
-    """Trace `function` (the task's loss, with gradients, or its metric); nothing of the user's changes.
+def capture(
+    task: Task,
+    function: Function,
+    what: str,
+    example: Batch | None = None,
+    rebuild: Callable[[Batch], Any] | None = None,
+) -> Captured:
+    """Trace `function` (the task's loss, with gradients, its metric or its prediction); nothing of the user's
+    changes.
+
+    Args:
+        what: `"loss"`, `"metric"` or `"prediction"`.
+        example: a batch as the function takes it, by default a training batch; rebuild: gives it its form.
 
     Raises:
         NotOneGraph, TaskError, or whatever the user's code raises.
@@ -71,7 +85,7 @@ def capture(task: Task, function: Function, what: str) -> Captured:
     snapshot = Snapshot({"model": net, what: function})
     try:
         with _quiet():
-            first = _Run(task, function, what, snapshot)
+            first = _Run(task, function, what, snapshot, example, rebuild)
             captured = first.traced(list(averages))
             _compare(first, snapshot, Snapshot({"model": net, what: function}))
         if captured.unchecked:
@@ -95,11 +109,12 @@ def as_captured(task: Task, changed: Collection[str] = (), training: bool = True
 
     Args:
         changed: parameters that the loss changes in place.
-        training: False: as its metric was captured.
+        training: False: as its metric and its prediction were captured.
     """
     modes = {m: m.training for m in task.model.modules()}
     task.set_mode(training=training)
-    snapshot = Snapshot({"model": task.model, "loss": task.loss, "metric": task.metric})
+    functions = {"loss": task.loss, "metric": task.metric, "prediction": task.predict}
+    snapshot = Snapshot({"model": task.model, **{k: f for k, f in functions.items() if f is not None}})
     parameters = dict(task.model.named_parameters())
     kept = [(t, t.detach().clone()) for t in (*task.model.buffers(), *(parameters[f] for f in changed))]
     try:
@@ -147,14 +162,23 @@ def _quiet() -> Iterator[None]:
 class _Run:
     """The user's function on tensors without data."""
 
-    def __init__(self, task: Task, function: Function, what: str, known: Snapshot) -> None:
+    def __init__(
+        self,
+        task: Task,
+        function: Function,
+        what: str,
+        known: Snapshot,
+        example: Batch | None,
+        rebuild: Callable[[Batch], Any] | None,
+    ) -> None:
         self.task, self.what, self._function, self._known = task, what, function, known
+        self.example, self.rebuild = example or task.example, rebuild or task.rebuild
         self.tensors: dict[str, Tensor] = {
             **dict(task.model.named_parameters()),
             **dict(task.model.named_buffers()),
         }
         self.mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
-        given = [*self.tensors.values(), *task.example.values()]
+        given = [*self.tensors.values(), *self.example.values()]
         self.fakes = [self.mode.from_tensor(t.detach(), static_shapes=True) for t in given]
         self.leaves: dict[str, Tensor] = {}
         self.assigned: dict[str, Tensor] = {}
@@ -174,28 +198,30 @@ class _Run:
         by_id = {id(real): stand_ins[name] for name, real in self.tensors.items()}
         self.observer = Observer(self.task.model, by_id, self.mode)
         with self.observer, swapped(self.task.model, by_id) as self._tables:
-            yield dict(zip(self.task.example, batch))
+            yield dict(zip(self.example, batch))
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """What the function gives.
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the function gives, by name; a tensor without one has the name "".
 
         Raises:
-            TaskError: it is no tensor.
+            TaskError: it is no tensor; nor, for a prediction, a dict of some.
         """
         task = self.task
         with nullcontext() if self.what == "loss" else torch.no_grad():
-            result: Any = self._function(task.model, task.rebuild(batch))
+            result: Any = self._function(task.model, self.rebuild(batch))
         self.assigned = assigned_in(self.tensors, self._tables)
-        if not isinstance(result, Tensor):
-            number = isinstance(result, int | float | torch.SymInt | torch.SymFloat | torch.SymBool)
-            given = "Python number" if number else type(result).__name__
-            remedy = "the tensor, without .item()" if number else "the tensor alone"
-            wanted = "one floating-point number" if self.what == "loss" else "one value per sample"
-            raise TaskError(
-                f"Task {task.name!r}: the {self.what} must be a tensor of {wanted}, but "
-                f"`{self.what}(model, batch)` gives a {given}. Return {remedy}."
-            )
-        return result
+        if isinstance(result, Tensor):
+            return {"": result}
+        if self.what == "prediction":
+            return named_results(task.name, result)
+        number = isinstance(result, int | float | torch.SymInt | torch.SymFloat | torch.SymBool)
+        given = "Python number" if number else type(result).__name__
+        remedy = "the tensor, without .item()" if number else "the tensor alone"
+        wanted = "one floating-point number" if self.what == "loss" else "one value per sample"
+        raise TaskError(
+            f"Task {task.name!r}: the {self.what} must be a tensor of {wanted}, but "
+            f"`{self.what}(model, batch)` gives a {given}. Return {remedy}."
+        )
 
     def gradients(self, loss: Tensor) -> dict[str, Tensor]:
         """Parameter -> gradient, of those that the loss depends on.
@@ -229,14 +255,16 @@ class _Run:
         Args:
             averages: batch norms whose statistics are the plain average of all batches'.
         """
-        value = torch.empty(0)
+        results: dict[str, Tensor] = {}
         gradients: dict[str, Tensor] = {}
 
         def function(*inputs: Tensor) -> tuple[Tensor, ...]:
-            nonlocal value, gradients
+            nonlocal results, gradients
             with fx_traceback.preserve_node_meta(), self.standing_in(inputs) as batch:
-                value = result = self.forward(batch)
+                results = self.forward(batch)
+                given = list(results.values())
                 if self.what == "loss":
+                    (value,) = given
                     if value.numel() != 1 or not value.is_floating_point():
                         raise TaskError(
                             f"Task {self.task.name!r}: the loss must be one floating-point number, but "
@@ -244,8 +272,8 @@ class _Run:
                             "Reduce it, for example with .mean()."
                         )
                     gradients = self.gradients(value)
-                    result = value.reshape(())
-            return (result, *gradients.values(), *(a.detach() for a in self.assigned.values()))
+                    given = [value.reshape(())]
+            return (*given, *gradients.values(), *(a.detach() for a in self.assigned.values()))
 
         with self.mode:
             traced = make_fx(function, _OWN_STATISTICS, _allow_non_fake_inputs=True)(*self.fakes)
@@ -254,7 +282,7 @@ class _Run:
         refuse_dynamic(traced.graph)
         undo_in_place(traced.graph)
         captured = Captured(
-            traced, self.tensors, value, list(gradients), dict.fromkeys(self.assigned, ""), unchecked
+            traced, self.tensors, results, list(gradients), dict.fromkeys(self.assigned, ""), unchecked
         )
         if any(map(writes, traced.graph.nodes)):
             self._functional(captured, averages)
@@ -362,11 +390,11 @@ def _compare(first: _Run, before: Snapshot, between: Snapshot) -> None:
         NotOneGraph: naming what changes from call to call, and where.
     """
     drawn = [c for c in before.changes() if c.owner is None]
-    second = _Run(first.task, first._function, first.what, before)
+    second = _Run(first.task, first._function, first.what, before, first.example, first.rebuild)
     with second.mode, _naming_what_is_kept(before), second.standing_in(second.fakes) as batch:
         result = second.forward(batch)
         if first.python_backward:
-            second.gradients(result)
+            second.gradients(*result.values())
     source = first_difference(first.observer.calls, second.observer.calls)
     if drawn:
         raise NotOneGraph(refusals.DRAWN.format(source=listing([c.path for c in drawn])), source or "")

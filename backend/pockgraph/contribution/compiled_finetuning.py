@@ -36,7 +36,8 @@ class CompiledFinetuner:
         self._folder = tempfile.TemporaryDirectory(prefix="pockui-finetune-")
         try:
             # Compiled once a measurement, and never shipped.
-            compile(graph, plan, target=target, out=Path(self._folder.name) / "out", parity=False)
+            out = Path(self._folder.name) / "out"
+            compile(graph.without_predictions(), plan, target=target, out=out, parity=False)
             self._trainer = Trainer.load(Path(self._folder.name) / "out", threads=threads)
         except BaseException:
             self._folder.cleanup()

@@ -82,7 +82,7 @@ def timeline(graph: Graph) -> Timeline:
     nodes, steps = steps_of(graph)
     number = {n: i for i, n in enumerate(nodes)}
     results = zip(output_args(graph.fx), graph.outputs)
-    kept = {number[storage_of(n)] for n, s in results if s.role in (Role.LOSS, Role.METRIC)}
+    kept = {number[storage_of(n)] for n, s in results if s.role in (Role.LOSS, Role.METRIC, Role.PREDICTION)}
     curve = liveness(schedule_of(steps), kept)
     resident = sum(s.nbytes for s in graph.inputs)
     state = sum(s.nbytes for s in graph.inputs if s.role is Role.OPT_STATE)

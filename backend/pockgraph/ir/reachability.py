@@ -13,14 +13,14 @@ from .operator_sets import is_view
 def served_outputs(graph: Graph, only: Mapping[fx.Node, int] | None = None) -> dict[fx.Node, int]:
     """Node -> bit set over the graph's outputs (bit i: output i) that need the node.
 
-    The loss, the metric and new values of buffers are not counted: every plan has them.
+    The loss, the metric, predictions and new values of buffers are not counted: every plan has them.
 
     Args:
         only: nodes that count for the given outputs, whatever reads them.
     """
     needs: dict[fx.Node, int] = dict.fromkeys(graph.fx.nodes, 0)
     for i, (slot, node) in enumerate(zip(graph.outputs, graph.results.values(), strict=True)):
-        if slot.role not in (Role.LOSS, Role.METRIC, Role.NEW_BUFFER):
+        if slot.role not in (Role.LOSS, Role.METRIC, Role.PREDICTION, Role.NEW_BUFFER):
             needs[node] |= 1 << i
     for node in reversed(graph.fx.nodes):
         if only and node in only:

@@ -177,7 +177,7 @@ def graph_from_json(text: str, values: Mapping[str, torch.Tensor], where: str = 
             fx=_read_nodes(data),
             inputs=inputs,
             outputs=tuple(_slot_from_dict(s) for s in data["outputs"]),
-            values={n: v for n, v in values.items() if n in names},
+            values={n: values[n] for n in names if n in values},
         )
         graph.validate()
         check_graph(graph)

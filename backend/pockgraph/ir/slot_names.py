@@ -21,6 +21,7 @@ class Role(enum.StrEnum):
     SEED = "seed"
     LOSS = "loss"
     METRIC = "metric"
+    PREDICTION = "prediction"
     GRAD = "grad"
     NEW_PARAM = "new_param"
     NEW_BUFFER = "new_buffer"

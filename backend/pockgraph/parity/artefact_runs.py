@@ -40,7 +40,7 @@ class ArtefactRuns:
         seed: of dropout's masks.
 
     Raises:
-        ParityError: it cannot be run here; `step` and `evaluate`, too.
+        ParityError: it cannot be run here; `step`, `evaluate` and `predict`, too.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, batch: Batch, seed: int) -> None:
@@ -87,6 +87,25 @@ class ArtefactRuns:
             raise self._not_run("metric", e) from e
         self._refuse_marks(found.numpy(), self._manifest.eval_guards, self._manifest.eval_integers)
         return found
+
+    def predict(self, start: Mapping[str, Tensor], stem: str, batch: Batch) -> dict[str, Tensor]:
+        """The outputs for a batch, by slot name.
+
+        Args:
+            start: as for `step`.
+            stem: of the batch size.
+
+        Raises:
+            BatchError: as `step`.
+        """
+        spec = next(p for p in self._manifest.predict if p.stem == stem)
+        try:
+            self._put(start)
+            found = self._runner.predict(spec, {n: batch[n].numpy(force=True) for n in spec.batch})
+        except Exception as e:
+            raise self._not_run("prediction", e) from e
+        self._refuse_marks(found[spec.graph.outputs[0].name], spec.guards, spec.integers)
+        return {name: torch.from_numpy(value) for name, value in found.items()}
 
     def _fed(self, batch: Batch) -> dict[str, np.ndarray]:
         return {name: batch[name].numpy(force=True) for name in self._manifest.batch}

@@ -8,7 +8,8 @@ Three links of a training step:
 - the *step*: loss, and every weight, buffer and optimizer state after one update of the compiled artefact,
   read back from its runtime, against the same graph
 
-and the *metric* of the artefact against the module's own (`metric.py`).
+and the *metric* of the artefact, and what it *predicts*, against the module's own (`metric.py`,
+`prediction.py`).
 
 The graph and the step are first compared in float32, channel by channel. Where that leaves a doubt, float64
 is the referee: the graph and the module run in it and must agree; and the states in doubt must lie in the
@@ -28,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -41,6 +43,7 @@ from .decay import WorstDecay, decay_step
 from .gradients import FLOOR_RATIO_F32, GradientCheck, GradientComparison
 from .metric import ALLOWED as ALLOWED_METRIC
 from .metric import MetricCheck, MetricComparison, open_choice
+from .prediction import compared
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .split_step import GradientRun
 from .updates import ALLOWED
@@ -153,9 +156,14 @@ class _Judge:
         rounding = None
         if not self._ships(found):
             found, rounding = self._settled(found, check)
-        of_metric = MetricCheck(graph, max(self._precision.loss, ALLOWED_METRIC), self._precision.eps)
-        metric = of_metric.check(artefact.evaluate, self._manifest.target)
-        return self._record(check, doubt, found, rounding, decay, metric)
+        tolerance, eps, target = self._forward_tolerance, self._precision.eps, self._manifest.target
+        metric = MetricCheck(graph, tolerance, eps).check(artefact.evaluate, target)
+        prediction = compared(graph, artefact.predict, target, tolerance, eps)
+        return self._record(check, doubt, found, rounding, decay, metric, prediction)
+
+    @property
+    def _forward_tolerance(self) -> float:
+        return max(self._precision.loss, ALLOWED_METRIC)
 
     def _settled(self, doubt: _StepComparison, check: GradientCheck) -> tuple[_StepComparison, float]:
         """Doubts as they are left by what is known about rounding, and its size, see `_most_rounding`."""
@@ -252,6 +260,7 @@ class _Judge:
         rounding: float | None,
         decay: WorstDecay | None,
         metric: MetricComparison,
+        prediction: MetricComparison | None,
     ) -> _Verdict:
         p, worst = self._precision, found.worst()
         ships = self._ships(found)
@@ -265,7 +274,10 @@ class _Judge:
         elif not refusal and decay and not decay.ships:
             worst, step, allowed = decay.slot, decay.deviation, decay_check.ALLOWED
             refusal = self._refusal([str(decay)])
-        refusal = refusal or metric.refusal
+        refusal = refusal or metric.refusal or (prediction.refusal if prediction else "")
+        of_prediction: dict[Literal["prediction"], float] = {}
+        if prediction:
+            of_prediction["prediction"] = prediction.allowed
         loss = max(doubt.loss, found.loss)
         parity = ParityRecord(
             loss=_finite(check.loss), loss_deviation=_finite(loss),
@@ -273,9 +285,11 @@ class _Judge:
             step_deviation=_finite(step), worst_step=worst,
             update_deviation=_finite(check.update.deviation), worst_update=check.update.worst,
             metric_deviation=_finite(metric.deviation),
+            prediction_deviation=_finite(prediction.deviation) if prediction else None,
             tolerance={
                 "loss": found.allowed_loss if doubt.loss <= found.loss else doubt.allowed_loss,
                 "gradient": doubt.allowed, "step": allowed, "update": ALLOWED, "metric": metric.allowed,
+                **of_prediction,
             },
             rounding=None if rounding is None else _finite(rounding), referee=check.referee,
             batch="first of `train`",

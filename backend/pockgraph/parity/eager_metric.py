@@ -1,4 +1,5 @@
-"""A task's metric by the user's own module in evaluation mode, with given values of what a plan trains.
+"""A task's metric or prediction by the user's own module in evaluation mode, with given values of what a
+plan trains.
 
 In its own dtype, in float64, or with every operator's result a few last bits off, which is what another
 correct program may compute.
@@ -7,7 +8,8 @@ correct program may compute.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from ..capture import as_captured
 from ..ir.graph import Slot, aten
 from ..task import Task
 from ..task.batch import Batch
+from ..task.prediction import rebuilt_prediction
 from .eager_reference import in_double, owned, restored
 from .split_step import EXACT, POOL
 
@@ -36,28 +39,50 @@ _EXACT = EXACT | {
 }  # fmt: skip
 
 
-class _Metric(nn.Module):
-    def __init__(self, task: Task) -> None:
+class _Function(nn.Module):
+    def __init__(self, task: Task, function: Callable[..., Any]) -> None:
         super().__init__()
         self.model = task.model
-        self._metric = task.metric
+        self._function = function
 
-    def forward(self, batch: Any) -> Tensor:
-        return self._metric(self.model, batch)
+    def forward(self, batch: Any) -> Any:
+        return self._function(self.model, batch)
 
 
-def evaluate(
+def evaluate(task: Task, state: Mapping[Slot, Tensor], batch: Batch, **how: Any) -> Tensor:
+    """The metric `[N]` of a batch. The module is left as it was.
+
+    Args:
+        state, how: as for `call`.
+
+    Raises:
+        Exception: whatever the module or the metric raises.
+    """
+    return call(task, task.metric, state, batch, task.rebuild, **how).detach()
+
+
+def predict(task: Task, state: Mapping[Slot, Tensor], batch: Batch, **how: Any) -> dict[str, Tensor]:
+    """What the task predicts, by name; a tensor without one has the name "". Else as `evaluate`."""
+    assert task.predict is not None
+    found = call(task, task.predict, state, batch, functools.partial(rebuilt_prediction, task), **how)
+    return {n: v.detach() for n, v in ({"": found} if isinstance(found, Tensor) else found).items()}
+
+
+def call(
     task: Task,
+    function: Callable[..., Any],
     state: Mapping[Slot, Tensor],
     batch: Batch,
+    rebuild: Callable[[Batch], Any],
     double: bool = False,
     perturbation: int | None = None,
     eps: float | None = None,
     bits: float = 0.0,
-) -> Tensor:
-    """The metric `[N]` of a batch. The module is left as it was.
+) -> Any:
+    """What `function(model, batch)` gives. The module is left as it was.
 
     Args:
+        rebuild: gives a batch the form that the function takes.
         state: slot -> value, of weights (or their averages), parts of them, and buffers, instead of the
             module's own.
         double: compute in float64.
@@ -66,7 +91,7 @@ def evaluate(
         eps: of the result's dtype unless given.
 
     Raises:
-        Exception: whatever the module or the metric raises.
+        Exception: whatever the module or the function raises.
     """
     modes = [in_double()] if double else []
     if perturbation is not None:
@@ -88,7 +113,7 @@ def evaluate(
             values[slot.fqn] = value
         given = {name: owned(value, double) for name, value in batch.items()}
         named = {f"model.{fqn}": value for fqn, value in values.items()}
-        return torch.func.functional_call(_Metric(task), named, (task.rebuild(given),)).detach()
+        return torch.func.functional_call(_Function(task, function), named, (rebuild(given),))
 
 
 class Decisions(TorchDispatchMode):

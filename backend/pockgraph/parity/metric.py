@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..errors import TaskError, reason
 from ..ir.graph import Graph, Role, Slot, aten
+from ..task import Task
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from .eager_metric import Decisions, evaluate
@@ -42,7 +45,7 @@ class MetricComparison:
     """How a metric compares with eager PyTorch's.
 
     Attributes:
-        deviation: of the sample that deviates most, relative to its size or the usual one.
+        deviation: of the element that deviates most, relative to its size or the usual one.
         allowed: up to which it agrees.
         refusal: what deviates and what to do; empty where they agree.
     """
@@ -91,28 +94,47 @@ class _Compared:
         return int((off - self.allowed if self.wrong.any() else off).argmax())
 
 
-class MetricCheck:
-    """Compares metrics of one plan.
+class ForwardCheck(ABC):
+    """Compares what a forward graph gives: a vector, of whose elements each is judged.
 
     Args:
-        graph: a plan's.
-        tolerance: share of a sample's value that any program is allowed.
+        task: whose function it is.
+        graph: of a plan, reading its trained tensors as state.
+        example: a batch.
+        tolerance: share of a value that any program is allowed.
         eps: of the dtype of activations; None: of the graph's own.
     """
 
-    def __init__(self, graph: TrainGraph, tolerance: float, eps: float | None = None) -> None:
-        self._graph, self._tolerance, self._eps = graph, tolerance, eps
-        self._evaluation = graph.evaluation()
+    what: ClassVar[str]  # is compared
+    which_batch: ClassVar[str]
+
+    def __init__(
+        self, task: Task, graph: Graph, example: Batch, tolerance: float, eps: float | None = None
+    ) -> None:
+        self._task, self._graph, self._example = task, graph, example
+        self._tolerance, self._eps = tolerance, eps
+
+    @abstractmethod
+    def _eager(self, start: Start, batch: Batch, **how: object) -> Tensor:
+        """Eager PyTorch's, float64."""
+
+    @abstractmethod
+    def _picked(self, outputs: Sequence[Tensor]) -> Tensor:
+        """What is compared, of the outputs of the graph."""
+
+    @abstractmethod
+    def _said(self, found: _Compared) -> str:
+        """What deviates, in words."""
 
     def check_graph(self) -> str:
-        """Why the metric's graph, before any target, does not agree; empty where it does."""
+        """Why the graph, before any target, does not agree; empty where it does."""
         return self._before_any_target(self._worst(self._interpreted))
 
     def check(self, compiled: Callable[[dict[str, Tensor], Batch], Tensor], target: str) -> MetricComparison:
-        """Compare a compiled metric.
+        """Compare what was compiled.
 
         Args:
-            compiled: input slot name -> value, instead of the graph's own, and a batch, to the metric `[N]`.
+            compiled: input slot name -> value, instead of the graph's own, and a batch, to the vector.
             target: its name.
         """
         found = self._worst(lambda case: compiled({s.name: v for s, v in case.start.items()}, case.batch))
@@ -135,8 +157,7 @@ class MetricCheck:
     @cached_property
     def _cases(self) -> list[_Case]:
         """What is compared: where samples have the same value, more than one batch or state."""
-        task = self._graph.task
-        start, example = moved_state(self._evaluation), task.example
+        start, example = moved_state(self._graph), self._example
         found: list[_Case] = []
         with (
             contextlib.suppress(Exception),
@@ -149,27 +170,24 @@ class MetricCheck:
         found = [case for case in found if case.right.isfinite().all()]
         if not any(case.tells for case in found):
             try:
-                found.append(self._case(own_state(self._evaluation), example))
+                found.append(self._case(own_state(self._graph), example))
             except Exception as e:
                 raise TaskError(
-                    f"Eager PyTorch cannot evaluate the metric of task {task.name!r} on the first training "
-                    f"batch: {reason(e)}. Correct the batch, or the metric."
+                    f"Eager PyTorch cannot compute the {self.what} of task {self._task.name!r} on "
+                    f"{self.which_batch}: {reason(e)}. Correct the batch, or the {self.what}."
                 ) from e
         return found
 
     def _case(self, start: Start, batch: Batch) -> _Case:
         return _Case(start, batch, self._eager(start, batch))
 
-    def _eager(self, start: Start, batch: Batch, **how: object) -> Tensor:
-        return evaluate(self._graph.task, start, batch, **how).double()  # pyright: ignore[reportArgumentType]
-
     def _interpreted(self, case: _Case) -> Tensor:
-        """The metric's graph, operator by operator."""
-        graph = self._evaluation
+        """The graph, operator by operator."""
+        graph = self._graph
         values = {**graph.values, **{s.name: value for s, value in case.start.items()}}
         given = [case.batch[s.fqn] if s.role is Role.BATCH else values[s.name] for s in graph.inputs]
         with torch.no_grad():
-            return fx.Interpreter(nn.Module(), graph=graph.fx).run(*given)[0]
+            return self._picked(fx.Interpreter(nn.Module(), graph=graph.fx).run(*given))
 
     def _compared(self, got: Tensor, case: _Case) -> _Compared:
         found = compare(got, case.right, torch.zeros_like(case.right), self._tolerance)
@@ -192,21 +210,44 @@ class MetricCheck:
         if not found.wrong.any():
             return ""
         return (
-            f"The graph of the metric of task {self._graph.task.name!r} does not agree with eager PyTorch in "
-            f"evaluation mode, before any target is involved, on the first training batch: {said(found)}. If "
-            "the model was changed after the graph was built, build it again. Otherwise the metric does "
-            "something that a captured graph does not repeat, such as state that changes from call to call; "
-            "take that out. Another target does not help."
+            f"The graph of the {self.what} of task {self._task.name!r} does not agree with eager PyTorch in "
+            f"evaluation mode, before any target is involved, on {self.which_batch}: {self._said(found)}. "
+            f"If the model was changed after the graph was built, build it again. Otherwise the {self.what} "
+            "does something that a captured graph does not repeat, such as state that changes from call to "
+            "call; take that out. Another target does not help."
         )
 
     def _of_target(self, found: _Compared, target: str) -> str:
         return (
-            f"The metric that was compiled for {target!r} does not do what its graph does (task "
-            f"{self._graph.task.name!r}), though the graph itself agrees with eager PyTorch, on the first "
-            f"training batch: {said(found)}, beyond what rounding explains. This is a bug of the target "
-            f"{target!r}, not of your model: please report it, and compile for another target."
-            f"{open_choice(self._evaluation)}"
+            f"The {self.what} that was compiled for {target!r} does not do what its graph does (task "
+            f"{self._task.name!r}), though the graph itself agrees with eager PyTorch, on "
+            f"{self.which_batch}: {self._said(found)}, beyond what rounding explains. This is a bug of the "
+            f"target {target!r}, not of your model: please report it, and compile for another target."
+            f"{open_choice(self._graph)}"
         )
+
+
+class MetricCheck(ForwardCheck):
+    """Compares metrics `[N]` of one plan.
+
+    Args:
+        graph: a plan's; else as `ForwardCheck`.
+    """
+
+    what = "metric"
+    which_batch = "the first training batch"
+
+    def __init__(self, graph: TrainGraph, tolerance: float, eps: float | None = None) -> None:
+        super().__init__(graph.task, graph.evaluation(), graph.task.example, tolerance, eps)
+
+    def _eager(self, start: Start, batch: Batch, **how: object) -> Tensor:
+        return evaluate(self._task, start, batch, **how).double()
+
+    def _picked(self, outputs: Sequence[Tensor]) -> Tensor:
+        return outputs[0]
+
+    def _said(self, found: _Compared) -> str:
+        return said(found, "samples", "sample", "whose metric")
 
 
 def open_choice(graph: Graph) -> str:
@@ -220,18 +261,18 @@ def open_choice(graph: Graph) -> str:
     )
 
 
-def said(found: _Compared) -> str:
-    """Which samples deviate, in words."""
+def said(found: _Compared, many: str, one: str, which: str) -> str:
+    """Which elements deviate, in words."""
     at, count, samples = found.worst, int(found.wrong.sum()), len(found.off)
-    few = f"{count} of {samples} samples differ, most the one" if count > 1 else "the sample"
+    few = f"{count} of {samples} {many} differ, most the one" if count > 1 else f"the {one}"
     return (
-        f"{few} at {at}, whose metric is {float(found.got[at]):.6g} instead of {float(found.right[at]):.6g} "
+        f"{few} at {at}, {which} is {float(found.got[at]):.6g} instead of {float(found.right[at]):.6g} "
         f"(tolerance {float(found.allowed[at]):.0e})"
     )
 
 
 def compare(got: Tensor, right: Tensor, room: Tensor, tolerance: float) -> _Compared:
-    """Compare metrics `[N]`, float64.
+    """Compare vectors, float64.
 
     Args:
         room: by how much each value may be off beside `tolerance`, a share of its size.

@@ -214,11 +214,12 @@ def _words(index: Index) -> str:
 
 
 def _marked(new: fx.Graph, slots: tuple[Slot, ...], bad: list[fx.Node], number: int) -> tuple[Slot, ...]:
-    """Let the loss or the metric be `number` where one of `bad` holds; the outputs afterwards."""
+    """Let the loss, the metric or the first prediction be `number` where one of `bad` holds; the outputs
+    afterwards."""
     if not bad:
         return slots
     results, outputs = list(output_args(new)), list(slots)
-    at = next(i for i, s in enumerate(outputs) if s.role in (Role.LOSS, Role.METRIC))
+    at = next(i for i, s in enumerate(outputs) if s.role in (Role.LOSS, Role.METRIC, Role.PREDICTION))
     last = results[at]
     b = Builder(new, "forward")
     with b.before(new.output_node()):

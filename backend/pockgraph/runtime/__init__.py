@@ -1,4 +1,4 @@
-"""The runtime: everything a device needs to train an artefact.
+"""The runtime: everything a device needs to train an artefact, and to predict with it.
 
 Not here: compiling, and torch. The runners that need torch stand with their targets, and are imported when
 such an artefact is loaded. Names are imported when first used.
@@ -16,6 +16,7 @@ _HOME = {
     "Manifest": ".manifest",
     "NonFiniteLoss": "..errors",
     "PockError": "..errors",
+    "Predictor": ".predictor",
     "Runner": ".runner",
     "StepResult": ".trainer",
     "Trainer": ".trainer",
@@ -28,6 +29,7 @@ __all__ = [
     "Manifest",
     "NonFiniteLoss",
     "PockError",
+    "Predictor",
     "Runner",
     "StepResult",
     "Trainer",
@@ -37,6 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from ..errors import ArtifactError, BatchError, NonFiniteLoss, PockError
     from .manifest import Manifest
+    from .predictor import Predictor
     from .results import Evaluation, StepResult
     from .runner import Runner, register_target
     from .trainer import Trainer

@@ -68,12 +68,17 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def fit_batch(specs: Mapping[str, BatchSpec], batch: Any, task: str) -> dict[str, np.ndarray]:
+def fit_batch(
+    specs: Mapping[str, BatchSpec], batch: Any, task: str, what: str = "step"
+) -> dict[str, np.ndarray]:
     """`batch` with exactly the names, shapes and dtypes of `specs`.
 
     Numbers of the same kind are cast: between floats (float64 is rounded to float32), and between
     integers when every value fits. Booleans count as 0 and 1, and 0 and 1 as booleans. An integer image for
     a float input is refused: it was hardly normalised.
+
+    Args:
+        what: it is for, for people.
 
     Raises:
         BatchError: in one paragraph every difference, what is expected, and what to do.
@@ -94,7 +99,7 @@ def fit_batch(specs: Mapping[str, BatchSpec], batch: Any, task: str) -> dict[str
         else:
             fitted[name] = cast
     if wrong:
-        raise BatchError(_message(specs, wrong, task))
+        raise BatchError(_message(specs, wrong, task, what))
     return fitted
 
 
@@ -214,9 +219,9 @@ def _cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray | None:
     return None
 
 
-def _message(specs: Mapping[str, BatchSpec], wrong: list[str], task: str) -> str:
+def _message(specs: Mapping[str, BatchSpec], wrong: list[str], task: str, what: str = "step") -> str:
     return (
-        f"This batch does not fit the step compiled for task {task!r}: {listing(wrong)}. "
+        f"This batch does not fit the {what} compiled for task {task!r}: {listing(wrong)}. "
         f"A batch holds {describe(specs.items())}. Bring the data into that form, or compile the task "
         "again with batches of this one."
     )

@@ -1,5 +1,7 @@
 """`python -m pockgraph.runtime out/ --data data.npz --steps 50`: train an artefact from the shell.
 
+`python -m pockgraph.runtime predict out/ --data data.npz` predicts with it, see `predict_command.py`.
+
 Exit status: 0 done; 2 bad input or training diverged (one paragraph on stderr); 70 a bug of pockgraph;
 128 + a signal that stopped it: 130 Ctrl-C, 143 TERM, 129 HUP, 141 nobody reads the output any more. A
 second signal stops at once. `--debug` shows the traceback of an error.
@@ -8,45 +10,42 @@ second signal stops at once. `--debug` shows the traceback of an error.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import signal
 import statistics
 import sys
 import time
 import traceback
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, get_args
 
-import numpy as np
-
-from ..errors import BatchError, NonFiniteLoss, PockError, reason
-from ..files import open_regular, require_working_folder, resolved, sweep
+from ..errors import BatchError, NonFiniteLoss, PockError
+from ..files import require_working_folder, resolved, sweep
 from ..foreign_exceptions import explain
-from ..standard_streams import drop_output, settle_streams
+from ..standard_streams import settle_streams
+from . import predict_command
 from .checkpoint import require_replaceable
-from .manifest import Manifest, describe
+from .command_line import MOST, add_common_options, count, print_report
+from .data_file import Data
 from .options import OnNonfinite
 from .process_memory import peak_resident_bytes
 from .signals import StopRequest, stop_on_signal
 from .trainer import Trainer
 
 SAVE_EVERY = "60s"
-MOST = 2**31 - 1  # of steps, threads, and steps between two reports
-_format = np.lib.format
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; returns the exit status."""
     settle_streams("backslashreplace")  # names of files may be no text
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == [predict_command.NAME]:
+        options, run = predict_command.parser().parse_args(arguments[1:]), predict_command.run
+    else:
+        options, run = _parser().parse_args(arguments), _run
     with stop_on_signal() as stop:
         try:
-            _run(options, stop)
+            run(options, stop)
         except Exception as e:
             if options.debug:
                 traceback.print_exc()
@@ -69,8 +68,8 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
     ) as trainer:
         if options.resume:
             trainer.load_checkpoint(options.resume)
-        data = Data.load(options.data, trainer.manifest)
-        held_out = Data.load(options.eval, trainer.manifest) if options.eval else None
+        data = Data.for_training(options.data, trainer.manifest)
+        held_out = Data.for_training(options.eval, trainer.manifest) if options.eval else None
         began_at = trainer.steps
         saving = Saving(trainer, options.save, options.save_every)
         with saving.saved_on_refusal():
@@ -85,7 +84,7 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
             evaluation = trainer.evaluate(held_out.batches())
             report |= {"metric": evaluation.metric, "samples": evaluation.samples}
         report["peak_rss_bytes"] = peak_resident_bytes()
-        _print(report, options.json, stop)
+        print_report(report, _line, options.json, stop)
 
 
 class Saving:
@@ -135,12 +134,13 @@ class Saving:
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m pockgraph.runtime",
-        usage="%(prog)s ARTIFACT --data FILE --steps N [options], see --help",
-        description="Train a compiled artefact.",
+        usage="%(prog)s ARTIFACT --data FILE --steps N [options], see --help\n"
+        "       %(prog)s predict ARTIFACT --data FILE [options], see predict --help",
+        description="Train a compiled artefact. (A folder that is called predict: ./predict)",
     )
     p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
     p.add_argument("--data", type=Path, required=True, help="npz with one array [N, ...] per batch entry")
-    p.add_argument("--steps", type=_count, required=True, help="how many steps to take")
+    p.add_argument("--steps", type=count, required=True, help="how many steps to take")
     p.add_argument("--lr", type=float, help="learning rate; the artefact's own by default")
     p.add_argument("--eval", type=Path, help="npz to evaluate on when done")
     p.add_argument(
@@ -154,19 +154,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"steps, or with an s seconds, between two checkpoints (default: {SAVE_EVERY})",
     )
     p.add_argument("--resume", type=Path, help="continue from this checkpoint")
-    p.add_argument("--device", default="CPU", help="device name of the artefact's target (default: CPU)")
-    p.add_argument("--threads", type=_count, help="CPU threads; by default all cores")
-    p.add_argument(
-        "--allow-native-code", action="store_true", help="run an artefact's machine code: trust its author"
-    )
     p.add_argument(
         "--on-nonfinite", choices=get_args(OnNonfinite), default="error",
         help="a step whose batch, loss or update is NaN or infinite changes nothing: stop there (default) "
         "and keep the state before it in --save, or skip it",
     )  # fmt: skip
-    p.add_argument("--every", type=_count, default=10, help="steps between two lines of output (default: 10)")
-    p.add_argument("--json", action="store_true", help="print one JSON object a line")
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    p.add_argument("--every", type=count, default=10, help="steps between two lines of output (default: 10)")
+    add_common_options(p)
     return p
 
 
@@ -180,12 +174,6 @@ def save_interval(text: str) -> str:
     if not (number.isascii() and number.isdigit() and 0 < int(number[:20]) <= MOST):
         raise argparse.ArgumentTypeError(f"{text[:20]!r} is neither steps (500) nor seconds (60s)")
     return text
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < (value := int(text[:20])) <= MOST):
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number from 1 to {MOST}")
-    return value
 
 
 def _train(
@@ -204,104 +192,10 @@ def _train(
         if done % options.every == 0 or done == options.steps or stop.requested:
             mean = statistics.fmean(losses) if losses else None  # all of these were skipped
             report = {"loss": mean, "step_ms": statistics.median(times)}
-            _print({"event": "step", "step": trainer.steps, **report}, options.json, stop)
+            print_report({"event": "step", "step": trainer.steps, **report}, _line, options.json, stop)
             losses, times = [], []
         if not stop.requested and done < options.steps:
             saving.after_step()
-
-
-class Data:
-    """Arrays `[N, ...]` by batch entry, read in fixed batches, from the start again at the end.
-
-    An entry that has no samples (its first dimension is not the batch's) goes whole into every batch.
-    """
-
-    def __init__(self, arrays: dict[str, np.ndarray], whole: dict[str, np.ndarray], batch_size: int) -> None:
-        self.arrays, self.whole, self.batch_size = arrays, whole, batch_size
-        self.samples = len(next(iter(arrays.values())))
-
-    @classmethod
-    def load(cls, path: Path, manifest: Manifest) -> Data:
-        """Read an npz file for the artefact's batches.
-
-        Raises:
-            BatchError: not an npz file, an entry is missing, or arrays differ in length.
-        """
-        holds = f"A batch of task {manifest.task!r} holds {describe(manifest.batch.items())}."
-        try:
-            with open_regular(path) as opened, _archive(opened) as file:
-                missing = [n for n in manifest.batch if n not in file]
-                if missing:
-                    lacks = ", ".join(map(repr, missing))
-                    raise BatchError(f"{path} lacks {lacks}. {holds} The file needs an array for each.")
-                _require_true_sizes(file.zip, [f"{n}.npy" for n in manifest.batch])
-                arrays = {n: file[n] for n in manifest.batch}
-        except (
-            OSError, ValueError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError, EOFError,
-            KeyError, MemoryError, RuntimeError, SyntaxError,
-        ) as e:  # fmt: skip
-            raise BatchError(
-                f"Cannot read {path} as an npz file: {_unreadable(e)}. Write it with numpy.savez."
-            ) from None
-        batch_size = manifest.eval.outputs[0].shape[0]
-        whole = {n: arrays.pop(n) for n, spec in manifest.batch.items() if spec.shape[:1] != (batch_size,)}
-        lengths = {n: len(a) if a.ndim else 0 for n, a in arrays.items()}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise BatchError(
-                f"The arrays of {path} need one common number of samples, not {lengths}. {holds}"
-            )
-        return cls(arrays, whole, batch_size)
-
-    def batch(self, number: int) -> dict[str, np.ndarray]:
-        start = number * self.batch_size % self.samples
-        if start + self.batch_size <= self.samples:
-            return self._cut(slice(start, start + self.batch_size))
-        return self._cut(np.arange(start, start + self.batch_size) % self.samples)
-
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """All samples once; the last batch may be smaller."""
-        for start in range(0, self.samples, self.batch_size):
-            yield self._cut(slice(start, start + self.batch_size))
-
-    def _cut(self, samples: slice | np.ndarray) -> dict[str, np.ndarray]:
-        return {n: a[samples] for n, a in self.arrays.items()} | self.whole
-
-
-def _archive(opened: BinaryIO) -> Any:
-    if opened.read(2) != b"PK":  # numpy would take it for a pickle, and advise to trust it
-        raise ValueError("it is another kind of file")
-    opened.seek(0)
-    return np.load(opened, allow_pickle=False)
-
-
-def _unreadable(error: Exception) -> str:
-    if "allow_pickle" in str(error):
-        return "it holds Python objects instead of numbers"
-    return "there is not enough memory" if isinstance(error, MemoryError) else reason(error)
-
-
-def _require_true_sizes(archive: zipfile.ZipFile, names: Sequence[str]) -> None:
-    """Refuse arrays whose header claims another size than is stored, before memory is taken for them.
-
-    Raises:
-        ValueError: naming the array.
-    """
-    for name in set(names) & set(archive.namelist()):
-        with archive.open(name) as f:
-            version = _format.read_magic(f)
-            one = version == (1, 0)
-            shape, _, dtype = (_format.read_array_header_1_0 if one else _format.read_array_header_2_0)(f)
-            claimed, stored = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - f.tell()
-        if claimed != stored and not dtype.hasobject:
-            raise ValueError(f"{name} claims {claimed} bytes and holds {stored}")
-
-
-def _print(report: dict[str, Any], as_json: bool, stop: StopRequest) -> None:
-    try:
-        print(json.dumps(report) if as_json else _line(report), flush=True)
-    except BrokenPipeError:  # as in `… | head -1`: end as after a signal, with what was learnt saved
-        drop_output()
-        stop.signal = signal.SIGPIPE
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,8 +106,10 @@ class ParityRecord(_Strict):
         metric_deviation: of the artefact's metric, from eager PyTorch's in evaluation mode, of the sample
             whose value deviates most, relative to that or to the usual one. None in records that older
             versions wrote: they did not compare it.
-        tolerance: `"loss"`, `"gradient"`, `"update"`, `"step"` and `"metric"` -> the largest deviation that
-            ships, for these tensors and this sample: rounding counted, where it was measured.
+        prediction_deviation: of the artefact's predictions, in the same way, of the element that deviates
+            most. None where there are none.
+        tolerance: `"loss"`, `"gradient"`, `"update"`, `"step"`, `"metric"` and `"prediction"` -> the largest
+            deviation that ships, for these tensors and this sample: rounding counted, where it was measured.
         rounding: by how much a few last bits in every operator change the graph's own gradients; measured
             only where a deviation would not ship otherwise.
         referee: `"float32"`, `"float64"` where that left a doubt, or `"float32: "` and why not float64.
@@ -125,7 +127,8 @@ class ParityRecord(_Strict):
     update_deviation: float | None = None
     worst_update: str = ""
     metric_deviation: float | None = None
-    tolerance: dict[Literal["loss", "gradient", "update", "step", "metric"], float]
+    prediction_deviation: float | None = None
+    tolerance: dict[Literal["loss", "gradient", "update", "step", "metric", "prediction"], float]
     rounding: float | None = None
     referee: str = "float32"
     batch: str
@@ -140,11 +143,49 @@ class ParityRecord(_Strict):
         """Whether every deviation is within its tolerance."""
         found = {"loss": self.loss_deviation, "gradient": self.gradient_deviation,
                  "update": self.update_deviation, "step": self.step_deviation,
-                 "metric": self.metric_deviation}  # fmt: skip
-        for later in ("update", "metric"):  # which older versions did not compare
+                 "metric": self.metric_deviation, "prediction": self.prediction_deviation}  # fmt: skip
+        for later in ("update", "metric", "prediction"):  # which older versions did not compare
             if found[later] is None and later not in self.tolerance:
                 del found[later]
         return all(d is not None and d <= self.tolerance[k] for k, d in found.items())  # pyright: ignore
+
+
+class PredictionSpec(_Strict):
+    """What the task predicts of batches of one size.
+
+    Attributes:
+        samples: of a batch. None: the outputs have no row for each sample, and batches are taken as they are.
+        graph: its slots; the outputs are named like the task's own, a single tensor has no name.
+        limits, guards, integers: as those of an evaluation, see `Manifest`.
+        nonfinite_entries: as the manifest's, of the example that it was compiled with.
+        samples_apart: whether each sample's row depends on that sample alone, so that batches of other sizes
+            can be padded and split.
+    """
+
+    samples: int | None = Field(ge=1)
+    graph: GraphSpec
+    limits: tuple[Limit, ...] = ()
+    guards: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
+    nonfinite_entries: tuple[str, ...] = ()
+    samples_apart: bool = True
+
+    @property
+    def stem(self) -> str:
+        """How its files are called."""
+        return "predict" if self.samples is None else f"predict-{self.samples}"
+
+    @property
+    def batch(self) -> dict[str, BatchSpec]:
+        """What a batch holds."""
+        return {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in self.graph.batch}
+
+    @field_validator("limits")
+    @classmethod
+    def _of_entries(cls, limits: tuple[Limit, ...], info: ValidationInfo) -> tuple[Limit, ...]:
+        graph = info.data.get("graph")
+        _require_entries(limits, {s.fqn: s.shape for s in graph.batch} if graph else {})
+        return limits
 
 
 class Manifest(_Strict):
@@ -159,6 +200,7 @@ class Manifest(_Strict):
         target, options: what the graphs were compiled for.
         batch: what a training batch holds.
         train, eval: the slots of both graphs.
+        predict: what the task predicts, in ascending batch sizes; empty without a prediction.
         optimizer: `{"name": "sgd", "lr": 0.01, …}`.
         batch_norm, dropout: what a step does with those layers, as in the plan.
         predicted: figures, keys with unit suffixes.
@@ -192,6 +234,7 @@ class Manifest(_Strict):
     batch: dict[str, BatchSpec]
     train: GraphSpec
     eval: GraphSpec
+    predict: tuple[PredictionSpec, ...] = ()
     optimizer: dict[str, Any]
     batch_norm: BatchNorm = "frozen"
     dropout: bool = False
@@ -235,11 +278,18 @@ class Manifest(_Strict):
     @field_validator("train_limits", "eval_limits")
     @classmethod
     def _of_entries(cls, limits: tuple[Limit, ...], info: ValidationInfo) -> tuple[Limit, ...]:
-        specs = info.data.get("batch", {})
-        for limit in limits:
-            if limit.entry not in specs or not limit.fits(specs[limit.entry].shape):
-                raise ValueError(f"a limit of {limit.entry!r} is of no entry, or of no part of it")
+        _require_entries(limits, {n: s.shape for n, s in info.data.get("batch", {}).items()})
         return limits
+
+    @field_validator("predict")
+    @classmethod
+    def _ascending(cls, predict: tuple[PredictionSpec, ...]) -> tuple[PredictionSpec, ...]:
+        sizes = [p.samples or 0 for p in predict]
+        if sizes != sorted(set(sizes)) or (0 in sizes and len(sizes) > 1):
+            raise ValueError(f"its predictions have the sizes {sizes}")
+        if len({tuple(s.name for s in p.graph.outputs) for p in predict}) > 1:
+            raise ValueError("its predictions have different outputs")
+        return predict
 
     @property
     def changing_state(self) -> tuple[SlotSpec, ...]:
@@ -271,6 +321,12 @@ class Manifest(_Strict):
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+
+
+def _require_entries(limits: Iterable[Limit], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for limit in limits:
+        if limit.entry not in shapes or not limit.fits(shapes[limit.entry]):
+            raise ValueError(f"a limit of {limit.entry!r} is of no entry, or of no part of it")
 
 
 def read_manifest(folder: Path) -> Manifest:

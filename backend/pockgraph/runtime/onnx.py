@@ -3,12 +3,13 @@
 The step takes the state as inputs and gives the next state as outputs. Both are bound to memory of our
 own, of which there are two sets: a step reads one and writes the other, and the next step goes back.
 One set would not do: the runtime may overwrite a weight that a later operator of the same step reads.
-Evaluation is a model of its own, compiled on first use, and reads the current set in place.
+Evaluation, and a prediction of each batch size, is a model of its own, compiled on first use, and reads the
+current set in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import onnxruntime as ort
 from ..errors import ArtifactError, listing, reason
 from ..ir.slot_names import Role
 from .finite_check import nonfinite
-from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
+from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
 from .onnx_file import check_model
 
 _SUFFIX = "ExecutionProvider"
 _FED = (Role.BATCH, Role.LR, Role.SEED)
+Open = Callable[[str, GraphSpec], Any]  # (stem, its slots) -> a session
 
 
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> ONNXRunner:
@@ -33,6 +35,16 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
     Raises:
         ArtifactError: no such device, a model that is not the manifest's, or one that cannot be loaded.
     """
+    return ONNXRunner(manifest, _opener(folder, manifest, device, threads))
+
+
+def open_predictor(folder: Path, manifest: Manifest, device: str, threads: int | None) -> ONNXPredictor:
+    """See `runner.open_predictor`; as `open_runner`."""
+    return ONNXPredictor(manifest, _opener(folder, manifest, device, threads))
+
+
+def _opener(folder: Path, manifest: Manifest, device: str, threads: int | None) -> Open:
+    """What opens a graph of the artefact on a device, by its stem."""
     names = devices()
     if device.upper() not in names:
         raise ArtifactError(
@@ -50,7 +62,13 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
         options.intra_op_num_threads = threads
     # What a device cannot take is computed on the CPU.
     providers = list(dict.fromkeys((names[device.upper()], f"CPU{_SUFFIX}")))
-    return ONNXRunner(folder, manifest, options, providers)
+
+    def opened(stem: str, spec: GraphSpec) -> Any:
+        session = _session(_graph(folder, manifest, stem), options, providers)
+        _check(folder / f"{stem}.onnx", session, spec)
+        return session
+
+    return opened
 
 
 def devices() -> dict[str, str]:
@@ -63,12 +81,9 @@ def devices() -> dict[str, str]:
 class ONNXRunner:
     """A `Runner` on an execution provider of ONNX Runtime; an undone step is the other set of state again."""
 
-    def __init__(self, folder: Path, manifest: Manifest, options: Any, providers: list[str]) -> None:
-        self._open = lambda stem: _session(_graph(folder, manifest, stem), options, providers)
-        self._folder, self._eval_spec = folder, manifest.eval
+    def __init__(self, manifest: Manifest, opener: Open) -> None:
         spec = manifest.train
-        session = self._open("train")
-        _check(folder / "train.onnx", session, spec)
+        session = opener("train", spec)
         made = {s.name for s in spec.outputs}
         current = {s.name: _Tensor(s) for s in spec.state}
         # State that a step only reads has one place.
@@ -90,10 +105,11 @@ class ONNXRunner:
             )
             for before, after in ((current, other), (other, current))
         )
-        self._bound_evals: tuple[_Bound, ...] = ()
+        self._forward = _Forward(opener, self._states, self._feeds)
+        self._eval_spec = manifest.eval
 
     def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
-        self._feed(batch)
+        _feed(self._feeds, batch)
         if keys is not None:
             np.copyto(self._feeds["seed"].array, keys)
         if "lr" in self._feeds:  # a step that does not read the rate has no such input
@@ -109,27 +125,10 @@ class ONNXRunner:
         self._now = 1 - self._now
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        if not self._bound_evals:
-            self._bound_evals = tuple(self._evaluations())
-        self._feed(batch)
-        self._bound_evals[self._now].run()
-        return self._metric.array.copy()
+        return self._forward.run("eval", self._eval_spec, batch, self._now)["metric"]
 
-    def _evaluations(self) -> Iterable[_Bound]:
-        spec, session = self._eval_spec, self._open("eval")
-        _check(self._folder / "eval.onnx", session, spec)
-        self._metric = _Tensor(next(s for s in spec.outputs if s.role == Role.METRIC))
-        for s in spec.batch:
-            self._feeds.setdefault(s.name, _Tensor(s))
-        for state in self._states:
-            yield _Bound(session, {**self._feeds, **state}, {"metric": self._metric})
-
-    def _feed(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Copy a batch into the inputs; an entry that no graph reads has none."""
-        for name, array in batch.items():
-            tensor = self._feeds.get(f"batch:{name}")
-            if tensor is not None:
-                np.copyto(tensor.array, array)
+    def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._forward.run(prediction.stem, prediction.graph, batch, self._now)
 
     def read_state(self) -> dict[str, np.ndarray]:
         return {name: tensor.array.copy() for name, tensor in self._states[self._now].items()}
@@ -137,6 +136,79 @@ class ONNXRunner:
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
         for name, value in values.items():
             np.copyto(self._states[self._now][name].array, value)
+
+
+class ONNXPredictor:
+    """A `PredictionRunner` on an execution provider of ONNX Runtime."""
+
+    def __init__(self, manifest: Manifest, opener: Open) -> None:
+        self._state = {s.name: _Tensor(s) for p in manifest.predict for s in p.graph.state}
+        self._forward = _Forward(opener, (self._state,), {})
+
+    def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._forward.run(prediction.stem, prediction.graph, batch, 0)
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
+            np.copyto(self._state[name].array, value)
+
+
+class _Forward:
+    """Models that read the state and leave it alone, each opened on first use.
+
+    Args:
+        states: sets of state by slot name.
+        feeds: inputs by slot name, whose memory serves for batches of the same shape.
+    """
+
+    def __init__(
+        self, opener: Open, states: Sequence[Mapping[str, _Tensor]], feeds: Mapping[str, _Tensor]
+    ) -> None:
+        self._open, self._states, self._feeds = opener, states, feeds
+        self._opened: dict[str, _Opened] = {}
+
+    def run(
+        self, stem: str, spec: GraphSpec, batch: Mapping[str, np.ndarray], now: int
+    ) -> dict[str, np.ndarray]:
+        """Copies of the outputs, by slot name; `now`: which set of state it reads."""
+        if stem not in self._opened:
+            feeds = {s.name: _like(self._feeds.get(s.name), s) for s in spec.batch}
+            self._opened[stem] = _Opened(self._open(stem, spec), spec, self._states, feeds)
+        return self._opened[stem].run(batch, now)
+
+
+class _Opened:
+    """A model that reads the state, bound to each set of it."""
+
+    def __init__(
+        self,
+        session: Any,
+        spec: GraphSpec,
+        states: Sequence[Mapping[str, _Tensor]],
+        feeds: Mapping[str, _Tensor],
+    ) -> None:
+        self._feeds = feeds
+        self._results = {s.name: _Tensor(s) for s in spec.outputs}
+        self._bound = [_Bound(session, {**self._feeds, **state}, self._results) for state in states]
+
+    def run(self, batch: Mapping[str, np.ndarray], now: int) -> dict[str, np.ndarray]:
+        _feed(self._feeds, batch)
+        self._bound[now].run()
+        return {name: tensor.array.copy() for name, tensor in self._results.items()}
+
+
+def _like(known: _Tensor | None, slot: SlotSpec) -> _Tensor:
+    """Memory for an input: that of another model, where it fits."""
+    fits = known is not None and (known.array.shape, str(known.array.dtype)) == (slot.shape, slot.dtype)
+    return known if fits else _Tensor(slot)  # pyright: ignore[reportReturnType]
+
+
+def _feed(feeds: Mapping[str, _Tensor], batch: Mapping[str, np.ndarray]) -> None:
+    """Copy a batch into the inputs; an entry that no graph reads has none."""
+    for name, array in batch.items():
+        tensor = feeds.get(f"batch:{name}")
+        if tensor is not None:
+            np.copyto(tensor.array, array)
 
 
 def _graph(folder: Path, manifest: Manifest, stem: str) -> Path:

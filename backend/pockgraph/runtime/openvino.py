@@ -1,14 +1,15 @@
 """Runs OpenVINO artefacts: the weights live in the inference request as its variables.
 
 One request serves every step. Its input tensors are written in place, so a step allocates nothing;
-the state is written and read only when asked for. Evaluation has a model and a request of its own,
-compiled on first use, whose weights are copied from the training request when these have changed.
+the state is written and read only when asked for. Evaluation, and a prediction of each batch size, has a
+model and a request of its own, compiled on first use, whose weights are copied from the training request when
+these have changed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..errors import ArtifactError, listing, reason, suggest
 from ..ir.slot_names import Role
 from .checkpoint import initial_state
 from .finite_check import nonfinite
-from .manifest import GraphSpec, Manifest, SlotSpec, require_unchanged
+from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
 from .openvino_xml import check_model
 from .precision import requested_precision, require_exact_state
 from .quiet_openvino import core as process_core
@@ -34,6 +35,23 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
 
     The precision is forced: OpenVINO's own choice is bfloat16 or float16 where the processor has it.
     """
+    runner = OpenVINORunner(manifest, device, _opener(folder, manifest, device, threads))
+    precision = requested_precision(manifest)
+    if device != "CPU" or precision != "f32":
+        where = f"Device {device!r} in {precision}"
+        require_exact_state(runner, manifest, initial_state(folder, manifest), where)
+    return runner
+
+
+def open_predictor(folder: Path, manifest: Manifest, device: str, threads: int | None) -> OpenVINOPredictor:
+    """See `runner.open_predictor`; as `open_runner`."""
+    return OpenVINOPredictor(manifest, _opener(folder, manifest, device, threads))
+
+
+def _opener(
+    folder: Path, manifest: Manifest, device: str, threads: int | None
+) -> Callable[[str, GraphSpec], _Request]:
+    """What opens a graph of the artefact on a device, by its stem."""
     core = process_core()
     precision = requested_precision(manifest)
     _require_device(core.available_devices, device)
@@ -47,11 +65,7 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
         config |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = str(threads)
-    runner = OpenVINORunner(core, folder, manifest, device, config)
-    if device != "CPU" or precision != "f32":
-        where = f"Device {device!r} in {precision}"
-        require_exact_state(runner, manifest, initial_state(folder, manifest), where)
-    return runner
+    return lambda stem, spec: _Request(core, _graph(folder, manifest, stem), spec, device, config)
 
 
 def _require_device(available: Sequence[str], device: str) -> None:
@@ -82,27 +96,24 @@ def _require_device(available: Sequence[str], device: str) -> None:
 class OpenVINORunner:
     """A `Runner` on an OpenVINO device."""
 
-    def __init__(
-        self, core: Any, folder: Path, manifest: Manifest, device: str, config: Mapping[str, Any]
-    ) -> None:
-        self._open = lambda stem, spec: _Request(core, _graph(folder, manifest, stem), spec, device, config)
-        self._eval_spec = manifest.eval
-        self._train = self._open("train", manifest.train)
+    def __init__(self, manifest: Manifest, device: str, opener: Callable[[str, GraphSpec], _Request]) -> None:
+        self._train = opener("train", manifest.train)
         changing = {s.name: self._train.states[s.name] for s in manifest.changing_state}
         self._memories = _Memories(changing, alternate=device == "CPU")
         self._judged = manifest.checked_state
-        self._eval: _Request | None = None
-        self._eval_is_current = False
+        self._forward = _Forward(opener, self._train.read)
+        self._eval_spec = manifest.eval
 
     def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
-        self._eval_is_current = False
+        self._forward.state_changed()
         for name, array in batch.items():
             self._train.feed(f"batch:{name}", array)
         self._train.feed("lr", lr)
         if keys is not None:
             self._train.feed("seed", keys)
         self._memories.before()
-        loss = float(self._train.infer("loss"))
+        self._train.infer()
+        loss = float(self._train.output("loss"))
         self._memories.after()
         return loss
 
@@ -111,25 +122,66 @@ class OpenVINORunner:
 
     def undo(self) -> None:
         self._memories.undo()
-        self._eval_is_current = False
+        self._forward.state_changed()
 
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        if self._eval is None:
-            self._eval = self._open("eval", self._eval_spec)
-        if not self._eval_is_current:
-            self._eval.write({n: self._train.read(n) for n in self._eval.states})
-            self._eval_is_current = True
-        for name, array in batch.items():
-            self._eval.feed(f"batch:{name}", array)
-        return self._eval.infer("metric").copy()
+        return self._forward.run("eval", self._eval_spec, batch).output("metric").copy()
+
+    def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._forward.run(prediction.stem, prediction.graph, batch).outputs()
 
     def read_state(self) -> dict[str, np.ndarray]:
         return {name: self._train.read(name) for name in self._train.states}
 
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
-        self._eval_is_current = False
+        self._forward.state_changed()
         self._train.write(values)
         self._memories.forget()
+
+
+class OpenVINOPredictor:
+    """A `PredictionRunner` on an OpenVINO device."""
+
+    def __init__(self, manifest: Manifest, opener: Callable[[str, GraphSpec], _Request]) -> None:
+        self._state: dict[str, np.ndarray] = {}
+        self._forward = _Forward(opener, self._state.__getitem__)
+
+    def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._forward.run(prediction.stem, prediction.graph, batch).outputs()
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        self._state.update(values)
+        self._forward.state_changed()
+
+
+class _Forward:
+    """Graphs that read the state and leave it alone, each opened on first use.
+
+    Args:
+        read: name of a state slot -> its value.
+    """
+
+    def __init__(
+        self, opener: Callable[[str, GraphSpec], _Request], read: Callable[[str], np.ndarray]
+    ) -> None:
+        self._open, self._read = opener, read
+        self._requests: dict[str, _Request] = {}
+        self._current: set[str] = set()  # those that hold the state as it is
+
+    def state_changed(self) -> None:
+        self._current.clear()
+
+    def run(self, stem: str, spec: GraphSpec, batch: Mapping[str, np.ndarray]) -> _Request:
+        if stem not in self._requests:
+            self._requests[stem] = self._open(stem, spec)
+        request = self._requests[stem]
+        if stem not in self._current:
+            request.write({n: self._read(n) for n in request.states})
+            self._current.add(stem)
+        for name, array in batch.items():
+            request.feed(f"batch:{name}", array)
+        request.infer()
+        return request
 
 
 class _Memories:
@@ -248,14 +300,14 @@ class _Request:
     def _check(self, xml: Path, spec: GraphSpec, device: str) -> None:
         """Refuse a model that is not the manifest's, or a device that holds state in less than its dtype."""
         expected = {s.name: s for s in spec.state}
-        self._expected = expected
+        self._expected, self._results = expected, spec.outputs
         if set(self.states) != set(expected):
             differ = sorted(set(self.states) ^ set(expected))
             raise ArtifactError(f"{xml} and the manifest disagree on the state: {listing(differ)}.")
         wanted = [
             s.name
             for s in (*spec.inputs, *spec.outputs)
-            if s.role in (Role.BATCH, Role.LR, Role.SEED, Role.LOSS, Role.METRIC)
+            if s.role in (Role.BATCH, Role.LR, Role.SEED, Role.LOSS, Role.METRIC, Role.PREDICTION)
         ]
         missing = [n for n in wanted if n not in self._tensors]
         if missing:
@@ -283,10 +335,17 @@ class _Request:
         if array is not None:
             np.copyto(array, value)
 
-    def infer(self, output: str) -> np.ndarray:
+    def infer(self) -> None:
         self._request.start_async()
         self._request.wait()
-        return self._arrays[output]
+
+    def output(self, name: str) -> np.ndarray:
+        """A view of what was inferred last."""
+        return self._arrays[name]
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Copies of all that was inferred last."""
+        return {s.name: self._arrays[s.name].reshape(s.shape).astype(_held_result(s)) for s in self._results}
 
     def read(self, name: str) -> np.ndarray:
         # OpenVINO gives a scalar back as an array of one element.
@@ -299,6 +358,11 @@ class _Request:
             if held.dtype != value.dtype and not np.array_equal(held, value):
                 raise ArtifactError(f"OpenVINO holds {name} as {held.dtype}, which is too small for {value}.")
             self.states[name].state = ov.Tensor(held, shared_memory=True)
+
+
+def _held_result(spec: SlotSpec) -> np.dtype[Any]:
+    """numpy has no bfloat16; float32 holds such numbers exactly."""
+    return np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
 
 
 def _held_dtype(spec: SlotSpec) -> np.dtype[Any]:

@@ -1,10 +1,12 @@
-"""Options of a Trainer, checked. Imports no torch."""
+"""Options of a Trainer or a Predictor, checked. Imports no torch."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..errors import ArtifactError, BatchError, suggest
+from ..errors import ArtifactError, BatchError, listing, suggest
+from .manifest import Manifest
 
 MAX_THREADS = 4096
 OnNonfinite = Literal["error", "skip"]
@@ -45,3 +47,17 @@ def checked_threads(threads: int | None) -> int | None:
             "Leave it out for all cores."
         )
     return threads
+
+
+def require_allowed(folder: Path, manifest: Manifest, allow_native_code: bool) -> None:
+    """Refuse machine code that was not allowed.
+
+    Raises:
+        ArtifactError: naming the files that hold it.
+    """
+    if manifest.native_code and not allow_native_code:
+        raise ArtifactError(
+            f"{folder} holds native code ({listing(list(manifest.native_code))}), which can do whatever "
+            "you can. If you trust who compiled it, pass allow_native_code=True (--allow-native-code); "
+            "artefacts of mode 'eager' hold none."
+        )

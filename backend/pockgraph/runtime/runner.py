@@ -1,6 +1,7 @@
 """What runs the graphs of an artefact: one small interface, one module per target.
 
-A module for a target offers `open_runner(folder, manifest, device, threads) -> Runner`. It is
+A module for a target offers `open_runner(folder, manifest, device, threads) -> Runner` and, with the same
+arguments, `open_predictor`, whose `PredictionRunner` needs neither the training step nor its state. It is
 imported when an artefact of that target is loaded, so that a device needs one runtime only.
 """
 
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import ArtifactError, PockError, reason, require, suggest
-from .manifest import Manifest
+from .manifest import Manifest, PredictionSpec
 
 _MODULES = {
     "openvino": "pockgraph.runtime.openvino",
@@ -25,12 +26,25 @@ _MODULES = {
 }
 
 
-class Runner(Protocol):
-    """Holds the state of one artefact on one device.
+class PredictionRunner(Protocol):
+    """Predicts with the state that it is given, on one device.
 
     Batches arrive checked: name -> array of exactly the manifest's shape and dtype. State goes by
     slot name (`trained:conv.weight`, `opt_state:conv.weight:momentum_buffer`).
     """
+
+    def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs for a batch of one compiled size, by slot name, as arrays of the caller's own."""
+        ...
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        """Set state slots; arrays have the slots' shapes and dtypes. Those that no prediction reads may be
+        left out."""
+        ...
+
+
+class Runner(PredictionRunner, Protocol):
+    """Holds the state of one artefact on one device, and trains it."""
 
     def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
         """One update; returns the loss before it. `keys`: the `seed` input, for graphs that have one."""
@@ -109,6 +123,17 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
     module = import_runtime(folder, manifest.target)
     with explained(folder, device):
         return module.open_runner(folder, manifest, device, threads)
+
+
+def open_predictor(folder: Path, manifest: Manifest, device: str, threads: int | None) -> PredictionRunner:
+    """What predicts with an artefact, whose files are checked when they are opened.
+
+    Raises:
+        ArtifactError: as `open_runner`.
+    """
+    module = import_runtime(folder, manifest.target)
+    with explained(folder, device):
+        return module.open_predictor(folder, manifest, device, threads)
 
 
 @contextmanager

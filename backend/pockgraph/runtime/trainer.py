@@ -18,12 +18,13 @@ from ..ir.slot_names import Role
 from ..plan import Plan
 from ..prng import step_keys
 from . import checkpoint
-from .batch import check_finite, fit_batch, learning_rate, pad_batch
+from .batch import check_finite, fit_batch, learning_rate
 from .batch_limits import check_limits
 from .finite_check import is_finite
+from .forward_passes import evaluated, predicted, require_predictions
 from .last_used import note_last_checkpoint, note_loaded
-from .manifest import Manifest, read_manifest, read_plan, verify_files
-from .options import OnNonfinite, checked_policy, checked_seed, checked_threads
+from .manifest import Manifest, PredictionSpec, read_manifest, read_plan, verify_files
+from .options import OnNonfinite, checked_policy, checked_seed, checked_threads, require_allowed
 from .ownership import Owned, exclusive
 from .result_marks import failed_check
 from .results import Evaluation, StepResult
@@ -102,12 +103,7 @@ class Trainer(Owned):
         folder = resolved(path)
         require(ArtifactError, "device", device, str, "Pass a name such as 'CPU'.")
         manifest = read_manifest(folder)
-        if manifest.native_code and not allow_native_code:
-            raise ArtifactError(
-                f"{folder} holds native code ({listing(list(manifest.native_code))}), which can do whatever "
-                "you can. If you trust who compiled it, pass allow_native_code=True (--allow-native-code); "
-                "artefacts of mode 'eager' hold none."
-            )
+        require_allowed(folder, manifest, allow_native_code)
         verify_files(folder, manifest)
         threads = checked_threads(threads)
         seed, on_nonfinite = checked_seed(seed), checked_policy(on_nonfinite)  # before the runtime compiles
@@ -223,34 +219,36 @@ class Trainer(Owned):
             raise BatchError("evaluate() takes an iterable of batches, and this is one batch: pass [batch].")
         require(BatchError, "batches", batches, Iterable, "Pass a list of batches.")
         self._require_whole("Nothing was evaluated")
-        samples = self.manifest.eval.outputs[0].shape[0]
-        values = []
-        for batch in batches:
-            arrays, count = pad_batch(self.manifest.batch, batch, samples, self.manifest.task)
-            if count < samples and not self.manifest.samples_apart:
-                raise BatchError(
-                    f"This batch has {count} samples instead of {samples}, and the metric of task "
-                    f"{self.manifest.task!r} makes a sample's value of others in its batch (statistics or "
-                    "comparisons within the batch), so that it cannot be filled up. Evaluate batches of "
-                    f"{samples} samples, and leave the last one out (drop_last=True)."
-                )
-            check_limits(arrays, self.manifest.eval_limits, self.manifest.task)
-            check_finite(arrays, batch, self.manifest.nonfinite_entries, self.manifest.task)
+
+        def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
             with explained(self.folder, self.device):
-                found = self._runner.evaluate(arrays)
-            wrong = failed_check(
-                found, self.manifest.eval_guards, self.manifest.eval_integers, self.manifest.numbered_guards
-            )
-            if wrong:
-                raise BatchError(f"In the evaluation of a batch {wrong}")
-            values.append(found[:count])
-        if not values:
-            raise BatchError(
-                "There was nothing to evaluate: the iterable of batches is empty. A generator yields its "
-                "batches only once; pass a list."
-            )
-        joined = np.concatenate(values)
-        return Evaluation(float(joined.mean(dtype=np.float64)), joined, len(joined))
+                return self._runner.evaluate(arrays)
+
+        return evaluated(self.manifest, batches, run)
+
+    @exclusive
+    def predict(self, batch: Any) -> np.ndarray | dict[str, np.ndarray]:
+        """What the task predicts of a batch, with the current weights (or their average, as for `evaluate`).
+
+        A batch of any number of samples is taken, where the outputs have a row for each: it is split and
+        padded to the batch sizes that were compiled, on which the last bits of a row may depend.
+        Entries of a training batch that the prediction does not read may be there or not.
+
+        Returns:
+            The one array, or name -> array where the task's `predict` gives a dict.
+
+        Raises:
+            ArtifactError: the artefact has no prediction.
+            BatchError: as `step` says of a batch.
+        """
+        require_predictions(self.folder, self.manifest)
+        self._require_whole("Nothing was predicted")
+
+        def run(prediction: PredictionSpec, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            with explained(self.folder, self.device):
+                return self._runner.predict(prediction, arrays)
+
+        return predicted(self.manifest, batch, run)
 
     # ---------------------------------------------------------------- weights
 

@@ -49,6 +49,7 @@ def make_kit(
     identity = TaskIdentity(
         name=graph.name, fingerprint=graph.fingerprint, optimizer=graph.optimizer.to_dict()
     )
+    graph = graph.without_predictions()
     kit = Kit(task=identity, target=target, plans=tuple(plans))
     try:
         with replacing(out) as new:

@@ -85,6 +85,7 @@ def measure_plans(
 
     chosen = [dict(c) for c in (fitting_choices(profile) if choices is None else choices)]
     found: list[MeasuredPlan] = []
+    graph = graph.without_predictions()
     # A real batch: of zeros, a mean over the tokens that a mask counts is 0 / 0, and the step refuses that.
     with batch_file(graph.task.example) as batch:
         for group in _groups(profile, chosen):

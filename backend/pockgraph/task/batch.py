@@ -54,6 +54,40 @@ def as_named(batch: Any) -> Batch:
     return named
 
 
+def check_name(task: str, name: str, what: str, do: str) -> None:
+    """Refuse what the files of an artefact or a study cannot hold.
+
+    Raises:
+        TaskError: with what to `do`.
+    """
+    if found := UNWRITABLE.search(name):
+        raise TaskError(
+            f"Task {task!r}: {what} {name!r} holds the character {found[0]!r}, which cannot be "
+            f"written to a file. {do}."
+        )
+
+
+def check_entries(task: str, what: str, batch: Any, hint: str = "") -> None:
+    """Refuse a batch that is none, or has entries that no file can name.
+
+    Args:
+        what: which one, as the beginning of a sentence; hint: its end, where the batch is none.
+
+    Raises:
+        TaskError: with what to do.
+    """
+    try:
+        named = as_named(batch)
+    except TaskError as e:
+        raise TaskError(f"{what}: {e}{hint}") from None
+    for key in named:
+        check_name(task, key, "the batch entry", "Give it another key")
+    if "" in named:
+        raise TaskError(f"{what}: a batch entry has an empty name. Give it a key, as in {{'x': x}}.")
+    if any(v.ndim and not len(v) for v in named.values()):
+        raise TaskError(f"{what}: its first batch has no samples. Leave empty batches out.")
+
+
 def hint(data: Any) -> str:
     """What was probably meant, when the first batch is none."""
     if isinstance(data, Mapping | torch.Tensor | np.ndarray) or hasattr(data, "to_numpy"):

@@ -13,14 +13,15 @@ import torch
 from ..errors import TaskError, require, suggest
 from ..globs import matches
 from ..plan.plan import BatchNorm
-from .batch import UNWRITABLE, Batch, as_named, check_batch, hint
+from .batch import Batch, as_named, check_batch, check_entries, check_name, hint
 from .batches import Batches
 from .data_sources import as_data, beginning_of, epoch_of, is_stream, numbered
+from .prediction import checked_prediction
 
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 
-
 INSTANCE_NORMS = (torch.nn.InstanceNorm1d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
+Predicted = torch.Tensor | Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,15 @@ class Task:
             its running statistics, as in PyTorch's training mode. Metrics use the running ones.
         dropout: whether the training step drops activations: the model then trains in training mode
             (batch norm excepted), with masks that a seed determines on every target.
+        predict: `(model, batch) -> tensor`, or a dict of named tensors: what a device answers with the
+            weights that it has learnt. Without it an artefact trains and evaluates only.
+        predict_batch: a batch as `predict` takes it, of any size, where that is no training batch. By default
+            the first training batch, of which a device needs no more than what `predict` reads.
+        predict_sizes: the batch sizes that are compiled, by default 1 and that of `predict_batch`.
 
     Raises:
-        TaskError: an unknown policy, or the data is empty, yields only once, or differs in shape.
+        TaskError: an unknown policy, the data is empty, yields only once, or differs in shape, or the
+            prediction is none.
     """
 
     name: str
@@ -61,6 +68,9 @@ class Task:
     fresh: tuple[str, ...] = ()
     batch_norm: BatchNorm = field(default="frozen", kw_only=True)
     dropout: bool = field(default=False, kw_only=True)
+    predict: Callable[[torch.nn.Module, Any], Predicted] | None = field(default=None, kw_only=True)
+    predict_batch: Any = field(default=None, kw_only=True)
+    predict_sizes: tuple[int, ...] | None = field(default=None, kw_only=True)
     reference: str = field(default="", kw_only=True)  # `module:name` this task can be made again from
 
     def __post_init__(self) -> None:
@@ -78,7 +88,7 @@ class Task:
             )
         tensors = (*self.model.named_parameters(), *self.model.named_buffers())
         for fqn in (fqn for fqn, _ in tensors):
-            self._check_name(fqn, "the tensor", "Give the module another name")
+            check_name(self.name, fqn, "the tensor", "Give the module another name")
         self.model.eval()
         for name in ("train", "eval", "validation"):
             if name != "validation" or self.validation is not None:
@@ -89,11 +99,12 @@ class Task:
                 raise TaskError(
                     f"Task {self.name!r}: fresh={glob!r} matches no parameter.{suggest(glob, known)}"
                 )
+        object.__setattr__(self, "predict_sizes", checked_prediction(self))
 
     def _check_kinds(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise TaskError(f"Task: name={self.name!r} must be a text that is not empty, such as 'digits'.")
-        self._check_name(self.name, "the name", "Take another")
+        check_name(self.name, self.name, "the name", "Take another")
         if not isinstance(self.model, torch.nn.Module):
             raise TaskError(
                 f"Task {self.name!r}: the model is a {type(self.model).__name__}, not a torch.nn.Module. "
@@ -113,14 +124,6 @@ class Task:
                 "('head.*',)."
             )
 
-    def _check_name(self, name: str, what: str, do: str) -> None:
-        """Refuse what the files of an artefact or a study cannot hold."""
-        if found := UNWRITABLE.search(name):
-            raise TaskError(
-                f"Task {self.name!r}: {what} {name!r} holds the character {found[0]!r}, which cannot be "
-                f"written to a file. {do}."
-            )
-
     def _accept_data(self, name: str) -> None:
         """Make what was given for `name` data that can be read again, and look at its first batch."""
         what = f"Task {self.name!r}: `{name}`"
@@ -130,16 +133,7 @@ class Task:
         if first is None:
             small = isinstance(data, Batches) and f" of {data.batch_size} ({data.samples} samples)"
             raise TaskError(f"{what} has no batches{small or ''}. Give it at least one.")
-        try:
-            named = as_named(first)
-        except TaskError as e:
-            raise TaskError(f"{what}: {e}{hint(data)}") from None
-        for key in named:
-            self._check_name(key, "the batch entry", "Give it another key")
-        if "" in named:
-            raise TaskError(f"{what}: a batch entry has an empty name. Give it a key, as in {{'x': x}}.")
-        if any(v.ndim and not len(v) for v in named.values()):
-            raise TaskError(f"{what}: its first batch has no samples. Leave empty batches out.")
+        check_entries(self.name, what, first, hint(data))
         if name == "train" and is_stream(data):
             self.__dict__["_first"] = first  # reading it again may start workers, or a download
 
@@ -209,6 +203,11 @@ class Task:
     def rebuild(self, batch: Batch) -> Any:
         """A named batch in the form (dict or tuple) that `loss` and `metric` expect."""
         return batch if isinstance(self._first, Mapping) else tuple(batch.values())
+
+    @property
+    def predict_example(self) -> Batch:
+        """A batch as `predict` takes it, as name -> tensor."""
+        return self.example if self.predict_batch is None else self.named(self.predict_batch)
 
     def fresh_fqns(self) -> list[str]:
         known = [fqn for fqn, _ in self.model.named_parameters()]

@@ -14,6 +14,7 @@ from ..passes.dropout_masks import DropoutMasks, refuse_random
 from ..passes.optimize.hoist_weight_gradients import HoistWeightGradients
 from ..plan import BatchSpec, Plan, Trained
 from ..task import Task
+from .predictions import trace_predictions
 from .prune import prune
 from .train_graph import TrainGraph, no_parameters, tensor_infos
 
@@ -27,8 +28,8 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
         optimizer: `SGD` (the default, lr 0.01), `Adam`, `AdamW`, `Lion` or `Adafactor`.
 
     Raises:
-        TaskError: the loss is not a scalar, nothing can be trained, or a group of the optimizer's matches
-            no tensor.
+        TaskError: the loss is not a scalar, nothing can be trained, a group of the optimizer's matches
+            no tensor, or the task's prediction is none.
         CaptureError: the model has no static graph (data-dependent control flow, …).
     """
     optimizer = SGD() if optimizer is None else optimizer
@@ -51,6 +52,9 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
     metric = run(trace_metric(task).graph, (Canonicalize(),), "metric")
     refuse_random(metric, task.name, "metric")
     metric = _sharing_buffers(metric, gradients)
+    predictions = tuple(
+        replace(p, graph=_sharing_buffers(p.graph, gradients)) for p in trace_predictions(task)
+    )
     batch = {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in gradients.inputs if s.role is Role.BATCH}
     plan = Plan(
         task=task.name, model={r.fqn: r.shape for r in tensors}, batch=batch, optimizer=optimizer.to_dict(),
@@ -62,12 +66,13 @@ def build(task: Task, optimizer: Optimizer | None = None) -> TrainGraph:
         fx=whole.fx, inputs=whole.inputs, outputs=whole.outputs, values=whole.values, name=task.name,
         task=task, gradients=gradients, metric=metric, optimizer=optimizer, plan=plan, tensors=tensors,
         unused=trace.unused, aliases=trace.aliases, frozen=trace.frozen, reference=task.reference,
+        predictions=predictions,
     )  # fmt: skip
     return graph
 
 
-def _sharing_buffers(metric: Graph, gradients: Graph) -> Graph:
-    """The metric's graph, reading the buffers that a training step changes as state."""
+def _sharing_buffers(forward: Graph, gradients: Graph) -> Graph:
+    """A forward graph, reading the buffers that a training step changes as state."""
     changed = {s.fqn for s in gradients.outputs if s.role is Role.NEW_BUFFER}
     changes = lambda s: s.role is Role.BUFFER and s.fqn in changed  # noqa: E731
-    return replace(metric, inputs=tuple(replace(s, changes=changes(s)) for s in metric.inputs))
+    return replace(forward, inputs=tuple(replace(s, changes=changes(s)) for s in forward.inputs))

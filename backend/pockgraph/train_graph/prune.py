@@ -97,7 +97,7 @@ class _Editor:
 
 
 def specialise(graph: Graph, plan: Plan, averaged: bool = False) -> Graph:
-    """A forward graph (the metric's) that reads the plan's trained tensors as state.
+    """A forward graph (the metric's, a prediction's) that reads the plan's trained tensors as state.
 
     Args:
         averaged: read their average over training instead, the optimizer's state `ema`.

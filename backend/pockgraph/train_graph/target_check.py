@@ -20,6 +20,7 @@ from torch import fx
 from ..errors import listing
 from ..ir.graph import Graph, Role
 from ..ir.reachability import ancestors, served_outputs
+from ..passes import Pipeline
 from ..plan import Plan
 from ..targets import Target, Unsupported, get_target, target_names
 
@@ -34,7 +35,8 @@ class Problem(Unsupported):
     """An operator of a plan's graphs that the target cannot lower.
 
     Attributes:
-        needed_by: `"loss"` or `"metric"` (then every plan needs it), `"gradients"` or `"update"`.
+        needed_by: `"loss"`, `"metric"` or `"prediction"` (then every plan needs it), `"gradients"` or
+            `"update"`.
     """
 
     needed_by: str
@@ -121,20 +123,28 @@ def check(graph: TrainGraph, target: Target | str) -> Check:
     lowering = get_target(target) if isinstance(target, str) else target
     pipeline = lowering.pipeline({})
     train, evaluation = pipeline.start(graph, "train"), pipeline.start(graph.evaluation(), "eval")
-    return check_lowered(graph, lowering, train, evaluation)
+    return check_lowered(graph, lowering, train, evaluation, _predictions(graph, pipeline))
 
 
-def check_lowered(graph: TrainGraph, target: Target | str, train: Graph, evaluation: Graph) -> Check:
-    """`check`, for those who have run the passes: `train` and `evaluation` are as in `check`."""
+def _predictions(graph: TrainGraph, pipeline: Pipeline) -> list[Graph]:
+    return [pipeline.start(p.graph, p.stem) for p in graph.prediction_graphs()]
+
+
+def check_lowered(
+    graph: TrainGraph, target: Target | str, train: Graph, evaluation: Graph, predictions: Sequence[Graph]
+) -> Check:
+    """`check`, for those who have run the passes: the graphs are as in `check`."""
     lowering = get_target(target) if isinstance(target, str) else target
-    obstacles = [*_in_training(lowering, train), *_in_evaluation(lowering, evaluation)]
+    obstacles = [*_in_training(lowering, train), *_in_forward(lowering, evaluation, predictions)]
     if not obstacles:
         return Check(lowering.name, (), graph.plan)
     problems = tuple(dict.fromkeys(o.problem for o in obstacles))
     plan, stuck = _nearest_plan(graph, lowering, obstacles)
     advice = _why_none(stuck, graph) if plan is None else _how(plan, graph)
     others = tuple(
-        name for name in target_names() if name != lowering.name and _lowers(name, (train, evaluation))
+        name
+        for name in target_names()
+        if name != lowering.name and _lowers(name, (train, evaluation, *predictions))
     )
     return Check(lowering.name, problems, plan, advice, others)
 
@@ -183,9 +193,10 @@ def _in_training(target: Target, graph: Graph) -> list[_Obstacle]:
     return obstacles
 
 
-def _in_evaluation(target: Target, graph: Graph) -> list[_Obstacle]:
+def _in_forward(target: Target, evaluation: Graph, predictions: Sequence[Graph]) -> list[_Obstacle]:
     return [
-        _Obstacle(_problem(what, "metric"), _foldable(graph, node))
+        _Obstacle(_problem(what, needed_by), _foldable(graph, node))
+        for graph, needed_by in [(evaluation, "metric"), *((p, "prediction") for p in predictions)]
         for node, what in _unsupported_nodes(target, graph)
     ]
 
@@ -232,7 +243,7 @@ def _nearest_plan(
         small = graph.prune(plan)
         obstacles = [
             *_in_training(target, pipeline.start(small, "train")),
-            *_in_evaluation(target, pipeline.start(small.evaluation(), "eval")),
+            *_in_forward(target, pipeline.start(small.evaluation(), "eval"), _predictions(small, pipeline)),
         ]
     return plan, ()
 
@@ -246,10 +257,11 @@ def _why_none(stuck: Sequence[_Obstacle], graph: TrainGraph) -> str:
             f"The forward pass needs {ops}, whatever is trained, so no plan helps: rewrite those lines of "
             "the model or the loss."
         )
-    if needed == {"metric"}:
+    if needed <= {"metric", "prediction"}:
+        what = " and the ".join(sorted(needed))
         return (
-            f"The metric needs {ops}, whatever is trained, so no plan helps: rewrite those lines of the "
-            "model or the metric."
+            f"The {what} needs {ops}, whatever is trained, so no plan helps: rewrite those lines of the "
+            f"model or the {what}."
         )
     if needed == {"update"}:
         return (

@@ -23,6 +23,7 @@ from ..plan import Plan
 from ..plan.plannable import check_trainable
 from ..plan.tensor_info import TensorInfo, block_of
 from ..recurrent.operators import WEIGHTS
+from .predictions import Prediction
 from .prune import prune, specialise
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class TrainGraph(Graph):
         aliases: other names of tied tensors -> the name used here.
         frozen: tensors that the user froze, with requires_grad=False; no plan trains them.
         reference: `module:name` that makes the task again, or empty.
+        predictions: the forward graphs of what the task predicts, one for each batch size.
     """
 
     name: str
@@ -61,6 +63,7 @@ class TrainGraph(Graph):
     aliases: dict[str, str] | None = None
     frozen: tuple[str, ...] = ()
     reference: str = ""
+    predictions: tuple[Prediction, ...] = ()
 
     # ------------------------------------------------------------------ plans
 
@@ -98,6 +101,17 @@ class TrainGraph(Graph):
     def evaluation(self) -> Graph:
         """The metric's forward graph, reading this plan's trained tensors (or their average) as state."""
         return specialise(self.metric, self.plan, averaged=self.optimizer.ema_decay is not None)
+
+    def prediction_graphs(self) -> tuple[Prediction, ...]:
+        """The predictions, reading this plan's trained tensors (or their average) as state."""
+        averaged = self.optimizer.ema_decay is not None
+        return tuple(
+            replace(p, graph=specialise(p.graph, self.plan, averaged=averaged)) for p in self.predictions
+        )
+
+    def without_predictions(self) -> TrainGraph:
+        """The same step, of which no prediction is compiled: for measurements."""
+        return replace(self, predictions=())
 
     def check(self, target: str) -> Check:
         """Every operator of this plan that `target` lacks, and the nearest plan that compiles.

@@ -9,11 +9,12 @@ from .checkpoints import Checkpoints
 from .divergence import Divergence
 from .evaluation import Evaluation
 from .folders import Folders
+from .predictions import Predictions
 from .state import State
 from .steps import Steps
 
 __all__ = ["RunnerContract", "same"]
 
 
-class RunnerContract(Steps, Batches, Evaluation, State, Divergence, Checkpoints, Folders):
+class RunnerContract(Steps, Batches, Evaluation, Predictions, State, Divergence, Checkpoints, Folders):
     pass

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import fx
 from torch.fx.node import map_aggregate
 
@@ -27,7 +26,7 @@ from ...files import read_text
 from ...ir.graph import Graph, Role, aten, output_args
 from ...ir.serialize import graph_from_json
 from ...plan.plan import MAX_BYTES
-from ...runtime.manifest import STATE, GraphSpec, Manifest, require_unchanged
+from ...runtime.manifest import STATE, GraphSpec, Manifest, PredictionSpec, require_unchanged
 from ...runtime.ownership import SPAWN, inherited
 from .aot_package import load_package
 from .fused_lstm import fuse_lstms
@@ -36,11 +35,22 @@ from .fused_lstm import fuse_lstms
 _backends: Any = torch.backends
 _ROUNDING = (_backends.cuda.matmul, _backends.cudnn.conv, _backends.cudnn.rnn)
 # Views that their schema does not own up to.
+_GIVEN = (Role.BATCH, Role.LR, Role.SEED)
 _HIDDEN_VIEWS = {"_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
 
 
 def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | None) -> TorchRunner:
     """See `runner.open_runner`; `threads` holds while this runner computes."""
+    return TorchRunner(folder, manifest, _place(folder, manifest, device, threads), threads)
+
+
+def open_predictor(folder: Path, manifest: Manifest, device: str, threads: int | None) -> TorchForward:
+    """See `runner.open_predictor`; as `open_runner`."""
+    return TorchForward(folder, manifest, _place(folder, manifest, device, threads), threads, {})
+
+
+def _place(folder: Path, manifest: Manifest, device: str, threads: int | None) -> torch.device:
+    """The device, once it is known that the artefact can run there."""
     if inherited("torch") and threads != 1:
         raise ArtifactError(
             f"This process, {os.getpid()}, was forked from one that had imported torch, and waits for ever "
@@ -59,7 +69,7 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
         ) from e
     if manifest.options.get("mode") == "aot":
         _require_same_torch(folder, manifest, place)
-    return TorchRunner(folder, manifest, place, threads)
+    return place
 
 
 def _require_same_torch(folder: Path, manifest: Manifest, device: torch.device) -> None:
@@ -68,7 +78,7 @@ def _require_same_torch(folder: Path, manifest: Manifest, device: torch.device) 
     Raises:
         ArtifactError: with what to do.
     """
-    undeclared = {"train.pt2", "eval.pt2"} - set(manifest.native_code)
+    undeclared = {f"{stem}.pt2" for stem in stems(manifest)} - set(manifest.native_code)
     if undeclared:
         raise ArtifactError(
             f"{folder} is of mode 'aot', but its manifest does not list {listing(sorted(undeclared))}. "
@@ -87,95 +97,75 @@ def _require_same_torch(folder: Path, manifest: Manifest, device: torch.device) 
         )
 
 
+def stems(manifest: Manifest) -> tuple[str, ...]:
+    """The graphs in the order they were written: what one of them has stored, later ones have not."""
+    return ("train", "eval", *(p.stem for p in manifest.predict))
+
+
 def _has_no_factors(error: RuntimeError) -> bool:
     """Did a decomposition find a matrix, such as one with NaN, for which PyTorch raises?"""
     failed = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
     return isinstance(error, failed) or "should not contain infs or NaNs" in str(error)
 
 
-class TorchRunner:
-    """A `Runner` in PyTorch."""
+class TorchForward:
+    """A `PredictionRunner` in PyTorch: graphs that read the values held and leave them alone.
 
-    def __init__(self, folder: Path, manifest: Manifest, device: torch.device, threads: int | None) -> None:
+    Args:
+        values: slot name -> state, and constants that are in memory already.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        device: torch.device,
+        threads: int | None,
+        values: dict[str, torch.Tensor],
+    ) -> None:
         self._folder, self._manifest, self._device, self._threads = folder, manifest, device, threads
         self._mode = manifest.options.get("mode")
-        self._values: dict[str, torch.Tensor] = {}
-        for name in (STATE, "train.safetensors"):
-            self._values.update(self._load(name))
-        self._states = [s.name for s in manifest.train.state]
-        for name in self._states:  # the file's own pages must not be written to
-            self._values[name] = self._values[name].clone()
-        for slot in manifest.train.inputs:
-            if slot.role in (Role.LR, Role.SEED):
-                self._values[slot.name] = torch.zeros(slot.shape, device=device)
-        self._before: dict[str, torch.Tensor] = {}
-        train = self._read("train", manifest.train, self._values)
-        self._results = [s.name for s in train.outputs]
-        self._next = {s.next_name: s.name for s in manifest.changing_state}
-        self._judged = manifest.checked_state
-        # Packages of older versions return the loss only, and write the state in place.
-        self._updates_in_place = self._mode == "aot" and manifest.telling_state is None
-        self._step = self._function("train", with_own_results(train), train)
-        self._eval: Callable[..., Any] | None = None
+        self._values = values
+        self._functions: dict[str, Callable[..., Any]] = {}
 
-    def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
-        self._values["lr"].fill_(lr)
-        if keys is not None:
-            self._values["seed"].copy_(_tensor(keys))
-        self._before = {}  # frees what the step before the last one left
-        before = {name: self._values[name] for name in self._next.values()}
-        if self._updates_in_place:
-            before = {name: value.clone() for name, value in before.items()}
-        try:
-            with self._computing():
-                results = dict(zip(self._results, self._step(batch)))
-                loss = float(results["loss"])
-        except RuntimeError as e:
-            if not _has_no_factors(e):
-                raise
-            self._before = before
-            return math.nan
-        self._values.update(
-            {name: results[new].contiguous() for new, name in self._next.items() if new in results}
-        )
-        self._before = before
-        return loss
-
-    def nonfinite(self) -> list[str]:
-        judged = {n: self._values[n].reshape(-1) for n in self._judged}
-        with self._computing():
-            squares = [value.dot(value).float() for value in judged.values()]
-            if not squares or bool(torch.stack(squares).sum().isfinite()):
-                return []
-            return [n for n, value in judged.items() if not bool(value.isfinite().all())]
-
-    def undo(self) -> None:
-        self._values.update(self._before)
-
-    def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        if self._eval is None:
-            more = self._load("eval.safetensors")
-            graph = self._read("eval", self._manifest.eval, {**self._values, **more})
-            self._eval = self._function("eval", with_own_results(graph), graph)
-        try:
-            with self._computing():
-                return _array(self._eval(batch)[0])
-        except RuntimeError as e:
-            if not _has_no_factors(e):
-                raise
-            raise BatchError(f"This batch cannot be evaluated, as in eager PyTorch: {reason(e)}.") from e
-
-    def read_state(self) -> dict[str, np.ndarray]:
-        return {n: self._values[n].cpu().numpy().copy() for n in self._states}
+    def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = self._forward(prediction.stem, prediction.graph, batch, "predicted")
+        return {s.name: _array(r) for s, r in zip(prediction.graph.outputs, results)}
 
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
         for name, value in values.items():
             self._values[name] = _tensor(value).to(self._device, copy=True)
 
+    def _forward(
+        self, stem: str, spec: GraphSpec, batch: Mapping[str, np.ndarray], done: str
+    ) -> tuple[torch.Tensor, ...]:
+        """What a graph, opened on first use, gives for a batch.
+
+        Args:
+            done: what cannot be done with a batch that fails, for people.
+        """
+        if stem not in self._functions:
+            graph = self._read(stem, spec, _Stored(self, stem))
+            self._functions[stem] = self._function(stem, with_own_results(graph), graph)
+        try:
+            with self._computing():
+                return self._functions[stem](batch)
+        except RuntimeError as e:
+            if not _has_no_factors(e):
+                raise
+            raise BatchError(f"This batch cannot be {done}, as in eager PyTorch: {reason(e)}.") from e
+
     def _load(self, name: str) -> dict[str, torch.Tensor]:
+        with self._open(name) as f:
+            return {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
+        """A file of tensors; whatever is wrong with it is said in words."""
         require_unchanged(self._folder, self._manifest, name)
         try:
-            return load_file(self._folder / name, device=str(self._device))
+            with safe_open(self._folder / name, framework="pt", device=str(self._device)) as f:
+                yield f
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as e:
             raise ArtifactError(
                 f"{self._folder / name} is damaged or no safetensors file ({reason(e)}). Compile the "
@@ -239,6 +229,102 @@ class TorchRunner:
         finally:
             if self._threads is not None:
                 torch.set_num_threads(before)
+
+
+class _Stored(Mapping[str, torch.Tensor]):
+    """The values of a graph: those that its own file holds, those in memory, and those in the files of graphs
+    that were written before. Read when they are asked for."""
+
+    def __init__(self, owner: TorchForward, stem: str) -> None:
+        self._owner = owner
+        own, *others = dict.fromkeys((stem, *stems(owner._manifest)))
+        self._place: dict[str, str] = {}
+        self._find(f"{own}.safetensors")
+        for name in owner._values:
+            self._place.setdefault(name, "")
+        for name in (STATE, *(f"{other}.safetensors" for other in others)):
+            self._find(name)
+
+    def _find(self, file: str) -> None:
+        with self._owner._open(file) as f:
+            for name in f.keys():  # noqa: SIM118
+                self._place.setdefault(name, file)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        file = self._place[name]
+        if not file:
+            return self._owner._values[name]
+        with self._owner._open(file) as f:
+            return f.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+
+class TorchRunner(TorchForward):
+    """A `Runner` in PyTorch."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: torch.device, threads: int | None) -> None:
+        super().__init__(folder, manifest, device, threads, {})
+        for name in (STATE, "train.safetensors"):
+            self._values.update(self._load(name))
+        self._states = [s.name for s in manifest.train.state]
+        for name in self._states:  # the file's own pages must not be written to
+            self._values[name] = self._values[name].clone()
+        for slot in manifest.train.inputs:
+            if slot.role in (Role.LR, Role.SEED):
+                self._values[slot.name] = torch.zeros(slot.shape, device=device)
+        self._before: dict[str, torch.Tensor] = {}
+        train = self._read("train", manifest.train, self._values)
+        self._results = [s.name for s in train.outputs]
+        self._next = {s.next_name: s.name for s in manifest.changing_state}
+        self._judged = manifest.checked_state
+        # Packages of older versions return the loss only, and write the state in place.
+        self._updates_in_place = self._mode == "aot" and manifest.telling_state is None
+        self._step = self._function("train", with_own_results(train), train)
+
+    def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
+        self._values["lr"].fill_(lr)
+        if keys is not None:
+            self._values["seed"].copy_(_tensor(keys))
+        self._before = {}  # frees what the step before the last one left
+        before = {name: self._values[name] for name in self._next.values()}
+        if self._updates_in_place:
+            before = {name: value.clone() for name, value in before.items()}
+        try:
+            with self._computing():
+                results = dict(zip(self._results, self._step(batch)))
+                loss = float(results["loss"])
+        except RuntimeError as e:
+            if not _has_no_factors(e):
+                raise
+            self._before = before
+            return math.nan
+        self._values.update(
+            {name: results[new].contiguous() for new, name in self._next.items() if new in results}
+        )
+        self._before = before
+        return loss
+
+    def nonfinite(self) -> list[str]:
+        judged = {n: self._values[n].reshape(-1) for n in self._judged}
+        with self._computing():
+            squares = [value.dot(value).float() for value in judged.values()]
+            if not squares or bool(torch.stack(squares).sum().isfinite()):
+                return []
+            return [n for n, value in judged.items() if not bool(value.isfinite().all())]
+
+    def undo(self) -> None:
+        self._values.update(self._before)
+
+    def evaluate(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        return _array(self._forward("eval", self._manifest.eval, batch, "evaluated")[0])
+
+    def read_state(self) -> dict[str, np.ndarray]:
+        return {n: self._values[n].cpu().numpy().copy() for n in self._states}
 
 
 @contextmanager

@@ -127,14 +127,22 @@ def _constants(graph: Graph, stored: Mapping[str, Path]) -> dict[str, torch.Tens
 
 
 def _stored(folder: Path) -> dict[str, Path]:
-    """Constant -> the file of this folder that holds it."""
-    found = {}
-    for path in sorted(folder.glob("*.graph.json")):
-        values = path.with_name(path.name.replace(".graph.json", ".safetensors"))
+    """Constant -> the file of this folder that holds it; of several, the one that was written first."""
+    found: dict[str, Path] = {}
+    stems = [path.name.removesuffix(".graph.json") for path in folder.glob("*.graph.json")]
+    for stem in sorted(stems, key=_order):
+        values = folder / f"{stem}.safetensors"
         if values.is_file():
             with safe_open(values, framework="pt") as f:
-                found.update(dict.fromkeys(f.keys(), values))
+                found = {**dict.fromkeys(f.keys(), values), **found}
     return found
+
+
+def _order(stem: str) -> tuple[int, int]:
+    """Graphs are written in this order: the step, the evaluation, predictions of ascending sizes."""
+    first = {"train": 0, "eval": 1}.get(stem, 2)
+    size = stem.rpartition("-")[2]
+    return first, int(size) if size.isdigit() else 0
 
 
 def _same(value: torch.Tensor, path: Path, name: str) -> bool:
