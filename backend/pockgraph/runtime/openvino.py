@@ -20,6 +20,7 @@ from ..ir.slot_names import Role
 from .checkpoint import initial_state
 from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
+from .mapped_files import pages_dropped
 from .openvino_xml import check_model
 from .precision import requested_precision, require_exact_state
 from .quiet_openvino import core as process_core
@@ -280,7 +281,8 @@ class _Request:
 
     def __init__(self, core: Any, xml: Path, spec: GraphSpec, device: str, config: Mapping[str, Any]) -> None:
         try:
-            self._compiled = _compiled(core, xml, device, config)
+            with pages_dropped(xml.with_suffix(".bin")):
+                self._compiled = _compiled(core, xml, device, config)
         except RuntimeError as e:
             raise ArtifactError(
                 f"OpenVINO {ov.__version__} cannot compile {xml} for {device!r}: {reason(e)}. Compile "
