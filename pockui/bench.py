@@ -14,7 +14,6 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 import pockgraph as pg
 from pockgraph.errors import PockError
+from pockgraph.files import ScratchFolder
 from pockgraph.machine import machine, usable_cores
 from pockgraph.measure import (
     MeasureError,
@@ -139,8 +139,7 @@ def run(
     """
     threads = threads or usable_cores()
     blocks, steps = (3, 3) if quick else (10, 5)
-    with tempfile.TemporaryDirectory(prefix="pockui-bench-") as scratch:
-        folder = Path(scratch)
+    with ScratchFolder("bench") as folder:
         progress("From the model to a compiled step", 0, 1, "in a fresh process")
         own_ms = {"compiled_step": _time_compile(which, options, folder)}
         progress("From the model to a compiled step", 1, 1, "")

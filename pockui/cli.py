@@ -42,6 +42,7 @@ from .foreign_exceptions import explain
 # Nothing here may report its use to anybody, and no library may look for models elsewhere.
 QUIET = {
     "DO_NOT_TRACK": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_OFFLINE": "1",

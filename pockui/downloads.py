@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
 from pockgraph.errors import PockError, reason
+from pockgraph.files import ScratchFolder
 from pockgraph.study import Study
 from pockgraph.study.tables import RUNS, row_of_run, write_csv
 
@@ -69,8 +69,8 @@ def merged_weights(jobs: Jobs, reference: str, artifact: str, checkpoint: str) -
     Raises:
         PockError: why there is none.
     """
-    with tempfile.TemporaryDirectory(prefix="pockui-") as folder:
-        out = Path(folder) / "model.safetensors"
+    with ScratchFolder("merging") as folder:
+        out = folder / "model.safetensors"
         spec = MergeSpec(reference, artifact, checkpoint, str(out))
         job = jobs.start("Merged weights", MERGE_JOB, spec.to_dict())
         job.wait()

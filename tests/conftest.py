@@ -7,6 +7,7 @@ test runs.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from compiled_steps import compiled, copied  # noqa: F401 — fixtures of the te
 from hypothesis import settings
 
 pytest.register_assert_rewrite("oracle", "operator_contract", "project_on_disk", "runner_contract", "users")
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of the runtime that some tests compare with
 
 # The same examples on every machine; a fresh seed belongs to a fuzzing run, not to a gate.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=12)

@@ -17,7 +17,9 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
@@ -160,14 +162,14 @@ def _collect(staging: Path, path: Path) -> None:
 
 
 @contextmanager
-def _staging(path: Path) -> Iterator[Path]:
+def _staging(path: Path, mode: int = 0o777) -> Iterator[Path]:
     """A new locked folder beside `path`; it goes away with its content."""
     name = path.name
     if len(os.fsencode(name)) > _MAX_NAME_BYTES:
         name = secrets.token_hex(8)
     while True:
         staging = path.with_name(f".{name}.{secrets.token_hex(4)}.pockui-partial")
-        staging.mkdir()
+        staging.mkdir(mode)
         with ExitStack() as held:
             try:
                 free = held.enter_context(_locked(staging)) and staging.is_dir()
@@ -180,6 +182,36 @@ def _staging(path: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
             return
+
+
+class ScratchFolder:
+    """A folder for temporary files, which goes away with `close`, this object or the process.
+
+    What a killed process left is removed when the next one is made.
+
+    Args:
+        name: what it is for.
+
+    Attributes:
+        path: the folder, readable by this user only.
+    """
+
+    def __init__(self, name: str) -> None:
+        place = Path(tempfile.gettempdir())
+        sweep(place)
+        held = ExitStack()
+        self.path = held.enter_context(_staging(place / f"pockui-{name}", 0o700)) / _NEW
+        self.path.mkdir()
+        self._closing = weakref.finalize(self, held.close)
+
+    def close(self) -> None:
+        self._closing()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @contextmanager

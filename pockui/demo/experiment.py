@@ -16,7 +16,6 @@ import datetime
 import itertools
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import torch
 import pockgraph as pg
 from pockgraph.contribution.candidates import quick_settings
 from pockgraph.errors import PockError
+from pockgraph.files import ScratchFolder
 from pockgraph.machine import machine, usable_cores
 from pockgraph.measure import (
     MeasureError,
@@ -126,8 +126,7 @@ class _Experiment:
         with self._stage("Holding forecasts against trainings"):
             seeds = self.settings.forecast_seeds
             forecasts = held_against(forecasts, self.study, planned, seeds, self._report)
-        with tempfile.TemporaryDirectory(prefix="pockui-demo-") as scratch:
-            folder = Path(scratch)
+        with ScratchFolder("demo") as folder:
             with self._stage("Compiling for OpenVINO"):
                 self._compile(planned, folder)
             with self._stage("Training on OpenVINO"):

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +128,31 @@ def test_what_another_process_is_writing_is_not_swept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
     files.sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "theirs"]
+
+
+def test_temporary_folders_of_a_killed_process_go_with_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import pockgraph.files as f\n"
+        "folder = f.ScratchFolder('test'); (folder.path / 'file').write_text('x')\n"
+        "print('made', flush=True); input()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(pg.__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"made\n"
+        (theirs,) = tmp_path.iterdir()
+        with files.ScratchFolder("test") as mine:
+            assert mine.stat().st_mode & 0o777 & mine.parent.stat().st_mode == 0o700
+            assert len(list(tmp_path.iterdir())) == 2
+        assert list(tmp_path.iterdir()) == [theirs]
+        other.kill()
+    with files.ScratchFolder("test") as mine:
+        assert list(tmp_path.iterdir()) == [mine.parent]
+    folder = files.ScratchFolder("test")
+    del folder
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,6 @@ analysis (`contribution/scores.py`) take them from different batches, so that no
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from ..artifact.compiler import compile
 from ..contribution.data import fresh_values
 from ..errors import PlanError, require
+from ..files import ScratchFolder
 from ..ir.graph import Role
 from ..ir.interpreter import interpret
 from ..optimizer import optimizer_from_dict
@@ -40,7 +40,7 @@ def trained_head(
     task = graph.task
     if not task.fresh:
         return {}
-    with tempfile.TemporaryDirectory(prefix="pockgraph-head-") as folder:
+    with ScratchFolder("head") as folder:
         artifact = compile(
             graph.without_predictions(), Plan.head(graph), target="torch", out=folder, parity=False
         )

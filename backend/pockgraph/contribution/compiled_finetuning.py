@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..files import ScratchFolder
 from ..plan import Plan
 from ..train_graph import TrainGraph
 from .data import Data
@@ -33,14 +32,14 @@ class CompiledFinetuner:
         from ..runtime import Trainer
 
         self.plan, self._data = plan, data
-        self._folder = tempfile.TemporaryDirectory(prefix="pockui-finetune-")
+        self._folder = ScratchFolder("finetune")
         try:
             # Compiled once a measurement, and never shipped.
-            out = Path(self._folder.name) / "out"
+            out = self._folder.path / "out"
             compile(graph.without_predictions(), plan, target=target, out=out, parity=False)
-            self._trainer = Trainer.load(Path(self._folder.name) / "out", threads=threads)
+            self._trainer = Trainer.load(out, threads=threads)
         except BaseException:
-            self._folder.cleanup()
+            self._folder.close()
             raise
 
     def reset(self, fresh: Mapping[str, torch.Tensor]) -> None:
@@ -56,4 +55,4 @@ class CompiledFinetuner:
             yield self._trainer.evaluate([batch]).values[:samples]
 
     def close(self) -> None:
-        self._folder.cleanup()
+        self._folder.close()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from ..files import ScratchFolder
 from ..runtime.process_memory import Memory
 from .contender import ANSWER
 from .figures import MeasureError, StepFigures, StepTime
@@ -60,8 +61,8 @@ def artifact_command(
 @contextmanager
 def batch_file(batch: Mapping[str, Any]) -> Iterator[Path]:
     """One batch as an npz file, for as long as the context lasts."""
-    with tempfile.TemporaryDirectory(prefix="pockui-batch-") as folder:
-        path = Path(folder) / "batch.npz"
+    with ScratchFolder("batch") as folder:
+        path = folder / "batch.npz"
         arrays: dict[str, Any] = {name: np.asarray(array) for name, array in batch.items()}
         np.savez(path, **arrays)
         yield path

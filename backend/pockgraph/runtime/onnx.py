@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from ..errors import ArtifactError, listing, reason
 from ..ir.slot_names import Role
 from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
 from .onnx_file import check_model
+from .quiet_onnxruntime import ort
 
 _SUFFIX = "ExecutionProvider"
 _FED = (Role.BATCH, Role.LR, Role.SEED)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import reason
-from ..files import replacing
+from ..files import ScratchFolder, replacing
 from ..measure.device_profile import THIS_MACHINE, DeviceProfile, DeviceProfileError, TaskIdentity
 from ..measure.kit import BATCH, KIT, Kit, KitPlan, Measuring, measure_kit
 from ..profile import Profile
@@ -83,8 +82,8 @@ def measure_here(
     Raises:
         DeviceProfileError: fewer plans could be measured than a model of a step's time needs.
     """
-    with tempfile.TemporaryDirectory(prefix="pockgraph-kit-") as scratch:
-        kit, out = Path(scratch) / "kit", Path(scratch) / "device.json"
+    with ScratchFolder("kit") as scratch:
+        kit, out = scratch / "kit", scratch / "device.json"
         make_kit(graph, profile, kit, target=target, progress=progress)
         found = measure_kit(kit, out, Measuring(THIS_MACHINE, threads, rounds=1), progress)
     if len(found.plans()) < LEAST_TIMED_PLANS:

@@ -8,10 +8,9 @@ The processes take turns and all live at once, so that a machine with other work
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
+from ..files import ScratchFolder
 from ..machine import available_memory_bytes
 from ..measure import MeasureError, StepFigures, artifact_command, batch_file, measure_interleaved
 from ..profile import MeasuredPlan, Profile
@@ -89,12 +88,12 @@ def measure_plans(
     # A real batch: of zeros, a mean over the tokens that a mask counts is 0 / 0, and the step refuses that.
     with batch_file(graph.task.example) as batch:
         for group in _groups(profile, chosen):
-            with tempfile.TemporaryDirectory(prefix="pockgraph-measuring-") as folder:
+            with ScratchFolder("measuring") as folder:
                 commands = {}
                 for i, choice in enumerate(group):
                     if progress:
                         progress(f"compiling plan {len(found) + i + 1} of {len(chosen)}")
-                    out = Path(folder) / str(i)
+                    out = folder / str(i)
                     compile_plan(graph, profile.plan(choice), target=target, out=out, parity=False)
                     commands[str(i)] = artifact_command(out, batch, threads)
                 if progress:

@@ -15,13 +15,13 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ..files import ScratchFolder
 from .worker_process import read, write
 
 T = TypeVar("T")
@@ -55,10 +55,10 @@ class LocalProcesses(Executor):
         self._closed = False
         self._running: set[subprocess.Popen[bytes]] = set()
         # What a process that is killed leaves behind goes with this folder.
-        self._folder = tempfile.TemporaryDirectory(prefix="pockui-workers-", ignore_cleanup_errors=True)
+        self._folder = ScratchFolder("workers")
         self._environment = {
             **os.environ,
-            "TMPDIR": self._folder.name,
+            "TMPDIR": str(self._folder.path),
             **dict.fromkeys(THREADS, str(threads)),
         }
         self._threads = [
@@ -108,7 +108,7 @@ class LocalProcesses(Executor):
         if wait:
             for thread in self._threads:
                 thread.join()
-            self._folder.cleanup()
+            self._folder.close()
 
     def _serve(self) -> None:
         """Hand jobs to one process, one after the other, and replace it when it dies."""
