@@ -139,7 +139,7 @@ function drawName(parent, trace, i, x, y) {
   draw("text", parent, {
     x: x + (side === "left" ? -7 : 7), y: y + (vertical === "top" ? -6 : 15),
     "text-anchor": side === "left" ? "end" : "start",
-    fill: trace.textfont.color, "font-size": trace.textfont.size,
+    fill: trace.textfont.color, "font-size": trace.textfont.size, class: "pock-mark-name",
   }).textContent = trace.text[i];
 }
 

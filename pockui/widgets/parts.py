@@ -33,6 +33,23 @@ TRAITS: dict[type, Callable[..., traitlets.TraitType]] = {
 Source = State | Study | str | os.PathLike[str]
 ALARM = "var(--jp-error-color1, #c62f3b)"
 WIDE = {"width": "100%"}
+BESIDE = {"width": "100%", "flex_flow": "row wrap"}  # of what is below each other where there is no room
+HALF = {"flex": "1 1 280px", "width": "auto", "min_width": "0"}  # of each of it
+ROW = {"flex_flow": "row wrap", "grid_gap": "4px 10px", "align_items": "center"}  # of fields and buttons
+
+
+def button(name: str, **options: Any) -> w.Button:
+    """As wide as its name."""
+    return w.Button(description=name, layout={"width": "auto"}, **options)
+
+
+def named(name: str, width_px: int) -> dict[str, Any]:
+    """Of a field: its name, as wide as it is, and the width of both."""
+    return {
+        "description": name,
+        "style": {"description_width": "initial"},
+        "layout": w.Layout(width=f"{width_px}px"),
+    }
 
 
 class KernelTurns:
@@ -142,12 +159,13 @@ def tiles_html(tiles: Iterable[Tile]) -> str:
     for tile in tiles:
         colour = ALARM if tile.alarm else "inherit"
         out.append(
-            f'<div title="{html.escape(tile.help)}" style="min-width:110px">'
+            f'<div title="{html.escape(tile.help)}">'
             f'<div style="font-size:12px;opacity:.7">{html.escape(tile.label)}</div>'
             f'<div style="font-size:18px;font-weight:600;color:{colour}">{html.escape(tile.value)}</div>'
             f'<div style="font-size:12px;opacity:.7">{html.escape(tile.note)}</div></div>'
         )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:8px 20px;line-height:1.35">{"".join(out)}</div>'
+    grid = "display:grid;grid-template-columns:repeat(auto-fill,130px);gap:8px 12px;line-height:1.35"
+    return f'<div style="{grid}">{"".join(out)}</div>'
 
 
 def said(text: str, problem: bool = False) -> str:
@@ -160,7 +178,7 @@ def said(text: str, problem: bool = False) -> str:
 
 def table_html(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     """A table for an `HTML` widget."""
-    style = 'style="text-align:left;padding:2px 10px 2px 0"'
+    style = 'style="text-align:left;vertical-align:top;padding:2px 14px 2px 0"'
     head = "".join(f"<th {style}>{html.escape(c)}</th>" for c in columns)
     rows = ("".join(f"<td {style}>{html.escape(c)}</td>" for c in line) for line in lines)
     body = "".join(f"<tr>{row}</tr>" for row in rows)

@@ -32,19 +32,23 @@ from ..scheduling import Trailing
 from ..state import State
 from ..step_timeline import StepTimeline
 from .parts import (
+    BESIDE,
+    HALF,
+    ROW,
     WIDE,
     BudgetBarPart,
     ChartPart,
     LayerBarsPart,
     OfStudy,
     Source,
+    button,
+    named,
     said,
     table_html,
     tiles_html,
 )
 from .verification import Verification
 
-HALF = {"flex": "1 1 280px", "width": "auto", "min_width": "0"}  # below each other where there is no room
 USE = "Click a point to take its plan, drag the line to move the budget."
 
 
@@ -54,15 +58,6 @@ def _field(kind: Any, state: State, name: str, **options: Any) -> Any:
     field.observe(lambda change: setattr(state, name, change["new"]), "value")
     state.param.watch(lambda event: setattr(field, "value", event.new), name)
     return field
-
-
-def _named(name: str, width_px: int) -> dict[str, Any]:
-    """Of a field: its name, as wide as it is, and the width of both."""
-    return {
-        "description": name,
-        "style": {"description_width": "initial"},
-        "layout": w.Layout(width=f"{width_px}px"),
-    }
 
 
 def plan_html(state: State) -> str:
@@ -86,7 +81,7 @@ class LayerBars(OfStudy):
         self.bars = LayerBarsPart(layout=WIDE)
         LayerBarsBinding(state, self.bars)
         known = {c.title: key for key, c in COSTS.items() if is_known(key, state.facts.profile)}
-        filter = _field(w.Text, state, "filter", placeholder="name, glob or re:", **_named("Filter", 190))
+        filter = _field(w.Text, state, "filter", placeholder="name, glob or re:", **named("Filter", 190))
         menus = {
             "block": ("Block", block_menu(state.facts.profile.tensors)),
             "layer_kind": ("Kind", kind_menu(state.facts.rows)),
@@ -94,12 +89,12 @@ class LayerBars(OfStudy):
             "cost": ("Cost", known),
         }
         fields = [
-            _field(w.Dropdown, state, name, options=[*options.items()], **_named(title, 190))
+            _field(w.Dropdown, state, name, options=[*options.items()], **named(title, 190))
             for name, (title, options) in menus.items()
         ]
         all_tensors = _field(w.Checkbox, state, "all_tensors", description="All tensors", indent=False)
         all_tensors.layout.width = "auto"
-        tools = w.HBox([filter, *fields, all_tensors], layout=w.Layout(flex_flow="row wrap"))
+        tools = w.HBox([filter, *fields, all_tensors], layout=ROW)
         super().__init__([tools, self.bars])
 
     def _repr_html_(self) -> str:
@@ -164,10 +159,12 @@ class MemoryTimeline(OfStudy):
         )
         self.chart.on_edit(step.edited)
         self._peaks, self._alive, self._freezing = (w.HTML(layout=WIDE) for _ in range(3))
+        self._to_peak = button("Go to the peak")
+        self._to_peak.on_click(lambda _: setattr(step, "place", None))
         state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "selected"])
         step.param.watch(lambda _: self._show(), "place")
         self._show()
-        super().__init__([self.chart, self._peaks, self._alive, self._freezing])
+        super().__init__([self.chart, self._peaks, self._alive, self._to_peak, self._freezing])
 
     def _repr_html_(self) -> str:
         prediction = self.state.prediction
@@ -192,6 +189,7 @@ class MemoryTimeline(OfStudy):
             return
         self.chart.put(figure=self.step.figure())
         found = self.step.alive()
+        self._to_peak.layout.display = "none" if self.step.place is None else None
         self._peaks.value = said(self.step.peaks())
         self._alive.value = said(f"{found.title}. {found.sum}") + table_html(COLUMNS, found.lines)
         self._freezing.value = said(self.step.freezing())
@@ -208,7 +206,7 @@ class _Curves(w.VBox):
         names = ["prediction", "budget", "cost", "selected"]
         state.param.watch(Trailing(state.scheduler, self._show), names)
         self._show()
-        both = w.HBox([self.gain, self.cost], layout={**WIDE, "flex_flow": "row wrap"})
+        both = w.HBox([self.gain, self.cost], layout=BESIDE)
         super().__init__([self._title, both], layout=WIDE)
 
     def _show(self) -> None:
@@ -242,15 +240,15 @@ class Planner(OfStudy):
         for key, bar in self.budgets.items():
             BudgetBarBinding(state, key, bar)
         buttons = {
-            "undo": w.Button(description="Undo"),
-            "redo": w.Button(description="Redo"),
-            "search_again": w.Button(description="Search again"),
-            "unlock_all": w.Button(description="Unlock all"),
+            "undo": button("Undo"),
+            "redo": button("Redo"),
+            "search_again": button("Search again"),
+            "unlock_all": button("Unlock all"),
         }
         self._buttons = buttons
-        for name, button in buttons.items():
-            button.on_click(lambda _, name=name: getattr(state, name)())
-        actions = w.HBox(list(buttons.values()), layout=w.Layout(flex_flow="row wrap"))
+        for name, action in buttons.items():
+            action.on_click(lambda _, name=name: getattr(state, name)())
+        actions = w.HBox(list(buttons.values()), layout=ROW)
         self.layers, self.frontier = LayerBars(state), FrontierLine(state)
         self.timeline, self.curves = MemoryTimeline(state), _Curves(state)
         tabs = w.Tab([w.VBox([self.layers, self.curves]), self.frontier, self.timeline])

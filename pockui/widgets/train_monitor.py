@@ -13,14 +13,14 @@ import ipywidgets as w
 from pockgraph.errors import PockError
 from pockgraph.notebook_html import sparkline
 
-from ..bindings import loss_figure
+from ..bindings import loss_figure, metric_figure
 from ..info import charts
 from ..info import format as fmt
 from ..info.palette import palette
 from ..info.train_settings import TrainSettings, learning_rate
 from ..info.training import progress, result_tiles, runnable_targets
 from ..training import Training
-from .parts import WIDE, ChartPart, OfStudy, Source, said, tiles_html
+from .parts import BESIDE, HALF, ROW, ChartPart, OfStudy, Source, button, named, said, tiles_html
 
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
@@ -47,15 +47,16 @@ class TrainMonitor(OfStudy):
         state = self.state = self.state_of(source)
         training = self.training = Training(state)
         targets = runnable_targets()
-        small = w.Layout(width="190px")
-        self._target = w.Dropdown(options=list(targets.items()), layout=small)
-        self._steps = w.BoundedIntText(value=100, min=1, max=1_000_000, description="steps", layout=small)
-        self._rate = w.Text(placeholder="the plan's learning rate", layout=small)
-        self._start = w.Button(description="Compile and train", button_style="primary")
-        self._cancel = w.Button(description="Cancel")
+        self._target = w.Dropdown(options=list(targets.items()), **named("Target", 190))
+        self._steps = w.BoundedIntText(value=100, min=1, max=1_000_000, **named("Steps", 130))
+        self._rate = w.Text(placeholder="the plan's", **named("Learning rate", 190))
+        self._start = button("Compile and train", button_style="primary")
+        self._cancel = button("Cancel")
         self._note, self._result = w.HTML(), w.HTML()
         self._bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="100%"))
-        self.loss: Any = ChartPart(label="Training loss against the step", layout=WIDE)
+        self.loss: Any = ChartPart(label="Training loss against the step", layout=HALF)
+        self._metric = ChartPart(label="Validation metric against the step", layout=HALF)
+        self.loss.visible = self._metric.visible = False
         self._drawn_s = 0.0
         self._start.on_click(lambda _: self.start())
         self._cancel.on_click(lambda _: training.cancel())
@@ -63,10 +64,10 @@ class TrainMonitor(OfStudy):
         form = [self._target, self._steps, self._rate, self._start, self._cancel]
         super().__init__(
             [
-                w.HBox(form, layout=w.Layout(flex_flow="row wrap")),
+                w.HBox(form, layout=ROW),
                 self._note,
                 self._bar,
-                self.loss,
+                w.HBox([self.loss, self._metric], layout=BESIDE),
                 self._result,
             ]
         )
@@ -88,7 +89,8 @@ class TrainMonitor(OfStudy):
     def _show(self) -> None:
         training, job = self.training, self.training.job
         running = training.running
-        self._start.disabled, self._cancel.disabled = running or bool(training.why_not), not running
+        self._start.disabled = running or bool(training.why_not)
+        self._cancel.layout.display = None if running else "none"
         self._bar.layout.display = None if running else "none"
         if job is None:
             self._note.value = said(training.why_not)
@@ -103,7 +105,8 @@ class TrainMonitor(OfStudy):
         now_s = time.monotonic()
         if not running or now_s - self._drawn_s > DRAW_S:
             self._drawn_s = now_s
-            self._draw(loss_figure(training, self.state.dark))
+            dark = self.state.dark
+            self._draw(loss_figure(training, dark), metric_figure(training, dark, metric))
 
     def watch(
         self,
@@ -151,6 +154,7 @@ class TrainMonitor(OfStudy):
         steps = list(range(1, done + 1))
         self._draw(charts.loss_chart(steps, losses, max(done, total), palette(self.state.dark)))
 
-    def _draw(self, figure: charts.Figure | None) -> None:
-        self.loss.visible = figure is not None
-        self.loss.put(figure=figure or {})
+    def _draw(self, loss: charts.Figure | None, metric: charts.Figure | None = None) -> None:
+        for chart, figure in ((self.loss, loss), (self._metric, metric)):
+            chart.visible = figure is not None
+            chart.put(figure=figure or {})

@@ -9,7 +9,7 @@ from pockgraph.errors import PockError
 from ..info.verification import VERIFY, ended_text, running_text
 from ..state import State
 from ..verifying import Verifying
-from .parts import said
+from .parts import ROW, button, said
 
 IN_THIS_KERNEL = (
     "study.verify(planner.plan) trains it in this kernel, and adds the point. The button trains in another "
@@ -27,15 +27,14 @@ class Verification(w.VBox):
 
     def __init__(self, state: State, verifying: Verifying | None = None) -> None:
         self.state, self.verifying = state, verifying or Verifying(state)
-        self._start = w.Button(description="Verify this plan", tooltip=VERIFY)
-        self._cancel = w.Button(description="Cancel")
+        self._start, self._cancel = button("Verify this plan", tooltip=VERIFY), button("Cancel")
         self._note = w.HTML()
         self._start.on_click(lambda _: self.start())
         self._cancel.on_click(lambda _: self.verifying.cancel())
         self.verifying.param.watch(lambda _: self._show(), "news")
         state.param.watch(lambda _: self._show(), "facts")
         self._show()
-        super().__init__([w.HBox([self._start, self._cancel]), self._note])
+        super().__init__([w.HBox([self._start, self._cancel], layout=ROW), self._note])
 
     def start(self) -> None:
         """Verify the plan; why it cannot be is said below."""
@@ -46,7 +45,8 @@ class Verification(w.VBox):
 
     def _show(self) -> None:
         job, running, why_not = self.verifying.job, self.verifying.running, self.verifying.why_not
-        self._start.disabled, self._cancel.disabled = running or bool(why_not), not running
+        self._start.disabled = running or bool(why_not)
+        self._cancel.layout.display = None if running else "none"
         if job is None:
             self._note.value = said(IN_THIS_KERNEL if why_not else VERIFY)
         elif job.status == "failed":

@@ -66,7 +66,7 @@ def test_a_verified_plan_stands_in_every_session(
     notebook, line = Verification(one, verifying), FrontierLine(other)
     notebook._start.click()
     assert verifying.running
-    assert (notebook._start.disabled, notebook._cancel.disabled) == (True, False)
+    assert (notebook._start.disabled, notebook._cancel.layout.display) == (True, None)
     assert (view._verify.visible, view._cancel.visible) == (False, True)
     second = Verifying(other, jobs)
     assert second.job is verifying.job, "a session that is opened meanwhile follows it, too"
@@ -89,7 +89,7 @@ def test_a_verified_plan_stands_in_every_session(
     _wait(lambda: view._verify.visible)
     assert "Measured" in view._progress.object
     assert "Measured" in notebook._note.value
-    assert (notebook._start.disabled, notebook._cancel.disabled) == (False, True)
+    assert (notebook._start.disabled, notebook._cancel.layout.display) == (False, "none")
     (diamonds,) = (trace for trace in line.chart.figure["data"] if trace.get("name") == "measured")
     assert diamonds["y"] == [pytest.approx(100 * point.y)]
     assert "diamonds: plans as they were trained" in line._note.value

@@ -173,6 +173,9 @@ def test_the_timeline_peaks_where_the_figures_say(facts) -> None:
     assert shown.step.moment == moment
     edit(shown.chart, kind="limit", value=0, final=True)
     assert "Alive at this moment" in shown._alive.value
+    shown._to_peak.click()
+    assert "Alive at the peak" in shown._alive.value
+    assert shown._to_peak.layout.display == "none"
     assert "frozen; training it would add" in shown._freezing.value
 
 
