@@ -43,16 +43,17 @@ class TestOpenVINO(RunnerContract):
 
 
 def test_training_needs_no_torch(compiled: Compile, tmp_path: Path) -> None:
-    artifact = compiled("openvino")
+    artifact = compiled("openvino", predict="named")
     np.savez(tmp_path / "batch.npz", **batches(1)[0])
     code = """
 import numpy as np
-from pockgraph.runtime import Trainer
+from pockgraph.runtime import Predictor, Trainer
 folder, batch, out = sys.argv[1:]
 trainer = Trainer.load(folder, threads=1)
 batch = dict(np.load(batch))
 print(trainer.step(batch).loss, trainer.evaluate([batch]).metric)
 trainer.save(out)
+print(Predictor.load(folder, out, threads=1).predict({"image": batch["x"]})["logits"].sum())
 assert "torch" not in sys.modules
 """
     text = run_python(
@@ -60,7 +61,11 @@ assert "torch" not in sys.modules
     )
     trainer = Trainer.load(artifact.path, threads=1)
     loss = trainer.step(batches(1)[0]).loss
-    assert text.split() == [str(loss), str(trainer.evaluate(batches(1)).metric)]
+    found = trainer.predict({"image": batches(1)[0]["x"]})
+    assert isinstance(found, dict)
+    assert text.split() == [
+        str(v) for v in (loss, trainer.evaluate(batches(1)).metric, found["logits"].sum())
+    ]
     trainer.load_checkpoint(tmp_path / "saved")
 
 

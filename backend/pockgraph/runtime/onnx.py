@@ -19,7 +19,7 @@ from ..errors import ArtifactError, listing, reason
 from ..ir.slot_names import Role
 from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
-from .onnx_file import check_model
+from .onnx_file import SHARED_CONSTANTS, check_model
 from .quiet_onnxruntime import ort
 
 _SUFFIX = "ExecutionProvider"
@@ -214,7 +214,8 @@ def _feed(feeds: Mapping[str, _Tensor], batch: Mapping[str, np.ndarray]) -> None
 def _graph(folder: Path, manifest: Manifest, stem: str) -> Path:
     """The file of a graph, once it is known that it refers to nothing but the folder's own constants."""
     path = folder / f"{stem}.onnx"
-    constants = f"{path.name}.bin"
+    own = f"{path.name}.bin"  # of older versions; now all graphs share one
+    constants = own if own in manifest.files else SHARED_CONSTANTS
     names = [n for n in (path.name, constants) if n in manifest.files or n == path.name]
     require_unchanged(folder, manifest, *names)
     check_model(path, {n: manifest.files[n].bytes for n in names[1:]})

@@ -1,7 +1,7 @@
 """What an ONNX file may hold, checked before ONNX Runtime reads it, and without the `onnx` package.
 
 A file passes that holds operators of the standard domain which the lowering emits, no functions, and
-constants that lie inside it or inside the `.onnx.bin` beside it. The format is protobuf: a message is a
+constants that lie inside it or inside an `.onnx.bin` beside it. The format is protobuf: a message is a
 sequence of (field number, wire type, value); which number is which field, `onnx.proto` of the standard says.
 """
 
@@ -23,6 +23,7 @@ _NAMES = (
     "ReduceSum Relu Reshape Round Scan ScatterElements ScatterND Sigmoid Sign Sin Sinh Slice Softmax "
     "Softplus Split Sqrt Sub Tan Tanh Tile TopK Transpose Trilu Where Xor"
 )
+SHARED_CONSTANTS = "train.onnx.bin"  # the file of the large constants of all graphs
 OPERATORS = frozenset(_NAMES.split())
 _STANDARD = (b"", b"ai.onnx")
 # Data type -> bytes of an element. Texts, complex numbers, 8-bit floats and 4-bit integers are not taken.

@@ -21,7 +21,7 @@ from .checkpoint import initial_state
 from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
 from .mapped_files import pages_dropped
-from .openvino_xml import check_model
+from .openvino_xml import SHARED_CONSTANTS, check_model
 from .precision import requested_precision, require_exact_state
 from .quiet_openvino import core as process_core
 from .quiet_openvino import ov
@@ -66,7 +66,7 @@ def _opener(
         config |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = str(threads)
-    return lambda stem, spec: _Request(core, _graph(folder, manifest, stem), spec, device, config)
+    return lambda stem, spec: _Request(core, *_graph(folder, manifest, stem), spec, device, config)
 
 
 def _require_device(available: Sequence[str], device: str) -> None:
@@ -250,22 +250,28 @@ def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _graph(folder: Path, manifest: Manifest, stem: str) -> Path:
-    """The file of a graph, once it is known that OpenVINO's own reader can be trusted with it."""
+def _graph(folder: Path, manifest: Manifest, stem: str) -> tuple[Path, Path]:
+    """The files of a graph and of its constants, once it is known that OpenVINO's own reader can be trusted
+    with them."""
     xml = folder / f"{stem}.xml"
-    require_unchanged(folder, manifest, xml.name, f"{stem}.bin")
-    check_model(xml)
-    return xml
+    own = xml.with_suffix(".bin")  # of older versions; now all graphs share one
+    constants = own if own.name in manifest.files else folder / SHARED_CONSTANTS
+    require_unchanged(folder, manifest, xml.name, constants.name)
+    check_model(xml, constants)
+    return xml, constants
 
 
-def _compiled(core: Any, xml: Path, device: str, config: Mapping[str, Any]) -> Any:
+def _compiled(core: Any, model: tuple[Path, Path], device: str, config: Mapping[str, Any]) -> Any:
     """The compiled model; without the CPU plugin's generated kernels where it fails at generating them.
+
+    Args:
+        model: its file, and that of its constants.
 
     Raises:
         RuntimeError: OpenVINO's own.
     """
     try:
-        return core.compile_model(core.read_model(xml), device, dict(config))
+        return core.compile_model(core.read_model(*model), device, dict(config))
     except RuntimeError as e:
         # Several heads of attention that read what their residual is added to, `x + attention(x)` without a
         # norm between, where x learns: four gradients meet, and OpenVINO 2026.4 says "Topological order is
@@ -273,16 +279,24 @@ def _compiled(core: Any, xml: Path, device: str, config: Mapping[str, Any]) -> A
         # without generated kernels takes 0.97 to 1.01 times as long (three such blocks of width 64).
         if device != "CPU" or "/snippets/" not in str(e):
             raise
-        return core.compile_model(core.read_model(xml), device, {**config, "SNIPPETS_MODE": "DISABLE"})
+        return core.compile_model(core.read_model(*model), device, {**config, "SNIPPETS_MODE": "DISABLE"})
 
 
 class _Request:
     """One compiled model and its only inference request; inputs, outputs and state go by slot name."""
 
-    def __init__(self, core: Any, xml: Path, spec: GraphSpec, device: str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        core: Any,
+        xml: Path,
+        constants: Path,
+        spec: GraphSpec,
+        device: str,
+        config: Mapping[str, Any],
+    ) -> None:
         try:
-            with pages_dropped(xml.with_suffix(".bin")):
-                self._compiled = _compiled(core, xml, device, config)
+            with pages_dropped(constants):
+                self._compiled = _compiled(core, (xml, constants), device, config)
         except RuntimeError as e:
             raise ArtifactError(
                 f"OpenVINO {ov.__version__} cannot compile {xml} for {device!r}: {reason(e)}. Compile "

@@ -2,7 +2,7 @@
 
 That reader is native code and believes what it reads: a damaged `<data>` can end the process, and an operator
 of another library could be loaded. A file passes that holds operators the lowering emits, joined by edges
-without a circle, with constants inside the `.bin` beside it.
+without a circle, with constants inside a `.bin` beside it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _NAMES = (
     "Select Sigmoid Sign Sin Sinh Slice SoftMax SoftPlus Split Sqrt Squeeze Subtract Swish Tan Tanh "
     "TensorIterator Tile TopK Transpose VariadicSplit"
 )
+SHARED_CONSTANTS = "train.bin"  # the file of the constants of all graphs
 OPERATORS = frozenset(_NAMES.split())
 _BITS = {
     "f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i64": 64, "i32": 32, "i16": 16, "i8": 8, "u64": 64,
@@ -81,14 +82,17 @@ class _Wrong(Exception):
     """What is wrong with a file."""
 
 
-def check_model(xml: Path) -> None:
+def check_model(xml: Path, constants: Path) -> None:
     """Refuse a model file that OpenVINO should not be given.
+
+    Args:
+        constants: the file of its constants.
 
     Raises:
         ArtifactError: with what is wrong in it.
     """
     try:
-        constants_bytes = xml.with_suffix(".bin").stat().st_size
+        constants_bytes = constants.stat().st_size
         with open_regular(xml) as f:
             data = f.read()
         digest = hashlib.sha256(data).digest(), constants_bytes
@@ -115,7 +119,7 @@ class _Checker:
     """Follows a parser through a file. What is open stands on stacks: a loop is a layer with a net inside.
 
     Args:
-        constants_bytes: size of the `.bin` file.
+        constants_bytes: size of the file of constants.
     """
 
     def __init__(self, constants_bytes: int) -> None:

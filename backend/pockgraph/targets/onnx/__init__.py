@@ -2,7 +2,8 @@
 
 Not here: rules that OpenVINO has too (`targets/shared/`), and taking steps (`runtime/onnx.py`).
 
-A graph becomes `STEM.onnx` (opset 18) and, for its larger constants, `STEM.onnx.bin`. One small rule per
+A graph becomes `STEM.onnx` (opset 18), and its larger constants part of `train.onnx.bin`, where each stands
+once. One small rule per
 ATen overload (the `ops_*` modules) makes ONNX nodes; no operator of a training extension or of another
 domain is used, so that any runtime of the standard can take the step. `runtime.onnx` runs it with ONNX
 Runtime.
@@ -56,7 +57,8 @@ class ONNX:
         return Pipeline(shared(self.integers_below), (TABLE.legalize, FlattenUpdate()))
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
-        """Write `folder/stem.onnx`, and `folder/stem.onnx.bin` if it has large constants.
+        """Write `folder/stem.onnx`; its large constants stand in `folder/train.onnx.bin`, with those of the
+        other graphs.
 
         Raises:
             UnsupportedOperators: listing every operator that cannot be lowered.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
-from ...runtime.onnx_file import check_model
+from ...runtime.onnx_file import SHARED_CONSTANTS, check_model
 from ...version import __version__
+from ..shared.shared_file import SharedFile, opened
 from .emitter import TYPES
 from .op import OPSET
 from .value import Body, Node, Value, make
@@ -19,6 +21,7 @@ IR_VERSION = 8  # the first that has opset 18: older runtimes load it, too
 # Larger constants stand in a file of their own, which runtimes map into memory. The sizes of a split must
 # not: a model is checked, and loaded, by what they say.
 EMBEDDED_BYTES = 1 << 16
+ALIGNMENT = 4096  # of constants in their file: a page
 
 
 def build_model(inputs: Sequence[Value], results: Mapping[str, Value]) -> onnx.ModelProto:
@@ -102,25 +105,47 @@ def _body(body: Body, captured: Mapping[Node, list[str]], prefix: str) -> onnx.G
 
 
 def write_model(model: onnx.ModelProto, folder: Path, stem: str) -> None:
-    """Write `folder/stem.onnx`, and its larger constants as `folder/stem.onnx.bin`; then check it.
+    """Write `folder/stem.onnx`, and its larger constants into the file that the graphs of a folder share;
+    then check it. The step, `train`, begins that file.
 
     Raises:
         onnx.checker.ValidationError: the model breaks the standard.
         ArtifactError: it holds what no runtime would load.
     """
-    path, location = folder / f"{stem}.onnx", f"{stem}.onnx.bin"
-    (folder / location).unlink(missing_ok=True)  # it would be appended to
-    onnx.save_model(
-        model,
-        path,
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=location,
-        size_threshold=EMBEDDED_BYTES,
-    )
+    path, constants = folder / f"{stem}.onnx", folder / SHARED_CONSTANTS
+    if stem == "train":
+        constants.unlink(missing_ok=True)
+    large = [t for t in _tensors(model.graph) if len(t.raw_data) > EMBEDDED_BYTES]
+    if large:
+        others = [p for p in sorted(folder.glob("*.onnx")) if p != path and constants.is_file()]
+        known = [place for other in others for place in _places(onnx.load(other, load_external_data=False))]
+        with opened(constants) as file:
+            shared = SharedFile(file, known, ALIGNMENT)
+            for tensor in large:
+                content = tensor.raw_data
+                place = shared.place(content)
+                set_external_data(tensor, SHARED_CONSTANTS, place, len(content))
+                tensor.ClearField("raw_data")
+    onnx.save_model(model, path)
     onnx.checker.check_model(path, full_check=True)
-    constants = folder / location
-    check_model(path, {location: constants.stat().st_size} if constants.is_file() else {})
+    check_model(path, {constants.name: constants.stat().st_size} if constants.is_file() else {})
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The constants of a graph, and of the bodies of its loops."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _places(model: onnx.ModelProto) -> Iterator[tuple[int, int]]:
+    """(offset, size) of the constants that stand outside of the model."""
+    for tensor in _tensors(model.graph):
+        entries = {e.key: e.value for e in tensor.external_data}
+        if entries:
+            yield int(entries["offset"]), int(entries["length"])
 
 
 def _own_outputs(results: Mapping[str, Value]) -> dict[str, Value]:

@@ -2,9 +2,9 @@
 
 Not here: rules that ONNX has too (`targets/shared/`), and taking steps (`runtime/openvino.py`).
 
-A graph becomes `STEM.xml` and `STEM.bin`. No converter is involved: one small rule per ATen overload
-(the `ops_*` modules) makes OpenVINO nodes, so names are kept, lowering takes milliseconds, and what
-cannot be lowered is known, all of it, before anything is made.
+A graph becomes `STEM.xml`, and its constants part of `train.bin`, where each stands once. No converter is
+involved: one small rule per ATen overload (the `ops_*` modules) makes OpenVINO nodes, so names are kept,
+lowering takes milliseconds, and what cannot be lowered is known, all of it, before anything is made.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .emitter import emit, ov
 from .lowering import lower
 from .openvino_rules import RULES, TABLE
 from .precision import keep_state_exact
+from .shared_constants import share_constants
 
 add_to(TABLE, emit, division, convolution)
 
@@ -64,7 +65,8 @@ class OpenVINO:
         return Pipeline(shared(self.integers_below), (TABLE.legalize, FlattenUpdate()))
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
-        """Write `folder/stem.xml` and `folder/stem.bin`; weights keep their precision.
+        """Write `folder/stem.xml` and `folder/stem.bin`; weights keep their precision. Beside a step
+        (`train.xml`), `train.bin` holds the constants of the other graphs, too.
 
         Raises:
             UnsupportedOperators: listing every operator that cannot be lowered.
@@ -82,7 +84,7 @@ class OpenVINO:
             raise OSError(errno.EIO, f"OpenVINO cannot write it ({str(e).splitlines()[0]})", str(xml)) from e
         if precision != "f32":
             keep_state_exact(xml)
-        check_model(xml)
+        check_model(xml, share_constants(xml))
 
     def _precision(self, options: Mapping[str, Any]) -> str:
         check_options(self.name, options, ("precision",))
