@@ -55,8 +55,13 @@ def sparkline(values: Sequence[float], said: str) -> str:
     )
 
 
-def megabytes(size_bytes: float) -> str:
-    return f"{size_bytes / 1e6:.1f} MB"
+def size_text(size_bytes: float) -> str:
+    """Three digits: `239 kB`, `22.5 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 999.5:
+            return f"{size_bytes:#.3g}".rstrip(".") + f" {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} GB"
 
 
 def percent(ratio: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as w
 
 from pockgraph.errors import PlanError
-from pockgraph.notebook_html import ROWS, megabytes, summary
+from pockgraph.notebook_html import ROWS, size_text, summary
 from pockgraph.plan import Budget, Plan
 from pockgraph.search.plan_search import Frontier
 
@@ -173,9 +173,9 @@ class MemoryTimeline(OfStudy):
         step = self.state.facts.profile.live_bytes(prediction.choice)
         largest = sorted(step, key=lambda point: -point[2])
         rows = [
-            (name, "forward" if forward else "backward", megabytes(alive)) for name, forward, alive in largest
+            (name, "forward" if forward else "backward", size_text(alive)) for name, forward, alive in largest
         ]
-        title = f"What is alive in a step: {megabytes(largest[0][2])} at most"
+        title = f"What is alive in a step: {size_text(largest[0][2])} at most"
         return summary(
             title,
             ("operator", "pass", "alive"),

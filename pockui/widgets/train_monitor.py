@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
 
 DRAW_S = 0.4  # between drawings of the loss
+IN_THIS_KERNEL = (
+    "monitor.watch(trainer, batches) trains in this kernel. The button trains in another process, which "
+    "needs a task that it can make: pockui.project.load_task('my_project:task')."
+)
 
 
 class TrainMonitor(OfStudy):
@@ -93,7 +97,8 @@ class TrainMonitor(OfStudy):
         self._cancel.layout.display = None if running else "none"
         self._bar.layout.display = None if running else "none"
         if job is None:
-            self._note.value = said(training.why_not)
+            named, why_not = training.reference, training.why_not
+            self._note.value = said(IN_THIS_KERNEL if why_not and not named else why_not)
             return
         failed = job.status == "failed"
         now = progress(job.events, job.spec["steps"])

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 import pockgraph as pg
-from pockgraph.notebook_html import summary
+from pockgraph.notebook_html import size_text, summary
 
 WEIGHT = "blocks.1.0.weight"
 
@@ -57,7 +57,7 @@ def test_what_is_said_is_what_is_there(values) -> None:
     best = max(g.mean for gains in values["contribution"].weights.values() for g in gains.values())
     assert f"<td>{best:+.4f}</td>" in values["contribution"]._repr_html_()
     full = values["profile"].figures({t.fqn: 1.0 for t in values["profile"].tensors})
-    assert f"<td>full</td><td>{full.peak_bytes / 1e6:.1f} MB</td>" in values["profile"]._repr_html_()
+    assert f"<td>full</td><td>{size_text(full.peak_bytes)}</td>" in values["profile"]._repr_html_()
 
 
 def test_names_are_escaped_rows_are_counted_and_infinite_values_left_out() -> None:
@@ -69,3 +69,8 @@ def test_names_are_escaped_rows_are_counted_and_infinite_values_left_out() -> No
     assert "&lt;u&gt;10<" not in shown
     assert "and 15 more" in shown
     assert len(re.findall(r"[\d.]+,[\d.]+", shown)) == 2
+
+
+def test_sizes_have_three_digits_and_a_unit_that_fits() -> None:
+    sizes = {96: "96.0 B", 239_400: "239 kB", 999_600: "1.00 MB", 22_500_000: "22.5 MB", 4.2e9: "4.2 GB"}
+    assert {size: size_text(size) for size in sizes} == sizes

@@ -18,6 +18,7 @@ from IPython.core.formatters import DisplayFormatter
 
 import pockgraph as pg
 from pockgraph.errors import BudgetError, PlanError, StudyError
+from pockgraph.notebook_html import size_text
 from pockgraph.plan import Budget, Plan
 from pockui.components import properties, web
 from pockui.info.layer_filter import block_menu, kind_menu
@@ -206,6 +207,9 @@ def test_a_monitor_watches_a_trainer_of_this_kernel(planner: Planner, tmp_path, 
 
 def test_a_monitor_without_a_task_says_why_it_cannot_start(planner: Planner, monkeypatch) -> None:
     monkeypatch.setattr("pockui.training.why_not_trainable", lambda *_: "There is no module 'gone' here.")
+    monkeypatch.setattr("pockui.training.Training.reference", "")
+    assert "monitor.watch(trainer, batches)" in TrainMonitor(planner.state)._note.value
+    monkeypatch.setattr("pockui.training.Training.reference", "gone:task")
     monitor = TrainMonitor(planner.state)
     assert monitor._start.disabled
     assert "no module" in monitor._note.value
@@ -246,7 +250,7 @@ def test_where_widgets_cannot_run_there_is_a_static_figure(planner: Planner) -> 
         assert "<polyline" in static, name
         assert len(static) < 8000, name
     figures = planner.state.prediction.figures
-    assert f"{figures.peak_bytes / 1e6:.1f} MB at most" in planner.timeline._repr_html_()
+    assert f"{size_text(figures.peak_bytes)} at most" in planner.timeline._repr_html_()
     first = next(iter(planner.plan.tensors))
     assert f"<td>{first}</td>" in planner._repr_html_()
     assert "3 steps" in monitor._repr_html_()

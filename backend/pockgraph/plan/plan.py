@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, StrictBool, ValidationError, model_valid
 
 from ..errors import PlanError, listing, reason, require, suggest, violations
 from ..files import as_path, begins_with, parse_json, read_text, require_kind, write_atomically
-from ..notebook_html import megabytes, percent, summary
+from ..notebook_html import percent, size_text, summary
 from ..strict_model import Strict, Whole, only_whole
 from . import presets
 from .channels import checked_part, resolve_channels
@@ -272,7 +272,7 @@ class Plan(_Strict):
             parts > 0
         )
         peak = self.predicted.get("peak_bytes")
-        return f"Plan({self.task!r}, {trained}{'' if peak is None else f', peak {megabytes(peak)}'})"
+        return f"Plan({self.task!r}, {trained}{'' if peak is None else f', peak {size_text(peak)}'})"
 
     __str__ = __repr__
 

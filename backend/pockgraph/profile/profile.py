@@ -16,7 +16,7 @@ from typing import Any
 
 from ..cost.liveness import liveness
 from ..errors import PlanError, reason, suggest
-from ..notebook_html import megabytes, summary
+from ..notebook_html import size_text, summary
 from ..plan import BatchSpec, Plan, Trained
 from ..plan.channels import checked_part, count_of
 from ..plan.plan import BatchNorm
@@ -280,7 +280,7 @@ class Profile:
                 f = self.figures(choice)
                 flops = f"{f.flops / 1e9:.3g} GFLOP"
                 time = "" if f.step_ms is None else f"{f.step_ms:.1f} ms"
-                rows.append((name, megabytes(f.peak_bytes), megabytes(f.extra_bytes), flops, time))
+                rows.append((name, size_text(f.peak_bytes), size_text(f.extra_bytes), flops, time))
         alive = [float(alive) for _, _, alive in self.live_bytes(full)]
         columns = ("plan", "peak", "training memory", "compute", "step")
         return summary(repr(self), columns, rows, alive, "alive over the step of full training")

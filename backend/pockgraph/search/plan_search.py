@@ -20,7 +20,7 @@ import numpy as np
 from ..contribution import Contribution
 from ..contribution.forecast import Forecaster
 from ..errors import BudgetError, PlanError, require
-from ..notebook_html import megabytes, summary
+from ..notebook_html import size_text, summary
 from ..plan import Budget, Plan
 from ..plan.budget import LIMITS
 from ..profile import Profile
@@ -120,7 +120,7 @@ class Frontier(list[Plan]):
     by = "peak_bytes"
 
     def _repr_html_(self) -> str:
-        size = (lambda v: f"{v:.1f} ms") if self.by == "step_ms" else megabytes
+        size = (lambda v: f"{v:.1f} ms") if self.by == "step_ms" else size_text
         known = [(plan, plan.predicted.get(self.by)) for plan in self]
         rows = [
             (
