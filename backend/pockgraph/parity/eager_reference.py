@@ -32,7 +32,7 @@ class Outcome:
     Attributes:
         loss: a number.
         gradients: FQN -> of what the plan trains; of a part, the part's.
-        changed: FQN -> value after the forward pass, of every buffer and parameter.
+        changed: FQN -> value after the forward pass, of every buffer, and of each parameter that it changed.
     """
 
     loss: float
@@ -86,7 +86,11 @@ def autograd(task: Task, plan: Plan, double: bool = False, seed: int = 0) -> Out
         if how.dim is not None and how.channels is not None:
             grad = grad.index_select(how.dim, torch.tensor(how.channels))
         gradients[fqn] = grad
-    changed = {fqn: value.detach() for fqn, value in after.items()}
+    changed = {
+        fqn: value.detach()
+        for fqn, value in after.items()
+        if fqn in buffers or value is not params.get(fqn) or value._version
+    }
     return Outcome(float(loss.detach()), gradients, changed)
 
 

@@ -16,9 +16,11 @@ Before → after, for `{"conv.weight": channels [0, 2]}`:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -167,6 +169,14 @@ def _exclusive(gradients: Graph, edit: _Editor, trained: Container[str]) -> set[
     }
 
 
+def _zeros(slot: Slot) -> torch.Tensor:
+    """As `torch.zeros`, but the system gives memory only where something is written: a graph that trains all
+    of a large network has as many zeros as weights, and most plans drop them."""
+    dtype, count = getattr(torch, slot.dtype), math.prod(slot.shape)
+    flat = torch.from_numpy(np.zeros(max(count, 1) * dtype.itemsize, np.uint8))
+    return flat.view(dtype)[:count].view(slot.shape)
+
+
 def _add_updates(
     edit: _Editor, optimizer: Optimizer, grads: dict[str, fx.Node], whole: dict[str, fx.Node]
 ) -> tuple[list[Slot], list[fx.Node]]:
@@ -176,8 +186,8 @@ def _add_updates(
     for fqn in grads:
         for key, shape in tensor_state(optimizer, slots[fqn].shape).items():
             slot = Slot(Role.OPT_STATE, fqn, shape, slots[fqn].dtype, key=key)
-            zeros = torch.zeros(shape, dtype=getattr(torch, slot.dtype))
-            states[fqn][key] = edit.add_input(slot, edit.values[slots[fqn].name] if key == EMA else zeros)
+            first_value = edit.values[slots[fqn].name] if key == EMA else _zeros(slot)
+            states[fqn][key] = edit.add_input(slot, first_value)
     scalars: State = {}
     if grads:
         for key, initial in scalar_state(optimizer).items():
