@@ -129,7 +129,7 @@ def show_study(
     """Show what a study holds: contribution, plans, runs and profiles."""
     record = open_study(study, read_only=True)
     summary = _summary(record)
-    contribution = record.contribution if summary["measured"] else None
+    contribution = record.contribution if record.has_contribution else None
     plans, runs = record.plans(), record.runs()
     if as_json:
         print_json(

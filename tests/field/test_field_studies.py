@@ -14,12 +14,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 from study_files import HERE, SETTINGS, at_measurement, change, small_task, table
+from typer.testing import CliRunner
+from users import batches, mlp, summed, task
 
 import pockgraph as pg
 from pockgraph.errors import StudyError
 from pockgraph.store.lease import Owner
 from pockgraph.study import Run
+from pockui.cli import app
 
 # ---------------------------------------------------------------- two processes, one study
 
@@ -182,3 +186,21 @@ def test_the_number_of_a_deleted_row_is_not_given_again(study_file: Path) -> Non
         study.analyze(**SETTINGS)
         assert min(m.id for m in study.measurements()) > used
         assert (study.add_run(Run(study.plan("head"))).id or 0) > (first.id or 0)
+
+
+# ---------------------------------------------------------------- figures that are not finite
+
+
+def test_a_metric_that_is_nan_is_told_apart_from_a_training_that_diverged(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    torch.manual_seed(0)
+    spoilt = task(mlp(), batches(8, 12), metric=lambda model, batch: summed(model, batch) * torch.nan)
+    with pg.Study(path, spoilt) as study:
+        with pytest.raises(StudyError, match=r"The metric became nan after 2 steps at lr 0\.01\. .*mend the"):
+            study.analyze(**SETTINGS)
+        assert not study.has_contribution
+        with pytest.raises(StudyError, match="nothing was measured to its end"):
+            study.search(pg.Budget(peak_bytes=10**9))
+    shown = CliRunner().invoke(app, ["study", "show", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert "field" in shown.stdout

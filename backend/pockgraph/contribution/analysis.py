@@ -37,6 +37,7 @@ from .activation_cache import Forward
 from .candidates import Settings, candidates
 from .data import with_validation
 from .eager_finetuning import EagerBackend
+from .finetuning import why_diverged
 from .finetuning_time import TimeEstimate
 from .gains import HEAD, Candidate, Measurement, Progress, together
 from .kept_measurements import KeptMeasurements
@@ -280,10 +281,10 @@ class _Analysis:
         Raises:
             StudyError: the head alone diverged.
         """
-        if any(m.status == "diverged" for m in self._kept.of("contribution", HEAD)):
+        if diverged := [m for m in self._kept.of("contribution", HEAD) if m.status == "diverged"]:
             raise StudyError(
                 f"Training the head alone diverged at lr {self._learning_rate():g}, so there is nothing to "
-                "compare with. Pass a lower lr."
+                f"compare with. {why_diverged(diverged)}"
             )
 
     def _save(self, request: Request, lr: float, taken: Taken) -> None:
@@ -317,7 +318,9 @@ class _Analysis:
                 scores.append((len(done), metric, -loss, rate))
         if not scores:
             rates = listing([f"{r:g}" for r in sorted({m.lr or 0.0 for m in tuning})])
-            raise StudyError(f"Training diverged at every learning rate tried ({rates}). Pass a lower lr.")
+            raise StudyError(
+                f"Training diverged at every learning rate tried ({rates}). {why_diverged(tuning)}"
+            )
         best = max(scores)[-1]
         assert best is not None
         self._kept.keep_lr(best)

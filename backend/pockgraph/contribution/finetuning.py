@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import torch
 
 from ..errors import NonFiniteLoss
 from ..plan import Plan
+from .gains import Measurement
 
 
 class Finetuner(Protocol):
@@ -95,3 +96,12 @@ def finetune(
         raise NonFiniteLoss(f"The metric became {metric} after {len(losses)} steps at lr {lr:g}.")
     last = losses[-max(1, len(losses) // 4) :]
     return Outcome(metric, sum(last) / len(last))
+
+
+def why_diverged(measured: Iterable[Measurement]) -> str:
+    """What that of the lowest rate said, and what helps, of measurements that all diverged."""
+    said = min(measured, key=lambda m: m.lr or 0.0).error
+    return (
+        f"{said} Where it is the loss that became NaN or infinite, pass a lower lr; where it is the metric "
+        "alone, mend the task's: a mean over no samples is NaN, for one."
+    )

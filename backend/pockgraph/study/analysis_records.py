@@ -36,13 +36,18 @@ class AnalysisRecords(KeptRecords):
         """
         return self._last_analysis()[1]
 
+    @property
+    def has_contribution(self) -> bool:
+        """Whether the head alone was measured to its end, beside which the others count."""
+        return self._cached("measurements", self._tabulate) is not None
+
     def _last_analysis(self) -> tuple[int, Contribution]:
         """The number of the analysis that was used last and has measured something, and what it says."""
         found = self._cached("measurements", self._tabulate)
         if found is None:
             raise StudyError(
-                f"The study {self.path} has no contribution yet: nothing was measured. Analyse it: "
-                f"pockui analyze MODULE:TASK --study {self.path} (in Python, Study.analyze)."
+                f"The study {self.path} has no contribution yet: nothing was measured to its end. Analyse "
+                f"it: pockui analyze MODULE:TASK --study {self.path} (in Python, Study.analyze)."
             )
         return found
 
