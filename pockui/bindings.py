@@ -218,7 +218,7 @@ def frontier_edited(state: State, frontier: FrontierPlans, edit: Edit) -> None:
         return
     key = state.axis
     value = None if edit["value"] is None else float(edit["value"])
-    limit = to_limit(key, value, axis_unit(state.facts.known_plans, COSTS[key]))
+    limit = to_limit(key, value, axis_unit(state.facts.marks, COSTS[key]))
     state.set_budget(final=edit["final"], **{key: limit})
 
 
@@ -233,8 +233,8 @@ def frontier_shown(state: State, frontier: FrontierPlans) -> FrontierInfo:
     """The same in numbers."""
     facts, cost = state.facts, COSTS[state.axis]
     return frontier_info(
-        frontier.plans, {**facts.known_plans, **facts.baselines}, state.prediction, state.budget, cost,
-        facts.metric, frontier.free, facts.measured(state.axis),
+        frontier.plans, facts.marks, state.prediction, state.budget, cost, facts.metric, frontier.free,
+        facts.measured(state.axis),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from .info.measured_points import MeasuredPoint, measured_points
 from .info.predictions import Prediction
 
 FRONTIER_PLANS = 20
+KEPT_MARKS = 8
 SEARCHES_KEPT = 1000
 FRONTIERS_KEPT = 50
 NOTHING_ASKED = Constraints()
@@ -46,6 +48,7 @@ class Facts:
         baselines: plans that others would take, by name, to compare with.
         conditions: how the analysis trained, which is what forecasts are of.
         trained: plans that were trained in that way. others: how many were trained otherwise.
+        plans: those that the study keeps, by name. kept: the newest of them that are none of the above.
         device: whose costs these are; None: nobody's. devices: those that the study has.
     """
 
@@ -65,6 +68,8 @@ class Facts:
     baselines: Mapping[str, Prediction] = field(default_factory=dict)
     trained: tuple[TrainedAlike, ...] = ()
     others: int = 0
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    kept: Mapping[str, Prediction] = field(default_factory=dict)
     _frontiers: dict[tuple[str, str], list[Plan]] = field(default_factory=dict)
     _measured: dict[str, tuple[MeasuredPoint, ...]] = field(default_factory=dict)
     _searched: dict[Any, Plan] = field(default_factory=dict)
@@ -109,6 +114,11 @@ class Facts:
                 self._searched.clear()
             self._searched[key] = plan
         return self._searched[key]
+
+    @property
+    def marks(self) -> dict[str, Prediction]:
+        """Plans that stand in the frontier's chart by name."""
+        return {**self.known_plans, **self.baselines, **self.kept}
 
     @property
     def metric(self) -> MetricScale:
@@ -164,17 +174,21 @@ class _Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
     study: Study | None = None
     facts: dict[str | None, Facts] = field(default_factory=dict)
+    plans: Mapping[str, Plan] = field(default_factory=dict)
     trained: tuple[tuple[TrainedAlike, ...], int] = ((), 0)
-    trained_of: tuple[int, Contribution] | None = None  # revision and measurements that `trained` is of
+    read_of: tuple[int, Contribution] | None = None  # revision and measurements that these two are of
 
-    def trained_alike(self) -> tuple[tuple[TrainedAlike, ...], int]:
-        """Of the study, as it has it now; read again only after it changed."""
+    def read_kept(self) -> None:
+        """What the study keeps now; read again only after it changed."""
         assert self.study is not None
         revision, contribution = self.study.kept_revision, self.study.contribution
-        known = self.trained_of
-        if known is None or known[0] != revision or known[1] is not contribution:
-            self.trained, self.trained_of = self.study.trained_alike(), (revision, contribution)
-        return self.trained
+        known = self.read_of
+        if known is not None and known[0] == revision and known[1] is contribution:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of plans that cannot be read
+            self.plans, self.trained = self.study.plans(), self.study.trained_alike()
+        self.read_of = revision, contribution
 
 
 _KNOWN: dict[tuple[Path, int], _Known] = {}
@@ -203,11 +217,14 @@ def read_facts(path: str | os.PathLike[str], device: str | None = None) -> Facts
         facts = known.facts.get(device)
         if facts is None or facts.profile is not profile or facts.forecaster is not forecaster:
             facts = _facts(where, study, profile, forecaster)
-        trained, others = known.trained_alike()
-        if (facts.device, facts.devices, facts.trained, facts.others) != (device, devices, trained, others):
+        known.read_kept()
+        trained, others = known.trained
+        told = facts.device, facts.devices, facts.trained, facts.others, facts.plans
+        if told != (device, devices, trained, others, known.plans):
             facts = replace(
-                facts, device=device, devices=devices, trained=trained, others=others, _measured={}
-            )
+                facts, device=device, devices=devices, trained=trained, others=others, plans=known.plans,
+                kept=_kept(facts, known.plans), _measured={},
+            )  # fmt: skip
         known.facts = {name: known.facts[name] for name in known.facts if name in devices} | {device: facts}
         return facts
 
@@ -229,3 +246,21 @@ def _facts(where: Path, study: Study, profile: Profile, forecaster: Forecaster) 
         known_plans={name: made.predict(choice) for name, choice in known.items()},
         baselines=baselines,
     )
+
+
+def _kept(facts: Facts, plans: Mapping[str, Plan]) -> dict[str, Prediction]:
+    """The newest plans that a study keeps, without those that stand in the frontier's chart anyway, and those
+    of single attention heads, whose costs no ratios tell.
+    """
+    known = {**facts.known_plans, **facts.baselines}
+    shown = [p.choice for p in known.values()]
+    found: dict[str, Prediction] = {}
+    for name, plan in reversed([*plans.items()]):
+        try:
+            prediction = facts.predict(facts.profile.ratios_of(plan))
+        except PlanError:
+            continue
+        if prediction.choice not in shown and len(found) < KEPT_MARKS:
+            shown.append(prediction.choice)
+            found[f"{name} (kept)" if name in known else name] = prediction
+    return found

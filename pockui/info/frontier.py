@@ -127,7 +127,7 @@ def frontier_info(
         y, low, high = (metric.factor * height for height in (f.metric, f.low, f.high))
         current = FrontierPoint(value / unit.size, y, low, high, text, -1)
     limit = getattr(budget, cost.key, None)
-    others = [m for m in named if m.name != "Full"]
+    others = [m for m in named if m.name in SIDES and m.name != "Full"]  # those that fit in anyway
     own = [*points, *([current] if current else [])]
     shown = [*own, *others, *without]
     low, high = min(p.x for p in shown), max(p.x for p in shown)

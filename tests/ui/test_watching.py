@@ -13,8 +13,11 @@ import pytest
 from own_loop import run_in_own_loop
 
 import pockgraph as pg
+from pockgraph.search import Constraints
 from pockui import link, watching
+from pockui.bindings import frontier_shown
 from pockui.facts import read_facts
+from pockui.frontier_plans import FrontierPlans
 from pockui.scheduling import AtOnce
 from pockui.state import State
 from pockui.watching import Followed, Watch
@@ -79,13 +82,24 @@ def test_a_study_that_is_as_it_was_is_not_read(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(watching, "read_facts", lambda *asked: read.append(asked) or read_facts(*asked))
     watch.look(followed)
     assert read == []
+    state = followed[0].state
+    facts, plan, best = state.facts, state.plan, state.facts.search(pg.Budget(), Constraints())
     with pg.Study(path) as study:
-        study.save_plan("kept", followed[0].state.plan)
+        study.save_plan("kept", plan)
+        study.save_plan("the best again", best)
     watch._next_s.clear()
-    facts = followed[0].state.facts
     watch.look(followed)
     assert len(read) == 1
-    assert followed[0].state.facts is facts, "nothing that is shown is another"
+    assert [*state.facts.marks] == [*facts.marks, "kept"], "a plan has one name in the chart"
+    assert state.facts.marks["kept"].figures == state.prediction.figures
+    assert state.plan is plan
+    marks = {mark.name: mark.x for mark in frontier_shown(state, FrontierPlans(state)).marks}
+    assert marks["kept"] == pytest.approx(plan.predicted["peak_bytes"] / 1e3)
+    with pg.Study(path) as study:
+        study.remove_plan("kept")
+    watch._next_s.clear()
+    watch.look(followed)
+    assert [*state.facts.marks] == [*facts.marks]
 
 
 def test_reading_again_waits_the_longer_the_longer_it_takes(path: Path) -> None:
