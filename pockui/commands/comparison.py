@@ -43,6 +43,7 @@ def demo(
     Stopped by Ctrl-C, the study keeps what was measured and the same command goes on from there.
     """
     from ..demo import experiment, report
+    from ..demo.answers import answers_text
     from ..demo.settings import settings_for
 
     folder = out_folder or Path("out") / f"demo-{which}"
@@ -57,7 +58,9 @@ def demo(
         return
     print_report(found)
     out().print(f"\nReport     {page}\nFigures    {data}")
-    out().print(f"Plan       {folder / 'plan.json'}\nArtefact   {folder / 'artifact'}")
+    out().print(f"Plan       {folder / 'plan.json'}\nArtefact   {folder / experiment.ARTIFACT}")
+    if found.answers is not None:
+        out().print(f"Trained    {folder / experiment.CHECKPOINT}\n\n{answers_text(found)}")
     serve_it = f"pockui serve {folder / 'study.db'}"
     out().print(styled("\nLook into it: ", (serve_it, "bold"), "  (or: make app)"))
 

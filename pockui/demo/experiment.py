@@ -46,10 +46,11 @@ from pockgraph.study.data_splits import splits_of
 from ..eager import eager_command
 from ..project import DEMOS, load_task
 from ..versions import versions
+from .answers import answers
 from .forecasts import expected, held_against
 from .measured_costs import device_of, process_peaks
 from .planning import BUDGET_RULE, PlannedMethod, planned_methods
-from .results import Method, ProcessPeak, Report, Row, Trial
+from .results import Answers, Method, ProcessPeak, Report, Row, Trial
 from .settings import TUNING_SEED, Settings
 from .training import (
     CompiledLearner,
@@ -61,6 +62,8 @@ from .training import (
     fresh_head,
 )
 
+ARTIFACT, CHECKPOINT = "artifact", "trained"  # in the demo's folder
+CLASS_NAMES = {"text": ("negative", "positive")}  # digits are called by their numbers
 Progress = Callable[[str, int, int, str], None]
 
 TITLES = {
@@ -141,6 +144,8 @@ class _Experiment:
             with self._stage("Measuring time and memory"):
                 rows, figures = self._measure(folder, metrics)
                 processes = self._learn_costs(profile, planned, figures)
+        with self._stage("Predicting with what was trained"):
+            found = self._answers(metrics["auto", "openvino"])
         for key, method in methods.items():
             told = {"expected": forecasts.get(key), "process": processes.get(key)}
             methods[key] = method.model_copy(update=told)
@@ -152,11 +157,12 @@ class _Experiment:
             budget_bytes=budget, budget_rule=BUDGET_RULE,
             blocks=self._blocks(), sizes={r.fqn: math.prod(r.shape) for r in self.graph.tensors},
             seconds=self.seconds, agreement=agreement, methods=tuple(methods.values()), rows=tuple(rows),
+            answers=found,
         )  # fmt: skip
 
     def _require_own_artifact(self) -> None:
         """Refuse a folder whose artefact no demo made: the study of one lies beside it."""
-        place = self.out / "artifact"
+        place = self.out / ARTIFACT
         if place.is_dir() and any(place.iterdir()) and not (self.out / "study.db").exists():
             raise PockError(
                 f"{place} lies there, and no study beside it says that a demo made it. Nothing was written. "
@@ -184,9 +190,10 @@ class _Experiment:
     def _compile(self, planned: Mapping[str, PlannedMethod], folder: Path) -> None:
         for done, (key, (label, _, plan, graph)) in enumerate(planned.items()):
             self._report(done, len(planned), label)
-            pg.compile(graph or self.graph, plan, target="openvino", out=folder / key)
+            step = (graph or self.graph).without_predictions()
+            pg.compile(step, plan, target="openvino", out=folder / key)
             plan.save(folder / f"{key}.json")
-        pg.compile(self.graph, planned["auto"].plan, target="openvino", out=self.out / "artifact")
+        pg.compile(self.graph, planned["auto"].plan, target="openvino", out=self.out / ARTIFACT)
 
     # ---------------------------------------------------------------- training
 
@@ -236,6 +243,8 @@ class _Experiment:
                 run = self._run(method.plan, f"{label}, seed {seed}", seed, lr, "openvino")
                 run = replace(run, head_metric=heads.get(seed))
                 outcomes.append(self._final(harness, learner, run, key, "openvino", validation, test))
+            if key == "auto" and outcomes and outcomes[-1].metric is not None:
+                learner.save(self.out / CHECKPOINT)
             if key == "head":
                 heads = {run.seed: run.validation_metric for run in self.kept.get((key, "openvino"), ())}
             self.losses[key, "openvino"] = [o.losses for o in outcomes]
@@ -283,6 +292,14 @@ class _Experiment:
             predicted_gain=plan.predicted.get("gain"), lr=lr,
             lr_on_edge=lr in (min(self.settings.rates), max(self.settings.rates)), trials=tuple(trials),
         )  # fmt: skip
+
+    def _answers(self, metrics: tuple[float | None, ...]) -> Answers | None:
+        """What the artefact predicts of the test split with what it learnt, where it learnt something."""
+        if not self.graph.predictions or not metrics or metrics[-1] is None:
+            return None
+        batches = (self.task.named(batch) for batch in self.task.eval)
+        names = CLASS_NAMES.get(self.which, ())
+        return answers(self.out / ARTIFACT, self.out / CHECKPOINT, batches, self.threads, names)
 
     # ---------------------------------------------------------------- measuring
 

@@ -22,6 +22,7 @@ from ..info.format import (
     size,
 )
 from ..info.palette import DARK, LIGHT
+from .answers import answers_text
 from .charts import forecast_chart, plan_map, process_chart, tradeoff
 from .predictions import (
     FORECAST_COLUMNS,
@@ -207,6 +208,7 @@ def findings(report: Report) -> list[str]:
             f"{difference:.0e}; rounding grows from step to step, the more the higher the rate."
         )
     said += prediction_findings(report)
+    said += [answers_text(report)] if report.answers else []
     edge = [m.label for m in report.methods if m.lr_on_edge]
     if edge:
         said.append(

@@ -158,6 +158,27 @@ class Row(_Strict):
         return statistics.stdev(known) if len(known) > 1 and self.mean is not None else None
 
 
+class Answer(_Strict):
+    """A held-out sample: its label, and what was predicted with which probability."""
+
+    right: str
+    given: str
+    probability: float
+
+
+class Answers(_Strict):
+    """What an artefact predicts with what it learnt.
+
+    Attributes:
+        samples: all that are held out for the test; right: how many are predicted right.
+        first: of them, a few.
+    """
+
+    samples: int
+    right: int
+    first: tuple[Answer, ...]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of figures, whole or not at all.
 
@@ -185,6 +206,8 @@ class Report(_Strict):
         seconds: stage -> how long it took.
         agreement: method -> largest relative difference between the losses of OpenVINO and of eager
             PyTorch over the first three steps, all seeds.
+        answers: what the automatic plan's artefact predicts with the last seed's weights; None in reports of
+            earlier releases, and where the task predicts nothing or no training ended well.
     """
 
     schema_: Literal["pockui.report/1"] = Field(default=SCHEMA, alias="schema")
@@ -205,6 +228,7 @@ class Report(_Strict):
     agreement: dict[str, float] = {}
     methods: tuple[Method, ...]
     rows: tuple[Row, ...]
+    answers: Answers | None = None
 
     def method(self, key: str) -> Method:
         return next(m for m in self.methods if m.key == key)

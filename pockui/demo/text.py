@@ -98,6 +98,7 @@ def task(batch_size: int = 8, length: int = 64, seed: int = 0, train_limit: int 
         model=SentimentClassifier(minilm(), seed=seed).eval(),
         loss=loss,
         metric=accuracy,
+        predict=probabilities,
         train=Batches(train, batch_size, shuffle=True, seed=seed),
         eval=Batches(test, batch_size),
         validation=Batches(validation, batch_size),
@@ -113,6 +114,11 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 def accuracy(model: nn.Module, batch: Batch) -> Tensor:
     """Whether each sample is classified correctly: float32 `[N]`."""
     return (model(batch["ids"], batch["mask"]).argmax(1) == batch["y"]).float()
+
+
+def probabilities(model: nn.Module, batch: Batch) -> Tensor:
+    """Of each class: float32 `[N, 2]`."""
+    return model(batch["ids"], batch["mask"]).softmax(1)
 
 
 def minilm() -> nn.Module:

@@ -57,6 +57,10 @@ class CompiledLearner:
     def evaluate(self, batches: Sequence[Any]) -> float:
         return self._trainer.evaluate(batches).metric
 
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        self._trainer.save(path)
+
 
 class EagerLearner:
     """The plain PyTorch loop.

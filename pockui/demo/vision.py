@@ -32,7 +32,8 @@ def task(batch_size: int = 8, px: int = 64, seed: int = 0, train_limit: int | No
     """EfficientNet-Lite0 on MNIST digits.
 
     Batches are `{"x": float32 [N, 3, px, px], "y": int64 [N]}`; pixels are scaled to `(x - 127) / 128`.
-    The metric is 1.0 for each sample classified correctly, else 0.0.
+    The metric is 1.0 for each sample classified correctly, else 0.0. What is
+    predicted are the probabilities of the digits.
 
     Args:
         batch_size: samples a batch, N.
@@ -52,6 +53,7 @@ def task(batch_size: int = 8, px: int = 64, seed: int = 0, train_limit: int | No
         model=efficientnet_lite0(CLASSES, seed=seed),
         loss=loss,
         metric=accuracy,
+        predict=probabilities,
         train=Batches(train, batch_size, shuffle=True, seed=seed, transform=enlarge),
         eval=Batches(test, batch_size, transform=enlarge),
         validation=Batches(validation, batch_size, transform=enlarge),
@@ -67,6 +69,11 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 def accuracy(model: nn.Module, batch: Batch) -> Tensor:
     """Whether each sample is classified correctly: float32 `[N]`."""
     return (model(batch["x"]).argmax(1) == batch["y"]).float()
+
+
+def probabilities(model: nn.Module, batch: Batch) -> Tensor:
+    """Of each digit: float32 `[N, 10]`."""
+    return model(batch["x"]).softmax(1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,12 +49,17 @@ def adapted_head(task: pg.Task, optimizer: Any, within: pg.Budget) -> tuple[pg.T
     return low_rank(task, optimizer, pg.Budget(), "head", rank=1)
 
 
+def with_prediction(reference: str) -> pg.Task:
+    return replace(projects.load_task(reference), predict=lambda net, batch: net(batch["x"]).softmax(1))
+
+
 @pytest.fixture
 def found(project: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     monkeypatch.setattr(experiment, "measure_interleaved", measure_some)
     monkeypatch.setattr(planning, "low_rank", adapted_head)
     monkeypatch.setitem(projects.DEMOS, "tiny", "my_project:task")
     monkeypatch.setitem(experiment.TITLES, "tiny", ("Textures", "accuracy on 48 textures"))
+    monkeypatch.setattr(experiment, "load_task", with_prediction)
     return experiment.run(
         "tiny",
         project / "out",
@@ -107,6 +113,13 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     )
     assert all((r.head_metric is None) == (r.name.startswith("Head") or r.target == "eager") for r in finals)
     assert all(r.data["test"].samples == 48 for r in finals)
+
+    # What the artefact predicts is what the last training was judged by.
+    assert found.answers is not None
+    assert found.answers.samples == 48
+    assert found.answers.right / 48 == pytest.approx(rows["auto", "openvino"].metrics[-1])
+    said = f"predicts {found.answers.right} of 48 held-out samples right"
+    assert any(said in finding for finding in report.findings(found))
 
     # Forecasts, and what plans reach that are trained as the analysis trains, with another seed.
     alone = Forecaster(study.contribution)
