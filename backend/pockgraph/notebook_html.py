@@ -64,5 +64,15 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} GB"
 
 
+def figure_text(key: str, value: float) -> tuple[str, str]:
+    """A figure whose unit is its name's suffix: what it is of, and the number with that unit."""
+    name = key.removesuffix("_bytes").removesuffix("_ms").replace("_", " ")
+    if key.endswith("_bytes"):
+        return name, size_text(value)
+    if key.endswith("_ms"):
+        return name, f"{value:.3g} ms"
+    return ("compute", f"{value / 1e9:.3g} GFLOP") if key == "flops" else (name, f"{value:.4g}")
+
+
 def percent(ratio: float) -> str:
     return f"{100 * ratio:.3g} %"

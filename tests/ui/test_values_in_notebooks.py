@@ -57,6 +57,9 @@ def test_what_is_said_is_what_is_there(values) -> None:
     best = max(g.mean for gains in values["contribution"].weights.values() for g in gains.values())
     assert f"<td>{best:+.4f}</td>" in values["contribution"]._repr_html_()
     full = values["profile"].figures({t.fqn: 1.0 for t in values["profile"].tensors})
+    artifact = values["artifact"]
+    peak = size_text(artifact.plan.predicted["peak_bytes"])
+    assert f"<td>modelled peak</td><td>{peak}</td>" in artifact._repr_html_()
     assert f"<td>full</td><td>{size_text(full.peak_bytes)}</td>" in values["profile"]._repr_html_()
 
 

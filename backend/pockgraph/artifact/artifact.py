@@ -18,7 +18,7 @@ from ..cost.graph_memory import timeline
 from ..errors import ArtifactError, PockError, listing, reason, require
 from ..files import replacing, resolved, sweep
 from ..ir.graph import Graph, Role, Slot
-from ..notebook_html import size_text, summary
+from ..notebook_html import figure_text, size_text, summary
 from ..optimizer import optimizer_from_dict
 from ..passes.batch_limits import limits_of
 from ..passes.guard_indices import guards_of
@@ -172,8 +172,11 @@ class Artifact:
 
     def _repr_html_(self) -> str:
         plan = self.plan
-        figures = {k: f"{v:,.4g}" for k, v in {**plan.predicted, **plan.measured}.items()}
-        rows = [("target", self.manifest.target), ("size", size_text(self.nbytes)), *figures.items()]
+        rows = [("target", self.manifest.target), ("size", size_text(self.nbytes))]
+        for kind, figures in (("modelled", plan.predicted), ("measured", plan.measured)):
+            for key, value in figures.items():
+                name, text = figure_text(key, value)
+                rows.append((name if key.startswith(("metric", "gain", "score")) else f"{kind} {name}", text))
         shares = [plan.ratio(fqn) for fqn in plan.model]
         return summary(repr(self), ("", ""), rows, shares, "trained share, input to output")
 
