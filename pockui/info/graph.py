@@ -18,6 +18,7 @@ OUTSIDE = "outside all layers"
 COLUMNS = (
     ("Operators", "Of the whole step → of this plan's, after pruning. Views of memory count, too."),
     ("Bytes made", "What the operators allocate, all added up: more than is ever alive at once."),
+    ("Compute", "Floating-point operations of the step; a multiply-add counts two."),
     ("Trained", "Tensors that learn, with the share of their channels."),
 )
 NO_LAYERS = (
@@ -89,13 +90,12 @@ def _sum(layers: Iterable[LayerCount]) -> Count:
 
 def _row(id: str, level: int, name: str, count: Count, trained: Mapping[str, float], opens: bool) -> Change:
     gone = not count.plan_operators
-    changed = (count.operators, count.bytes) != (count.plan_operators, count.plan_bytes)
-    cells = (
-        arrow(f"{count.operators:,}", f"{count.plan_operators:,}"),
-        arrow(fmt.size(count.bytes), fmt.size(count.plan_bytes)),
-        shares(trained),
-    )
-    return Change(id, level, name, cells, "gone" if gone else "changed" if changed else "whole", opens)
+    whole = count.operators, count.bytes, count.flops
+    left = count.plan_operators, count.plan_bytes, count.plan_flops
+    texts = ("{:,}".format, fmt.size, fmt.flops)
+    cells = (*(arrow(text(a), text(b)) for text, a, b in zip(texts, whole, left)), shares(trained))
+    state = "gone" if gone else "whole" if whole == left else "changed"
+    return Change(id, level, name, cells, state, opens)
 
 
 def arrow(before: str, after: str) -> str:

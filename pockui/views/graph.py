@@ -25,8 +25,8 @@ from ..training import Training
 from . import parts
 
 USE = (
-    "Operators and the bytes they make, of the whole training step → of this plan's. Open a block for its "
-    "layers, a layer for its operators."
+    "Operators, the bytes they make and what they compute, of the whole training step → of this plan's. Open "
+    "a block for its layers, a layer for its operators."
 )
 NOTHING_COMPILED = (
     "Nothing compiled yet. Compile and train this plan on the Train tab, or choose a run there."

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from oracle import built
 
+from pockgraph.cost.flops import node_flops
 from pockgraph.cost.graph_memory import steps_of
 from pockgraph.profile.graph_summary import graph_summary
 from pockgraph.profile.profiler import profile_of
@@ -27,10 +28,19 @@ def test_a_plan_has_the_operators_and_bytes_of_its_pruned_graph(model: str, opti
         nodes, steps = steps_of(small)
         assert sum(layer.of().plan_operators for layer in layers) == len(nodes)
         assert sum(layer.of().plan_bytes for layer in layers) == sum(s.owns_bytes for s in steps)
+        figures = profile.figures(choice)
+        assert sum(layer.of().plan_flops for layer in layers) == figures.flops == sum(map(node_flops, nodes))
+        own = Counter[str]()
+        for node in nodes:
+            own[node.meta["layer"]] += node_flops(node)
+        for layer in layers:
+            if layer.layer and not layer.added:  # what is added has no layer in the graph
+                assert layer.of().plan_flops == own[layer.layer], layer.layer
         there = Counter(node.meta["layer"] for node in nodes if node.meta["phase"] == "forward")
         for layer in layers:
             assert layer.of("forward").plan_operators - layer.added.get("forward", 0) <= there[layer.layer]
         assert sum(layer.of().operators for layer in layers) == len(profile.operators)
+        assert sum(layer.of().flops for layer in layers) == sum(o.flops for o in profile.operators)
         trained = {fqn: share for layer in layers for fqn, share in layer.trained.items()}
         assert trained.keys() == choice.keys()
         for i, tensor in enumerate(profile.tensors):

@@ -46,9 +46,10 @@ def test_blocks_are_the_sum_of_their_layers_and_those_of_their_phases(facts) -> 
 
 def test_rows_say_what_is_trained_and_what_is_gone(facts) -> None:
     rows = {r["id"]: r for r in tree_rows(graph_summary(facts.profile, {"blocks.1.0.weight": 0.5}))}
-    assert rows["layer blocks.1.0"]["cells"][2] == "weight 50 %"
-    assert rows["layer head"]["cells"][2] == ""
+    assert rows["layer blocks.1.0"]["cells"][3] == "weight 50 %"
+    assert rows["layer head"]["cells"][3] == ""
     assert rows["backward stem"]["state"] == "gone"
+    assert re.search(r"FLOP → 0 FLOP", rows["backward stem"]["cells"][2])
     assert rows["forward stem"]["state"] == "whole"
     assert "→" not in rows["forward stem"]["cells"][0]
     assert re.match(r"backward, pruned: .*convolution", rows["backward stem"]["name"])

@@ -1,4 +1,6 @@
-"""What a plan leaves of the training graph, layer by layer: operators and bytes, before and after pruning."""
+"""What a plan leaves of the training graph, layer by layer: operators, their bytes and their floating-point
+operations, before and after pruning.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class Count:
-    """Operators, and the bytes that they allocate, in the whole graph and in the plan's."""
+    """Operators, the bytes that they allocate, and their floating-point operations, in the whole graph and in
+    the plan's.
+    """
 
     operators: int = 0
     bytes: int = 0
+    flops: int = 0
     plan_operators: int = 0
     plan_bytes: int = 0
+    plan_flops: int = 0
 
     def add(self, other: Count) -> None:
         self.operators += other.operators
         self.bytes += other.bytes
+        self.flops += other.flops
         self.plan_operators += other.plan_operators
         self.plan_bytes += other.plan_bytes
+        self.plan_flops += other.plan_flops
 
 
 @dataclass
@@ -76,6 +84,7 @@ def graph_summary(profile: Profile, choice: Mapping[str, float | Trained]) -> tu
         _, found = count(n, o.phase)
         found.operators += 1
         found.bytes += o.bytes
+        found.flops += o.flops
     step = pruned_step(profile, choice)
     schedule = step.schedule
     for n, owns, forward in zip(step.operators, schedule.owns_bytes.tolist(), schedule.forward.tolist()):
@@ -88,6 +97,7 @@ def graph_summary(profile: Profile, choice: Mapping[str, float | Trained]) -> tu
             layer.added[phase] = layer.added.get(phase, 0) + 1
         found.plan_operators += 1
         found.plan_bytes += owns
+        found.plan_flops += int(step.operator_flops[n]) if n >= 0 else step.added_flops[-1 - n]
     for i, tensor in enumerate(profile.tensors):
         what = choice.get(tensor.fqn, 0.0)
         if (isinstance(what, Trained) or what > 0) and tensor.layer in layers:

@@ -36,6 +36,7 @@ class PrunedStep(NamedTuple):
         added: the added steps, that of -1 first. causes: of each, the operator that it stands beside, and the
             set of tensors that it is there for.
         flops: of the step; `work`: amount of each of `WORK_KINDS`.
+        operator_flops: [N], of each operator of the profile, where the step has it. added_flops: as `added`.
         resident_bytes: alive all the time, `state_bytes` included.
     """
 
@@ -44,6 +45,8 @@ class PrunedStep(NamedTuple):
     added: list[Step]
     causes: list[tuple[int, int]]
     flops: int
+    operator_flops: Integers
+    added_flops: list[int]
     work: list[int]
     resident_bytes: int
     state_bytes: int
@@ -94,8 +97,8 @@ class _Pruning:
         self.added: list[tuple[tuple[int, int, int], Step]] = []
         self.causes: dict[int, tuple[int, int]] = {}  # storage of an added step -> as `PrunedStep` has them
         self.next_storage = len(profile.operators)
-        self.flops = 0  # beside those of operators that remain as they are, as `work`
-        self.work = [0] * len(WORK_KINDS)
+        self.added_flops: dict[int, int] = {}  # by storage
+        self.work = [0] * len(WORK_KINDS)  # beside that of operators that remain as they are
         self.gradients: dict[int, int] = {}  # tensor trained in part -> storage of what is selected of it
         self.selected: dict[tuple[int, int], int] = {}
         self.moved: dict[int, tuple[float, tuple[int, ...], tuple[int, ...]]] = {}  # share, parts, wholes
@@ -111,7 +114,7 @@ class _Pruning:
             self.gradients[i] = self._select(self.p.roots[i], i, share)
         self._keep_wholes(exists)
         masks = self._clamp_masks(exists)
-        there, size = np.array(exists, bool), table.bytes.copy()
+        there, size, own_flops = np.array(exists, bool), table.bytes.copy(), table.work[:, 0].copy()
         resolved = np.arange(len(operators))
         resolved[list(self.storage)] = list(self.storage.values())
         storage = resolved[table.storage]
@@ -123,7 +126,7 @@ class _Pruning:
                 continue
             o = operators[n]
             nbytes, flops, work = self._amounts(n, o, i)
-            self.flops += flops - o.flops
+            own_flops[n] = flops
             self.work[o.kind] += work - o.work
             operands = self._operands(n, o, i)
             if n in masks:
@@ -135,7 +138,7 @@ class _Pruning:
                 storage[n] = operands[0] if operands else n
                 size[n] = 0
         size[storage != np.arange(len(operators))] = 0
-        flops, *work = (there @ table.work).tolist()
+        _, *work = (there @ table.work).tolist()
         self.resident += sum(
             nbytes for nbytes, readers in self.p.backward_constants if any(exists[r] for r in readers)
         )
@@ -147,7 +150,11 @@ class _Pruning:
         work = [a + b for a, b in zip(work, self.work, strict=True)]
         added = [step for _, step in self.added]
         causes = [self.causes[step.storage] for step in added]
-        return PrunedStep(schedule, order, added, causes, flops + self.flops, work, self.resident, self.state)
+        added_flops = [self.added_flops[step.storage] for step in added]
+        flops = int(own_flops[there].sum()) + sum(added_flops)
+        return PrunedStep(
+            schedule, order, added, causes, flops, own_flops, added_flops, work, self.resident, self.state
+        )
 
     def _schedule(
         self, there: Flags, storage: Integers, size: Integers, readers: Integers, reads: Integers
@@ -235,7 +242,7 @@ class _Pruning:
         self.next_storage += 1
         self.causes[storage] = at, serves
         self.added.append(((at, side, order), Step(name, storage, size, operands, elementwise, forward)))
-        self.flops += flops
+        self.added_flops[storage] = flops
         self.work[WORK_KINDS.index("forward" if forward else "stream")] += flops if forward else size
         return storage
 
@@ -291,7 +298,7 @@ class _Pruning:
             step = Step(f"part_{o.name}", part, size, self._operands(n, o), o.elementwise, o.forward)
             self.added.append(((n, -1, 0), step))
             self.causes[part] = n, o.serves & self.trained
-            self.flops += flops
+            self.added_flops[part] = flops
             self.work[o.kind] += work
             self.twice.add(n)
             del self.moved[n]
