@@ -18,7 +18,8 @@ from torch import nn
 
 import pockgraph as pg
 from pockgraph.measure.device_profile import DeviceProfile, DeviceProfileError
-from pockgraph.measure.kit import Kit
+from pockgraph.measure.figures import MeasureError
+from pockgraph.measure.kit import Kit, Measuring, measure_kit
 from pockgraph.profile.profiler import profile_of
 from pockgraph.study.device_kit import make_kit
 
@@ -132,6 +133,26 @@ def test_a_plan_that_fails_on_the_device_is_told_and_the_others_count(
     assert measure(device, broken, out, "--rounds", "1").returncode == 0
     assert not loaded(out).failures
     assert len(loaded(out).plans()) == len(CHOICES)
+
+
+def test_what_another_process_measured_meanwhile_is_kept(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, others = tmp_path / "device.json", Measuring("theirs", rounds=1)
+
+    def fail(*_: Any) -> MeasureError:
+        return MeasureError("it has no power")
+
+    def fail_while_another_measures(*_: Any) -> MeasureError:
+        monkeypatch.setattr("pockgraph.measure.kit.measure_alone", fail)
+        measure_kit(kit, out, others)
+        return fail()
+
+    monkeypatch.setattr("pockgraph.measure.kit.measure_alone", fail_while_another_measures)
+    with pytest.raises(DeviceProfileError, match=r"Another process writes .*device\.json"):
+        measure_kit(kit, out, Measuring("mine", rounds=1))
+    assert loaded(out).name == "theirs"
+    assert measure_kit(kit, out, others).failures
 
 
 def test_what_is_no_kit_is_refused(tmp_path: Path, device: dict[str, str], kit: Path) -> None:

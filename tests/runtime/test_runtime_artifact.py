@@ -117,6 +117,23 @@ def test_another_artefact_is_kept_where_the_caller_asks_for_that(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_an_artefact_that_somebody_else_wrote_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, out, real = write(tmp_path / "other", "head").path, tmp_path / "out", Torch.write
+
+    def write_slowly(self: Torch, graph, folder, stem, options) -> None:
+        real(self, graph, folder, stem, options)
+        if other.exists():
+            other.rename(out)
+
+    monkeypatch.setattr(Torch, "write", write_slowly)
+    with pytest.raises(ArtifactError, match="another artefact"):
+        compile_graph(make_graph(), make_plan(), target="torch", out=out, parity=False, replace=False)
+    assert list(Artifact.load(out).plan.tensors) == list(CHOICES["head"])
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Torch.write
 

@@ -213,7 +213,6 @@ def write_artifact(
     """
     folder, pipeline = resolved(out), target.pipeline(options or {})
     try:
-        require_replaceable(folder, graph.plan, target.name, replace)  # again: compiling took its time
         with replacing(folder) as partial, _named(partial, folder):
             partial.mkdir()
             passes = [*counts]
@@ -257,6 +256,8 @@ def write_artifact(
             parity = "skipped" if check_parity is None else check_parity(partial, manifest)
             manifest = manifest.model_copy(update={"parity": parity})
             (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            # Again: all of this took its time, and others may have written there.
+            require_replaceable(folder, graph.plan, target.name, replace)
         return Artifact(folder)
     except (OSError, SafetensorError) as e:
         raise ArtifactError(

@@ -114,10 +114,11 @@ def measure_kit(folder: Path, out: Path, how: Measuring, progress: Progress | No
     again when the kit is measured again.
 
     Raises:
-        DeviceProfileError: no kit, or `out` is of another kit or machine, or was measured in another way.
+        DeviceProfileError: no kit, or `out` is of another kit or machine, or was measured in another way, or
+            another process writes it, too.
     """
     kit = Kit.load(folder)
-    profile = _begun(kit, out, how)
+    profile, written = _begun(kit, out, how)
     blocks = list(_missing(profile))
     for done, n in enumerate(blocks):
         if n in profile.failures:
@@ -131,14 +132,14 @@ def measure_kit(folder: Path, out: Path, how: Measuring, progress: Progress | No
         else:
             change = {"blocks": (*profile.blocks, Block.of(n, figures))}
         profile = profile.model_copy(update={**change, "changed": time.time()})
-        _write(out, profile)
+        written = _write(out, profile, written)
     if progress is not None:
         progress(len(blocks), len(blocks), "measured")
     return profile
 
 
-def _begun(kit: Kit, out: Path, how: Measuring) -> DeviceProfile:
-    """What `out` holds of this kit so far, or a new profile."""
+def _begun(kit: Kit, out: Path, how: Measuring) -> tuple[DeviceProfile, str]:
+    """What `out` holds of this kit so far, or a new profile; and its text there."""
     versions = {name: installed_version(name) for name in PACKAGES}
     new = DeviceProfile(
         name=how.name, target=kit.target, task=kit.task, kit=kit.digest, machine=machine(), versions=versions,
@@ -146,8 +147,7 @@ def _begun(kit: Kit, out: Path, how: Measuring) -> DeviceProfile:
         choices=tuple(p.choice for p in kit.plans),
     )  # fmt: skip
     if not out.exists():
-        _write(out, new)
-        return new
+        return new, _write(out, new)
     old = DeviceProfile.load(out)
     told = {"kit": "another kit", "machine": "another machine", "versions": "other versions",
             "threads": "another number of threads"}  # fmt: skip
@@ -155,7 +155,7 @@ def _begun(kit: Kit, out: Path, how: Measuring) -> DeviceProfile:
         raise DeviceProfileError(
             f"{out} was measured with {' and '.join(wrong)}. Write to another file, or remove that one."
         )
-    return old.model_copy(update={"name": how.name, "rounds": how.rounds, "failures": {}})
+    return old.model_copy(update={"name": how.name, "rounds": how.rounds, "failures": {}}), old.to_json()
 
 
 def _missing(profile: DeviceProfile) -> Iterator[int]:
@@ -165,8 +165,16 @@ def _missing(profile: DeviceProfile) -> Iterator[int]:
         yield from random.Random(round_).sample(plans, len(plans))
 
 
-def _write(out: Path, profile: DeviceProfile) -> None:
+def _write(out: Path, profile: DeviceProfile, written: str = "") -> str:
+    """Keep a profile, unless somebody else has since `written` was; returns what was written now."""
+    text = profile.to_json()
     try:
-        write_atomically(out, profile.to_json().encode())
+        if written and out.exists() and DeviceProfile.load(out).to_json() != written:
+            raise DeviceProfileError(
+                f"Another process writes {out}, too, and measurements disturb each other. What is there is "
+                "kept. Wait for that process, and call again to go on."
+            )
+        write_atomically(out, text.encode())
+        return text
     except OSError as e:
         raise DeviceProfileError(f"Cannot write {out}: {reason(e)}. Choose another place.") from None
