@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ..cost.flops import node_flops
 from ..cost.graph_memory import timeline
 from ..errors import ArtifactError, PockError, listing, reason, require
 from ..files import replacing, resolved, sweep
-from ..ir.graph import Graph, Role, Slot
+from ..ir.graph import Graph
 from ..notebook_html import figure_text, size_text, summary
 from ..optimizer import optimizer_from_dict
 from ..passes.batch_limits import limits_of
@@ -30,14 +30,9 @@ from ..runtime.manifest import (
     NATIVE_SUFFIXES,
     PLAN,
     STATE,
-    FileSpec,
-    GraphSpec,
     Manifest,
     ParityRecord,
     PassSpec,
-    PredictionSpec,
-    SlotSpec,
-    file_sha256,
     read_manifest,
     read_plan,
     verify_files,
@@ -50,6 +45,7 @@ from ..version import __version__, installed_version
 from . import identity
 from .finiteness import state_to_check
 from .sample_independence import samples_apart
+from .specs import file_spec, graph_spec, prediction_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -222,7 +218,7 @@ def write_artifact(
                 target.write(pipeline.finish(p.graph, p.stem), partial, p.stem, options or {})
             _write_state(partial / STATE, train, graph)
             (partial / PLAN).write_text(graph.plan.to_json(), encoding="utf-8")
-            files = {p.name: _file_spec(p) for p in sorted(partial.iterdir())}
+            files = {p.name: file_spec(p) for p in sorted(partial.iterdir())}
             manifest = Manifest(
                 task=graph.plan.task,
                 fingerprint=identity.fingerprint(graph),
@@ -230,9 +226,9 @@ def write_artifact(
                 target=target.name,
                 options=dict(options or {}),
                 batch=graph.plan.batch,
-                train=_graph_spec(train),
-                eval=_graph_spec(evaluation),
-                predict=tuple(_prediction_spec(p, target.integers_below) for p in predictions),
+                train=graph_spec(train),
+                eval=graph_spec(evaluation),
+                predict=tuple(prediction_spec(p, target.integers_below) for p in predictions),
                 optimizer=graph.plan.optimizer,
                 batch_norm=graph.plan.batch_norm,
                 dropout=graph.plan.dropout,
@@ -376,34 +372,6 @@ def _figures(train: Graph) -> dict[str, float]:
         "extra_bytes": modelled.extra_bytes,
         "step_flops": sum(node_flops(n) for n in train.nodes()),
     }
-
-
-def _graph_spec(graph: Graph) -> GraphSpec:
-    return GraphSpec(inputs=_slot_specs(graph.inputs), outputs=_slot_specs(graph.outputs))
-
-
-def _prediction_spec(prediction: Prediction, integers_below: int | None) -> PredictionSpec:
-    graph = prediction.graph
-    apart = prediction.samples is not None and samples_apart(graph, prediction.batch)
-    return PredictionSpec(
-        samples=prediction.samples, graph=_graph_spec(graph), limits=limits_of(graph, integers_below),
-        guards=guards_of(graph, OUT_OF_BOUNDS), integers=guards_of(graph, INEXACT),
-        nonfinite_entries=nonfinite_entries(prediction.batch), samples_apart=apart,
-    )  # fmt: skip
-
-
-def _slot_specs(slots: Iterable[Slot]) -> tuple[SlotSpec, ...]:
-    return tuple(
-        SlotSpec(
-            role=Role(s.role).value, fqn=s.fqn, shape=s.shape, dtype=s.dtype, key=s.key, trained=s.trained,
-            changes=s.changes, dim=s.dim, indices=s.indices,
-        )
-        for s in slots
-    )  # fmt: skip
-
-
-def _file_spec(path: Path) -> FileSpec:
-    return FileSpec(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def _versions() -> dict[str, str]:

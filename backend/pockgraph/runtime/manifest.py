@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,7 +176,7 @@ class PredictionSpec(_Strict):
         """How its files are called."""
         return "predict" if self.samples is None else f"predict-{self.samples}"
 
-    @property
+    @cached_property
     def batch(self) -> dict[str, BatchSpec]:
         """What a batch holds."""
         return {s.fqn: BatchSpec(shape=s.shape, dtype=s.dtype) for s in self.graph.batch}

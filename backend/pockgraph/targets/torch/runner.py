@@ -30,6 +30,7 @@ from ...runtime.manifest import STATE, GraphSpec, Manifest, PredictionSpec, requ
 from ...runtime.ownership import SPAWN, inherited
 from .aot_package import load_package
 from .fused_lstm import fuse_lstms
+from .stored_values import StoredValues
 
 # Where PyTorch is told whether CUDA may round float32 to TF32.
 _backends: Any = torch.backends
@@ -145,7 +146,9 @@ class TorchForward:
             done: what cannot be done with a batch that fails, for people.
         """
         if stem not in self._functions:
-            graph = self._read(stem, spec, _Stored(self, stem))
+            others = (STATE, *(f"{n}.safetensors" for n in stems(self._manifest) if n != stem))
+            values = StoredValues(self._open, f"{stem}.safetensors", self._values, others)
+            graph = self._read(stem, spec, values)
             self._functions[stem] = self._function(stem, with_own_results(graph), graph)
         try:
             with self._computing():
@@ -229,39 +232,6 @@ class TorchForward:
         finally:
             if self._threads is not None:
                 torch.set_num_threads(before)
-
-
-class _Stored(Mapping[str, torch.Tensor]):
-    """The values of a graph: those that its own file holds, those in memory, and those in the files of graphs
-    that were written before. Read when they are asked for."""
-
-    def __init__(self, owner: TorchForward, stem: str) -> None:
-        self._owner = owner
-        own, *others = dict.fromkeys((stem, *stems(owner._manifest)))
-        self._place: dict[str, str] = {}
-        self._find(f"{own}.safetensors")
-        for name in owner._values:
-            self._place.setdefault(name, "")
-        for name in (STATE, *(f"{other}.safetensors" for other in others)):
-            self._find(name)
-
-    def _find(self, file: str) -> None:
-        with self._owner._open(file) as f:
-            for name in f.keys():  # noqa: SIM118
-                self._place.setdefault(name, file)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        file = self._place[name]
-        if not file:
-            return self._owner._values[name]
-        with self._owner._open(file) as f:
-            return f.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._place)
-
-    def __len__(self) -> int:
-        return len(self._place)
 
 
 class TorchRunner(TorchForward):
