@@ -8,9 +8,9 @@ import panel as pn
 
 from pockgraph.errors import PlanError
 from pockui.components.web import Page
-from pockui.link import STATE, query_of
 from pockui.scheduling import Trailing
 from pockui.state import State
+from pockui.url_state import STATE, query_of
 
 WRITE_MS = 150  # after the last change
 

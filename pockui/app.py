@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import panel as pn
 
+from pockui.access_control import is_loopback, problem_of_panel_serve
 from pockui.closed_tabs import say_nothing_of_closed_tabs
-from pockui.gate import is_loopback, problem_of_panel_serve
 from pockui.page import create_app
 from pockui.serving import serve
 from pockui.views.start import refused

@@ -24,13 +24,13 @@ from pockui.frontier_plans import FrontierPlans
 from pockui.info.palette import theme
 from pockui.info.studies import find_studies, served_study, study_argument
 from pockui.info.study_list import StudyEntry, study_entries
-from pockui.link import Opened
-from pockui.link import read as read_link
 from pockui.new_study import NewStudy
 from pockui.panel_messages import send_all_messages
+from pockui.session_threads import TURNS, Turn, in_thread
 from pockui.state import State
 from pockui.training import Training, open_settings
-from pockui.turns import TURNS, Turn, in_thread
+from pockui.url_state import Opened
+from pockui.url_state import read as read_link
 from pockui.verifying import Verifying
 from pockui.views import parts
 from pockui.views.budgets import Budgets

@@ -15,8 +15,8 @@ from typing import Any
 import panel as pn
 
 from pockgraph.errors import PockError
+from pockui.access_control import MAX_SESSIONS, AccessControl, allowed_hosts, guard, is_loopback
 from pockui.closed_tabs import say_nothing_of_closed_tabs
-from pockui.gate import MAX_SESSIONS, Gate, allowed_hosts, guard, is_loopback
 from pockui.jobs import JOBS
 from pockui.login import PasswordProvider, check_password
 from pockui.page import create_app
@@ -42,7 +42,7 @@ def serve(
         address: to listen on. Another than loopback needs a password.
         allow_hosts: names, beside loopback's, under which browsers may reach it.
         password: asked for before anything is shown.
-        max_sessions: pages that may be open at once; None takes what was measured, `gate.MAX_SESSIONS`.
+        max_sessions: pages that may be open at once; None takes what was measured, `MAX_SESSIONS`.
         started: called with the page's address once it is served.
 
     Raises:
@@ -64,14 +64,14 @@ def serve(
             websocket_origin=[h for h in hosts if not h.startswith("[")],
             websocket_max_message_size=MESSAGE_BYTES, **login,
         )  # fmt: skip
-    gate = Gate(
+    access = AccessControl(
         hosts,
         port,
         any_address=not is_loopback(address),
         sessions=lambda: {s.id for s in server.get_sessions()},
         max_sessions=max_sessions or MAX_SESSIONS,
     )
-    guard(server._tornado, gate)
+    guard(server._tornado, access)
     url = f"http://{'localhost' if is_loopback(address) else socket.gethostname()}:{port}/"
     try:
         server.start()

@@ -11,8 +11,8 @@ from pockgraph.profile.step_memory import StepMemory, freezing
 
 from .facts import Facts
 from .info import charts
-from .info.alive import Alive, alive_at, freezing_text, hover_text, peaks
 from .info.layers import chosen
+from .info.live_values import Alive, alive_at, freezing_text, hover_text, peaks
 from .info.palette import palette
 from .info.predictions import Prediction
 from .info.timeline import Timeline, moment_at, timeline

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 from pockgraph.files import sweep
 
 from .info.optimizers import RULES, same_rule
-from .landing import Held, held_of, metrics, study_at
 from .train_loop import LiveMetric, take_steps
+from .training_study import Held, held_of, metrics, study_at
 from .worker import Reporter, Spec, Stop, run
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
 """Files on disk: written whole or not at all, and read only when they are what they should be.
 
-The one writer of the project. What is new is made in a *staging folder* beside its place, flushed to disk,
-and renamed; the folder is flushed after that. A staging folder is locked for as long as its writer lives, so
-that the next writer can tell what a killed one left from what another one still needs, in other containers
-too: the lock is the kernel's, no process number. Imports no torch.
+What is new is made in a *staging folder* beside its place, flushed to disk, and renamed; the folder is
+flushed after that. A staging folder is locked for as long as its writer lives, so that the next writer can
+tell what a killed one left from what another one still needs, in other containers too: the lock is the
+kernel's, no process number. A study's database is the one file that is written elsewhere, in
+`store/store.py`. Imports no torch.
 """
 
 from __future__ import annotations

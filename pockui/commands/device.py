@@ -15,7 +15,7 @@ from pockgraph.errors import PockError
 
 from ..info.format import flops, milliseconds, size
 from ..info.parity import parity_badge
-from ..landing import Held, held_of, metrics, study_of
+from ..training_study import Held, held_of, metrics, study_of
 from .compiling import print_parity
 from .output import JsonFlag, out, print_json, progress_bars, say, styled
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 from scipy.special import stdtrit  # Student's t by its quantiles; scipy.stats takes half a second to import
 
 from pockgraph.contribution import Gain
+from pockgraph.contribution.gains import INTERVAL_COVERAGE
 
-HALF_STDS = 1.645  # of the interval that holds 9 of 10 values
+# From the mean to an end of the interval of an estimate.
+HALF_STDS = NormalDist().inv_cdf((1 + INTERVAL_COVERAGE) / 2)
 
 
 class Interval(NamedTuple):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .alive import moment_name
 from .costs import COSTS, Unit
+from .live_values import moment_name
 
 if TYPE_CHECKING:
     from pockgraph.profile import Profile

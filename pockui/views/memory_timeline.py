@@ -8,7 +8,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from ..info.alive import COLUMNS
+from ..info.live_values import COLUMNS
 from ..scheduling import Trailing
 from ..state import State
 from ..step_timeline import StepTimeline

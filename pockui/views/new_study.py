@@ -10,8 +10,8 @@ import panel_material_ui as pmui
 
 from pockgraph.errors import PockError
 
-from ..info.making import made_text, making_progress
 from ..info.names import file_name
+from ..info.study_progress import made_text, making_progress
 from ..new_study import NewStudy
 from . import parts
 

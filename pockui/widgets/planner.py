@@ -22,11 +22,11 @@ from ..bindings import (
     frontier_note,
 )
 from ..frontier_plans import FrontierPlans
-from ..info.alive import COLUMNS
 from ..info.costs import COSTS, is_known
 from ..info.figure_tiles import figure_tiles
 from ..info.layer_filter import block_menu, kind_menu
 from ..info.layers import ORDERS
+from ..info.live_values import COLUMNS
 from ..info.predictions import ORIGINS
 from ..scheduling import Trailing
 from ..state import State

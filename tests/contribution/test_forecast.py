@@ -16,8 +16,8 @@ from synthetic import SyntheticTask
 
 from pockgraph.contribution import Contribution, Gain
 from pockgraph.contribution.forecast import Forecaster, TrainedPlan
-from pockgraph.contribution.link import Link
 from pockgraph.contribution.noise import Noise, samples_of
+from pockgraph.contribution.saturating_link import Link
 
 TASKS = 20
 

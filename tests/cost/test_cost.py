@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pockgraph as pg
 from pockgraph.cost.flops import node_flops
 from pockgraph.ir.graph import Graph, Role, output_args, value_bytes
-from pockgraph.ir.operator_sets import VIEWS, is_elementwise, storage_of
+from pockgraph.ir.operator_kinds import VIEWS, is_elementwise, storage_of
 from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 

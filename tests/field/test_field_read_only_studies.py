@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import pockgraph as pg
 from pockgraph.errors import StudyError
 from pockui.cli import app
-from pockui.landing import study_of
+from pockui.training_study import study_of
 
 
 def listing_of(folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from pockgraph.errors import BatchError, ParityError, TaskError
 from pockgraph.ir.graph import Graph, aten
 from pockgraph.parity import metric as judge
 from pockgraph.parity.metric import MetricCheck
+from pockgraph.parity.tolerances import METRIC
 from pockgraph.passes import Pipeline, run
 from pockgraph.runtime.manifest import ParityRecord
 from pockgraph.targets import target_names
@@ -117,7 +118,7 @@ def evaluated(graph: Graph) -> Callable[[Any, Any], Tensor]:
 def test_a_wrong_metric_is_refused(kind: str, metric: str) -> None:
     graph = graph_of(METRICS[metric])
     right = run(graph.evaluation(), name="eval")
-    check = MetricCheck(graph, judge.ALLOWED)
+    check = MetricCheck(graph, METRIC)
     assert not check.check(evaluated(right), "onnx").refusal
     found = check.check(evaluated(wrong_graph(right, kind)), "onnx")
     if (kind, metric) != ("a hundredth too large", "accuracy"):  # which shows in no decision here
@@ -132,7 +133,7 @@ def test_weights_and_statistics_that_stay_those_of_the_start_are_refused(slot: s
     right = graph.evaluation()
     assert slot in {s.name for s in right.state_slots}
     stale = lambda start, batch: evaluated(right)({n: v for n, v in start.items() if n != slot}, batch)  # noqa: E731
-    assert MetricCheck(graph, judge.ALLOWED).check(stale, "onnx").refusal
+    assert MetricCheck(graph, METRIC).check(stale, "onnx").refusal
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_weights_and_statistics_that_stay_those_of_the_start_are_refused(slot: s
 )
 def test_mutants_of_a_metrics_graph_are_refused(model: str, count: int) -> None:
     graph = built(model).prune(PLANS["half"](built(model)))
-    right, check, missed = run(graph.evaluation(), name="eval"), MetricCheck(graph, judge.ALLOWED), []
+    right, check, missed = run(graph.evaluation(), name="eval"), MetricCheck(graph, METRIC), []
     for seed in range(count):
         wrong, what = mutated(right, seed, ("forward",))
         if not check.check(evaluated(wrong), "onnx").refusal and not what.startswith("wrong constant"):
@@ -166,7 +167,7 @@ def test_a_right_metric_ships_and_a_wrong_one_does_not(
     assert isinstance(found, ParityRecord)
     assert found.ok
     assert found.metric_deviation is not None
-    assert found.metric_deviation <= found.tolerance["metric"] == judge.ALLOWED
+    assert found.metric_deviation <= found.tolerance["metric"] == METRIC
     start = Pipeline.start
 
     def off(pipeline: Pipeline, graph: Graph, name: str, *how: Any) -> Graph:

@@ -14,8 +14,8 @@ from torch import Tensor
 import pockgraph as pg
 from pockgraph.errors import ParityError
 from pockgraph.ir.graph import Builder, Graph, aten, output_args, rebuilt
-from pockgraph.parity.metric import ALLOWED
 from pockgraph.parity.prediction import compared
+from pockgraph.parity.tolerances import METRIC
 from pockgraph.passes import Pipeline
 from pockgraph.runtime.manifest import ParityRecord
 from pockgraph.task.batch import Batch
@@ -47,7 +47,7 @@ def test_each_output_of_each_size_is_compared(size: int, output: int) -> None:
             found = feed(given, {**given.values, **values}, batch, 0.0)
             return {s.name: v for s, v in zip(given.outputs, found, strict=True)}
 
-        found = compared(graph, run, "onnx", ALLOWED, None)
+        found = compared(graph, run, "onnx", METRIC, None)
         assert found
         return found.refusal
 

@@ -18,7 +18,7 @@ import pockgraph as pg
 from pockgraph.capture import trace_loss
 from pockgraph.cost.graph_memory import timeline
 from pockgraph.ir.graph import Graph
-from pockgraph.ir.operator_sets import storage_of
+from pockgraph.ir.operator_kinds import storage_of
 from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.passes.optimize.hoist_weight_gradients import HoistWeightGradients
 from pockgraph.plan.tensor_info import TensorInfo

@@ -20,7 +20,7 @@ from truth import Truth
 import pockgraph as pg
 from pockgraph import passes
 from pockgraph.ir.graph import Graph, Role, Slot, value_bytes
-from pockgraph.ir.operator_sets import VIEWS, is_elementwise
+from pockgraph.ir.operator_kinds import VIEWS, is_elementwise
 from pockgraph.passes.canonicalize import Canonicalize
 from pockgraph.passes.dropout_masks import DropoutMasks
 from pockgraph.passes.optimize.flatten_update import FlattenUpdate

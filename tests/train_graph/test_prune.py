@@ -17,7 +17,7 @@ from truth import indices
 
 import pockgraph as pg
 from pockgraph.ir.graph import Graph, Role, output_args
-from pockgraph.ir.operator_sets import VIEWS, storage_of
+from pockgraph.ir.operator_kinds import VIEWS, storage_of
 from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 

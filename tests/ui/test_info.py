@@ -181,7 +181,9 @@ def test_bars_show_estimated_gains_and_cards_what_was_measured_beside_them(facts
     estimated = facts.forecaster.gains.weights[row.id]
     assert [point[:2] for point in shown["gains"]] == [[r, estimated[r].mean] for r in sorted(estimated)]
     for (_, mean, low, high), ratio in zip(shown["gains"], sorted(estimated)):
-        assert high - mean == pytest.approx(mean - low) == pytest.approx(1.645 * estimated[ratio].std)
+        assert (
+            high - mean == pytest.approx(mean - low) == pytest.approx(1.6449 * estimated[ratio].std, rel=1e-4)
+        )
     assert any(row.gains[r].mean != estimated[r].mean for r in row.gains), "noise was shrunk away"
     tips = dict(map(tuple, shown["tip"]))
     measured = facts.metric.gain(row.gains[1.0].mean).removesuffix(" points")

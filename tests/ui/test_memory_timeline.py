@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from pockgraph.profile.step_memory import StepMemory, freezing
-from pockui.info.alive import alive_at, freezing_text, peaks, tensors
+from pockui.info.live_values import alive_at, freezing_text, peaks, tensors
 from pockui.info.timeline import moment_at, timeline
 from pockui.step_timeline import StepTimeline
 

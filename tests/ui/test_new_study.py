@@ -12,9 +12,9 @@ import pytest
 from pockgraph.errors import PockError
 from pockgraph.study import Study
 from pockui import project
-from pockui.info.making import made_text, making_progress
 from pockui.info.own_tasks import tasks_in
 from pockui.info.study_list import study_entries
+from pockui.info.study_progress import made_text, making_progress
 from pockui.jobs import Jobs
 from pockui.new_study import NewStudy, checked_path
 from pockui.scheduling import AtOnce

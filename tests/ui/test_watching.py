@@ -14,7 +14,7 @@ from own_loop import run_in_own_loop
 
 import pockgraph as pg
 from pockgraph.search import Constraints
-from pockui import link, watching
+from pockui import url_state, watching
 from pockui.bindings import frontier_shown
 from pockui.facts import read_facts
 from pockui.frontier_plans import FrontierPlans
@@ -166,7 +166,7 @@ def test_a_trained_plan_moves_forecasts_and_stands_beside_them(path: Path) -> No
     assert point.low < point.y < point.high or point.y == 1
     assert point.x == state.plan.predicted["peak_bytes"]
     assert "trained 2 times" in point.text
-    settled = link.read({k: v for k, v in link.query_of(state).items() if v}, state.facts)
+    settled = url_state.read({k: v for k, v in url_state.query_of(state).items() if v}, state.facts)
     assert settled.problems == ()
     assert settled.planned.origin == "outdated"
 

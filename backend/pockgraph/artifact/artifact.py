@@ -43,7 +43,7 @@ from ..runtime.trainer import Trainer
 from ..task.batch import nonfinite_entries
 from ..version import __version__, installed_version
 from . import identity
-from .finiteness import state_to_check
+from .checked_state import checked_state
 from .sample_independence import samples_apart
 from .specs import file_spec, graph_spec, prediction_spec
 
@@ -237,7 +237,7 @@ def write_artifact(
                 versions=_versions(),
                 passes=tuple(PassSpec(**count._asdict()) for count in passes),
                 files=files,
-                telling_state=state_to_check(train),
+                telling_state=checked_state(train),
                 nonfinite_entries=nonfinite_entries(graph.task.example),
                 train_limits=limits_of(train, target.integers_below),
                 eval_limits=limits_of(evaluation, target.integers_below),

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from .gains import Contribution
+from .gains import INTERVAL_COVERAGE, Contribution
 from .scores import Scores
 
 By = Literal["taylor", "fisher", "update"]
@@ -17,7 +17,6 @@ BY: tuple[By, ...] = ("taylor", "fisher", "update")
 RANKED_BY: By = "update"
 LEAST_TENSORS = 4
 RESAMPLES = 1000
-LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def _agreement(by: By, scores: Sequence[np.ndarray], gains: Sequence[np.ndarray]
         picked = rng.integers(len(scores), size=len(scores))
         drawn.append(_spearman(*(np.concatenate([values[i] for i in picked]) for values in (scores, gains))))
     finite = [d for d in drawn if not math.isnan(d)]
-    tail = 50 * (1 - LEVEL)
+    tail = 50 * (1 - INTERVAL_COVERAGE)
     low, high = np.percentile(finite, (tail, 100 - tail)) if finite else (math.nan, math.nan)
     x, y = np.concatenate(scores), np.concatenate(gains)
     spearman = _spearman(x, y)

@@ -1,9 +1,9 @@
 """What metric a plan will reach: a forecast with its interval, from measured gains and from trained plans.
 
 The measured gains of single tensors are first shrunk (`shrinkage.py`), and trained plans move them
-(`joint_estimate.py`); a saturating link (`link.py`) turns their sum into the gain of a plan. How much there
-is to gain, and how far plans stray from the link, is not known beforehand: it is averaged over a grid, by a
-prior and by how well each value explains the plans that were trained.
+(`joint_estimate.py`); a saturating link (`saturating_link.py`) turns their sum into the gain of a plan. How
+much there is to gain, and how far plans stray from the link, is not known beforehand: it is averaged over a
+grid, by a prior and by how well each value explains the plans that were trained.
 
 A search needs one sum over tensors that decides which plan is better. That is the *score*: the average of
 the scores by all values of the grid. The forecast rises with it and depends on nothing else (`_Rise`): of
@@ -25,16 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from .gains import Contribution, Gain
+from .gains import INTERVAL_COVERAGE, Contribution, Gain
 from .joint_estimate import Estimate, JointEstimates, TrainedPlan, best_of_each, variances
-from .link import NODES, WEIGHTS, Link
+from .saturating_link import NODES, WEIGHTS, Link
 from .shrinkage import LEAST_STD, Items, shrink
 
 __all__ = ["Forecast", "Forecaster", "TrainedPlan"]
 
 Numbers = NDArray[np.floating[Any]]
 
-LEVEL = 0.9  # of every interval
 SHARES = np.linspace(0.1, 1.0, 10)  # of the room up to the metric's maximum that plans may gain at most
 MULTIPLES = np.geomspace(1.1, 30.0, 10)  # the same, in units of the largest gain, where there is no maximum
 STRAYS = (0.1, 0.2, 0.4)  # std of a plan's gain around the link, as a share of what its tensors add together
@@ -206,9 +205,9 @@ class Forecaster:
         std = np.sqrt(np.diag(self._shrunk.covariance)[:n]) + 1e-12
         head = self.contribution.baseline.mean
         if math.isfinite(self.bounds[1]):
-            room = max(self.bounds[1] - head, 1e-6)
+            most = max(self.bounds[1] - head, 1e-6)
             down = max(head - self.bounds[0], 1e-6)
-            links = [Link(share * room, down) for share in SHARES]
+            links = [Link(share * most, down) for share in SHARES]
         else:
             largest = max(float(np.max(np.abs(mean), initial=0.0)), self._shrunk.noise_std, 1e-9)
             links = [Link(multiple * largest) for multiple in MULTIPLES]
@@ -269,7 +268,7 @@ class Forecaster:
 NOTHING = 1e-3 * LEAST_STD  # of a metric: what rounding makes of gains that are all 0
 LEAST_FACTOR = 1e-3  # by which a member sees the common scores
 MOST_RELATIVE = 1.0
-TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+TAILS = ((1 - INTERVAL_COVERAGE) / 2, (1 + INTERVAL_COVERAGE) / 2)
 
 
 def _in_order(table: Contribution, items: Items) -> list[Gain]:

@@ -20,6 +20,8 @@ from ..errors import StudyError
 from ..notebook_html import percent, summary
 from .noise import Noise
 
+INTERVAL_COVERAGE = 0.9  # share of values that an interval of an estimate or a forecast holds
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -123,7 +125,7 @@ class Contribution:
             ratios: FQN -> trained ratio.
         """
         total = sum(_gain_at(gains, ratios[fqn]) for fqn, gains in self.weights.items() if ratios.get(fqn))
-        return total + _gain_at(self.biases, last_biases(ratios, self.bias_order))
+        return total + _gain_at(self.biases, count_last_biases(ratios, self.bias_order))
 
     def with_amounts_of(self, plans: Iterable[Mapping[str, float]]) -> Contribution:
         """The table with the ratios and numbers of biases that plans train between the measured ones.
@@ -138,11 +140,11 @@ class Contribution:
         for ratios in plans:
             for fqn, gains in weights.items():
                 _interpolate(gains, ratios.get(fqn, 0.0))
-            _interpolate(biases, last_biases(ratios, self.bias_order))
+            _interpolate(biases, count_last_biases(ratios, self.bias_order))
         return replace(self, weights=weights, biases=dict(sorted(biases.items())))
 
 
-def last_biases(ratios: Mapping[str, float], bias_order: Iterable[str]) -> int:
+def count_last_biases(ratios: Mapping[str, float], bias_order: Iterable[str]) -> int:
     """How many of the biases, the last one first, are trained without a gap."""
     return sum(1 for _ in takewhile(ratios.get, bias_order))
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from .link import Link
+from .saturating_link import Link
 from .shrinkage import Items, Shrunk
 
 Numbers = NDArray[np.floating[Any]]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from .gains import Contribution, Gain, last_biases
+from .gains import Contribution, Gain, count_last_biases
 from .noise import Noise
 
 Numbers = NDArray[np.floating[Any]]
@@ -68,7 +68,7 @@ class Items:
         found = np.zeros(len(self.gains))
         for fqn, places in self.weights.items():
             _add(found, places, ratios.get(fqn, 0.0))
-        _add(found, self.biases, last_biases(ratios, self.bias_order))
+        _add(found, self.biases, count_last_biases(ratios, self.bias_order))
         return found
 
     def prior(self) -> tuple[Numbers, Numbers, Numbers]:

@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from ..ir.graph import aten
-from ..ir.operator_sets import VIEWS
+from ..ir.operator_kinds import VIEWS
 from ..recurrent.operators import WEIGHTS
 from ..recurrent.operators import flops as recurrent_flops
 

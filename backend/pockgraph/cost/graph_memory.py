@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from ..ir.graph import Graph, Role, output_args, value_bytes
-from ..ir.operator_sets import is_elementwise, storage_of
+from ..ir.operator_kinds import is_elementwise, storage_of
 from .liveness import Step, liveness, schedule_of
 
 

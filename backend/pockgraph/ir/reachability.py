@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import fx
 
 from .graph import Graph, Role
-from .operator_sets import is_view
+from .operator_kinds import is_view
 
 
 def served_outputs(graph: Graph, only: Mapping[fx.Node, int] | None = None) -> dict[fx.Node, int]:

@@ -37,43 +37,19 @@ from ..errors import ParityError
 from ..runtime.manifest import Manifest, ParityRecord
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
-from . import decay as decay_check
+from . import tolerances
 from .artefact_runs import DEVICE, ArtefactRuns, StepResult
 from .decay import WorstDecay, decay_step
 from .gradients import FLOOR_RATIO_F32, GradientCheck, GradientComparison
-from .metric import ALLOWED as ALLOWED_METRIC
 from .metric import MetricCheck, MetricComparison, open_choice
 from .prediction import compared
 from .rounding import Deviation, bands, deviation, loss_spread, norm, spans, spread, state_width, typical
 from .split_step import GradientRun
-from .updates import ALLOWED
 
 SEED = 0  # of dropout's masks
 LR = 0.37  # no power of two: times the scale of a group it would be one
 
 
-@dataclass(frozen=True)
-class Precision:
-    """What a step may do to its numbers, by the target's option `precision`.
-
-    Attributes:
-        eps: of the dtype of activations and gradients; None: of the graph's own.
-        gradient: share of a gradient's element that any program is allowed.
-        loss, step: share of the loss, and of what a state moves, beyond rounding that ships.
-    """
-
-    eps: float | None
-    gradient: float
-    loss: float
-    step: float
-
-
-TOLERANCES = {
-    "f32": Precision(eps=None, gradient=1e-4, loss=1e-5, step=1e-4),
-    "f16": Precision(eps=2.0**-11, gradient=1e-2, loss=5e-3, step=1e-1),
-    "bf16": Precision(eps=2.0**-8, gradient=5e-2, loss=2e-2, step=5e-1),
-}
-ARITHMETIC = 1e-5  # share of a state's movement that the operators of an update may be off
 # Runs that differ in rounding, and by how many last bits: at first, and more before a step is refused.
 # More bits pass more kinks.
 DRAWS = ((2, 4.0), (3, 16.0))
@@ -137,7 +113,7 @@ class _StepComparison:
 class _Judge:
     def __init__(self, folder: Path, manifest: Manifest, graph: TrainGraph) -> None:
         self._folder, self._manifest, self._graph = folder, manifest, graph
-        self._precision = _precision(manifest)
+        self._tolerances = _precision(manifest)
 
     def verdict(self) -> _Verdict:
         graph, example = self._graph, self._graph.task.example
@@ -145,7 +121,7 @@ class _Judge:
         doubt = check.run()
         self._split, plain = check.split, check.plain
         starts = self._split.warm_states(plain.gradients)
-        probe = decay_step(graph, plain, starts[0]) if self._precision is TOLERANCES["f32"] else None
+        probe = decay_step(graph, plain, starts[0]) if self._tolerances is tolerances.STEP["f32"] else None
         artefact = ArtefactRuns(self._folder, self._manifest, example, SEED)
         self._runs = [artefact.step(LR, start) for start in starts]
         decay = None
@@ -156,14 +132,14 @@ class _Judge:
         rounding = None
         if not self._ships(found):
             found, rounding = self._settled(found, check)
-        tolerance, eps, target = self._forward_tolerance, self._precision.eps, self._manifest.target
+        tolerance, eps, target = self._forward_tolerance, self._tolerances.eps, self._manifest.target
         metric = MetricCheck(graph, tolerance, eps).check(artefact.evaluate, target)
         prediction = compared(graph, artefact.predict, target, tolerance, eps)
         return self._record(check, doubt, found, rounding, decay, metric, prediction)
 
     @property
     def _forward_tolerance(self) -> float:
-        return max(self._precision.loss, ALLOWED_METRIC)
+        return max(self._tolerances.loss, tolerances.METRIC)
 
     def _settled(self, doubt: _StepComparison, check: GradientCheck) -> tuple[_StepComparison, float]:
         """Doubts as they are left by what is known about rounding, and its size, see `_most_rounding`."""
@@ -182,13 +158,13 @@ class _Judge:
         center = check.exact or check.plain
         yield center, [check.plain, *check.of_module()]
         for count, bits in DRAWS:
-            yield center, check.perturbed(count, self._precision.eps, bits)
+            yield center, check.perturbed(count, self._tolerances.eps, bits)
 
     def _ships(self, found: _StepComparison) -> bool:
         return found.loss <= found.allowed_loss and not self._doubtful(found)
 
     def _doubtful(self, found: _StepComparison) -> frozenset[str]:
-        return frozenset(name for name, d in found.states.items() if not d.beyond <= self._precision.step)
+        return frozenset(name for name, d in found.states.items() if not d.beyond <= self._tolerances.step)
 
     def _compared(self, center: GradientRun) -> _StepComparison:
         """The artefact's steps against the graph's, where a state's last bits are all that may differ."""
@@ -198,9 +174,9 @@ class _Judge:
             for name, after, before in self._states(run, right):
                 got, moved = run.state[name], after - before if after.is_floating_point() else after
                 found = deviation(got, after, moved)
-                if not found.beyond <= self._precision.step:
-                    room = state_width(after, before, None, ARITHMETIC, got.dtype)
-                    found = deviation(got, after, moved, room)
+                if not found.beyond <= self._tolerances.step:
+                    allowed = state_width(after, before, None, tolerances.UPDATE_OPERATORS, got.dtype)
+                    found = deviation(got, after, moved, allowed)
                 _keep_worst(states, name, found)
         return _StepComparison(*self._loss(center, []), states)
 
@@ -215,7 +191,7 @@ class _Judge:
         floor = FLOOR_RATIO_F32 * typical(center.gradients)
         only = frozenset(self._next_names[name] for name in self._doubtful(doubt))
         update_inputs = {name: center.update_inputs[name] for name in self._split.read_by(only)}
-        span = spans(update_inputs, [r.update_inputs for r in runs], self._precision.gradient, floor)
+        span = spans(update_inputs, [r.update_inputs for r in runs], self._tolerances.gradient, floor)
         states: dict[str, Deviation] = {}
         for run in self._runs:
             right, width = bands(
@@ -228,8 +204,8 @@ class _Judge:
                 width[name] = spread(right[name], [r.buffers[name] for r in runs])
             for name, after, before in self._states(run, right):
                 got, next_name = run.state[name], self._next_names[name]
-                room = state_width(after, before, width[next_name], ARITHMETIC, got.dtype)
-                _keep_worst(states, name, deviation(got, after, after.double() - before.double(), room))
+                allowed = state_width(after, before, width[next_name], tolerances.UPDATE_OPERATORS, got.dtype)
+                _keep_worst(states, name, deviation(got, after, after.double() - before.double(), allowed))
         loss = doubt.loss, doubt.allowed_loss
         if not doubt.loss <= doubt.allowed_loss:
             loss = self._loss(center, runs)
@@ -250,7 +226,7 @@ class _Judge:
         size = max(abs(center.loss), 1e-2) if math.isfinite(center.loss) else 1.0
         off = max(_finite_or_inf(abs(run.loss - center.loss)) for run in self._runs)
         rounding = loss_spread(center.loss, [r.loss for r in runs])
-        return off / size, self._precision.loss + rounding / size
+        return off / size, self._tolerances.loss + rounding / size
 
     def _record(
         self,
@@ -262,7 +238,7 @@ class _Judge:
         metric: MetricComparison,
         prediction: MetricComparison | None,
     ) -> _Verdict:
-        p, worst = self._precision, found.worst()
+        p, worst = self._tolerances, found.worst()
         ships = self._ships(found)
         of_worst = found.states.get(worst, Deviation(0.0, 0.0, 0.0, 0.0))
         known = ships and math.isfinite(of_worst.allowed)
@@ -272,7 +248,7 @@ class _Judge:
         if not refusal and not ships:
             refusal = self._refusal(self._said(found))
         elif not refusal and decay and not decay.ships:
-            worst, step, allowed = decay.slot, decay.deviation, decay_check.ALLOWED
+            worst, step, allowed = decay.slot, decay.deviation, tolerances.DECAY
             refusal = self._refusal([str(decay)])
         refusal = refusal or metric.refusal or (prediction.refusal if prediction else "")
         of_prediction: dict[Literal["prediction"], float] = {}
@@ -288,7 +264,10 @@ class _Judge:
             prediction_deviation=_finite(prediction.deviation) if prediction else None,
             tolerance={
                 "loss": found.allowed_loss if doubt.loss <= found.loss else doubt.allowed_loss,
-                "gradient": doubt.allowed, "step": allowed, "update": ALLOWED, "metric": metric.allowed,
+                "gradient": doubt.allowed,
+                "step": allowed,
+                "update": tolerances.UPDATE,
+                "metric": metric.allowed,
                 **of_prediction,
             },
             rounding=None if rounding is None else _finite(rounding), referee=check.referee,
@@ -304,13 +283,13 @@ class _Judge:
         if not found.loss <= found.allowed_loss:
             off = f"off by {found.loss:.2g}" if math.isfinite(found.loss) else "not finite"
             said.append(f"the loss is {off} of its size (tolerance {found.allowed_loss:.0e})")
-        wrong = [n for n, d in found.states.items() if not d.beyond <= self._precision.step]
+        wrong = [n for n, d in found.states.items() if not d.beyond <= self._tolerances.step]
         if wrong:
             worst = found.worst()
             off = found.states[worst].beyond
             more = f", and so are {len(wrong) - 1} more" if len(wrong) > 1 else ""
             size = f"off by {off:.2g} of its movement" if math.isfinite(off) else "not where it should be"
-            said.append(f"{worst} after one step is {size} (tolerance {self._precision.step:.0e}){more}")
+            said.append(f"{worst} after one step is {size} (tolerance {self._tolerances.step:.0e}){more}")
         return said
 
     def _refusal(self, said: Sequence[str]) -> str:
@@ -334,14 +313,14 @@ def _most_rounding(center: GradientRun, runs: Sequence[GradientRun]) -> float:
     return worst
 
 
-def _precision(manifest: Manifest) -> Precision:
+def _precision(manifest: Manifest) -> tolerances.StepTolerances:
     precision = str(manifest.options.get("precision", "f32"))
-    if precision not in TOLERANCES:
+    if precision not in tolerances.STEP:
         raise ParityError(
             f"No tolerance is stated for the precision {precision!r}, so agreement with PyTorch cannot be "
             "judged. Compile in f32, or pass parity=False (--no-parity) to write it without a record."
         )
-    return TOLERANCES[precision]
+    return tolerances.STEP[precision]
 
 
 def _keep_worst(states: dict[str, Deviation], name: str, found: Deviation) -> None:

@@ -19,9 +19,9 @@ from ..optimizer import Adafactor, AdamW, Lion, Optimizer
 from ..train_graph import TrainGraph
 from .rounding import deviation, state_width
 from .split_step import GradientRun, SplitStep
+from .tolerances import DECAY
 
-ALLOWED = 2e-6  # of a channel's movement, beyond what storing it rounds
-DECAY = 0.3  # share of a weight that the step takes off
+DECAYED = 0.3  # share of a weight that the step takes off
 LARGEST = 1e30  # of a state
 MOST_ELEMENTS = 8192  # of a tensor that are compared
 LONGEST = 10.0  # times the largest element of any gradient: where kinks may carry another one
@@ -44,11 +44,11 @@ class WorstDecay:
 
     @property
     def ships(self) -> bool:
-        return self.deviation <= ALLOWED
+        return self.deviation <= DECAY
 
     def __str__(self) -> str:
         size = f"off by {self.deviation:.2g}" if math.isfinite(self.deviation) else "not finite"
-        return f"{self.slot} after a step of weight decay is {size} of its movement (tolerance {ALLOWED:.0e})"
+        return f"{self.slot} after a step of weight decay is {size} of its movement (tolerance {DECAY:.0e})"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def decay_step(graph: TrainGraph, plain: GradientRun, warm: Mapping[str, Tensor]
             start[slot.name] = warm[slot.name].sign() * min(MOMENTUM * largest, LARGEST)
         elif rule in SQUARES and slot.key in SQUARE_KEYS:
             start[slot.name] = torch.full_like(value, min(SQUARES[rule] * largest**2, LARGEST))
-    return DecayStep(DECAY / most, start, largest)
+    return DecayStep(DECAYED / most, start, largest)
 
 
 def _decay(optimizer: Optimizer, fqn: str) -> float:

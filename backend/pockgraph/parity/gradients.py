@@ -18,15 +18,12 @@ from ..errors import ParityError, TaskError
 from ..ir.graph import Role, Slot
 from ..train_graph import TrainGraph
 from .eager_reference import Outcome, autograd
-from .metric import ALLOWED as ALLOWED_METRIC
 from .metric import MetricCheck
 from .rounding import deviation, loss_spread, ratio, span_of, spread, state_width, typical
 from .split_step import PERTURBATION_EPS, GradientRun, SplitStep
+from .tolerances import GRADIENT_BEYOND_ROUNDING, GRADIENT_F32, GRADIENT_F64, METRIC
 from .updates import UpdateComparison, check_update
 
-QUICK = 5e-5  # a deviation in float32 up to which nothing more is asked
-EXACT = 1e-6  # in float64
-FALLBACK = 1e-4  # beyond rounding, where there is no float64
 FLOOR_RATIO_F64, FLOOR_RATIO_F32 = 1e-9, 1e-7  # of gradients, see `spans`
 RUNS = 4
 
@@ -62,7 +59,7 @@ def check_graph(graph: TrainGraph) -> None:
         ParityError: saying what deviates.
     """
     check = GradientCheck(graph, 0)
-    refusal = check.run().refusal or check.update.refusal or MetricCheck(graph, ALLOWED_METRIC).check_graph()
+    refusal = check.run().refusal or check.update.refusal or MetricCheck(graph, METRIC).check_graph()
     if refusal:
         raise ParityError(
             f"{refusal} Nothing was measured. force=True (--force) measures with the graph all the same."
@@ -148,7 +145,7 @@ class GradientCheck:
             TaskError: the module cannot take the step.
         """
         eager = self._module
-        quick = self._compare(self.plain, eager, [], QUICK, 0.0)
+        quick = self._compare(self.plain, eager, [], GRADIENT_F32, 0.0)
         if quick.agrees:
             return quick
         if _not_finite(eager):
@@ -156,14 +153,16 @@ class GradientCheck:
         module = self._double_module() if self.exact is not None else None
         if module is None or self.exact is None:
             runs = self.perturbed(RUNS)
-            return self._judged(self._compare(self.plain, eager, runs, FALLBACK, FLOOR_RATIO_F32))
-        found = self._compare(self.exact, module, [], EXACT, FLOOR_RATIO_F64)
+            return self._judged(
+                self._compare(self.plain, eager, runs, GRADIENT_BEYOND_ROUNDING, FLOOR_RATIO_F32)
+            )
+        found = self._compare(self.exact, module, [], GRADIENT_F64, FLOOR_RATIO_F64)
         runs = []
         for seed in range(RUNS):
             if found.agrees:
                 break
             runs.append(self.split.run_gradients(double=True, perturbation=seed))
-            found = self._compare(self.exact, module, runs, EXACT, FLOOR_RATIO_F64)
+            found = self._compare(self.exact, module, runs, GRADIENT_F64, FLOOR_RATIO_F64)
         return self._judged(found)
 
     def _double_module(self) -> Outcome | None:

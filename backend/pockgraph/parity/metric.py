@@ -30,7 +30,6 @@ from ..train_graph import TrainGraph
 from .eager_metric import Decisions, evaluate
 from .rounding import SPREAD_FACTOR
 
-ALLOWED = 5e-5  # of a sample's value, or the usual one: what adding up in another order leaves is less
 # Runs that differ in rounding, and by how many last bits, see `compiled_step.DRAWS`.
 DRAWS = ((3, 4.0), (5, 16.0))
 MOVES = 0.9  # of a weight, at most

@@ -22,8 +22,8 @@ from ..train_graph import TrainGraph
 from .eager_optimizer import EagerOptimizer
 from .rounding import deviation
 from .split_step import SplitStep
+from .tolerances import UPDATE
 
-ALLOWED = 1e-9  # of a channel's movement
 ROUNDING = 1e-14  # of an element
 SIGN_MARGIN = 1e-6  # of a gradient
 CORNER = 3  # elements a dimension
@@ -64,7 +64,7 @@ def check_update(graph: TrainGraph, split: SplitStep, gradients: Mapping[str, Te
     if worst is None:
         return UpdateComparison(0.0, "")
     off = found[worst]
-    return UpdateComparison(off, worst.name, "" if off <= ALLOWED else _refusal(graph, worst, off))
+    return UpdateComparison(off, worst.name, "" if off <= UPDATE else _refusal(graph, worst, off))
 
 
 def _deviations(
@@ -113,8 +113,8 @@ def _near_sign_change(lion: Lion, eager: EagerOptimizer) -> dict[str, Tensor]:
 
 def _off(got: Tensor, right: Tensor, before: Tensor) -> float:
     """How far a value is from the right one, relative to all that it has moved since the start."""
-    room = ROUNDING * torch.maximum(right.abs(), before.abs())
-    return deviation(got, right, right - before, room).beyond
+    rounding = ROUNDING * torch.maximum(right.abs(), before.abs())
+    return deviation(got, right, right - before, rounding).beyond
 
 
 class _MadeUpValues:
@@ -178,6 +178,6 @@ def _refusal(graph: TrainGraph, slot: Slot, off: float) -> str:
     return (
         f"The training graph of task {graph.task.name!r} does not update its weights as {truth} does, before "
         f"any target is involved: {what} is {size} after {len(UPDATES)} updates with gradients that were "
-        f"made up (tolerance {ALLOWED:.0e}). This is a bug of pockgraph's {name}, not of your model: please "
+        f"made up (tolerance {UPDATE:.0e}). This is a bug of pockgraph's {name}, not of your model: please "
         "report it. Another target does not help, another optimizer may."
     )

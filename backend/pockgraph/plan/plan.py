@@ -261,7 +261,7 @@ class Plan(_Strict):
         Raises:
             PlanError: `model` is not the plan's, or a plan is applied to it already.
         """
-        # By name: this room is without torch, and this is the one method that has to have it.
+        # By name: this package is without torch, and this is the one method that has to have it.
         return importlib.import_module("pockgraph.eager.applied_plan").AppliedPlan(self, model)
 
     # ---------------------------------------------------------------- showing

@@ -13,7 +13,7 @@ from ..cost.flops import node_flops
 from ..cost.graph_memory import steps_of
 from ..cost.liveness import Step
 from ..ir.graph import Graph, Role, aten, output_args, tensor_bytes, value_bytes
-from ..ir.operator_sets import VIEWS, storage_of
+from ..ir.operator_kinds import VIEWS, storage_of
 from ..ir.reachability import ancestors, served_outputs
 from ..optimizer import Optimizer
 from ..optimizer.updates import scalar_state, tensor_state

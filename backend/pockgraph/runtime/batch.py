@@ -104,21 +104,21 @@ def fit_batch(
 
 
 def check_finite(
-    arrays: Mapping[str, np.ndarray], given: Any, believed: Container[str] | None, task: str
+    arrays: Mapping[str, np.ndarray], given: Any, may_be_nonfinite: Container[str] | None, task: str
 ) -> None:
     """Refuse NaN and infinite values.
 
     Args:
         arrays: the batch as the step takes it; given: as it came, before any cast.
-        believed: entries that may hold them; None: all may hold infinite ones, none NaN.
+        may_be_nonfinite: entries that may hold them; None: all may hold infinite ones, none NaN.
 
     Raises:
         NonFiniteBatch: naming the entry, the value and its place.
     """
     for name, array in arrays.items():
-        if (believed is not None and name in believed) or is_finite(array):
+        if (may_be_nonfinite is not None and name in may_be_nonfinite) or is_finite(array):
             continue
-        bad = np.isnan(array) if believed is None else ~np.isfinite(array)
+        bad = np.isnan(array) if may_be_nonfinite is None else ~np.isfinite(array)
         if not bad.any():
             continue
         at = np.unravel_index(int(bad.argmax()), array.shape)

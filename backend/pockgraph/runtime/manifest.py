@@ -213,7 +213,8 @@ class Manifest(_Strict):
         telling_state: the state slots by which a step is judged: while what it leaves in them is finite, so
             is all of its result. None, as older versions wrote: all that change.
         nonfinite_entries: the batch entries whose first batch held NaN or infinite values (an additive mask
-            of -inf): there they are believed. None, as older versions wrote: infinite ones in all.
+            of -inf): only these may hold such values later on. None, as older versions wrote: all may hold
+            infinite ones.
         train_limits, eval_limits: what the entries of a batch may hold that a step, or an evaluation, uses as
             indices: labels, token ids.
         train_guards, eval_guards: the indices that a step, or an evaluation, computes and checks itself, in
@@ -302,8 +303,8 @@ class Manifest(_Strict):
     def checked_state(self) -> tuple[str, ...]:
         """The names of the state slots that are looked at after every step, see `telling_state`."""
         floating = [s.name for s in self.changing_state if s.dtype.startswith(("float", "bfloat"))]
-        told = set(floating if self.telling_state is None else self.telling_state)
-        return tuple(n for n in floating if n in told)
+        checked = set(floating if self.telling_state is None else self.telling_state)
+        return tuple(n for n in floating if n in checked)
 
     @property
     def partial(self) -> dict[str, SlotSpec]:

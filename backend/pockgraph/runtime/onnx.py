@@ -91,7 +91,7 @@ class ONNXRunner:
         self._states = (current, other)
         self._now = 0  # the set with the current state: the next step reads it and writes the other one
         # The slots that `nonfinite` looks at, flat, in each set.
-        self._judged = [
+        self._checked = [
             {n: state[n].array.reshape(-1) for n in manifest.checked_state} for state in self._states
         ]
         self._feeds = {s.name: _Tensor(s) for s in spec.inputs if s.role in _FED}
@@ -119,7 +119,7 @@ class ONNXRunner:
         return float(self._loss.array)
 
     def nonfinite(self) -> list[str]:
-        return nonfinite(self._judged[self._now])
+        return nonfinite(self._checked[self._now])
 
     def undo(self) -> None:
         self._now = 1 - self._now

@@ -101,7 +101,7 @@ class OpenVINORunner:
         self._train = opener("train", manifest.train)
         changing = {s.name: self._train.states[s.name] for s in manifest.changing_state}
         self._memories = _Memories(changing, alternate=device == "CPU")
-        self._judged = manifest.checked_state
+        self._checked = manifest.checked_state
         self._forward = _Forward(opener, self._train.read)
         self._eval_spec = manifest.eval
 
@@ -119,7 +119,7 @@ class OpenVINORunner:
         return loss
 
     def nonfinite(self) -> list[str]:
-        return nonfinite({n: self._memories.new[n] for n in self._judged})
+        return nonfinite({n: self._memories.new[n] for n in self._checked})
 
     def undo(self) -> None:
         self._memories.undo()

@@ -23,8 +23,8 @@ from ..plan import Budget, Plan, presets
 from ..profile import Figures, Profile
 from .constraints import Constraints
 from .cut_depths import CutDepths, NotSeparable
-from .fitted_constraints import process_bytes, step_ms
 from .knapsack import TooManyStates
+from .linear_cost_models import process_bytes, step_ms
 from .linear_solver import Constraint, Linear, minimize
 from .memory_constraints import LinearMemory, SchedulePoint
 from .plan_amounts import PlanAmounts, plan_amounts

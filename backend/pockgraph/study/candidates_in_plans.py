@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..contribution import Candidate, Contribution
-from ..contribution.gains import last_biases
+from ..contribution.gains import count_last_biases
 from ..contribution.mixed_schedule import Chooser
 from ..plan import Budget
 from ..profile import Profile
@@ -37,7 +37,7 @@ def taken(ratios: Mapping[str, float], table: Contribution) -> set[Candidate]:
         if fqn in table.weights:
             nearest = min(table.weights[fqn], key=lambda r: abs(r - ratio))
             found.add(Candidate("weight", fqn, nearest))
-    count = last_biases(ratios, table.bias_order)
+    count = count_last_biases(ratios, table.bias_order)
     if table.biases and count:
         found.add(Candidate("bias_k", k=min(table.biases, key=lambda k: abs(k - count))))
     return found

@@ -16,7 +16,7 @@ from ..cost.flops import node_flops
 from ..cost.graph_memory import Timeline, timeline
 from ..errors import PlanError, TaskError, require, suggest
 from ..ir.graph import Graph, Role, Slot, aten, value_bytes
-from ..ir.operator_sets import storage_of
+from ..ir.operator_kinds import storage_of
 from ..ir.reachability import served_outputs
 from ..optimizer import Optimizer, check_groups, optimizer_from_dict
 from ..plan import Plan

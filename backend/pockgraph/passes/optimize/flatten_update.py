@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ...ir.graph import Builder, Graph, aten, rebuilt
-from ...ir.operator_sets import is_elementwise
+from ...ir.operator_kinds import is_elementwise
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from ...ir.graph import Graph, Role, add_constant, aten, rebuilt, value_bytes
-from ...ir.operator_sets import is_view
+from ...ir.operator_kinds import is_view
 
 CONSTANT = (Role.PARAM, Role.BUFFER, Role.CONST)
 # Masks and position tables of usual sequences and images are smaller; others are computed at every step.

@@ -109,7 +109,7 @@ class ExecuTorchRunner(ExecuTorchForward):
         for s in spec.state:  # until `write_state`
             self._values[s.name] = torch.zeros(s.shape, dtype=getattr(torch, s.dtype))
         self._before: dict[str, torch.Tensor] = {}
-        self._judged = manifest.checked_state
+        self._checked = manifest.checked_state
 
     def step(self, batch: Mapping[str, np.ndarray], lr: float, keys: np.ndarray | None = None) -> float:
         given = {"lr": torch.tensor(lr)}
@@ -123,7 +123,7 @@ class ExecuTorchRunner(ExecuTorchForward):
         return float(results[self._loss])
 
     def nonfinite(self) -> list[str]:
-        return nonfinite({n: self._values[n].reshape(-1).numpy() for n in self._judged})
+        return nonfinite({n: self._values[n].reshape(-1).numpy() for n in self._checked})
 
     def undo(self) -> None:
         self._values.update(self._before)

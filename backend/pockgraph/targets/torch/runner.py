@@ -251,7 +251,7 @@ class TorchRunner(TorchForward):
         train = self._read("train", manifest.train, self._values)
         self._results = [s.name for s in train.outputs]
         self._next = {s.next_name: s.name for s in manifest.changing_state}
-        self._judged = manifest.checked_state
+        self._checked = manifest.checked_state
         # Packages of older versions return the loss only, and write the state in place.
         self._updates_in_place = self._mode == "aot" and manifest.telling_state is None
         self._step = self._function("train", with_own_results(train), train)
@@ -280,12 +280,12 @@ class TorchRunner(TorchForward):
         return loss
 
     def nonfinite(self) -> list[str]:
-        judged = {n: self._values[n].reshape(-1) for n in self._judged}
+        checked = {n: self._values[n].reshape(-1) for n in self._checked}
         with self._computing():
-            squares = [value.dot(value).float() for value in judged.values()]
+            squares = [value.dot(value).float() for value in checked.values()]
             if not squares or bool(torch.stack(squares).sum().isfinite()):
                 return []
-            return [n for n, value in judged.items() if not bool(value.isfinite().all())]
+            return [n for n, value in checked.items() if not bool(value.isfinite().all())]
 
     def undo(self) -> None:
         self._values.update(self._before)

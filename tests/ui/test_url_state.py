@@ -12,8 +12,8 @@ import pytest
 
 from pockgraph.search import Constraints
 from pockui.facts import Facts
-from pockui.link import encode, query_of, read
 from pockui.state import State
+from pockui.url_state import encode, query_of, read
 
 WEIGHT = "blocks.1.0.weight"
 
@@ -162,7 +162,7 @@ def test_a_plan_with_too_many_single_channels_is_no_address(state, facts: Facts,
     from pockgraph.errors import PlanError
 
     state.set_ratio(WEIGHT, 0.375)
-    monkeypatch.setattr("pockui.link.LINK_BYTES", 20)
+    monkeypatch.setattr("pockui.url_state.LINK_BYTES", 20)
     with pytest.raises(PlanError, match="Download it under Export"):
         query_of(state)
 

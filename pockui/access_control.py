@@ -67,7 +67,7 @@ def allowed_hosts(port: int, named: Iterable[str] = (), address: str = "127.0.0.
 
 
 @dataclass(frozen=True)
-class Gate(Matcher):
+class AccessControl(Matcher):
     """Matches the requests that are refused; tornado asks it before any other rule.
 
     Attributes:
@@ -156,7 +156,7 @@ class Refused(RequestHandler):
         )
 
 
-def guard(application: Application, gate: Gate) -> None:
+def guard(application: Application, gate: AccessControl) -> None:
     """Put a gate in front of everything that a tornado application serves."""
     application.add_handlers(".*", [Rule(gate, Refused)])
 

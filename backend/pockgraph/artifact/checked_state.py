@@ -21,7 +21,7 @@ _PASS_ON = {
 }  # fmt: skip
 
 
-def state_to_check(graph: Graph) -> tuple[str, ...]:
+def checked_state(graph: Graph) -> tuple[str, ...]:
     """Names of the state slots whose next values need to be looked at; the others' follow from these.
 
     A slot that is not finite to begin with (a running minimum that starts at infinity) tells nothing.

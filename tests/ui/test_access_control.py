@@ -7,12 +7,12 @@ from bokeh.util.token import generate_jwt_token
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 
 from pockgraph.errors import PockError
-from pockui import gate
-from pockui.gate import Gate, allowed_hosts, is_loopback, problem_of_panel_serve
+from pockui import access_control
+from pockui.access_control import AccessControl, allowed_hosts, is_loopback, problem_of_panel_serve
 from pockui.login import PasswordProvider, check_password
 
 
-def _status(made: Gate, host: str, path: str = "/", **headers: str) -> int:
+def _status(made: AccessControl, host: str, path: str = "/", **headers: str) -> int:
     """Of the refusal; 200 when there is none."""
     all_headers = HTTPHeaders({"Host": host} | {k.replace("_", "-"): v for k, v in headers.items()})
     request = HTTPServerRequest(method="GET", uri=path, version="HTTP/1.1", headers=all_headers)
@@ -20,7 +20,7 @@ def _status(made: Gate, host: str, path: str = "/", **headers: str) -> int:
     return 200 if refusal is None else refusal.status
 
 
-LOCAL = Gate(allowed_hosts(5006), 5006)
+LOCAL = AccessControl(allowed_hosts(5006), 5006)
 PATHS = ("/", "/ws", "/static/js/bokeh.min.js", "/autoload.js", "/metadata", "/favicon.ico", "/anything")
 
 
@@ -67,7 +67,7 @@ def test_it_is_not_framed_by_another_site_but_links_to_it_work() -> None:
 
 
 def test_named_hosts_are_let_in() -> None:
-    made = Gate(allowed_hosts(5006, ["Lab.example", "other:8080"]), 5006)
+    made = AccessControl(allowed_hosts(5006, ["Lab.example", "other:8080"]), 5006)
     assert (
         _status(made, "lab.example:5006")
         == _status(made, "lab.example")
@@ -83,7 +83,7 @@ def test_named_hosts_are_let_in() -> None:
 
 
 def test_beyond_loopback_its_ip_addresses_are_no_names_that_could_be_pointed_elsewhere() -> None:
-    made = Gate(allowed_hosts(5006, address="0.0.0.0"), 5006, any_address=True)
+    made = AccessControl(allowed_hosts(5006, address="0.0.0.0"), 5006, any_address=True)
     assert _status(made, "192.168.1.7:5006") == _status(made, "[fe80::1]:5006") == 200
     assert _status(made, "192.168.1.7:5006", "/ws", Origin="http://192.168.1.7:5006") == 200
     assert _status(made, "192.168.1.7:5006", "/ws", Origin="http://192.168.1.8:5006") == 403
@@ -91,7 +91,7 @@ def test_beyond_loopback_its_ip_addresses_are_no_names_that_could_be_pointed_els
 
 
 def test_a_full_server_says_so_and_keeps_those_it_has() -> None:
-    full = Gate(allowed_hosts(5006), 5006, sessions=lambda: {"one", "two"}, max_sessions=2)
+    full = AccessControl(allowed_hosts(5006), 5006, sessions=lambda: {"one", "two"}, max_sessions=2)
     assert _status(full, "localhost:5006") == _status(full, "localhost:5006", "/autoload.js") == 503
     assert _status(full, "localhost:5006", "/static/js/bokeh.min.js") == 200
     mine, new = generate_jwt_token("one"), generate_jwt_token("three")
@@ -106,12 +106,12 @@ def test_loopback_addresses() -> None:
 
 
 def test_a_session_of_panel_serve_checks_what_it_can_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "_listens_beyond_loopback", lambda: "")
+    monkeypatch.setattr(access_control, "_listens_beyond_loopback", lambda: "")
     assert problem_of_panel_serve("localhost:5006", authorised=False) == ""
     assert "does not answer" in problem_of_panel_serve("evil.example:5006", authorised=True)
-    monkeypatch.setenv(gate.ENVIRONMENT, "lab.example,other")
+    monkeypatch.setenv(access_control.ENVIRONMENT, "lab.example,other")
     assert problem_of_panel_serve("lab.example", authorised=False) == ""
-    monkeypatch.setattr(gate, "_listens_beyond_loopback", lambda: "0.0.0.0")
+    monkeypatch.setattr(access_control, "_listens_beyond_loopback", lambda: "0.0.0.0")
     assert "--address 127.0.0.1" in problem_of_panel_serve("localhost:5006", authorised=False)
     assert problem_of_panel_serve("localhost:5006", authorised=True) == ""
 

@@ -13,7 +13,7 @@ from pockgraph.plan import Budget
 from pockgraph.profile import MemoryModel, Profile, TimeModel
 from pockgraph.profile.profiler import profile_of
 from pockgraph.search import search
-from pockgraph.search.fitted_constraints import process_bytes, step_ms
+from pockgraph.search.linear_cost_models import process_bytes, step_ms
 from pockgraph.search.memory_constraints import LinearMemory
 from pockgraph.search.plan_amounts import plan_amounts
 from pockgraph.search.plan_variables import PlanVariables
