@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,26 @@ def test_an_artefact_without_a_prediction_says_how_to_get_one(compiled: Compile)
         trainer.predict(batches(1)[0])
     with pytest.raises(ArtifactError, match="compile it again"):
         Predictor.load(trainer.folder)
+
+
+def test_weights_that_are_compiled_in_answer_the_same_but_for_rounding(
+    trained: Trainer, compiled: Compile, tmp_path: Path
+) -> None:
+    batch = {"image": samples()["x"][:5].numpy()}
+    right = [trained.predict(batch)]
+    saved = [trained.save(tmp_path / "0")]
+    trained.step(batches(1)[0])
+    right.append(trained.predict(batch))
+    saved.append(trained.save(tmp_path / "1"))
+    predictor = Predictor.load(trained.folder, saved[0], threads=1, constant_weights=True)
+    for checkpoint, expected in (*zip(saved, right), (saved[0], right[0])):
+        predictor.load_checkpoint(checkpoint)
+        np.testing.assert_allclose(
+            predictor.predict(batch)["logits"], expected["logits"], rtol=1e-5, atol=1e-6
+        )
+    assert predictor._runner._forward._requests["predict-4"].states == {}  # pyright: ignore
+    with pytest.raises(ArtifactError, match="'onnx', which does not compile trained weights in"):
+        Predictor.load(compiled("onnx", predict="named").path, constant_weights=True)
 
 
 def test_rows_that_depend_on_others_are_neither_padded_nor_split(compiled: Compile) -> None:

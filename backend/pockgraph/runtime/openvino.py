@@ -21,6 +21,7 @@ from .checkpoint import initial_state
 from .finite_check import nonfinite
 from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
 from .mapped_files import pages_dropped
+from .openvino_constants import with_constants
 from .openvino_xml import SHARED_CONSTANTS, check_model
 from .precision import requested_precision, require_exact_state
 from .quiet_openvino import core as process_core
@@ -46,13 +47,25 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
 
 def open_predictor(folder: Path, manifest: Manifest, device: str, threads: int | None) -> OpenVINOPredictor:
     """See `runner.open_predictor`; as `open_runner`."""
-    return OpenVINOPredictor(manifest, _opener(folder, manifest, device, threads))
+    return OpenVINOPredictor(_opener(folder, manifest, device, threads))
+
+
+def open_constant_predictor(
+    folder: Path, manifest: Manifest, device: str, threads: int | None
+) -> OpenVINOPredictor:
+    """See `runner.open_predictor`; as `open_runner`."""
+    state: dict[str, np.ndarray] = {}
+    return OpenVINOPredictor(_opener(folder, manifest, device, threads, state), state, compiled_in=True)
 
 
 def _opener(
-    folder: Path, manifest: Manifest, device: str, threads: int | None
+    folder: Path,
+    manifest: Manifest,
+    device: str,
+    threads: int | None,
+    state: Mapping[str, np.ndarray] | None = None,
 ) -> Callable[[str, GraphSpec], _Request]:
-    """What opens a graph of the artefact on a device, by its stem."""
+    """What opens a graph of the artefact on a device, by its stem; its state is `state`, if that is given."""
     core = process_core()
     precision = requested_precision(manifest)
     _require_device(core.available_devices, device)
@@ -66,7 +79,7 @@ def _opener(
         config |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = str(threads)
-    return lambda stem, spec: _Request(core, *_graph(folder, manifest, stem), spec, device, config)
+    return lambda stem, spec: _Request(core, *_graph(folder, manifest, stem), spec, device, config, state)
 
 
 def _require_device(available: Sequence[str], device: str) -> None:
@@ -141,10 +154,21 @@ class OpenVINORunner:
 
 
 class OpenVINOPredictor:
-    """A `PredictionRunner` on an OpenVINO device."""
+    """A `PredictionRunner` on an OpenVINO device.
 
-    def __init__(self, manifest: Manifest, opener: Callable[[str, GraphSpec], _Request]) -> None:
-        self._state: dict[str, np.ndarray] = {}
+    Args:
+        state: by slot name; what is written goes here.
+        compiled_in: the opener makes constants of it, so that a changed one is compiled anew.
+    """
+
+    def __init__(
+        self,
+        opener: Callable[[str, GraphSpec], _Request],
+        state: dict[str, np.ndarray] | None = None,
+        compiled_in: bool = False,
+    ) -> None:
+        self._state = {} if state is None else state
+        self._compiled_in = compiled_in
         self._forward = _Forward(opener, self._state.__getitem__)
 
     def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -152,7 +176,7 @@ class OpenVINOPredictor:
 
     def write_state(self, values: Mapping[str, np.ndarray]) -> None:
         self._state.update(values)
-        self._forward.state_changed()
+        self._forward.state_changed(close=self._compiled_in)
 
 
 class _Forward:
@@ -169,8 +193,11 @@ class _Forward:
         self._requests: dict[str, _Request] = {}
         self._current: set[str] = set()  # those that hold the state as it is
 
-    def state_changed(self) -> None:
+    def state_changed(self, close: bool = False) -> None:
+        """Args: close: open the graphs anew."""
         self._current.clear()
+        if close:
+            self._requests.clear()
 
     def run(self, stem: str, spec: GraphSpec, batch: Mapping[str, np.ndarray]) -> _Request:
         if stem not in self._requests:
@@ -261,17 +288,17 @@ def _graph(folder: Path, manifest: Manifest, stem: str) -> tuple[Path, Path]:
     return xml, constants
 
 
-def _compiled(core: Any, model: tuple[Path, Path], device: str, config: Mapping[str, Any]) -> Any:
+def _compiled(core: Any, read: Callable[[], Any], device: str, config: Mapping[str, Any]) -> Any:
     """The compiled model; without the CPU plugin's generated kernels where it fails at generating them.
 
     Args:
-        model: its file, and that of its constants.
+        read: gives the model.
 
     Raises:
         RuntimeError: OpenVINO's own.
     """
     try:
-        return core.compile_model(core.read_model(*model), device, dict(config))
+        return core.compile_model(read(), device, dict(config))
     except RuntimeError as e:
         # Several heads of attention that read what their residual is added to, `x + attention(x)` without a
         # norm between, where x learns: four gradients meet, and OpenVINO 2026.4 says "Topological order is
@@ -279,7 +306,7 @@ def _compiled(core: Any, model: tuple[Path, Path], device: str, config: Mapping[
         # without generated kernels takes 0.97 to 1.01 times as long (three such blocks of width 64).
         if device != "CPU" or "/snippets/" not in str(e):
             raise
-        return core.compile_model(core.read_model(*model), device, {**config, "SNIPPETS_MODE": "DISABLE"})
+        return core.compile_model(read(), device, {**config, "SNIPPETS_MODE": "DISABLE"})
 
 
 class _Request:
@@ -293,10 +320,17 @@ class _Request:
         spec: GraphSpec,
         device: str,
         config: Mapping[str, Any],
+        state: Mapping[str, np.ndarray] | None = None,
     ) -> None:
+        def read() -> Any:
+            model = core.read_model(xml, constants)
+            if state is None:
+                return model
+            return with_constants(model, {s.name: state[s.name].astype(_held_dtype(s)) for s in spec.state})
+
         try:
             with pages_dropped(constants):
-                self._compiled = _compiled(core, (xml, constants), device, config)
+                self._compiled = _compiled(core, read, device, config)
         except RuntimeError as e:
             raise ArtifactError(
                 f"OpenVINO {ov.__version__} cannot compile {xml} for {device!r}: {reason(e)}. Compile "
@@ -311,6 +345,8 @@ class _Request:
         }
         self._arrays = {name: tensor.data for name, tensor in self._tensors.items()}
         self.states = {s.name: s for s in self._request.query_state()}
+        if state is not None:
+            spec = spec.model_copy(update={"inputs": tuple(s for s in spec.inputs if not s.is_state)})
         self._check(xml, spec, device)
 
     def _check(self, xml: Path, spec: GraphSpec, device: str) -> None:

@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--out", type=Path, help=f"npz to write, an array [N, ...] per output; one without name: {_ONE!r}"
     )
+    p.add_argument(
+        "--constant-weights", action="store_true", help="compile the weights in: faster, on OpenVINO only"
+    )
     add_common_options(p)
     return p
 
@@ -58,6 +61,7 @@ def run(options: argparse.Namespace, stop: StopRequest) -> None:
         options.device,
         options.threads,
         allow_native_code=options.allow_native_code,
+        constant_weights=options.constant_weights,
     ) as predictor:
         sizes = predictor.manifest.predict
         largest = sizes[-1].samples or 1

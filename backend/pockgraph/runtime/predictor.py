@@ -21,7 +21,8 @@ from .runner import PredictionRunner, explained, open_predictor
 class Predictor(Owned):
     """Predicts with one artefact on one device. Make one with `Predictor.load`.
 
-    It answers as a Trainer of the same artefact does with the same state, to the bit. Threads may share one;
+    It answers as a Trainer of the same artefact does with the same state, to the bit (but for
+    `constant_weights`, see `load`). Threads may share one;
     `close`, or a `with` block, frees the device.
 
     Attributes:
@@ -49,6 +50,7 @@ class Predictor(Owned):
         threads: int | None = None,
         *,
         allow_native_code: bool = False,
+        constant_weights: bool = False,
     ) -> Predictor:
         """Put the weights of an artefact, or of a checkpoint, on `device`.
 
@@ -57,6 +59,9 @@ class Predictor(Owned):
         Args:
             checkpoint: what `Trainer.save` wrote; None takes the artefact's initial weights.
             device, threads, allow_native_code: as for `Trainer.load`.
+            constant_weights: compile the weights in, as those of a network that does not learn: as fast as
+                that, and the answers differ from a Trainer's by rounding. Another checkpoint is compiled
+                anew. On OpenVINO; other targets refuse it.
 
         Raises:
             ArtifactError: no artefact, one without a prediction, a damaged file (named), nothing here can run
@@ -68,7 +73,8 @@ class Predictor(Owned):
         require_predictions(folder, manifest)
         require_allowed(folder, manifest, allow_native_code)
         require_unchanged(folder, manifest, *_files(manifest))
-        runner = open_predictor(folder, manifest, device, checked_threads(threads))
+        require(ArtifactError, "constant_weights", constant_weights, bool, "Pass True or False.")
+        runner = open_predictor(folder, manifest, device, checked_threads(threads), constant_weights)
         predictor = cls(folder, manifest, runner, device)
         if checkpoint is None:
             initial = checkpoints.initial_state(folder, manifest)

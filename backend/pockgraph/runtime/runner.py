@@ -125,15 +125,26 @@ def open_runner(folder: Path, manifest: Manifest, device: str, threads: int | No
         return module.open_runner(folder, manifest, device, threads)
 
 
-def open_predictor(folder: Path, manifest: Manifest, device: str, threads: int | None) -> PredictionRunner:
+def open_predictor(
+    folder: Path, manifest: Manifest, device: str, threads: int | None, constant_weights: bool = False
+) -> PredictionRunner:
     """What predicts with an artefact, whose files are checked when they are opened.
 
+    Args:
+        constant_weights: compile the state in; a module that can has an `open_constant_predictor`.
+
     Raises:
-        ArtifactError: as `open_runner`.
+        ArtifactError: as `open_runner`; or the target cannot compile the state in.
     """
     module = import_runtime(folder, manifest.target)
+    name = "open_constant_predictor" if constant_weights else "open_predictor"
+    if not hasattr(module, name):
+        raise ArtifactError(
+            f"{folder} was compiled for target {manifest.target!r}, which does not compile trained weights "
+            "in. Leave constant_weights out, or compile it for 'openvino'."
+        )
     with explained(folder, device):
-        return module.open_predictor(folder, manifest, device, threads)
+        return getattr(module, name)(folder, manifest, device, threads)
 
 
 @contextmanager
