@@ -28,7 +28,7 @@ from ..errors import ArtifactError
 from ..files import parse_json
 from ..recurrent.operators import LOOPS
 from .graph import Graph, Role, Slot, dtype_name, output_args
-from .validation import OPERATORS, check_graph
+from .validation import ALLOWED_OPERATORS, check_graph
 
 SCHEMA = "pockui.graph/1"
 GETITEM = "operator.getitem"
@@ -67,7 +67,7 @@ def _find_op(name: str) -> Any:
     if match is None or packet is None or match[2] not in packet.overloads():
         raise ValueError(f"{name} is not an operator of torch.ops.aten")
     op = getattr(packet, match[2])
-    if match[1] not in OPERATORS:
+    if match[1] not in ALLOWED_OPERATORS:
         raise ValueError(f"{name} is not on the list of operators that a graph file may hold")
     schema = op._schema
     if schema.is_mutable:

@@ -20,7 +20,7 @@ from .graph import Graph, dtype_name, tensor_bytes
 # The core ATen operators, those that compute element by element, those that the targets have rules for, and
 # what autograd and decompositions make of public functions. None reads memory by strides, packs or unpacks
 # formats of a library, or draws numbers. Add here what a new rule needs.
-_NAMES = (
+_ALLOWED = (
     "__lshift__ __rshift__ _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d "
     "_adaptive_avg_pool3d_backward _cdist_backward _cdist_forward _conj_physical _euclidean_dist _fft_c2c "
     "_fft_c2r _fft_r2c _fused_rms_norm_backward _linalg_det _linalg_eigh _linalg_slogdet _linalg_solve_ex "
@@ -89,7 +89,7 @@ _NAMES = (
     "upsample_nearest3d upsample_nearest3d_backward upsample_trilinear3d upsample_trilinear3d_backward "
     "var var_mean vdot view view_as_complex view_as_real view_copy where xlogy zeros zeros_like"
 )
-OPERATORS = frozenset(_NAMES.split())
+ALLOWED_OPERATORS = frozenset(_ALLOWED.split())
 MAX_BYTES = 1 << 37  # of one value
 
 # Backward operators that take places (indices) which their forward operator found, by argument.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,10 +162,17 @@ def pad_batch(
     if not 0 < count < samples:
         wrong = f"it has {count} samples, and a batch holds 1 to {samples}"
         raise BatchError(_message(specs, [wrong], task))
-    for name in counts:
-        last = np.broadcast_to(arrays[name][-1:], (samples - count, *arrays[name].shape[1:]))
-        arrays[name] = np.concatenate([arrays[name], last])
-    return fit_batch(specs, arrays, task), count
+    return fit_batch(specs, repeat_last_sample(arrays, counts, samples - count), task), count
+
+
+def repeat_last_sample(
+    arrays: dict[str, np.ndarray], names: Collection[str], times: int
+) -> dict[str, np.ndarray]:
+    """The entries of a batch, those of `names` with their last sample repeated."""
+    if not times:
+        return arrays
+    last = {n: np.broadcast_to(arrays[n][-1:], (times, *arrays[n].shape[1:])) for n in names}
+    return {n: np.concatenate([a, last[n]]) if n in last else a for n, a in arrays.items()}
 
 
 def learning_rate(given: object) -> float:

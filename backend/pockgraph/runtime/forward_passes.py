@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ArtifactError, BatchError, listing
 from ..plan import BatchSpec
-from .batch import check_finite, fit_batch, named_arrays, pad_batch
+from .batch import check_finite, fit_batch, named_arrays, pad_batch, repeat_last_sample
 from .batch_limits import check_limits
 from .manifest import Manifest, PredictionSpec, describe
 from .result_marks import failed_check
@@ -123,7 +123,7 @@ def _by_samples(
         size = min((n for n in compiled if n >= count - start), default=max(compiled))
         taken = {n: a[start : start + size] if n in rows else a for n, a in whole.items()}
         real = min(size, count - start)
-        found = _run(manifest, compiled[size], _padded(taken, rows, size - real), run)
+        found = _run(manifest, compiled[size], repeat_last_sample(taken, rows, size - real), run)
         parts.append({name: value[:real] for name, value in found.items()})
         start += real
     if len(parts) == 1:
@@ -171,14 +171,6 @@ def _checked(
     check_limits(fitted, [x for x in prediction.limits if x.places is None], manifest.task)
     check_finite(fitted, arrays, prediction.nonfinite_entries, manifest.task)
     return fitted
-
-
-def _padded(arrays: Arrays, rows: Sequence[str], more: int) -> Arrays:
-    """The last sample repeated `more` times."""
-    if not more:
-        return arrays
-    last = {n: np.broadcast_to(arrays[n][-1:], (more, *arrays[n].shape[1:])) for n in rows}
-    return {n: np.concatenate([a, last[n]]) if n in last else a for n, a in arrays.items()}
 
 
 def _run(

@@ -15,7 +15,7 @@ from ..errors import ArtifactError, reason
 from ..files import open_regular
 
 # All that the lowering can emit; add here what a new rule there needs.
-_NAMES = (
+_ALLOWED = (
     "Abs Add And Atan AveragePool BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Concat Conv "
     "ConvTranspose Cos Cosh CumSum Div Equal Erf Exp Expand Floor GRU Gather GatherElements Gemm Greater "
     "GreaterOrEqual HardSigmoid Identity LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax "
@@ -24,7 +24,7 @@ _NAMES = (
     "Softplus Split Sqrt Sub Tan Tanh Tile TopK Transpose Trilu Where Xor"
 )
 SHARED_CONSTANTS = "train.onnx.bin"  # the file of the large constants of all graphs
-OPERATORS = frozenset(_NAMES.split())
+ALLOWED_OPERATORS = frozenset(_ALLOWED.split())
 _STANDARD = (b"", b"ai.onnx")
 # Data type -> bytes of an element. Texts, complex numbers, 8-bit floats and 4-bit integers are not taken.
 _BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
@@ -116,7 +116,7 @@ class _Checker:
                     self._attribute(_message(value), depth)
                 case _:
                     raise _Wrong(f"a node has field {number}")
-        if kind.decode("ascii", "replace") not in OPERATORS:
+        if kind.decode("ascii", "replace") not in ALLOWED_OPERATORS:
             raise _Wrong(f"it has the operator {_cut(kind)}")
 
     def _attribute(self, data: memoryview, depth: int) -> None:

@@ -19,7 +19,7 @@ from ..errors import ArtifactError, reason
 from ..files import open_regular
 
 # All that the lowering can emit; add here what a new rule there needs.
-_NAMES = (
+_ALLOWED = (
     "Abs Add Assign Atan AvgPool BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Broadcast Ceiling Clamp "
     "Concat Const Convert ConvertLike Convolution ConvolutionBackpropData Cos Cosh CumSum Divide Equal "
     "Erf Exp Floor FloorMod Gather GatherElements Gelu Greater GreaterEqual GroupConvolution "
@@ -31,7 +31,7 @@ _NAMES = (
     "TensorIterator Tile TopK Transpose VariadicSplit"
 )
 SHARED_CONSTANTS = "train.bin"  # the file of the constants of all graphs
-OPERATORS = frozenset(_NAMES.split())
+ALLOWED_OPERATORS = frozenset(_ALLOWED.split())
 _BITS = {
     "f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i64": 64, "i32": 32, "i16": 16, "i8": 8, "u64": 64,
     "u32": 32, "u16": 16, "u8": 8, "boolean": 8,
@@ -196,7 +196,7 @@ class _Checker:
     def _layer(self, attributes: Mapping[str, str]) -> None:
         number = _number(attributes.get("id", ""), "the id of a layer")
         kind, version = attributes.get("type", ""), attributes.get("version", "")
-        if kind not in OPERATORS or not _OPSET.fullmatch(version):
+        if kind not in ALLOWED_OPERATORS or not _OPSET.fullmatch(version):
             raise _Wrong(f"layer {number} is of type {_cut(kind)} of {_cut(version)}")
         if number in self._nets[-1].layers:
             raise _Wrong(f"two layers have the id {number}")

@@ -1,4 +1,5 @@
-"""Pools and resizing, in terms of a target's `emit`; the gradient of a max pool is an expansion.
+"""Pools and resizing, in terms of a target's `emit`; for the gradient of a max pool see
+`passes/legalize/pooling.py`.
 
 Averages and resizing are linear and separable: y = A_h x A_wᵀ with one constant matrix `[out, in]` a
 dimension, so that the backward is the same with the matrices transposed. Runtimes multiply `x` of any number
