@@ -39,15 +39,18 @@ SETTLED = """async () => {
 }"""
 
 
-def violations(page: Any) -> list[str]:
+def violations(page: Any, within: str | None = None) -> list[str]:
     """One line for each element that breaks a rule of axe-core, shadow roots included, once none moves.
 
-    It names the rule, its impact, where the element stands, the element, and what is wrong with it.
+    Args:
+        within: a selector of the parts that are looked at; the whole page unless given.
+
+    A line names the rule, its impact, where the element stands, the element, and what is wrong with it.
     """
     from axe_playwright_python.sync_playwright import Axe
 
     page.evaluate(SETTLED)
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, context=within).response["violations"]
     return [
         f"{rule['id']} ({rule['impact']}): {_selector(node['target'])}: {node['html'][:160]} {_reason(node)}"
         for rule in found

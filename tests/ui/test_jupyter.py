@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headless import violations
 from served_notebooks import Jupyter, jupyter
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NOTEBOOK = "01_first_plan.ipynb"
 WEIGHT, OTHER = "2.weight", "4.weight"
 RUN_S, PATIENCE_S = 400.0, 60.0
+OUTPUTS = ".jp-OutputArea-output"
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -147,8 +149,10 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
     page.locator(f"[data-tensor='{OTHER}'] .pock-name").click()
     wait(lambda: served.ask(gain) != before, PATIENCE_S, "the kernel had the other tensor's curves")
     await_charts(output, served, *curves)
+    assert violations(page, OUTPUTS) == []
     output.get_by_role("tab", name="Memory").click()
     await_charts(output, served, "planner.timeline.chart")
+    assert violations(page, OUTPUTS) == []
     output.get_by_role("tab", name="Frontier").click()
     await_charts(output, served, "planner.frontier.chart")
     output.get_by_role("button", name="Unlock all").click()  # else no plan might fit
@@ -158,6 +162,7 @@ def test_a_bar_dragged_in_the_browser_changes_the_plan_in_the_kernel(page: Any, 
     fits = f"planner.plan.predicted['peak_bytes'] <= {budget}"
     wait(lambda: served.ask(fits), PATIENCE_S, "the kernel had a plan within it")
     await_charts(output, served, "planner.frontier.chart")
+    assert violations(page, OUTPUTS) == []
     output.get_by_role("tab", name="Layers").click()
 
     profile = "planner.state.facts.profile"
