@@ -201,7 +201,7 @@ def test_what_is_public_is_tested() -> None:
 
 
 def test_the_part_of_a_plan_that_is_wrong_is_named() -> None:
-    with pytest.raises(PockError, match=r"tensors\.x\.dim: it must be a valid integer.*help\(Plan\)"):
+    with pytest.raises(PockError, match=r"tensors\.x\.dim: it must be a whole number.*help\(Plan\)"):
         pg.Plan(task="a", model={"x": (3,)}, batch={}, optimizer={}, tensors={"x": {"dim": "q"}})  # pyright: ignore
     with pytest.raises(PockError, match="dim and channels are given together, or neither"):
         pg.Trained(dim=3)
