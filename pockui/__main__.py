@@ -12,6 +12,7 @@ def main() -> None:
     try:
         from .cli import main as run
     except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
         sys.exit(130)
     except ModuleNotFoundError as e:
         text, status = explain(e)

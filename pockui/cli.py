@@ -154,6 +154,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:  # before or after a command
+        say("Stopped.")
         sys.exit(INTERRUPTED)
 
 

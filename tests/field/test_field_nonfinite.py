@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from users import batches, cross_entropy, mlp, task
 
 import pockgraph as pg
-from pockgraph.errors import BatchError, NonFiniteBatch, NonFiniteLoss
+from pockgraph.errors import BatchError, NonFiniteBatch, NonFiniteLoss, ParityError
 from pockgraph.optimizer import Optimizer
 from pockgraph.runtime import Trainer
 
@@ -63,6 +63,14 @@ def test_one_pixel_is_not_finite(target: str, tmp_path: Path) -> None:
     double[1, 2] = 1e300
     words = r"'x' .* holds 1e\+300, which is beyond float32 and would become inf at \[1, 2\]"
     assert_untouched(trainer, {"x": double, "y": Y}, NonFiniteBatch, words)
+
+
+def test_nan_in_the_first_batch_is_told_with_its_entry(target: str, tmp_path: Path) -> None:
+    data = batches(4, 12)
+    data[0]["x"][1, 2] = torch.nan
+    graph = pg.build(task(mlp(), data))
+    with pytest.raises(ParityError, match=r"the loss is not finite.* NaN or infinite values stand in 'x'"):
+        pg.compile(graph, target=target, out=tmp_path / "out")
 
 
 def test_values_so_large_that_the_loss_overflows(target: str, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..errors import ParityError, TaskError
+from ..errors import ParityError, TaskError, listing
 from ..ir.graph import Role, Slot
+from ..task.batch import nonfinite_entries
 from ..train_graph import TrainGraph
 from .eager_reference import Outcome, autograd
 from .metric import MetricCheck
@@ -224,6 +225,12 @@ class GradientCheck:
         return found if found.agrees else replace(found, refusal=self._refusal(found))
 
     def _refusal_of_eager(self, what: str) -> str:
+        if spoilt := nonfinite_entries(self.task.example):
+            return (
+                f"On the first training batch of task {self.task.name!r}, {what} is not finite in eager "
+                f"PyTorch itself, and NaN or infinite values stand in {listing([*map(repr, spoilt)])} of the "
+                "batch. Correct the data, or leave these samples out."
+            )
         return (
             f"On the first training batch of task {self.task.name!r}, {what} is not finite in eager PyTorch "
             "itself, so that no step can be compared, nor anything learnt from it. Look for a root or a "
@@ -263,4 +270,4 @@ def _not_finite(found: Outcome) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0].rstrip('.')}"

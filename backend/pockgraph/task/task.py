@@ -131,8 +131,12 @@ class Task:
         object.__setattr__(self, name, data)
         _, first = next(numbered(what, beginning_of(data)), (0, None))
         if first is None:
-            small = isinstance(data, Batches) and f" of {data.batch_size} ({data.samples} samples)"
-            raise TaskError(f"{what} has no batches{small or ''}. Give it at least one.")
+            if isinstance(data, Batches) and data.samples:
+                raise TaskError(
+                    f"{what} has {data.samples} samples, and a batch takes {data.batch_size}: there is none. "
+                    "Give it more samples, or take a smaller batch_size."
+                )
+            raise TaskError(f"{what} has no batches. Give it at least one.")
         check_entries(self.name, what, first, hint(data))
         if name == "train" and is_stream(data):
             self.__dict__["_first"] = first  # reading it again may start workers, or a download
