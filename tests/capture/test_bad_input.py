@@ -110,7 +110,7 @@ def test_data_that_yields_once() -> None:
 def test_no_data(which: str) -> None:
     refused(TaskError, lambda: task_of(**{which: []}), f"`{which}`", "no batches")
     nothing = pg.Batches({"x": torch.zeros(3, 12), "y": torch.zeros(3)}, batch_size=4)
-    refused(TaskError, lambda: task_of(**{which: nothing}), f"`{which}`", "no batches")
+    refused(TaskError, lambda: task_of(**{which: nothing}), f"`{which}` has 3 samples", "a batch takes 4")
 
 
 @pytest.mark.parametrize(
