@@ -229,7 +229,7 @@ def test_train_limit_keeps_classes_in_balance():
     ("make", "options", "says"),
     [
         (vision.task, {"px": 16}, "px=16"),
-        (vision.task, {"px": 32, "train_limit": 4}, "no batches"),
+        (vision.task, {"px": 32, "train_limit": 4}, "a batch takes 8"),
         (text.task, {"length": 513}, "length=513"),
         (text.task, {"length": 2}, "length=2"),
     ],

@@ -71,13 +71,17 @@ def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("command", "library"), [(LISTING, "typer"), ([*DEVICE, "out"], "numpy")], ids=["pockui", "device"]
+    ("command", "library", "says"),
+    [(LISTING, "typer", "Stopped.\n"), ([*DEVICE, "out"], "numpy", "")],
+    ids=["pockui", "device"],
 )
-def test_ctrl_c_while_libraries_are_loaded(command: list[str], library: str, tmp_path: Path) -> None:
+def test_ctrl_c_while_libraries_are_loaded(
+    command: list[str], library: str, says: str, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPT.replace("LIBRARY", library))
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", says)
