@@ -113,7 +113,7 @@ class _StepComparison:
 class _Judge:
     def __init__(self, folder: Path, manifest: Manifest, graph: TrainGraph) -> None:
         self._folder, self._manifest, self._graph = folder, manifest, graph
-        self._tolerances = _precision(manifest)
+        self._tolerances = _tolerances_of(manifest)
 
     def verdict(self) -> _Verdict:
         graph, example = self._graph, self._graph.task.example
@@ -313,7 +313,7 @@ def _most_rounding(center: GradientRun, runs: Sequence[GradientRun]) -> float:
     return worst
 
 
-def _precision(manifest: Manifest) -> tolerances.StepTolerances:
+def _tolerances_of(manifest: Manifest) -> tolerances.StepTolerances:
     precision = str(manifest.options.get("precision", "f32"))
     if precision not in tolerances.STEP:
         raise ParityError(

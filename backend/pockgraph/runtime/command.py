@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, run = _parser().parse_args(arguments), _run
     with stop_on_signal() as stop:
         try:
+            require_working_folder()
             run(options, stop)
         except Exception as e:
             if options.debug:
@@ -56,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, stop: StopRequest) -> None:
-    require_working_folder()
     if options.save:
         sweep(options.save.parent)
     with Trainer.load(

@@ -13,7 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ..errors import ArtifactError
 
@@ -33,6 +33,12 @@ class Owned:
         self._process = os.getpid()
         self._lock = threading.RLock()
         _living.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @property
     def closed(self) -> bool:

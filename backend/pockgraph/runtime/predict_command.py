@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, BatchError, reason
-from ..files import begins_with, replacing, require_kind, require_working_folder, resolved, sweep
+from ..files import begins_with, replacing, require_kind, resolved, sweep
 from .command_line import add_common_options, print_report
 from .data_file import Data
 from .forward_passes import holds, rows_of
@@ -49,7 +49,6 @@ def run(options: argparse.Namespace, stop: StopRequest) -> None:
     Raises:
         PockError: the artefact, the checkpoint or the data is none, or the answers cannot be written.
     """
-    require_working_folder()
     if options.out:
         sweep(options.out.parent)
         if resolved(options.out) == resolved(options.data):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -82,12 +82,6 @@ class Predictor(Owned):
         else:
             predictor.load_checkpoint(checkpoint)
         return predictor
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     @exclusive
     def predict(self, batch: Any) -> np.ndarray | dict[str, np.ndarray]:
