@@ -90,7 +90,7 @@ def server(facts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     hostile = read_facts(_forge(facts.path, tmp_path_factory.mktemp("forged") / "forged.db"))
 
     def session() -> Any:
-        state = State(page.in_thread())
+        state = State(page.in_thread(), page.Turn())
         asked = pn.state.session_args.get("study", [b""])[0]
         if asked != b"empty":
             state.show(hostile if asked == b"forged" else facts)
