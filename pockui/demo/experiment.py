@@ -3,8 +3,8 @@
 Rules that keep it fair, and that the report repeats:
 
 - Every method has the same batches in the same order, the same fresh head for each seed, the same
-  number of steps, the same schedule (cosine to zero), and its learning rate is picked from one grid, on
-  the validation split, by the same number of trials. The test split is read once, at the end.
+  number of steps, the same schedule (cosine to zero), and its learning rate is picked on the validation
+  split by the same rule (`tuning.py`). The test split is read once, at the end.
 - Time is interleaved: all contenders are processes of their own, asked in turn for a few steps.
 - Memory is a process's own peak over its own baseline.
 - What was not run, or failed, is a row with its reason.
@@ -52,15 +52,8 @@ from .measured_costs import device_of, process_peaks
 from .planning import BUDGET_RULE, PlannedMethod, planned_methods
 from .results import Answers, Method, ProcessPeak, Report, Row, Trial
 from .settings import TUNING_SEED, Settings
-from .training import (
-    CompiledLearner,
-    EagerLearner,
-    Learner,
-    Outcome,
-    TrainingHarness,
-    choose_rate,
-    fresh_head,
-)
+from .training import CompiledLearner, EagerLearner, Learner, Outcome, TrainingHarness, fresh_head
+from .tuning import choose_rate, lies_at_end, tune
 
 ARTIFACT, CHECKPOINT = "artifact", "trained"  # in the demo's folder
 CLASS_NAMES = {"text": ("negative", "positive")}  # digits are called by their numbers
@@ -206,7 +199,7 @@ class _Experiment:
         task = self.task if graph is None else graph.task
         heads = {seed: fresh_head(task, seed) for seed in (*self.settings.seeds, TUNING_SEED)}
         return TrainingHarness(
-            task, heads, lambda more, note: self._report(done + more, total, note),
+            task, heads, lambda more, note: self._report(min(done + more, total), total, note),
             self.study if graph is None else None,
         )  # fmt: skip
 
@@ -236,7 +229,12 @@ class _Experiment:
             harness = own or shared
             learner, label = CompiledLearner(folder / key, self.threads), method.label
             trial = self._run(method.plan, label, TUNING_SEED, None, "openvino")
-            trials = harness.tune(learner, trial, s.rates, s.tuning_steps, validation)
+
+            def tried(lr: float, harness=harness, learner=learner, trial=trial) -> float | None:
+                run = replace(trial, lr=lr, name=f"{trial.name}, rate {lr:g}")
+                return harness.train(learner, run, s.tuning_steps, validation)[0].metric
+
+            trials = tune(tried, s.rates)
             lr = choose_rate(trials)
             outcomes = []
             for seed in s.seeds if lr is not None else ():
@@ -290,7 +288,7 @@ class _Experiment:
             values=sum(round(math.prod(plan.model[fqn]) * r) for fqn, r in ratios.items()),
             peak_bytes=small.peak_bytes, extra_bytes=small.extra_bytes, flops=small.flops,
             predicted_gain=plan.predicted.get("gain"), lr=lr,
-            lr_on_edge=lr in (min(self.settings.rates), max(self.settings.rates)), trials=tuple(trials),
+            lr_on_edge=lies_at_end(trials, lr), trials=tuple(trials),
         )  # fmt: skip
 
     def _answers(self, metrics: tuple[float | None, ...]) -> Answers | None:

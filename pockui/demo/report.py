@@ -212,8 +212,8 @@ def findings(report: Report) -> list[str]:
     edge = [m.label for m in report.methods if m.lr_on_edge]
     if edge:
         said.append(
-            f"The best learning rate lies on the edge of the grid for {', '.join(edge)}: "
-            "a wider grid might serve them better."
+            f"The best learning rate is the smallest or largest that was tried for {', '.join(edge)}: "
+            "one further out might serve them better."
         )
     if report.settings.get("baselines") is False:
         adapters = " and LoRA" if report.settings.get("adapters") else ""
@@ -329,8 +329,9 @@ def markdown(report: Report) -> str:
         "\n".join(f"- {finding}" for finding in findings(report)),
         *(f"{p.note}\n\n{_pipes(p.columns, p.rows)}" for p in predictions(report)),
         f"The automatic plan had {size(report.budget_bytes)}: {report.budget_rule}. Every method had "
-        f"the same batches, heads, seeds and {s['steps']} steps, and its learning rate by the same "
-        f"{len(rates)} trials of {s['tuning_steps']} steps on the validation split (the best is marked):",
+        f"the same batches, heads, seeds and {s['steps']} steps, and its learning rate by trials of "
+        f"{s['tuning_steps']} steps on the validation split: the same rates, and further out where the best "
+        "of them lay at an end (the best is marked):",
         _pipes(
             ["Method", *(f">{lr:g}" for lr in rates)],
             [

@@ -101,7 +101,7 @@ class Method(_Strict):
         predicted_gain: of the metric over the head alone, for searched plans.
         expected: the plan's forecast beside what it reached; None where the network is not the study's.
         process: the account of its process's memory; None where that, or too few others, was measured.
-        lr: chosen among `trials`; `lr_on_edge`: it is the grid's smallest or largest.
+        lr: chosen among `trials`; `lr_on_edge`: it is the smallest or largest of them.
     """
 
     key: str

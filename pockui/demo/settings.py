@@ -17,7 +17,8 @@ class Settings:
     Attributes:
         seeds: of the final runs: each draws a head and the order of the batches.
         steps: of a final run; `tuning_steps`: of a trial.
-        rates: the grid of learning rates; `validation_batches`: how many judge a trial, None takes all.
+        rates: the grid of learning rates, which `tuning.tune` may leave.
+        validation_batches: how many judge a trial; None takes all.
         analysis: passed to `Study.analyze`; None takes its quick settings.
         forecast_seeds: of the trainings, as the analysis trains, that forecasts are held against.
         blocks, block_steps: rounds of the interleaved timing, and steps in each.

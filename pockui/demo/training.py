@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,6 @@ from pockgraph.task import Task
 from pockgraph.task.batch import Batch
 
 from ..eager import PlainLoop
-from .results import Trial
 
 Head = dict[str, np.ndarray]  # FQN -> initial value of a fresh tensor
 TICK_STEPS = 10
@@ -169,27 +167,10 @@ class TrainingHarness:
                 return False
         return True
 
-    def tune(
-        self, learner: Learner, run: Run, rates: Sequence[float], steps: int, validation: Sequence[Any]
-    ) -> list[Trial]:
-        """One run for each learning rate, all else as in `run`."""
-        trials = []
-        for lr in rates:
-            tried = dataclasses.replace(run, lr=lr, name=f"{run.name}, rate {lr:g}")
-            outcome, _ = self.train(learner, tried, steps, validation)
-            trials.append(Trial(lr=lr, metric=outcome.metric))
-        return trials
-
 
 def cosine(lr: float, step: int, steps: int) -> float:
     """The learning rate of a step: from `lr` down to zero along half a cosine."""
     return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def choose_rate(trials: Sequence[Trial]) -> float | None:
-    """The rate of the best metric, the smaller one of equals; None when all diverged."""
-    finished = [(t.metric, -t.lr) for t in trials if t.metric is not None]
-    return -max(finished)[1] if finished else None
 
 
 def fresh_head(task: Task, seed: int) -> Head:

@@ -24,9 +24,10 @@ from pockui.demo import experiment, planning, report
 from pockui.demo.experiment import Settings, loss_difference
 from pockui.demo.forecasts import held_against
 from pockui.demo.measured_costs import process_peaks
-from pockui.demo.results import Expected, Report, Trial
+from pockui.demo.results import Expected, Report
 from pockui.demo.settings import FIRST_FORECAST_SEED, TUNING_SEED, settings_for
-from pockui.demo.training import choose_rate, cosine
+from pockui.demo.training import cosine
+from pockui.demo.tuning import FURTHER
 
 SETTINGS = Settings(
     seeds=(0, 1), steps=12, tuning_steps=6, rates=(0.01, 0.1), blocks=1, block_steps=2, compiled=False,
@@ -82,7 +83,7 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
     assert found.method("auto_small").peak_bytes <= found.method("preset").peak_bytes
     assert found.method("elastic").peak_bytes <= found.method("preset").peak_bytes
     assert found.method("lora").ratios.keys() > found.method("head").ratios.keys()
-    assert all(len(m.trials) == 2 for m in found.methods)
+    assert all(2 <= len(m.trials) <= 2 + FURTHER for m in found.methods)
 
     # What PyTorch trains is what OpenVINO trains.
     assert found.agreement["full"] < 1e-5
@@ -97,7 +98,7 @@ def test_comparison_end_to_end(found: Report, project: Path) -> None:
         kind = verified if run.origin == "verify" else trials if run.seed == TUNING_SEED else finals
         kind.append(run)
     kept = len(methods) - 1  # the network with adapters is none of the study's
-    assert len(trials) == kept * 2
+    assert len(trials) == sum(len(m.trials) for m in found.methods if m.key != "lora")
     assert len(finals) == kept * 2 + 2  # and full fine-tuning in PyTorch
     assert {(r.origin, r.status, r.schedule, r.fresh) for r in (*trials, *finals)} == {
         ("demo", "done", "cosine", True)
@@ -214,12 +215,6 @@ def test_rates_fall_along_a_cosine() -> None:
     assert rates[0] == 0.2
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] > 0
-
-
-def test_best_rate_is_the_smaller_of_equals_and_never_one_that_diverged() -> None:
-    tried = [Trial(lr=0.1, metric=0.8), Trial(lr=0.01, metric=0.8), Trial(lr=1.0, metric=None)]
-    assert choose_rate(tried) == 0.01
-    assert choose_rate([Trial(lr=1.0, metric=None)]) is None
 
 
 def test_loss_difference_looks_at_the_first_steps_only() -> None:
