@@ -212,7 +212,7 @@ def curve_figures(state: State) -> CurveFigures | None:
 
 
 def frontier_edited(state: State, frontier: FrontierPlans, edit: Edit) -> None:
-    """A point of the chart takes its plan; its budget line sets the limit."""
+    """A point of the chart takes its plan; the budget's line sets its limit."""
     if edit["kind"] == "click":
         frontier.take(edit["index"])
         return

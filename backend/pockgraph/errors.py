@@ -88,8 +88,16 @@ def require(error: type[PockError], what: str, value: object, kind: type | tuple
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'a' or 'b'?"` for a mistyped name; empty when nothing is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f" Did you mean {near}?" if (near := _near(name, known)) else ""
+
+
+def suggest_within(name: str, known: Iterable[str]) -> str:
+    """As `suggest`, for one part of a longer sentence: `" (did you mean 'a' or 'b'?)"`."""
+    return f" (did you mean {near}?)" if (near := _near(name, known)) else ""
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    return " or ".join(map(repr, difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)))
 
 
 def listing(items: Sequence[str], limit: int = 8) -> str:

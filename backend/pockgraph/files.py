@@ -3,8 +3,8 @@
 What is new is made in a *staging folder* beside its place, flushed to disk, and renamed; the folder is
 flushed after that. A staging folder is locked for as long as its writer lives, so that the next writer can
 tell what a killed one left from what another one still needs, in other containers too: the lock is the
-kernel's, no process number. A study's database is the one file that is written elsewhere, in
-`store/store.py`. Imports no torch.
+kernel's, no process number. A study's database is made here, too; SQLite changes it (`store/store.py`).
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -54,16 +54,32 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    with _placing(path, lambda new, aside: _exchange(new, path, aside)) as new:
+        yield new
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """A path to write a file to, which becomes `path` when the block ends well, as in `replacing`, unless
+    another process has made one there by then; an empty file does not count.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _placing(path, lambda new, _: _give_name(new, path)) as new:
+        yield new
+
+
+@contextmanager
+def _placing(path: Path, place: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """A path in a staging folder; what is written there is flushed and goes to its `place(new, aside)`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     with _staging(path) as staging:
         new = staging / _NEW
         yield new
         _flush(new, staging.stat().st_mode & 0o666)  # the access rights that the umask gives
-        if new.is_dir():
-            _exchange(new, path, staging / _OLD)
-        else:
-            os.replace(new, path)
+        place(new, staging / _OLD)
         _flush_folder(path.parent)
 
 
@@ -235,8 +251,20 @@ def _locked(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
+def _give_name(new: Path, path: Path) -> None:
+    """Put the file `new` where no file is, or an empty one; else leave what is there."""
+    try:
+        os.link(new, path)
+    except OSError:  # there is one, or the file system has no hard links
+        if not path.exists() or not path.stat().st_size:
+            os.replace(new, path)
+
+
 def _exchange(new: Path, path: Path, aside: Path) -> None:
-    """Put the folder `new` where `path` is; what was there is moved to `aside` or `new`."""
+    """Put `new` where `path` is; a folder that was there is moved to `aside` or `new`."""
+    if not new.is_dir():
+        os.replace(new, path)
+        return
     if not path.exists():
         try:
             os.rename(new, path)

@@ -11,7 +11,8 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 
-PARTS = {"layer_bars": ("selection",)}  # files that one component alone is made of, beside its own
+# Files that one component alone is made of, beside its own.
+PARTS = {"chart": ("chart_drawing",), "layer_bars": ("selection",)}
 
 
 def source(name: str) -> str:

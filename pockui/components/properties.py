@@ -65,7 +65,7 @@ class Chart(Editable):
     """A figure of `pockui.info.charts`, in Plotly's terms.
 
     Edits: `{"kind": "click", "index"}` for points with whole `customdata`;
-    `{"kind": "limit", "value": float | None, "final"}` of the shape that is `editable`, in the axis' unit;
+    `{"kind": "move", "value": float | None, "final"}` of the shape that is `editable`, in the axis' unit;
     None: it stands at the right end, and there is an `end_text`.
     """
 

@@ -1,6 +1,6 @@
 """A figure of `charts` as an SVG file, for those who take it elsewhere: no scripts, nothing from outside.
 
-Draws what `components/chart.js` draws, without what only a pointer needs.
+Draws what `components/chart_drawing.js` draws, without what only a pointer needs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Plotly figures, as plain data and layout, of what the other modules here compute.
 
-`components/chart.js` draws the kinds of traces, shapes and labels that are made here. Plotly's own classes
-check every attribute of every figure, which takes longer than all else that an edit needs; here the tests do.
+`components/chart_drawing.js` draws the kinds of traces, shapes and labels that are made here. Plotly's own
+classes check every attribute of every figure, which takes longer than all else that an edit needs; here the
+tests do.
 """
 
 from __future__ import annotations
@@ -138,9 +139,9 @@ def cost_chart(curve: CostCurve, colours: Palette) -> Figure:
         text=[p.text for p in curve.points],
     )
     shapes, labels = [_now(curve.now_percent, colours)], []
-    if curve.limit is not None:
-        shapes.append(_across(curve.limit, color=colours.accent, width=1.5, dash="dash"))
-        labels.append(_label("budget", colours, x=0, xref="paper", y=curve.limit))
+    if curve.budget is not None:
+        shapes.append(_across(curve.budget, color=colours.accent, width=1.5, dash="dash"))
+        labels.append(_label("budget", colours, x=0, xref="paper", y=curve.budget))
     return _figure(colours, [line], _share_axis(curve.share_title), {"title": curve.title}, shapes, labels)
 
 
@@ -191,11 +192,11 @@ def frontier_chart(info: FrontierInfo, colours: Palette) -> Figure:
         sides = {"x0": info.x_range[0], "x1": info.infeasible_below, "y0": 0, "y1": 1, "yref": "y domain"}
         shade = {"fillcolor": colours.soft, "opacity": 0.09, "line": {"width": 0}}
         shapes.append({"type": "rect", **sides, **shade})
-    at = info.x_range[1] if info.limit is None else info.limit  # at the right end it limits nothing
-    limit = _upright(at, color=colours.accent, width=1.5, dash="dash")
+    at = info.x_range[1] if info.budget is None else info.budget  # at the right end it limits nothing
+    budget = _upright(at, color=colours.accent, width=1.5, dash="dash")
     label = {"text": "budget", "font": {"size": 11, "color": colours.accent}}
     label |= {"textangle": 0, "textposition": "end", "xanchor": "left"}
-    shapes.append({**limit, "name": f"Budget, {info.x_title}", "editable": True, "label": label})
+    shapes.append({**budget, "name": f"Budget, {info.x_title}", "editable": True, "label": label})
     if info.now is not None:
         marker = {"size": 14, "color": colours.accent, "line": {"color": colours.paper, "width": 2}}
         now, ends = ([info.now.x], [info.now.y]), _ends([info.now], colours.accent)

@@ -50,7 +50,7 @@ class CostCurve(NamedTuple):
 
     points: tuple[CostPoint, ...]
     now_percent: float
-    limit: float | None
+    budget: float | None
     title: str
     share_title: str
 

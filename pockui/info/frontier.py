@@ -63,7 +63,7 @@ class FrontierInfo(NamedTuple):
         measured: plans that were trained.
         marks: head, preset, full and the like.
         now: the current plan.
-        limit: the budget, where it concerns this axis.
+        budget: the limit of this axis, where there is one.
         infeasible_below: what the cheapest plan needs that keeps to locks and rules. infeasible_text: why.
     """
 
@@ -73,7 +73,7 @@ class FrontierInfo(NamedTuple):
     measured: tuple[FrontierPoint, ...]
     marks: tuple[Mark, ...]
     now: FrontierPoint | None
-    limit: float | None
+    budget: float | None
     infeasible_below: float | None
     infeasible_text: str
     x_title: str
@@ -151,7 +151,7 @@ def frontier_info(
         measured=tuple(p._replace(x=min(p.x, x_range[1])) for p in trained),
         marks=_with_sides((*near, *edge), x_range, y_range, current),
         now=current,
-        limit=None if limit is None else limit / unit.size,
+        budget=None if limit is None else limit / unit.size,
         infeasible_below=least,
         infeasible_text=_infeasible_text(cost, unit.size * least, unit.size * min(xs) if without else None),
         x_title=f"{cost.title}, {unit.name}",

@@ -12,7 +12,8 @@ import param
 
 from pockgraph.errors import PockError
 from pockgraph.profile.graph_summary import graph_summary
-from pockgraph.runtime.manifest import Manifest, read_manifest
+from pockgraph.runtime.artefact_files import read_manifest
+from pockgraph.runtime.manifest import Manifest
 
 from ..components.web import Tree
 from ..info.graph import COLUMNS, NO_LAYERS, passes_table, totals, tree_rows

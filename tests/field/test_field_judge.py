@@ -16,7 +16,7 @@ import pockgraph as pg
 from pockgraph.errors import ParityError
 from pockgraph.ir.graph import Graph, aten
 from pockgraph.optimizer import Optimizer
-from pockgraph.runtime.manifest import ParityRecord
+from pockgraph.runtime.parity_record import ParityRecord
 
 
 def compiled(net: nn.Module, data: list[dict[str, Tensor]], optimizer: Optimizer, target: str, out: Path,

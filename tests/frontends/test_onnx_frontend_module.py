@@ -235,7 +235,10 @@ def test_any_tensor_can_be_the_output(tmp_path: Path) -> None:
     ("inputs", "message"),
     [
         ({"image": rand(2, 4)}, "'text' is missing"),
-        ({"image": rand(2, 4), "text": rand(2, 5), "txt": rand(1)}, "'txt' is unknown Did you mean 'text'"),
+        (
+            {"image": rand(2, 4), "text": rand(2, 5), "txt": rand(1)},
+            r"'txt' is unknown \(did you mean 'text'\?\)\. It takes",
+        ),
         ({"image": rand(3, 4), "text": rand(3, 5)}, r"'image' has shape \[3, 4\] instead of \[2, 4\]"),
         ({"image": rand(2, 4).astype(np.int64), "text": rand(2, 5)}, "'image' is torch.int64"),
     ],

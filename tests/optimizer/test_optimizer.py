@@ -20,9 +20,9 @@ from torch import fx
 import pockgraph as pg
 from pockgraph.errors import TaskError
 from pockgraph.ir.graph import Builder, Graph, Role, Slot, meta_like, output_args
+from pockgraph.ir.slot_names import EMA
 from pockgraph.optimizer import OPTIMIZERS, Base, Optimizer, optimizer_from_dict
 from pockgraph.optimizer.updates import Updates, scalar_state, tensor_state
-from pockgraph.runtime.manifest import EMA
 
 aten = torch.ops.aten
 SHAPE = (3, 4)

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 import pockgraph as pg
 from pockgraph.artifact import Artifact
-from pockgraph.capture import user_code
+from pockgraph.capture import plain_operators
 from pockgraph.errors import BatchError, ParityError, TaskError
 from pockgraph.ir.graph import Graph, aten
 from pockgraph.parity import metric as judge
 from pockgraph.parity.metric import MetricCheck
 from pockgraph.parity.tolerances import METRIC
 from pockgraph.passes import Pipeline, run
-from pockgraph.runtime.manifest import ParityRecord
+from pockgraph.runtime.parity_record import ParityRecord
 from pockgraph.targets import target_names
 
 TARGETS = target_names()
@@ -198,7 +198,7 @@ def test_a_graph_that_is_not_the_users_metric(tmp_path: Path, monkeypatch: pytes
     task = pg.Task(
         "padded", encoder, lambda net, b: (values(net, b) - b["y"]).square().mean(), values, batch, batch
     )
-    monkeypatch.setattr(user_code, "padded_encoders", contextlib.nullcontext)
+    monkeypatch.setattr(plain_operators, "padded_encoders", contextlib.nullcontext)
     graph = pg.build(task)
     with pytest.raises(ParityError, match=r"graph of the metric[\s\S]*before any target"):
         pg.compile(graph, target="torch", out=tmp_path / "out")

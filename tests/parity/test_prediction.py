@@ -17,7 +17,7 @@ from pockgraph.ir.graph import Builder, Graph, aten, output_args, rebuilt
 from pockgraph.parity.prediction import compared
 from pockgraph.parity.tolerances import METRIC
 from pockgraph.passes import Pipeline
-from pockgraph.runtime.manifest import ParityRecord
+from pockgraph.runtime.parity_record import ParityRecord
 from pockgraph.task.batch import Batch
 
 

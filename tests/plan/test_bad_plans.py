@@ -185,7 +185,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], str]:
         (lambda d: d["tensors"][WIDE].update(dim=7), ["dim 7"]),
         (
             lambda d: d["tensors"].update({"blocks.2.projct.weight": {}}),
-            ["not in the plan's model", "Did you mean"],
+            ["is not in the plan's model (did you mean 'blocks.2.project.weight'", "?)."],
         ),
         (lambda d: d.update(tensor={}), ["tensor: there is no such entry"]),
         (lambda d: d.pop("model"), ["model: it is missing"]),

@@ -11,8 +11,8 @@ from tiny_task import batches
 
 from pockgraph.errors import ArtifactError
 from pockgraph.runtime import Trainer
+from pockgraph.runtime.artefact_files import file_sha256
 from pockgraph.runtime.command import main
-from pockgraph.runtime.manifest import file_sha256
 
 PACKAGES = ("eval.pt2", "train.pt2")
 

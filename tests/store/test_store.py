@@ -58,6 +58,30 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     s.close()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_creating_on_a_file_system_without_hard_links(there: bool, tmp_path: Path, monkeypatch) -> None:
+    if there:
+        (tmp_path / "a.db").touch()
+    monkeypatch.setattr("pockgraph.files.os.link", refused_link)
+    first, second = Store.create(tmp_path / "a.db", FACTS), Store.create(tmp_path / "a.db", {"name": "late"})
+    assert first.facts() == second.facts() == FACTS
+    first.close()
+    second.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.db"]
+
+
+def refused_link(*_: object) -> None:
+    raise PermissionError
+
+
+def test_creating_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
+    left = tmp_path / ".a.db.01234567.pockui-partial"
+    left.mkdir()
+    (left / "new").write_bytes(b"half a file")
+    Store.create(tmp_path / "a.db", FACTS).close()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.db"]
+
+
 def test_foreign_keys_are_enforced(store: Store) -> None:
     with pytest.raises(sqlite3.IntegrityError), store.transaction() as write:
         write.execute(

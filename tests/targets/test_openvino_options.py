@@ -21,8 +21,8 @@ from truth import Steps
 import pockgraph as pg
 from pockgraph.errors import ArtifactError, PockError
 from pockgraph.runtime import Trainer
+from pockgraph.runtime.artefact_files import file_sha256, read_manifest
 from pockgraph.runtime.checkpoint import initial_state
-from pockgraph.runtime.manifest import file_sha256, read_manifest
 from pockgraph.runtime.precision import probe_batch, probe_state
 from pockgraph.runtime.quiet_openvino import core, ov
 from pockgraph.task.batch import Batch

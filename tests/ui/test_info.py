@@ -295,7 +295,7 @@ def test_cost_curve_is_the_plans_cost_at_each_share(facts, state) -> None:
     frozen = {k: v for k, v in choice.items() if k != row.id}
     assert curve.points[0].cost == pytest.approx(facts.profile.figures(frozen).peak_bytes / 1e3)
     assert len(curve.points) == 9
-    assert curve.limit == 150
+    assert curve.budget == 150
     onoff = facts.row("stem.weight")
     args = (onoff, 0.0, COSTS["flops"], Budget())
     assert len(curves.cost_curve(facts.profile, facts.contribution, choice, *args).points) == 2
@@ -310,7 +310,7 @@ def test_frontier_names_marks_and_the_infeasible_region(facts, state) -> None:
     xs = [p.x for p in info.points]
     assert xs == sorted(xs)
     assert info.infeasible_below == pytest.approx(facts.known_plans["Head"].figures.peak_bytes / 1e3)
-    assert info.limit == pytest.approx(state.budget.peak_bytes / 1e3)
+    assert info.budget == pytest.approx(state.budget.peak_bytes / 1e3)
     assert {p.place for p in info.points} == set(range(len(plans)))
     assert all(0 <= p.low <= p.y <= p.high <= 100 for p in info.points)
 

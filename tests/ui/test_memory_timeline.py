@@ -80,7 +80,7 @@ def test_the_step_follows_the_choice_and_the_place(state) -> None:
     assert step.memory.peak_bytes == state.prediction.figures.peak_bytes
     assert step.moment == step.memory.peak
     go.Figure(step.figure())  # Plotly knows every attribute
-    step.edited({"kind": "limit", "value": 0.0, "final": True})
+    step.edited({"kind": "move", "value": 0.0, "final": True})
     assert step.memory.moments[step.moment].phase == "forward"
     step.edited({"kind": "click", "index": step.memory.peak})
     assert step.moment == step.memory.peak

@@ -149,14 +149,14 @@ def test_the_budget_is_dragged_on_the_frontier(planner: Planner, facts) -> None:
     (line,) = (shape for shape in chart.figure["layout"]["shapes"] if shape.get("editable"))
     assert line["name"] == "Budget, Peak memory, kB"
     limit = sum(facts.known_plans[name].figures.peak_bytes for name in ("Head", "Full")) / 2 / 1e3
-    edit(chart, kind="limit", value=limit, final=True)
+    edit(chart, kind="move", value=limit, final=True)
     assert chart.ack == 1
     assert planner.budget.peak_bytes == pytest.approx(1e3 * limit, abs=1)
     assert bar.value == pytest.approx(limit, abs=1e-3)
     (line,) = (shape for shape in chart.figure["layout"]["shapes"] if shape.get("editable"))
     assert line["x0"] == pytest.approx(limit, abs=1e-3)
     assert bar.used <= limit
-    edit(chart, kind="limit", value=None, final=True)
+    edit(chart, kind="move", value=None, final=True)
     assert planner.budget == Budget()
 
 
@@ -172,7 +172,7 @@ def test_the_timeline_peaks_where_the_figures_say(facts) -> None:
     moment = traces(shown.chart)["this plan"]["customdata"][2]
     edit(shown.chart, kind="click", index=moment)
     assert shown.step.moment == moment
-    edit(shown.chart, kind="limit", value=0, final=True)
+    edit(shown.chart, kind="move", value=0, final=True)
     assert "Alive at this moment" in shown._alive.value
     shown._to_peak.click()
     assert "Alive at the peak" in shown._alive.value

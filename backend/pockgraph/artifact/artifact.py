@@ -23,20 +23,18 @@ from ..optimizer import optimizer_from_dict
 from ..passes.batch_limits import limits_of
 from ..passes.guard_indices import guards_of
 from ..runtime import checkpoint
-from ..runtime.last_used import last_checkpoint, last_trainer
-from ..runtime.manifest import (
+from ..runtime.artefact_files import (
     LAST_CHECKPOINT,
     MANIFEST,
-    NATIVE_SUFFIXES,
     PLAN,
     STATE,
-    Manifest,
-    ParityRecord,
-    PassSpec,
     read_manifest,
     read_plan,
     verify_files,
 )
+from ..runtime.last_used import last_checkpoint, last_trainer
+from ..runtime.manifest import NATIVE_SUFFIXES, Manifest, PassSpec
+from ..runtime.parity_record import ParityRecord
 from ..runtime.result_marks import INEXACT, OUT_OF_BOUNDS
 from ..runtime.trained_parts import whole_tensors
 from ..runtime.trainer import Trainer

@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from ..ir.graph import Graph, Role, aten
-from ..runtime.manifest import EMA
+from ..ir.slot_names import EMA
 
 # Operators that give NaN or an infinite value wherever one of these operands is not finite.
 _PASS_ON = {

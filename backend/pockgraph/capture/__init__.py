@@ -9,7 +9,9 @@ included. State that the code changes in place becomes the graph's, and what one
 repeat is refused by name and line.
 
 - `trace.py`: what goes into a trace and comes out of it
-- `user_code.py`: running the user's code under tracing
+- `user_code.py`: running the user's code under tracing, twice: both must do the same
+- `traced_run.py`: one such run, and its graph; `plain_operators.py`: how PyTorch is set meanwhile
+- `running_statistics.py`: what batch norms write
 - `named_results.py`: what a prediction may give
 - `model_stand_ins.py`: what stands in the model meanwhile: leaves of autograd, and no checkpoints
 - `observer.py`: what runs beside it: whose line and layer an operator is, and which values it is given

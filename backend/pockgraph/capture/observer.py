@@ -29,7 +29,7 @@ from .refusals import ENGINE_ROOT, TORCH_ROOT
 
 REPLACED = {**LAYERS, **CELLS}
 REWRITTEN = {**LOSSES, **PLAIN}
-ENTRY = str(Path(__file__).with_name("user_code.py"))  # beneath it the user's code begins
+ENTRY = str(Path(__file__).with_name("traced_run.py"))  # beneath it the user's code begins
 MACHINERY = tuple(f"{TORCH_ROOT}/{room}" for room in ("_subclasses", "fx", "_ops.py", "_prims", "_decomp"))
 MODULE_CALLS = (
     "call_module",

@@ -25,7 +25,8 @@ from .model_checks import check_model
 from .node_metadata import annotate, claim_gradients
 from .refusals import HOLDS_ITSELF, PACKED_COMPUTED, explained, not_one_graph
 from .shared_memory import refuse_shared_memory
-from .user_code import Captured, capture
+from .traced_run import Captured
+from .user_code import capture
 
 FAKE = "torch._subclasses.fake_tensor"
 

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from ..errors import BatchError
 from ..ir.graph import Graph, Role, output_args
+from ..ir.slot_names import EMA
 from ..passes import run
 from ..passes.guard_indices import GuardIndices, guards_of
 from ..passes.optimize.fold_constants import FoldConstants
@@ -20,7 +21,6 @@ from ..passes.optimize.fold_scale import FoldScale
 from ..passes.optimize.pointwise_as_matmul import PointwiseAsMatmul
 from ..plan import Plan
 from ..prng import step_keys
-from ..runtime.manifest import EMA
 from ..runtime.result_marks import OUT_OF_BOUNDS, failed_check
 from ..task.batch import Batch
 from ..train_graph import TrainGraph

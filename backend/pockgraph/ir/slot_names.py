@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from typing import Protocol
 
+EMA = "ema"  # the key of an optimizer state that averages a trained tensor
+
 
 class Role(enum.StrEnum):
     """What a graph input or output is."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from torch import fx
 
 from ..ir.graph import Builder, aten
-from ..runtime.manifest import EMA
+from ..ir.slot_names import EMA
 from .base import ACCUMULATED, MICRO_STEP, Optimizer, Shape, State
 
 

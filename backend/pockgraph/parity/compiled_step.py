@@ -34,7 +34,8 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import ParityError
-from ..runtime.manifest import Manifest, ParityRecord
+from ..runtime.manifest import Manifest
+from ..runtime.parity_record import ParityRecord
 from ..task.batch import Batch
 from ..train_graph import TrainGraph
 from . import tolerances

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..globs import matches
+from ..ir.slot_names import EMA
 from ..optimizer import Optimizer
-from ..runtime.manifest import EMA
 
 
 class Lion(torch.optim.Optimizer):

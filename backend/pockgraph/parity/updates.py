@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..ir.graph import Slot
+from ..ir.slot_names import EMA
 from ..optimizer import Lion
 from ..optimizer.base import MICRO_STEP
-from ..runtime.manifest import EMA
 from ..train_graph import TrainGraph
 from .eager_optimizer import EagerOptimizer
 from .rounding import deviation

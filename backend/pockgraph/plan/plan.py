@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationError, model_validator
 
-from ..errors import PlanError, listing, reason, require, suggest, violations
+from ..errors import PlanError, listing, reason, require, suggest, suggest_within, violations
 from ..files import as_path, begins_with, parse_json, read_text, require_kind, write_atomically
 from ..notebook_html import percent, size_text, summary
 from ..strict_model import Strict, Whole, only_whole
@@ -99,7 +99,8 @@ class Plan(_Strict):
     def _fits_itself(self) -> Self:
         for fqn, trained in self.tensors.items():
             if fqn not in self.model:
-                raise ValueError(f"tensor {fqn!r} is not in the plan's model.{suggest(fqn, self.model)}")
+                near = suggest_within(fqn, self.model)
+                raise ValueError(f"tensor {fqn!r} is not in the plan's model{near}")
             if trained.channels is not None and trained.dim is not None:
                 shape = self.model[fqn]
                 if trained.dim >= len(shape) or trained.channels[-1] >= shape[trained.dim]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BatchError, NonFiniteBatch, PockError, listing, reason, suggest
+from ..errors import BatchError, NonFiniteBatch, PockError, listing, reason, suggest_within
 from ..plan import BatchSpec
 from .finite_check import is_finite
-from .manifest import describe
 
 
 def named_arrays(batch: Any) -> dict[str, np.ndarray]:
@@ -203,7 +202,7 @@ def _wrong_names(specs: Mapping[str, BatchSpec], arrays: Mapping[str, Any]) -> l
     wrong = [f"{n!r} is missing" for n in missing]
     for name in arrays:
         if name not in specs:
-            wrong.append(f"{name!r} is unexpected.{suggest(name, missing)}".rstrip("."))
+            wrong.append(f"{name!r} is unexpected{suggest_within(name, missing)}")
     return wrong
 
 
@@ -232,3 +231,9 @@ def _message(specs: Mapping[str, BatchSpec], wrong: list[str], task: str, what: 
         f"A batch holds {describe(specs.items())}. Bring the data into that form, or compile the task "
         "again with batches of this one."
     )
+
+
+def describe(slots: Iterable[tuple[str, BatchSpec]]) -> str:
+    """`x float32 [8, 3, 32, 32] and y int64 [8]`."""
+    parts = [f"{name} {spec.dtype} {list(spec.shape)}" for name, spec in slots]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) if parts else "nothing"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -103,3 +103,10 @@ def _refuse(array: np.ndarray, part: np.ndarray, limit: Limit, task: str) -> Non
         f"Batch entry {limit.entry!r} of task {task!r} holds {array[at]}{place}{more}, but these are "
         f"{limit.why}: {allowed}{also}. {limit.remedy or _ROOM}"
     )
+
+
+def require_entries(limits: Iterable[Limit], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError: a limit of what is not in a batch of these entries."""
+    for limit in limits:
+        if limit.entry not in shapes or not limit.fits(shapes[limit.entry]):
+            raise ValueError(f"a limit of {limit.entry!r} is of no entry, or of no part of it")

@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 from ..errors import ArtifactError, listing, reason
 from ..files import open_regular, parse_json, replacing, require_kind
 from ..plan import Plan
-from .manifest import STATE, Manifest, require_unchanged
+from .artefact_files import STATE, require_unchanged
+from .manifest import Manifest
 
 SCHEMA = "pockui.checkpoint/2"
 # In the first version the digest covers the values alone, and the computation is not said.

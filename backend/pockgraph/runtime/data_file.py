@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import BatchError, reason
 from ..files import open_regular
-from .manifest import Manifest, describe
+from .batch import describe
+from .manifest import Manifest
 
 _format = np.lib.format
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..errors import ArtifactError, BatchError, listing
 from ..plan import BatchSpec
-from .batch import check_finite, fit_batch, named_arrays, pad_batch, repeat_last_sample
+from .batch import check_finite, describe, fit_batch, named_arrays, pad_batch, repeat_last_sample
 from .batch_limits import check_limits
-from .manifest import Manifest, PredictionSpec, describe
+from .graph_specs import PredictionSpec
+from .manifest import Manifest
 from .result_marks import failed_check
 from .results import Evaluation
 

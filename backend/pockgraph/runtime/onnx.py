@@ -17,8 +17,10 @@ import numpy as np
 
 from ..errors import ArtifactError, listing, reason
 from ..ir.slot_names import Role
+from .artefact_files import require_unchanged
 from .finite_check import nonfinite
-from .manifest import GraphSpec, Manifest, PredictionSpec, SlotSpec, require_unchanged
+from .graph_specs import GraphSpec, PredictionSpec, SlotSpec
+from .manifest import Manifest
 from .onnx_file import SHARED_CONSTANTS, check_model
 from .quiet_onnxruntime import ort
 

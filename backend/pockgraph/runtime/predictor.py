@@ -11,8 +11,10 @@ import numpy as np
 from ..errors import ArtifactError, require
 from ..files import resolved
 from . import checkpoint as checkpoints
+from .artefact_files import STATE, read_manifest, require_unchanged
 from .forward_passes import predicted, require_predictions
-from .manifest import STATE, Manifest, PredictionSpec, read_manifest, require_unchanged
+from .graph_specs import PredictionSpec
+from .manifest import Manifest
 from .options import checked_threads, require_allowed
 from .ownership import Owned, exclusive
 from .runner import PredictionRunner, explained, open_predictor

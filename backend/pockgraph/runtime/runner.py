@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import ArtifactError, PockError, reason, require, suggest
-from .manifest import Manifest, PredictionSpec
+from .graph_specs import PredictionSpec
+from .manifest import Manifest
 
 _MODULES = {
     "openvino": "pockgraph.runtime.openvino",

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ArtifactError, listing, suggest
-from ..ir.slot_names import Role
+from ..ir.slot_names import EMA, Role
 from ..plan import Plan
+from .artefact_files import STATE, require_unchanged
 from .checkpoint import read_arrays
-from .manifest import EMA, STATE, Manifest, SlotSpec, require_unchanged
+from .graph_specs import SlotSpec
+from .manifest import Manifest
 
 
 def base_tensors(folder: Path, manifest: Manifest, fqns: Iterable[str]) -> dict[str, np.ndarray]:

@@ -18,12 +18,14 @@ from ..ir.slot_names import Role
 from ..plan import Plan
 from ..prng import step_keys
 from . import checkpoint
+from .artefact_files import read_manifest, read_plan, verify_files
 from .batch import check_finite, fit_batch, learning_rate
 from .batch_limits import check_limits
 from .finite_check import is_finite
 from .forward_passes import evaluated, predicted, require_predictions
+from .graph_specs import PredictionSpec
 from .last_used import note_last_checkpoint, note_loaded
-from .manifest import Manifest, PredictionSpec, read_manifest, read_plan, verify_files
+from .manifest import Manifest
 from .options import OnNonfinite, checked_policy, checked_seed, checked_threads, require_allowed
 from .ownership import Owned, exclusive
 from .result_marks import failed_check

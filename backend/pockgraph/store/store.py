@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import sqlite3
 import stat
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PockError, StudyError, reason
-from ..files import as_path
+from ..files import as_path, creating
 from .schema import MIGRATIONS, statements
 
 HEADER_BYTES = 100  # of an SQLite file; a shorter one is none
@@ -76,19 +75,13 @@ class Store:
             fill: writes what else the new file holds.
         """
         final = study_path(path)
-        partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            _write_new(partial, facts, fill)
-            _move_into_place(partial, final)
+            with creating(final) as new:
+                _write_new(new, facts, fill)
         except (OSError, sqlite3.Error) as e:
             raise StudyError(
                 f"Cannot make the study {final}: {reason(e)}. Choose another place, or make room there."
             ) from e
-        finally:
-            for left in (partial, *(Path(f"{partial}{end}") for end in ("-journal", "-wal", "-shm"))):
-                with suppress(OSError):
-                    left.unlink()
         return cls(final)
 
     @property
@@ -369,23 +362,3 @@ def _state_of(path: Path) -> tuple[int, int, int] | None:
         found = path.stat()
         return found.st_ino, found.st_mtime_ns, found.st_size
     return None
-
-
-def _move_into_place(partial: Path, final: Path) -> None:
-    """Give a complete file its name, unless another one has it by now (an empty file does not count)."""
-    if final.exists() and not final.stat().st_size:
-        os.replace(partial, final)
-    else:
-        try:
-            os.link(partial, final)
-        except FileExistsError:
-            return
-        except OSError:  # a file system without hard links
-            if not final.exists():
-                os.replace(partial, final)
-    if os.name == "posix":
-        folder = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # so that the name survives a power failure, too
-        finally:
-            os.close(folder)

@@ -26,13 +26,13 @@ from torch import fx
 
 from ..ir.graph import Builder, Graph, Role, Slot, add_placeholder, aten, rebuilt
 from ..ir.reachability import served_outputs
+from ..ir.slot_names import EMA
 from ..optimizer import Optimizer, State
 from ..optimizer.updates import Updates, scalar_state, tensor_state
 from ..passes import run
 from ..passes.optimize.keep_clamp_masks import KeepClampMasks
 from ..passes.optimize.narrow_output_masks import NarrowOutputMasks
 from ..plan import Plan, Trained
-from ..runtime.manifest import EMA
 from .channel_slicing import Slicer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import CaptureError, TaskError, listing, suggest
+from ...errors import CaptureError, TaskError, listing, suggest_within
 from . import (  # noqa: F401  the rules register themselves
     ops_activations,
     ops_convolution,
@@ -248,7 +248,9 @@ class OnnxModule(nn.Module):
         given = {**dict(zip(self.input_names, args)), **kwargs}
         wrong = [f"{n!r} is missing" for n in self.input_names if n not in given]
         wrong += [
-            f"{n!r} is unknown{suggest(n, self.input_names)}" for n in given if n not in self.input_names
+            f"{n!r} is unknown{suggest_within(n, self.input_names)}"
+            for n in given
+            if n not in self.input_names
         ]
         if len(args) > len(self.input_names):
             wrong.append(f"{len(args)} tensors were given for {len(self.input_names)} inputs")

@@ -14,8 +14,10 @@ import torch
 
 from ...errors import ArtifactError
 from ...ir.slot_names import Role
+from ...runtime.artefact_files import require_unchanged
 from ...runtime.finite_check import nonfinite
-from ...runtime.manifest import GraphSpec, Manifest, PredictionSpec, require_unchanged
+from ...runtime.graph_specs import GraphSpec, PredictionSpec
+from ...runtime.manifest import Manifest
 from .library import require_installed, runtime, set_threads
 from .program import Program, running
 
