@@ -59,6 +59,7 @@ def _no_waiting_for_disks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
         patch.setattr("pockgraph.store.store.SYNCHRONOUS", "OFF")
+        patch.setattr("pockgraph.runtime.learner.database.SYNCHRONOUS", "OFF")
         yield
 
 

@@ -72,6 +72,10 @@ class StudyError(PockError):
     """A study file cannot be opened, or belongs to another task."""
 
 
+class LearnerError(PockError):
+    """A learner's folder cannot be opened, is another artefact's, or lacks what is asked of it."""
+
+
 def require(error: type[PockError], what: str, value: object, kind: type | tuple[type, ...], do: str) -> None:
     """Refuse an argument of another type, in words.
 

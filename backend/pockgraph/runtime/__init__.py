@@ -1,4 +1,4 @@
-"""The runtime: everything a device needs to train an artefact, and to predict with it.
+"""The runtime: everything a device needs to train an artefact, to predict with it, and to keep learning.
 
 Not here: compiling, and torch. The runners that need torch stand with their targets, and are imported when
 such an artefact is loaded. Names are imported when first used.
@@ -13,6 +13,10 @@ _HOME = {
     "ArtifactError": "..errors",
     "BatchError": "..errors",
     "Evaluation": ".trainer",
+    "Learner": ".learner.learner",
+    "LearnerBudget": ".learner.budget",
+    "LearnerError": "..errors",
+    "LearnerSettings": ".learner.settings",
     "Manifest": ".manifest",
     "NonFiniteLoss": "..errors",
     "PockError": "..errors",
@@ -26,6 +30,10 @@ __all__ = [
     "ArtifactError",
     "BatchError",
     "Evaluation",
+    "Learner",
+    "LearnerBudget",
+    "LearnerError",
+    "LearnerSettings",
     "Manifest",
     "NonFiniteLoss",
     "PockError",
@@ -37,7 +45,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ..errors import ArtifactError, BatchError, NonFiniteLoss, PockError
+    from ..errors import ArtifactError, BatchError, LearnerError, NonFiniteLoss, PockError
+    from .learner.budget import LearnerBudget
+    from .learner.learner import Learner
+    from .learner.settings import LearnerSettings
     from .manifest import Manifest
     from .predictor import Predictor
     from .results import Evaluation, StepResult

@@ -79,8 +79,7 @@ class Predictor(Owned):
         runner = open_predictor(folder, manifest, device, checked_threads(threads), constant_weights)
         predictor = cls(folder, manifest, runner, device)
         if checkpoint is None:
-            initial = checkpoints.initial_state(folder, manifest)
-            predictor._set({name: initial[name] for name in initial if name in predictor._read})
+            predictor.reset()
         else:
             predictor.load_checkpoint(checkpoint)
         return predictor
@@ -106,6 +105,15 @@ class Predictor(Owned):
             ArtifactError: missing, damaged, or made for another artefact; the weights stay as they were.
         """
         self._set(checkpoints.load_checkpoint(resolved(path), self.manifest).state)
+
+    def reset(self) -> None:
+        """Answer with the artefact's initial weights from here on.
+
+        Raises:
+            ArtifactError: its files changed since it was loaded.
+        """
+        initial = checkpoints.initial_state(self.folder, self.manifest)
+        self._set({name: initial[name] for name in initial if name in self._read})
 
     @exclusive
     def _set(self, state: dict[str, np.ndarray]) -> None:
