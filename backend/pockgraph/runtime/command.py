@@ -1,6 +1,7 @@
 """`python -m pockgraph.runtime out/ --data data.npz --steps 50`: train an artefact from the shell.
 
-`python -m pockgraph.runtime predict out/ --data data.npz` predicts with it, see `predict_command.py`.
+`python -m pockgraph.runtime predict out/ --data data.npz` predicts with it, see `predict_command.py`, and
+`python -m pockgraph.runtime learn out/ --folder learner/` keeps learning, see `learn_command.py`.
 
 Exit status: 0 done; 2 bad input or training diverged (one paragraph on stderr); 70 a bug of pockgraph;
 128 + a signal that stopped it: 130 Ctrl-C, 143 TERM, 129 HUP, 141 nobody reads the output any more. A
@@ -23,7 +24,7 @@ from ..errors import BatchError, NonFiniteLoss, PockError
 from ..files import require_working_folder, resolved, sweep
 from ..foreign_exceptions import explain
 from ..standard_streams import settle_streams
-from . import predict_command
+from . import learn_command, predict_command
 from .checkpoint import require_replaceable
 from .command_line import MOST, add_common_options, count, print_report
 from .data_file import Data
@@ -39,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; returns the exit status."""
     settle_streams("backslashreplace")  # names of files may be no text
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == [predict_command.NAME]:
-        options, run = predict_command.parser().parse_args(arguments[1:]), predict_command.run
+    named = {c.NAME: c for c in (predict_command, learn_command)}.get(arguments[0] if arguments else "")
+    if named:
+        options, run = named.parser().parse_args(arguments[1:]), named.run
     else:
         options, run = _parser().parse_args(arguments), _run
     with stop_on_signal() as stop:
@@ -135,8 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m pockgraph.runtime",
         usage="%(prog)s ARTIFACT --data FILE --steps N [options], see --help\n"
-        "       %(prog)s predict ARTIFACT --data FILE [options], see predict --help",
-        description="Train a compiled artefact. (A folder that is called predict: ./predict)",
+        "       %(prog)s predict ARTIFACT --data FILE [options], see predict --help\n"
+        "       %(prog)s learn ARTIFACT --folder FOLDER [options], see learn --help",
+        description="Train a compiled artefact. (A folder that is called predict or learn: ./predict)",
     )
     p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
     p.add_argument("--data", type=Path, required=True, help="npz with one array [N, ...] per batch entry")
