@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+from tiny_task import Compile
+
+from pockgraph.runtime import Learner, LearnerError
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,8 +22,7 @@ def test_the_readme_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    example = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[0]
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(_blocks("README.md")[0], "README.md", "exec"), {})
     printed = capsys.readouterr().out
     before, after = map(float, re.findall(r"modelled peak ([\d.]+) -> ([\d.]+) MB", printed)[0])
     assert after < before
@@ -29,8 +33,7 @@ def test_the_example_of_options_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
-    example = "\n".join(blocks)
+    example = "\n".join(_blocks("docs/training.md"))
     names: dict[str, object] = {}
     exec(compile(example, "training.md", "exec"), names)
     *checks, deviation = capsys.readouterr().out.splitlines()
@@ -40,6 +43,36 @@ def test_the_example_of_options_runs(
     losses = names["losses"]
     assert isinstance(losses, list)
     assert losses
+
+
+def test_the_examples_of_a_learner_run(
+    compiled: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").symlink_to(compiled("onnx", predict="one").path)
+    draw = np.random.default_rng(0)
+    images = draw.normal(size=(30, 3, 6, 6)).astype(np.float32)
+    corrections = itertools.cycle([None, 0, 1, 2, 3])
+    given = {
+        "x": images[0], "arriving": lambda: images, "ask": lambda answer: next(corrections),
+        "on_battery": lambda: False, "nobody_is_here": lambda: True, "too_hot": lambda: None,
+    }  # fmt: skip
+    (readme,) = (b for b in _blocks("README.md") if "Learner.open" in b)
+    names = dict(given)
+    exec(compile(readme, "README.md", "exec"), names)
+    status = names["learner"].status  # pyright: ignore
+    with pytest.raises(LearnerError, match="closed"):
+        status()
+    assert capsys.readouterr().out == "0\n"
+    with Learner.open("out", "learner", threads=1) as learner:
+        held = learner.status()
+        assert held["training_samples"] + held["held_out_samples"] == 24
+    exec(compile(_blocks("docs/learning.md")[0], "learning.md", "exec"), dict(given))
+    assert "deleted" in capsys.readouterr().out
+
+
+def _blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -315,10 +315,13 @@ class Trainer(Owned):
 
     # ---------------------------------------------------------------- files
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, note: bool = True) -> Path:
         """Write a checkpoint (one safetensors file): all state, the step, and dropout's seed.
 
         Other threads may step while it is written; of several that save, the latest state is kept.
+
+        Args:
+            note: keep in the artefact's folder that this checkpoint is the last one, for who names none.
 
         Raises:
             NonFiniteLoss: the state came with NaN or infinite values; an older file at `path` is kept.
@@ -329,7 +332,8 @@ class Trainer(Owned):
         with self._save_lock:
             state, steps, seed = self._snapshot(target)
             checkpoint.save_checkpoint(target, self.manifest, state, steps, seed)
-            note_last_checkpoint(self.folder, target)
+            if note:
+                note_last_checkpoint(self.folder, target)
         return target
 
     @exclusive

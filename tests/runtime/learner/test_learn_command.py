@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learning import stream
+from learning import opened, stream
 from tiny_task import Compile
 
 from pockgraph.runtime import Predictor
@@ -89,6 +89,15 @@ def test_in_the_background_it_goes_on_until_a_signal(
     events = [e["event"] for e in printed(capsys)]
     assert "promoted" in events
     assert events[-1] == "done"
+
+
+def test_the_journal_is_read_while_another_learns(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(artifact, Path(FOLDER)) as learner:
+        key = learner.add(stream(1)[0])
+        assert main(["learn", "--folder", FOLDER, "--journal", "--json"]) == 0
+        assert [e["key"] for e in printed(capsys)] == [key]
+        assert run(artifact) == 2
+        assert "in use by another learner" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_said_in_a_paragraph(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

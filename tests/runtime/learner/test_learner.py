@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -263,6 +265,42 @@ def test_a_round_that_fails_is_said_and_the_next_goes_on(
         assert learner.status()["generation"]
         (event,) = [e for e in learner.journal(1000) if e.kind == "failed"]
         assert event.facts["reason"] == "an index is out of bounds."
+
+
+def test_a_full_disk_changes_nothing(taught: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, accepted = answers(taught), list[str]()
+    pages = taught._database.read("PRAGMA page_count")[0][0]
+    taught._database.read(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(LearnerError, match=r"full.*has room"):
+        _fill(taught, accepted)
+    assert kinds(taught) == []
+    assert [e.key for e in taught.journal(1000)][60:] == accepted
+    assert taught.status()["training_samples"] + taught.status()["held_out_samples"] == 60 + len(accepted)
+    taught._database.read("PRAGMA max_page_count = 1000000")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(ArtifactError, match=r"(?i)no space left"):
+            taught.learn()
+    assert np.array_equal(answers(taught), before)
+    assert taught.status()["generation"] == 0
+    assert list((taught.folder / "generations").iterdir()) == []
+    assert taught.learn() == ["promoted"]
+
+
+def _fill(learner: Learner, accepted: list[str]) -> None:
+    for sample in stream(130, seed=3):
+        accepted.append(learner.add(sample))
+
+
+def full(handle: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_fork_is_refused(taught: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as a child of this process finds it
+    for call in (lambda: taught.add(stream(1)[0]), taught.status, lambda: answers(taught)):
+        with pytest.raises((LearnerError, ArtifactError), match="fork"):
+            call()
 
 
 def test_a_folder_is_one_artefacts_and_one_learners(

@@ -6,6 +6,7 @@ weights are promoted or rolled back.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import statistics
@@ -164,7 +165,8 @@ class Rounds:
         return found
 
     def _promote(self, judgement: Judgement, after: dict[int, float]) -> None:
-        generation = self._generations.promote(self._trainer.save, self._trainer.steps, judgement)
+        save = functools.partial(self._trainer.save, note=False)  # a generation's file comes and goes
+        generation = self._generations.promote(save, self._trainer.steps, judgement)
         self._at, self._known = generation.number, (generation.number, after)
         self._promoted(generation)
 
