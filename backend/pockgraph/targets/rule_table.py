@@ -43,22 +43,18 @@ R = TypeVar("R", bound=Callable[..., Any])
 C = TypeVar("C", bound=Check)
 
 
-class RuleTable:
-    """The rules of one target.
+class Rules:
+    """Rules by ATen overload, and what they demand.
 
     Attributes:
-        target: what messages call it.
-        dtypes: those that it has.
-        rules, checks: ATen overload -> function.
-        legalize: the pass that writes a graph in operators of this table.
+        rules, checks: overload -> function.
+        moving: overloads whose rule computes nothing.
     """
 
-    def __init__(self, target: str, dtypes: Container[torch.dtype]) -> None:
-        self.target = target
-        self.dtypes = dtypes
+    def __init__(self) -> None:
         self.rules: dict[Any, Callable[..., Any]] = {}
         self.checks: dict[Any, Check] = {}
-        self.legalize = Legalize(self.refusal)
+        self.moving: set[Any] = set()
 
     def rule(self, *overloads: Any) -> Callable[[R], R]:
         """Register a function as the lowering of ATen overloads."""
@@ -72,7 +68,8 @@ class RuleTable:
         return register
 
     def moves(self, *overloads: Any) -> Callable[[R], R]:
-        """Like `rule`, for a function that computes nothing."""
+        """Like `rule`, for a function that computes nothing: it takes every dtype."""
+        self.moving.update(overloads)
         return self.rule(*overloads)
 
     def check(self, *overloads: Any) -> Callable[[C], C]:
@@ -87,6 +84,21 @@ class RuleTable:
             return function
 
         return register
+
+
+class RuleTable(Rules):
+    """The rules of one target.
+
+    Attributes:
+        target: what messages call it.
+        dtypes: those that it has.
+        legalize: the pass that writes a graph in operators of this table.
+    """
+
+    def __init__(self, target: str, dtypes: Container[torch.dtype]) -> None:
+        super().__init__()
+        self.target, self.dtypes = target, dtypes
+        self.legalize = Legalize(self.refusal)
 
     def unsupported(self, graph: Graph) -> list[Unsupported]:
         """Every call in `graph` that can be neither lowered nor expanded into calls that can."""

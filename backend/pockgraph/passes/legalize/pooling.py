@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from .layout import dilated
 from .resampling import along
 from .table import expands
+from .window_matrices import adaptive_bounds, adaptive_matrix, average_matrices, each
 
 aten = torch.ops.aten
 
@@ -25,42 +26,7 @@ max_pool = aten.max_pool2d_with_indices.default
 max_pool_backward = aten.max_pool2d_with_indices_backward.default
 
 
-def _each(amounts: Sequence[int], count: int) -> list[int]:
-    """ATen's size for `count` dimensions, where one number may stand for all."""
-    return list(amounts) * count if len(amounts) == 1 else list(amounts)
-
-
 # ---------------------------------------------------------------- averages
-
-
-def _average_matrix(
-    size: int, out: int, kernel: int, stride: int, padding: int, counts_padding: bool, divides: bool
-) -> Tensor:
-    """[out, size]: row i averages (or adds up) the window of output i."""
-    start = (torch.arange(out) * stride - padding)[:, None]
-    stop = (start + kernel).clamp_max(size + padding)
-    place = torch.arange(size)
-    inside = ((place >= start) & (place < stop)).float()
-    if not divides:
-        return inside
-    return inside / ((stop - start).float() if counts_padding else inside.sum(1, keepdim=True))
-
-
-def _average_matrices(
-    size: Sequence[int],
-    out: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    counts_padding: bool,
-    divisor: int | None,
-) -> list[Tensor]:
-    n = len(out)
-    k, s, p = _each(kernel, n), _each(stride or kernel, n), _each(padding, n)
-    found = [
-        _average_matrix(size[i], out[i], k[i], s[i], p[i], counts_padding, divisor is None) for i in range(n)
-    ]
-    return found if divisor is None else [found[0] / divisor, *found[1:]]
 
 
 def _along_last(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
@@ -89,9 +55,9 @@ def avg_pool3d(
     divisor: int | None,
 ) -> Tensor:
     size = x.shape[-3:]
-    k, s, p = _each(kernel, 3), _each(stride or kernel, 3), _each(padding, 3)
+    k, s, p = each(kernel, 3), each(stride or kernel, 3), each(padding, 3)
     out = [_pooled_size(size[i], k[i], s[i], p[i], ceil_mode) for i in range(3)]
-    return _along_last(x, _average_matrices(size, out, k, s, p, counts_padding, divisor))
+    return _along_last(x, average_matrices(size, out, k, s, p, counts_padding, divisor))
 
 
 @expands(aten.avg_pool3d_backward.default)
@@ -124,29 +90,17 @@ def avg_pool2d_backward(
 
 def _spread(n: int, dy: Tensor, x: Tensor, *windows: Any) -> Tensor:
     """Gradients of averages over the last `n` dimensions, given to what they were taken of."""
-    return _along_last(dy, [m.T for m in _average_matrices(x.shape[-n:], dy.shape[-n:], *windows)])
-
-
-def _adaptive_bounds(size: int, out: int) -> tuple[Tensor, Tensor]:
-    """Where each window starts and stops, [out, 1]."""
-    i = torch.arange(out)[:, None]
-    return i * size // out, ((i + 1) * size + out - 1) // out
-
-
-def _adaptive_matrix(size: int, out: int) -> Tensor:
-    start, stop = _adaptive_bounds(size, out)
-    place = torch.arange(size)
-    return ((place >= start) & (place < stop)) / (stop - start)
+    return _along_last(dy, [m.T for m in average_matrices(x.shape[-n:], dy.shape[-n:], *windows)])
 
 
 @expands(aten._adaptive_avg_pool3d.default)
 def adaptive_avg_pool3d(x: Tensor, out: Sequence[int]) -> Tensor:
-    return _along_last(x, [_adaptive_matrix(s, o) for s, o in zip(x.shape[-3:], out)])
+    return _along_last(x, [adaptive_matrix(s, o) for s, o in zip(x.shape[-3:], out)])
 
 
 @expands(aten._adaptive_avg_pool3d_backward.default)
 def adaptive_avg_pool3d_backward(dy: Tensor, x: Tensor) -> Tensor:
-    return _along_last(dy, [_adaptive_matrix(s, o).T for s, o in zip(x.shape[-3:], dy.shape[-3:])])
+    return _along_last(dy, [adaptive_matrix(s, o).T for s, o in zip(x.shape[-3:], dy.shape[-3:])])
 
 
 # ---------------------------------------------------------------- maxima over boxes
@@ -171,7 +125,7 @@ def max_pool3d(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> tuple[Tensor, Tensor]:
-    k, s, p, d = (_each(a, 3) for a in (kernel, stride or kernel, padding, dilation))
+    k, s, p, d = (each(a, 3) for a in (kernel, stride or kernel, padding, dilation))
     flat, where = max_pool(_planes(x), k[1:], s[1:], p[1:], d[1:], ceil_mode)
     columns = _columns(flat, x)
     y, depth = max_pool(columns, [k[0], 1], [s[0], 1], [p[0], 0], [d[0], 1], ceil_mode)
@@ -192,7 +146,7 @@ def max_pool3d_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    k, s, p, d = (_each(a, 3) for a in (kernel, stride or kernel, padding, dilation))
+    k, s, p, d = (each(a, 3) for a in (kernel, stride or kernel, padding, dilation))
     plane, column = (k[1:], s[1:], p[1:], d[1:]), ([k[0], 1], [s[0], 1], [p[0], 0], [d[0], 1])
     planes = _planes(x)
     flat, where = max_pool(planes, *plane, ceil_mode)
@@ -251,7 +205,7 @@ def max_pool2d_with_indices(
     ceil_mode: bool,
 ) -> tuple[Tensor, Tensor]:
     """Where the indices are read, as by `max_unpool2d`."""
-    k, s, p, d = (_each(a, 2) for a in (kernel, stride or kernel, padding, dilation))
+    k, s, p, d = (each(a, 2) for a in (kernel, stride or kernel, padding, dilation))
     size = x.shape[-2:]
     reach = [d[i] * (k[i] - 1) + 1 for i in range(2)]
     out = [_pooled_size(size[i], reach[i], s[i], p[i], ceil_mode) for i in range(2)]
@@ -277,7 +231,7 @@ def max_pool2d_backward(
 
     The indices are not read: runtimes give none, or others than PyTorch's.
     """
-    k, s, p, d = (_each(a, 2) for a in (kernel, stride or kernel, padding, dilation))
+    k, s, p, d = (each(a, 2) for a in (kernel, stride or kernel, padding, dilation))
     y, out, dims = max_pool(x, k, s, p, d, ceil_mode)[0], dy.shape[-2:], (x.ndim - 2, x.ndim - 1)
     more = [max((out[i] - 1) * s[i] + d[i] * (k[i] - 1) + 1 - x.shape[dims[i]] - p[i], 0) for i in range(2)]
     padded = F.pad(x, [p[1], more[1], p[0], more[0]], value=torch.finfo(x.dtype).min)
@@ -309,7 +263,7 @@ def adaptive_max_pool(x: Tensor, out: Sequence[int]) -> tuple[Tensor, Tensor]:
     size = x.shape[-len(out) :]
     windows = []
     for s, o in zip(size, out):
-        start, stop = _adaptive_bounds(s, o)
+        start, stop = adaptive_bounds(s, o)
         longest = max(-(-(i + 1) * s // o) - i * s // o for i in range(o))
         windows.append(torch.minimum(start + torch.arange(longest), stop - 1))  # the last one again
     values, places = _max_and_place(x, windows)

@@ -1,7 +1,6 @@
-"""Resizing along any number of dimensions: linear and separable, one matrix `[out, in]` a dimension.
+"""Resizing along any number of dimensions, by one matrix of `window_matrices` each.
 
-What the matrix holds PyTorch says itself, of the rows of the identity. Matrices too large to be stored become
-gathers of the elements that take part, and the way back sums.
+Matrices too large to be stored become gathers of the elements that take part, and the way back sums.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..optimize.fold_constants import FOLD_LIMIT_BYTES
 from .table import Inexpansible, expands
+from .window_matrices import exact_nearest_matrix, linear_matrix, nearest_matrix
 
 aten = torch.ops.aten
 
@@ -71,10 +71,7 @@ def _at(size: int, out: int, scale: float | None, align_corners: bool = False) -
 # ---------------------------------------------------------------- nearest
 
 
-def _nearest(kind: Any) -> tuple[Callable[..., Tensor], Taps]:
-    def matrix(size: int, out: int, scale: float | None) -> Tensor:
-        return kind(torch.eye(size)[None], [out], scale)[0].T
-
+def _nearest(kind: Any, matrix: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Taps]:
     def taps(size: int, out: int, scale: float | None) -> list[tuple[Tensor, Tensor]]:
         numbers = torch.arange(size, dtype=torch.float32)[None, None]
         return [(kind(numbers, [out], scale)[0, 0].to(torch.int64), torch.ones(out))]
@@ -82,7 +79,8 @@ def _nearest(kind: Any) -> tuple[Callable[..., Tensor], Taps]:
     return matrix, taps
 
 
-NEAREST, EXACT = _nearest(aten.upsample_nearest1d.default), _nearest(aten._upsample_nearest_exact1d.default)
+NEAREST = _nearest(aten.upsample_nearest1d.default, nearest_matrix)
+EXACT = _nearest(aten._upsample_nearest_exact1d.default, exact_nearest_matrix)
 
 
 @expands(aten.upsample_nearest1d.default, aten.upsample_nearest3d.default)
@@ -120,7 +118,7 @@ def upsample_nearest_exact_backward(
 
 def _linear(align_corners: bool) -> tuple[Callable[..., Tensor], Taps]:
     def matrix(size: int, out: int, scale: float | None) -> Tensor:
-        return aten.upsample_linear1d.default(torch.eye(size)[None], [out], align_corners, scale)[0].T
+        return linear_matrix(size, out, scale, align_corners)
 
     def taps(size: int, out: int, scale: float | None) -> list[tuple[Tensor, Tensor]]:
         at = _at(size, out, scale, align_corners).clamp_min(0)

@@ -23,8 +23,6 @@ from ..shared import add_to
 from . import (  # noqa: F401  the rules register themselves on import
     convolution,
     masking,
-    ops_elementwise,
-    ops_matmul,
     ops_normalization,
     ops_recurrent,
     ops_shape,

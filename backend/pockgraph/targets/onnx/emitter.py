@@ -7,26 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto
+from onnx import helper
 
-from ..shared.emitter import Emitter
+from ..shared.emitter import NUMPY_TYPES, Emitter
 from ..shared.geometry import Geometry
 from . import op
 from .value import Value, constant, is_constant
 
 Pair = Sequence[int]
 
-TYPES: dict[torch.dtype, int] = {
-    torch.float32: TensorProto.FLOAT,
-    torch.float64: TensorProto.DOUBLE,
-    torch.float16: TensorProto.FLOAT16,
-    torch.int64: TensorProto.INT64,
-    torch.int32: TensorProto.INT32,
-    torch.int16: TensorProto.INT16,
-    torch.int8: TensorProto.INT8,
-    torch.uint8: TensorProto.UINT8,
-    torch.bool: TensorProto.BOOL,
-}
+TYPES = {dtype: helper.np_dtype_to_tensor_dtype(np.dtype(n)) for dtype, n in NUMPY_TYPES.items()}
 
 
 class ONNXEmitter(Emitter[Value]):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from ..shared.loops import steps_an_iteration
+from ..shared.loops import Step, iteration, steps_an_iteration
 from .emitter import emit
 from .value import Body, Node, Value, parameter
 
 MOST_STEPS = 8
-# (one step of each sequence, what the step before left, what all steps share)
-# -> (what the next step gets, what is kept of this one)
-Step = Callable[[Sequence[Value], Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Sequence[Value]]]
 
 
 def loop(
@@ -24,17 +21,11 @@ def loop(
     """
     count = sequences[0].shape[0]
     size = steps_an_iteration(count, MOST_STEPS)
-    # The steps of an iteration stand in one dimension with the samples: cut apart they need no reshape.
     given = [emit.reshape(s, [count // size, size * s.shape[1], *s.shape[2:]]) for s in sequences]
     sliced = [parameter("", s.shape[1:], s.dtype) for s in given]
     before = [parameter("", s.shape, s.dtype) for s in initial]
     fixed = [parameter("", s.shape, s.dtype) for s in shared]
-    single = [emit.pieces(s, size, 0) for s in sliced]
-    state: Sequence[Value] = before
-    kept: list[Sequence[Value]] = [()] * size
-    for i in reversed(range(size)) if reverse else range(size):
-        state, kept[i] = step([s[i] for s in single], state, fixed)
-    made = [emit.concat(each, 0) for each in zip(*kept)]
+    state, made = iteration(emit, step, sliced, before, fixed, size, reverse)
     body = Body((*before, *sliced), (*state, *made), tuple(zip(fixed, shared)))
     attributes = {
         "num_scan_inputs": len(given),
@@ -44,4 +35,4 @@ def loop(
     node = Node("Scan", (*initial, *given), attributes, outputs=len(state) + len(made), body=body)
     last = [Value(node, s.shape, s.dtype, i) for i, s in enumerate(initial)]
     outputs = [Value(node, (count // size, *m.shape), m.dtype, len(last) + i) for i, m in enumerate(made)]
-    return [emit.reshape(o, [count, *k.shape]) for o, k in zip(outputs, kept[0])], last
+    return [emit.reshape(o, [count, o.shape[1] // size, *o.shape[2:]]) for o in outputs], last

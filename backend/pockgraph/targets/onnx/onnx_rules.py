@@ -13,31 +13,20 @@ here. Other dtypes may be stored, moved and cast, by the rules marked `moves`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
 
-from ..rule_table import Context, R, RuleTable, dtypes_of
+from ..rule_table import Context, RuleTable, dtypes_of
 from .emitter import TYPES
 
 COMPUTED = (torch.float32, torch.int64, torch.int32, torch.bool)
 
 
 class _Table(RuleTable):
-    def __init__(self) -> None:
-        super().__init__("ONNX", TYPES)
-        self._moves: set[Any] = set()
-
-    def moves(self, *overloads: Any) -> Callable[[R], R]:
-        """Like `rule`, for a function that computes nothing: it takes every dtype."""
-        self._moves.update(overloads)
-        return self.rule(*overloads)
-
     def refusal(self, node: fx.Node) -> str:
         reason = super().refusal(node)
-        if reason or node.target in self._moves or node.target is operator.getitem:
+        if reason or node.target in self.moving or node.target is operator.getitem:
             return reason
         for dtype in (d for n in (node, *node.all_input_nodes) for d in dtypes_of(n)):
             if dtype not in COMPUTED:
@@ -49,7 +38,7 @@ class _Table(RuleTable):
         return ""
 
 
-TABLE = _Table()
+TABLE = _Table("ONNX", TYPES)
 RULES, rule, moves, check = TABLE.rules, TABLE.rule, TABLE.moves, TABLE.check
 
 __all__ = ["RULES", "TABLE", "Context", "check", "moves", "rule"]

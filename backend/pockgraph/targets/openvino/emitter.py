@@ -10,24 +10,14 @@ import numpy as np
 import torch
 
 from ...runtime.quiet_openvino import ov
-from ..shared.emitter import Emitter
+from ..shared.emitter import NUMPY_TYPES, Emitter
 from ..shared.geometry import Geometry
 
 op = ov.opset15  # not imported: whatever imports openvino first must do it quietly
 Value = ov.Output
 Pair = Sequence[int]
 
-OV_TYPES = {
-    torch.float32: ov.Type.f32,
-    torch.float64: ov.Type.f64,
-    torch.float16: ov.Type.f16,
-    torch.int64: ov.Type.i64,
-    torch.int32: ov.Type.i32,
-    torch.int16: ov.Type.i16,
-    torch.int8: ov.Type.i8,
-    torch.uint8: ov.Type.u8,
-    torch.bool: ov.Type.boolean,
-}
+OV_TYPES = {dtype: ov.Type(number) for dtype, number in NUMPY_TYPES.items()}
 TORCH_TYPES = {v.get_type_name(): k for k, v in OV_TYPES.items()}
 
 
@@ -58,6 +48,15 @@ class _Native:
 
     def greater_equal(self, a: Value, b: Value) -> Value:
         return op.less_equal(b, a).output(0)
+
+    def hard_sigmoid(self, x: Value) -> Value:
+        return op.hard_sigmoid(x, emit.scalar(1 / 6, x), emit.scalar(0.5, x)).output(0)
+
+    def round_half_to_even(self, x: Value) -> Value:
+        return op.round(x, "half_to_even").output(0)
+
+    def leaky_relu(self, x: Value, slope: float) -> Value:
+        return op.prelu(x, emit.const([slope], emit.dtype(x))).output(0)
 
     def reshape(self, x: Value, size: Sequence[int]) -> Value:
         if not size:  # a Reshape to no dimensions, of a product, ends the process while it is compiled

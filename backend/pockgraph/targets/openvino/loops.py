@@ -7,16 +7,12 @@ or sixteen steps takes half the time a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...runtime.quiet_openvino import ov
-from ..shared.loops import steps_an_iteration
+from ..shared.loops import Step, iteration, steps_an_iteration
 from .emitter import Value, emit, op
-
-# (one step of each sequence, what the step before left, what all steps share)
-# -> (what the next step gets, what is kept of this one)
-Step = Callable[[Sequence[Value], Sequence[Value], Sequence[Value]], tuple[Sequence[Value], Sequence[Value]]]
 
 
 def loop(
@@ -29,19 +25,14 @@ def loop(
     """
     count = emit.shape(sequences[0])[0]
     size = steps_an_iteration(count)
-    # The steps stand in one dimension with the samples: cut apart they need no reshape.
     rows = emit.shape(sequences[0])[1] * size
     sequences = [emit.reshape(s, [-1, *emit.shape(s)[2:]]) for s in sequences]
     sliced = [_parameter(s, [rows, *emit.shape(s)[1:]]) for s in sequences]
     before = [_parameter(s, emit.shape(s)) for s in initial]
     fixed = [_parameter(s, emit.shape(s)) for s in shared]
-    single = [emit.pieces(s.output(0), size, 0) for s in sliced]
-    state: Sequence[Value] = [p.output(0) for p in before]
-    kept: list[Sequence[Value]] = [()] * size
-    for i in reversed(range(size)) if reverse else range(size):
-        state, kept[i] = step([s[i] for s in single], state, [p.output(0) for p in fixed])
-    after = [op.result(s) for s in state]
-    made = [op.result(emit.concat(each, 0)) for each in zip(*kept)]
+    given, state, weights = ([p.output(0) for p in each] for each in (sliced, before, fixed))
+    state, kept = iteration(emit, step, given, state, weights, size, reverse)
+    after, made = [op.result(s) for s in state], [op.result(k) for k in kept]
     iterator: Any = ov.op.tensor_iterator()
     body: Any = ov.Model([*after, *made], [*sliced, *before, *fixed], "steps")  # pyright: ignore
     iterator.set_function(body)
@@ -55,7 +46,7 @@ def loop(
     results = [iterator.get_concatenated_slices(r.output(0), start, stride, rows, end, 0) for r in made]
     last = [iterator.get_iter_value(r.output(0), -1) for r in after]
     iterator.validate_and_infer_types()
-    return [emit.reshape(r, [count, *emit.shape(k)]) for r, k in zip(results, kept[0])], last
+    return [emit.reshape(r, [count, -1, *emit.shape(r)[1:]]) for r in results], last
 
 
 def _parameter(value: Value, size: Sequence[int]) -> Any:

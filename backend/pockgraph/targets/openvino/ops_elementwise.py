@@ -1,4 +1,4 @@
-"""Elementwise operators that OpenVINO has in a form of its own; the others are those of every target."""
+"""Elementwise operators that OpenVINO has and ONNX (opset 18) has not; the others are those of both."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from torch import fx
 
 from ...ir.graph import aten
 from ..shared.elementwise import floating
-from .emitter import Value, emit, op
+from .emitter import Value, op
 from .openvino_rules import Context, check, rule
 
 _UNARY: dict[Any, Any] = {
     aten.silu.default: op.swish,
     aten.mish.default: op.mish,
     aten.hardswish.default: op.hswish,
-    aten.hardsigmoid.default: lambda x: op.hard_sigmoid(x, emit.scalar(1 / 6, x), emit.scalar(0.5, x)),
-    aten.round.default: lambda x: op.round(x, "half_to_even"),
 }
 for _overload, _function in _UNARY.items():
     rule(_overload)(lambda ctx, node, x, f=_function: f(x).output(0))
@@ -27,9 +25,4 @@ def gelu(ctx: Context, node: fx.Node, x: Value, approximate: str) -> Value:
     return op.gelu(x, "tanh" if approximate == "tanh" else "erf").output(0)
 
 
-@rule(aten.leaky_relu.default)
-def leaky_relu(ctx: Context, node: fx.Node, x: Value, slope: float) -> Value:
-    return op.prelu(x, emit.const([slope], emit.dtype(x))).output(0)
-
-
-check(aten.gelu.default, aten.leaky_relu.default)(floating)
+check(aten.gelu.default)(floating)

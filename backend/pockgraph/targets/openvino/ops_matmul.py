@@ -1,6 +1,6 @@
-"""Matrix products. Transposes stay separate nodes: OpenVINO folds them into its MatMul.
+"""Matrix products by square constants.
 
-One trap: OpenVINO's CPU plugin (2026.4) packs a constant matrix once for `x Wᵀ` and takes the packed
+OpenVINO's CPU plugin (2026.4) packs a constant matrix once for `x Wᵀ` and takes the packed
 copy for `dy W` as well when W is square: a wrong gradient, without a word. So a square constant is
 stored a second time, transposed, for the product in which it stands as it is.
 """

@@ -139,6 +139,8 @@ UNARY: dict[Any, Any] = {
     aten.relu.default: "relu",
     aten.floor.default: "floor",
     aten.ceil.default: "ceiling",
+    aten.round.default: "round_half_to_even",
+    aten.hardsigmoid.default: "hard_sigmoid",
     aten.trunc.default: lambda emit, x: emit.mul(emit.native.sign(x), emit.native.floor(emit.native.abs(x))),
 }
 
@@ -162,7 +164,12 @@ def hardtanh(emit: Any, node: fx.Node, x: Any, low: Number, high: Number) -> Any
     return emit.clamp(x, low, high)
 
 
-@check(aten.hardtanh.default, aten.gelu.default, aten.leaky_relu.default)
+@rule(aten.leaky_relu.default)
+def leaky_relu(emit: Any, node: fx.Node, x: Any, slope: float) -> Any:
+    return emit.native.leaky_relu(x, slope)
+
+
+@check(aten.hardtanh.default, aten.leaky_relu.default)
 def floating(node: fx.Node, x: fx.Node, *rest: Any) -> str:
     dtype = x.meta["val"].dtype
     return "" if dtype.is_floating_point else f"it takes floating-point tensors only, not {dtype}"

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import fx
 
+from ...passes.legalize.window_matrices import each
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -23,11 +25,8 @@ class Geometry:
     @classmethod
     def of(cls, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: int = 1) -> Geometry:
         """From ATen's arguments, where one number may stand for all dimensions."""
-        n = len(kernel)
-        stride, padding, dilation = (
-            tuple(v) if len(v) == n else (v[0],) * n for v in (stride, padding, dilation)
-        )
-        return cls(tuple(kernel), stride, padding, padding, dilation, groups)
+        s, p, d = (tuple(each(v, len(kernel))) for v in (stride, padding, dilation))
+        return cls(tuple(kernel), s, p, p, d, groups)
 
     @property
     def reach(self) -> tuple[int, ...]:

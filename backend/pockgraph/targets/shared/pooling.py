@@ -1,10 +1,10 @@
 """Pools and resizing, in terms of a target's `emit`; for the gradient of a max pool see
 `passes/legalize/pooling.py`.
 
-Averages and resizing are linear and separable: y = A_h x A_wᵀ with one constant matrix `[out, in]` a
-dimension, so that the backward is the same with the matrices transposed. Runtimes multiply `x` of any number
-of dimensions by a matrix from either side; ATen's products, which an expansion would be made of, move
-dimensions for that. Where runtimes have the forward as one kernel, that is taken.
+Averages and resizing are products with constant matrices of `passes/legalize/window_matrices.py`:
+y = A_h x A_wᵀ. Runtimes multiply `x` of any number of dimensions from either side; ATen's products,
+which an expansion would be made of, move dimensions for that. Where runtimes have the forward as one kernel,
+that is taken.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import torch
 from torch import fx
 
 from ...ir.graph import aten
+from ...passes.legalize.window_matrices import (
+    adaptive_matrix,
+    average_matrices,
+    each,
+    linear_matrix,
+    nearest_matrix,
+)
 from .shared_rules import check, rule
-
-
-def pair(x: Sequence[int]) -> tuple[int, int]:
-    """ATen's size for two dimensions, where one number may stand for both."""
-    return (x[0], x[0]) if len(x) == 1 else (x[0], x[1])
 
 
 def ends(size: Sequence[int], out: Sequence[int], k: Any, s: Any, p: Any, d: Any) -> list[int]:
@@ -39,48 +41,6 @@ def along(emit: Any, x: Any, matrices: Sequence[torch.Tensor]) -> Any:
     return x
 
 
-def average_matrix(
-    size: int, out: int, k: int, s: int, p: int, include_pad: bool, divide: bool
-) -> torch.Tensor:
-    """[out, size]: row i averages the window of output i along one dimension."""
-    matrix = torch.zeros(out, size)
-    for i in range(out):
-        start, stop = i * s - p, min(i * s - p + k, size + p)
-        inside = range(max(start, 0), min(stop, size))
-        count = stop - start if include_pad else len(inside)
-        matrix[i, inside.start : inside.stop] = 1 / count if divide else 1
-    return matrix
-
-
-def average_matrices(
-    size: Any, out: Any, kernel: Any, stride: Any, padding: Any, include_pad: bool, divisor: int | None
-) -> list[torch.Tensor]:
-    """The matrices of `avg_pool2d`, of height and width."""
-    k, p = pair(kernel), pair(padding)
-    s = pair(stride) if stride else k
-    matrices = [
-        average_matrix(size[i], out[i], k[i], s[i], p[i], include_pad, divisor is None) for i in range(2)
-    ]
-    return matrices if divisor is None else [matrices[0] / divisor, matrices[1]]
-
-
-def adaptive_matrix(size: int, out: int) -> torch.Tensor:
-    """Of adaptive average pooling along one dimension."""
-    matrix = torch.zeros(out, size)
-    for i in range(out):
-        start, stop = i * size // out, -(-(i + 1) * size // out)
-        matrix[i, start:stop] = 1 / (stop - start)
-    return matrix
-
-
-def nearest_matrix(size: int, out: int, scale: float | None) -> torch.Tensor:
-    return aten.upsample_nearest1d.default(torch.eye(size)[None], [out], scale)[0].T
-
-
-def linear_matrix(size: int, out: int, scale: float | None, align_corners: bool) -> torch.Tensor:
-    return aten.upsample_linear1d.default(torch.eye(size)[None], [out], align_corners, scale)[0].T
-
-
 @rule(aten.max_pool2d_with_indices.default)
 def max_pool2d(
     emit: Any, node: fx.Node, x: Any, kernel: Sequence[int], stride: Sequence[int],
@@ -88,8 +48,8 @@ def max_pool2d(
 ) -> tuple[Any, None]:  # fmt: skip
     """The indices are not made: the expansion of the backward compares values instead."""
     out = tuple(node.meta["val"][0].shape)[-2:]
-    k, p, d = pair(kernel), pair(padding), pair(dilation)
-    s = pair(stride) if stride else k
+    k, p, d = each(kernel, 2), each(padding, 2), each(dilation, 2)
+    s = each(stride, 2) if stride else k
     planes = x if emit.rank(x) == 4 else emit.unsqueeze(x, [0])
     y = emit.max_pool(planes, out, k, s, p, ends(emit.shape(x)[-2:], out, k, s, p, d), d)
     return (y if emit.rank(x) == 4 else emit.reshape(y, emit.shape(y)[1:])), None
@@ -114,8 +74,8 @@ def avg_pool2d(
     if ceil_mode or divisor is not None or emit.rank(x) != 4:
         matrices = average_matrices(size, out, kernel, stride, padding, include_pad, divisor)
         return along(emit, x, matrices)
-    k, p = pair(kernel), pair(padding)
-    return emit.average_pool(x, out, k, pair(stride) if stride else k, p, include_pad)
+    k, p = each(kernel, 2), each(padding, 2)
+    return emit.average_pool(x, out, k, each(stride, 2) if stride else k, p, include_pad)
 
 
 @rule(aten.avg_pool2d_backward.default)
@@ -131,8 +91,6 @@ def avg_pool2d_backward(
 @rule(aten._adaptive_avg_pool2d.default)
 def adaptive_avg_pool2d(emit: Any, node: fx.Node, x: Any, out: Sequence[int]) -> Any:
     size = emit.shape(x)[-2:]
-    if tuple(out) == (1, 1):
-        return emit.mean(x, [-2, -1], keepdim=True)
     if emit.rank(x) == 4 and all(n % o == 0 for n, o in zip(size, out)):
         k = [n // o for n, o in zip(size, out)]
         return emit.average_pool(x, out, k, k, (0, 0), True)
@@ -142,8 +100,6 @@ def adaptive_avg_pool2d(emit: Any, node: fx.Node, x: Any, out: Sequence[int]) ->
 @rule(aten._adaptive_avg_pool2d_backward.default)
 def adaptive_avg_pool2d_backward(emit: Any, node: fx.Node, dy: Any, x: Any) -> Any:
     size, out = emit.shape(x)[-2:], emit.shape(dy)[-2:]
-    if out == (1, 1):
-        return emit.broadcast(emit.scale(dy, 1 / (size[0] * size[1])), emit.shape(x))
     return along(emit, dy, [adaptive_matrix(n, o).T for n, o in zip(size, out)])
 
 

@@ -1,4 +1,4 @@
-"""Reductions, and what scans or ranks along a dimension."""
+"""Products, reductions, and what scans or ranks along a dimension."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from torch import fx
 
 from ...ir.graph import aten
 from .shared_rules import out_dtype, out_shape, rule
+
+
+@rule(aten.mm.default, aten.bmm.default)
+def product(emit: Any, node: fx.Node, a: Any, b: Any) -> Any:
+    """Transposes stay nodes of their own: runtimes fold them into their product."""
+    return emit.matmul(a, b)
+
 
 # What is reduced whole, and along dimensions.
 REDUCTIONS: dict[str, tuple[Any, ...]] = {

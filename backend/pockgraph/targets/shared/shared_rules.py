@@ -7,7 +7,6 @@ of values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,46 +14,17 @@ import torch
 from torch import fx
 
 from ...errors import PockError
-from ..rule_table import C, R, RuleTable
+from ..rule_table import R, Rules, RuleTable
 
-RULES: dict[Any, Callable[..., Any]] = {}
-CHECKS: dict[Any, Callable[..., str]] = {}
-MOVES: set[Any] = set()
-FOLDS: set[Any] = set()
-
-
-def rule(*overloads: Any) -> Callable[[R], R]:
-    """Register a function as the lowering of ATen overloads."""
-
-    def register(function: R) -> R:
-        for overload in overloads:
-            assert overload not in RULES, f"{overload} has two rules"
-            RULES[overload] = function
-        return function
-
-    return register
-
-
-def moves(*overloads: Any) -> Callable[[R], R]:
-    """Like `rule`, for a function that computes nothing: it takes every dtype."""
-    MOVES.update(overloads)
-    return rule(*overloads)
+_SHARED = Rules()
+rule, moves, check = _SHARED.rule, _SHARED.moves, _SHARED.check
+_FOLDS: set[Any] = set()
 
 
 def folds(function: R) -> R:
     """Mark a rule that takes nodes in front of its own in: after `emit` it gets what each became."""
-    FOLDS.add(function)
+    _FOLDS.add(function)
     return function
-
-
-def check(*overloads: Any) -> Callable[[C], C]:
-    """As `RuleTable.check`."""
-
-    def register(function: C) -> C:
-        CHECKS.update(dict.fromkeys(overloads, function))
-        return function
-
-    return register
 
 
 def joined(*helpers: object) -> Any:
@@ -69,15 +39,15 @@ def add_to(table: RuleTable, *helpers: object) -> None:
         helpers: the target's emitter, and modules with the functions that rules call as `emit.name`, too.
     """
     emit = joined(*helpers)
-    for overload, function in RULES.items():
+    for overload, function in _SHARED.rules.items():
         if overload not in table.rules:
-            register = table.moves if overload in MOVES else table.rule
-            if function in FOLDS:
+            register = table.moves if overload in _SHARED.moving else table.rule
+            if function in _FOLDS:
                 register(overload)(lambda ctx, node, *args, f=function: f(emit, ctx.values, node, *args))
             else:
                 register(overload)(lambda ctx, node, *args, f=function: f(emit, node, *args))
-            if overload in CHECKS:
-                table.check(overload)(CHECKS[overload])
+            if overload in _SHARED.checks:
+                table.check(overload)(_SHARED.checks[overload])
 
 
 def check_value(emit: Any, target: str, node: fx.Node, value: Any) -> None:
