@@ -120,7 +120,7 @@ class Watched:
         page.set_default_timeout(PATIENCE_MS)
         page.on("request", lambda request: self._request(request.url))
         page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: self.errors.append(str(e)))
+        page.on("pageerror", lambda e: self.errors.append(" ".join(str(e.stack or e).split())[:500]))
         page.on("websocket", lambda socket: socket.on("framereceived", self._frame))
         self.cdp = page.context.new_cdp_session(page)
         self.cdp.send("Network.enable")

@@ -6,15 +6,18 @@ in the study, where every session finds it (`watching.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import param
 
 from pockgraph.errors import PockError
+from pockgraph.plan import Plan, Trained
+from pockgraph.study.trained_plans import measured_ratios
 
 from .info.training import why_not_trainable
+from .info.verification import ended_text, running_text, trained_text
 from .jobs import END_S, JOBS, Job, Jobs
 from .project import named_reference
 from .state import State
@@ -33,6 +36,7 @@ class Verifying(param.Parameterized):
         self._state, self._jobs = state, jobs
         self._forget: Callable[[], Any] = lambda: None
         self.job: Job | None = None
+        self._verified: Mapping[str, Trained] = {}  # of the plan that it trains
         job = self._known()
         if job is not None and job.status == "running":
             self._follow()
@@ -40,6 +44,31 @@ class Verifying(param.Parameterized):
     @property
     def running(self) -> bool:
         return self.job is not None and self.job.status == "running"
+
+    @property
+    def result(self) -> str:
+        """What goes on; else what is known of the current plan, from this job or the study; or nothing."""
+        s, job = self._state, self.job
+        if job is not None and job.status == "running":
+            return running_text(job.events)
+        if s.plan is None:
+            return ""
+        if job is not None and self._is_of_current_plan and job.status != "failed":
+            return ended_text(job.status, job.last("verified"), s.facts.metric)
+        ratios = measured_ratios(s.plan, s.facts.contribution)
+        metrics = next((t.metrics for t in s.facts.trained if t.ratios == ratios), ())
+        return trained_text(metrics, s.facts.metric) if metrics else ""
+
+    @property
+    def problem(self) -> str:
+        """Why training the current plan failed; empty if it did not."""
+        job = self.job
+        return job.error if job is not None and job.status == "failed" and self._is_of_current_plan else ""
+
+    @property
+    def _is_of_current_plan(self) -> bool:
+        plan = self._state.plan
+        return plan is not None and plan.tensors == self._verified
 
     @property
     def why_not(self) -> str:
@@ -86,6 +115,7 @@ class Verifying(param.Parameterized):
         if job is not None and job is not self.job:
             self._forget()
             self.job, scheduler = job, self._state.scheduler
+            self._verified = Plan.from_json(job.spec["plan"]).tensors
             self._forget = job.listen(lambda: scheduler.soon(self._tell))
             self._tell()
 

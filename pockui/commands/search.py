@@ -193,10 +193,12 @@ def _locked(items: Iterable[str]) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan) -> None:
+    from ..info.gains import COVERAGE_TEXT
+
     gain, peak, extra, work, step = _predicted(plan)
     metric, interval = forecast_text(plan)
     promised = (
-        f"forecast {metric} ({interval} in 9 trainings of 10), {gain} over the head alone"
+        f"forecast {metric} ({interval} in {COVERAGE_TEXT} trainings), {gain} over the head alone"
         if "metric" in plan.predicted
         else f"measured gains over the head alone add up to {gain} (they overlap)"
     )

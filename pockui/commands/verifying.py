@@ -108,6 +108,8 @@ def _json(found: Verification, record: Study) -> dict[str, Any]:
 
 
 def _show(found: Verification, name: str, record: Study) -> None:
+    from ..info.gains import COVERAGE_TEXT
+
     run, count = found.runs[0], len(found.runs)
     samples = run.data["validation"].samples
     times = "once" if count == 1 else f"{count} times"
@@ -130,7 +132,7 @@ def _show(found: Verification, name: str, record: Study) -> None:
         ("Difference", "", "", f"{found.difference:+.4f}"),
         forecast("Next forecast", record.forecast(found.plan)),
     ]
-    print_table(("", ">Metric", ">In 9 trainings of 10", ">Gain over the head"), rows)
+    print_table(("", ">Metric", f">In {COVERAGE_TEXT} trainings", ">Gain over the head"), rows)
     out().print(f"\n{_verdict(found)}")
     say(f"The study {record.path} keeps {'the run' if count == 1 else f'the {count} runs'}.")
 

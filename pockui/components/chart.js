@@ -155,10 +155,12 @@ function render({ model, el }) {
       target.addEventListener("pointerleave", tip.hide);
       if (trace.mode.includes("text")) drawName(spot, trace, i, px, py);
       const index = trace.customdata?.[i];
-      if (!Number.isInteger(index)) continue;
-      spot.setAttribute("role", "button");
-      spot.setAttribute("class", "pock-point");
+      const isButton = Number.isInteger(index);
+      if (!isButton && trace.mode.includes("lines")) continue;
+      spot.setAttribute("role", isButton ? "button" : "img");
       spot.setAttribute("aria-label", said.map(([, line]) => line).join(", "));
+      if (!isButton) continue;
+      spot.setAttribute("class", "pock-point");
       spot.dataset.key = `point-${index}`;
       const take = () => edit.send({ kind: "click", index });
       spot.addEventListener("click", take);

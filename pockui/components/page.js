@@ -2,6 +2,15 @@
 
 const TYPED = "input:not([type=checkbox]):not([type=radio]):not([type=range]), textarea, [contenteditable]";
 
+// Panel's HTML view styles its container when it becomes visible, also before it is drawn and has one: the error
+// would end the message that says so, and the page would miss the rest of it. Until then it has this one.
+function giveUndrawnHtmlAContainer() {
+  const view = window.Bokeh?.Models.get("panel.models.markup.HTML")?.prototype.default_view.prototype;
+  if (view && !view.container) view.container = document.createElement("div");
+}
+
+giveUndrawnHtmlAContainer(); // with the page's first message, not when this part is drawn
+
 function render({ model, el }) {
   const edit = edits(model);
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..info.format import UNKNOWN, MetricScale, accuracy, change, size
+from ..info.gains import COVERAGE_TEXT
 from ..info.process_memory import PARTS
 from .results import Expected, Report
 
-FORECAST_COLUMNS = ("Method", ">Forecast", ">9 of 10 within", ">Reached", ">Inside")
+FORECAST_COLUMNS = ("Method", ">Forecast", f">{COVERAGE_TEXT} within", ">Reached", ">Inside")
 PROCESS_COLUMNS = ("Method", *(f">{part.capitalize()}" for part in PARTS), ">Predicted", ">Measured", ">Off")
 
 
@@ -40,8 +41,9 @@ def forecast_note(report: Report) -> str:
     how = f"{steps} steps at one rate" if steps else "its steps, at its rate"
     return (
         f"Forecast: the validation metric expected of one training as the analysis trains ({how}), and what "
-        "9 of 10 trainings lie in, from measured gains alone. Reached: by such trainings, with seeds that no "
-        "measurement had. The comparison's own trainings are longer, at a rate chosen for each method."
+        f"{COVERAGE_TEXT} trainings lie in, from measured gains alone. Reached: by such trainings, with "
+        "seeds that no measurement had. The comparison's own trainings are longer, at a rate chosen for each "
+        "method."
     )
 
 
@@ -83,7 +85,7 @@ def prediction_findings(report: Report) -> list[str]:
         ]
         said.append(
             f"{inside} of {trainings} trainings lie in the interval of their forecast, which is made for "
-            f"9 of 10{'. Outside: ' + '; '.join(missed) if missed else ''}."
+            f"{COVERAGE_TEXT}{'. Outside: ' + '; '.join(missed) if missed else ''}."
         )
     processes = [(abs(m.process.error_ratio), m) for m in report.methods if m.process is not None]
     if processes:

@@ -41,7 +41,7 @@ class Expected(_Strict):
 
     Attributes:
         metric: of the forecast, made of measured gains alone, before the plan was trained.
-        low, high: of the interval that holds 9 trainings of 10.
+        low, high: of the interval that a training lies in with `INTERVAL_COVERAGE`.
         reached: in trainings as the analysis trains, one per seed, none of them the analysis's; None for one
             that diverged; empty if not trained.
     """

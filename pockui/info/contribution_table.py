@@ -22,7 +22,7 @@ def contribution_csv(rows: Sequence[LayerRow], ratios: Mapping[str, float]) -> s
     """The contribution table: `COLUMNS`, what is not known is empty.
 
     `gain` is of the metric itself, over the head alone, as measured, with its 95 % interval over seeds.
-    `estimate` is what searches count, with the interval that holds it in 9 of 10. `whole_…` is what
+    `estimate` is what searches count, with the interval of `INTERVAL_COVERAGE`. `whole_…` is what
     the whole tensor costs beside the head alone, in bytes, operations and milliseconds. The row `biases`
     stands for the last biases, a share of all. A tensor without measurements has one row.
 

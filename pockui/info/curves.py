@@ -21,7 +21,7 @@ SHARES = (0.0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 class GainPoint(NamedTuple):
     percent: float
     gain: float
-    half: float  # half the interval that holds the true gain in 9 of 10; 0 for a measured one
+    half: float  # half the interval that holds the true gain with `INTERVAL_COVERAGE`; 0 for a measured one
     text: str
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import format as fmt
 from .costs import COSTS
+from .gains import COVERAGE_TEXT
 from .predictions import Prediction, over_budget
 from .process_memory import account
 
@@ -48,8 +49,8 @@ def figure_tiles(
             metric.level(forecast.metric),
             metric.interval(forecast.low, forecast.high),
             "The validation metric that the plan is expected to reach, trained as the analysis trained, and "
-            f"what 9 of 10 trainings lie in. The head alone reached {metric.level(baseline)}, so that is "
-            f"{metric.gain(forecast.gain)}. Plans that were trained count in it.",
+            f"what {COVERAGE_TEXT} trainings lie in. The head alone reached {metric.level(baseline)}, so "
+            f"that is {metric.gain(forecast.gain)}. Plans that were trained count in it.",
         )
     ]
     for key in ("peak_bytes", "extra_bytes", "process_bytes", "flops", "step_ms"):

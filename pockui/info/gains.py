@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from scipy.special import stdtrit  # Student's t by its quantiles; scipy.stats t
 from pockgraph.contribution import Gain
 from pockgraph.contribution.gains import INTERVAL_COVERAGE
 
+_SHARE = Fraction(INTERVAL_COVERAGE).limit_denominator(1000)
+COVERAGE_TEXT = f"{_SHARE.numerator} of {_SHARE.denominator}"  # what lies in an interval, in words
 # From the mean to an end of the interval of an estimate.
 HALF_STDS = NormalDist().inv_cdf((1 + INTERVAL_COVERAGE) / 2)
 
@@ -31,7 +34,7 @@ def interval(gain: Gain) -> Interval | None:
 
 
 def estimated_interval(gain: Gain) -> Interval:
-    """The interval that holds an estimated gain (`Forecaster.gains`) in 9 of 10."""
+    """The interval that holds an estimated gain (`Forecaster.gains`) with `INTERVAL_COVERAGE`."""
     return Interval(gain.mean - HALF_STDS * gain.std, gain.mean + HALF_STDS * gain.std)
 
 

@@ -11,7 +11,7 @@ from pockgraph.contribution import Contribution, Gain
 
 from . import format as fmt
 from .costs import COSTS, Cost
-from .gains import Interval, estimated_interval, interval, seeds_text
+from .gains import COVERAGE_TEXT, Interval, estimated_interval, interval, seeds_text
 from .layer_filter import BIASES, LAYER_KINDS, LayerFilter, LayerKind, layer_kind
 
 if TYPE_CHECKING:
@@ -270,8 +270,8 @@ def component_scale(rows: Sequence[LayerRow], cost: Cost, metric: fmt.MetricScal
         "gain_title": f"← Gain{unit}",
         "gain_help": "How much the metric gains on validation data when this tensor learns beside the head, "
         "estimated from all that was measured and trained, as searches count it. Pale: the whole tensor; "
-        "full: at the share chosen now; thin line: the interval that holds the gain in 9 of 10. As it was "
-        "measured: on the card of each row, and in the table.",
+        f"full: at the share chosen now; thin line: the interval that holds the gain in {COVERAGE_TEXT}. As "
+        "it was measured: on the card of each row, and in the table.",
         "cost_title": f"{cost.title} →",
         "cost_help": f"What training this tensor beside the head alone adds. {cost.help} "
         "Pale: the whole tensor; full: at the share chosen now.",

@@ -22,8 +22,8 @@ class MeasuredPoint(NamedTuple):
 
     Attributes:
         x: in the cost's own unit, such as bytes.
-        y, low, high: of the metric; 9 of 10 such intervals hold what infinitely many trainings would reach on
-            average.
+        y, low, high: of the metric; an interval that holds, with `INTERVAL_COVERAGE`, what infinitely many
+            trainings would reach on average.
     """
 
     x: float

@@ -23,6 +23,17 @@ def running_text(events: Sequence[dict[str, Any]]) -> str:
     return f"Training the plan: {fmt.percent(last['done'] / max(1, last['total']))}{left}"
 
 
+def trained_text(metrics: Sequence[float], metric: fmt.MetricScale) -> str:
+    """What the study has of a plan that was trained so before."""
+    count, mean = len(metrics), metric.level(sum(metrics) / len(metrics))
+    if count == 1:
+        return f"This plan was trained once as the analysis trained: measured {mean}."
+    ends = metric.interval(min(metrics), max(metrics))
+    return (
+        f"This plan was trained {count} times as the analysis trained: measured {mean} on average ({ends})."
+    )
+
+
 def ended_text(status: str, verified: dict[str, Any] | None, metric: fmt.MetricScale) -> str:
     """What it found, beside what was forecast."""
     if status == "cancelled":

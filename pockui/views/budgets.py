@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import shlex
+from pathlib import Path
 
 import panel as pn
 import panel_material_ui as pmui
@@ -94,9 +96,11 @@ class Budgets(pn.viewable.Viewer):
         unknown = [COSTS[key].title for key in self._bars if not is_known(key, self.state.facts.profile)]
         if not unknown:
             return ""
+        path, here = self.state.facts.path, Path.cwd()
+        study = shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
         return (
-            f'<span class="hint">{" and ".join(unknown)} not measured, so there is no budget. '
-            "<code>pockui device measure</code> measures plans on a device.</span>"
+            f'<span class="hint">No budget yet for {" and ".join(unknown).lower()}. Measured plans give one: '
+            f"<code>pockui device measure {html.escape(study)}</code>.</span>"
         )
 
     def __panel__(self) -> pn.viewable.Viewable:

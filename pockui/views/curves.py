@@ -10,13 +10,14 @@ import panel_material_ui as pmui
 import param
 
 from ..bindings import curve_figures
+from ..info.gains import COVERAGE_TEXT
 from ..scheduling import Trailing
 from ..state import State
 from . import parts
 
 GAINS = (
-    "The line is what each share is estimated to gain, given all that was measured and trained; 9 of 10 true "
-    "gains lie in its intervals. Rings are as measured, with all their noise."
+    "The line is what each share is estimated to gain, given all that was measured and trained; "
+    f"{COVERAGE_TEXT} true gains lie in its intervals. Rings are as measured, with all their noise."
 )
 
 

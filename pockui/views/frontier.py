@@ -12,7 +12,7 @@ import param
 from ..bindings import frontier_edited, frontier_figure, frontier_note
 from ..frontier_plans import FrontierPlans
 from ..info.costs import COSTS
-from ..info.verification import VERIFY, ended_text, running_text
+from ..info.verification import VERIFY
 from ..scheduling import Trailing
 from ..state import AXES, State
 from ..verifying import Verifying
@@ -55,7 +55,7 @@ class Frontier(pn.viewable.Viewer):
         self._verify.on_click(lambda _: self._verifying.start())
         self._cancel.on_click(lambda _: self._verifying.cancel())
         self._verifying.param.watch(lambda _: self._show_verification(), "news")
-        state.param.watch(lambda _: self._show_verification(), "facts")
+        state.param.watch(Trailing(state.scheduler, self._show_verification), ["facts", "plan"])
         state.param.watch(Trailing(state.scheduler, self._show), ["prediction", "budget", "dark", "facts"])
         state.param.watch(self._show_axis, ["facts", "axis"])
         self._frontier.param.watch(lambda *_: self._show(), ["plans", "free", "problem"])
@@ -79,23 +79,18 @@ class Frontier(pn.viewable.Viewer):
             self._note.object = f'<span class="hint">{html.escape(note)}</span>'
 
     def _show_verification(self) -> None:
-        """What goes on, or was found last."""
+        """What goes on, or is known of the plan."""
         if not self.state.ready:
             return
-        job, running = self._verifying.job, self._verifying.running
+        running, why, said = self._verifying.running, self._verifying.why_not, self._verifying.result
         with pn.io.hold():
-            why = self._verifying.why_not
             self._verify.disabled, self._verify.visible = bool(why), not running
             self._cancel.visible = running
-            if job is None:
-                parts.put(self._progress, parts.hint_html(why or VERIFY))
-                return
-            parts.put(self._failure, parts.problem_html(job.error if job.status == "failed" else ""))
-            if running:
-                parts.put(self._progress, parts.hint_html(running_text(job.events)))
-                return
-            found = ended_text(job.status, job.last("verified"), self.state.facts.metric)
-            parts.put(self._progress, f'<p role="status">{html.escape(found)}</p>' if found else "")
+            parts.put(self._failure, parts.problem_html(self._verifying.problem))
+            if running or not said:
+                parts.put(self._progress, parts.hint_html(said or why or VERIFY))
+            else:
+                parts.put(self._progress, f'<p role="status">{html.escape(said)}</p>')
 
     def __panel__(self) -> pn.viewable.Viewable:
         return parts.card(

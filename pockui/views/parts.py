@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,15 @@ def problem_html(message: str, kind: str = "problem") -> str:
     Material's own alert decodes what was escaped and sets it as HTML, so it must not be given names.
     """
     return f'<div class="{kind}" role="alert">{html.escape(message)}</div>' if message else ""
+
+
+def set_choices(select: pmui.Select, options: Mapping[str, Any], value: Any) -> None:
+    """Replace what there is to choose from, and what is chosen.
+
+    The browser knows a choice by its label: the value is sent again, in case it has another label now.
+    """
+    select.param.update(options=dict(options), value=value)
+    select.param.trigger("value")
 
 
 class WhenShown:

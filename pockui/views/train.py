@@ -125,7 +125,7 @@ class Train(pn.viewable.Viewer):
             return
         reference, why = self.training.reference, self.training.why_not
         with pn.io.hold():
-            line = f"{why} Below is the Python that trains this plan." if why else ""
+            line = f"Below is the Python that trains this plan. {why}" if why else ""
             parts.put(self._why, parts.problem_html(line, "notice"))
             what, where = html.escape(reference), html.escape(os.getcwd())
             runs = f'<span class="hint">Runs <code>{what}</code>, imported in <code>{where}</code>.</span>'
@@ -184,9 +184,8 @@ class Train(pn.viewable.Viewer):
         if followed is not None and followed.id not in options.values():
             options = {f"{followed.title} · {followed.status}": followed.id, **options}
         with pn.io.hold():
-            self._choice.param.update(
-                options={"none chosen": "", **options}, value=followed.id if followed else ""
-            )
+            chosen = followed.id if followed else ""
+            parts.set_choices(self._choice, {"none chosen": "", **options}, chosen)
             self._choice.visible = bool(options)
 
     def _show_result(self, job: Job | KeptRun) -> None:

@@ -43,7 +43,7 @@ class TrainForm:
         self._options = {o.name: pmui.TextInput(label=o.label, width=120, **SMALL) for o in OPTIONS.values()}
         self._measure = pmui.Switch(label="Measure time and memory", value=True, margin=0)
         self._how = parts.text()
-        self._like = pmui.Button(label="Train like the analysis", size="small", variant="outlined", margin=0)
+        self._like = pmui.Button(label="Set as in the analysis", size="small", variant="outlined", margin=0)
         self._like.on_click(lambda _: self._train_like_the_analysis())
         self.problem = parts.text(visible=False)
         self._wrong: dict[str, str] = {}  # field -> what is wrong with what stands there
@@ -55,7 +55,11 @@ class TrainForm:
         wraps = {"flexWrap": "wrap", "gap": 1.5, "alignItems": "center", "pt": 1}
         self.row = pmui.Row(*fields, margin=0, sizing_mode="stretch_width", sx=wraps)
         self.analysis = pmui.Row(
-            self._like, self._how, margin=0, sizing_mode="stretch_width", sx={"gap": 1.5, "pt": 1}
+            self._like,
+            self._how,
+            margin=0,
+            sizing_mode="stretch_width",
+            sx={"gap": 1.5, "pt": 1, "alignItems": "center", "flexWrap": "wrap"},
         )
         if training.settings.target not in self._targets.values():
             training.settings = replace(training.settings, target=next(iter(self._targets.values())))
@@ -144,7 +148,7 @@ class TrainForm:
                     visible=len(precisions) > 1,
                 )  # fmt: skip
                 self._steps.value = s.steps
-                self._optimizer.param.update(options=kinds, value=name)
+                parts.set_choices(self._optimizer, kinds, name)
                 self._show_number(self._rate, "lr", s.lr, usual["lr"])
                 known = {option.name for option in RULES[name].options}
                 for option, widget in self._options.items():

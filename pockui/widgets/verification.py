@@ -6,7 +6,8 @@ import ipywidgets as w
 
 from pockgraph.errors import PockError
 
-from ..info.verification import VERIFY, ended_text, running_text
+from ..info.verification import VERIFY
+from ..scheduling import Trailing
 from ..state import State
 from ..verifying import Verifying
 from .parts import ROW, button, said
@@ -32,7 +33,7 @@ class Verification(w.VBox):
         self._start.on_click(lambda _: self.start())
         self._cancel.on_click(lambda _: self.verifying.cancel())
         self.verifying.param.watch(lambda _: self._show(), "news")
-        state.param.watch(lambda _: self._show(), "facts")
+        state.param.watch(Trailing(state.scheduler, self._show), ["facts", "plan"])
         self._show()
         super().__init__([w.HBox([self._start, self._cancel], layout=ROW), self._note])
 
@@ -44,14 +45,8 @@ class Verification(w.VBox):
             self._note.value = said(str(e), problem=True)
 
     def _show(self) -> None:
-        job, running, why_not = self.verifying.job, self.verifying.running, self.verifying.why_not
+        running, why_not, problem = self.verifying.running, self.verifying.why_not, self.verifying.problem
         self._start.disabled = running or bool(why_not)
         self._cancel.layout.display = None if running else "none"
-        if job is None:
-            self._note.value = said(IN_THIS_KERNEL if why_not else VERIFY)
-        elif job.status == "failed":
-            self._note.value = said(job.error, problem=True)
-        elif running:
-            self._note.value = said(running_text(job.events))
-        else:
-            self._note.value = said(ended_text(job.status, job.last("verified"), self.state.facts.metric))
+        what = self.verifying.result or (IN_THIS_KERNEL if why_not else VERIFY)
+        self._note.value = said(problem or what, problem=bool(problem))

@@ -125,7 +125,7 @@ def test_search_and_show_tell_the_forecast_and_its_interval(study: Path, cli: Cl
     found = cli("search", study, "--peak-mb", 1, "--json").json["plan"]["predicted"]
     assert 0 <= found["metric_low"] <= found["metric"] <= found["metric_high"] <= 1
     told = cli("search", study, "--peak-mb", 1, "--frontier", 3).out
-    assert "in 9 trainings of 10" in told
+    assert "in 9 of 10 trainings" in told
     assert "Interval" in told
     with Study(study) as record:
         record.save_plan("best", record.search(Budget()))

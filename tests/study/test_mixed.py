@@ -165,7 +165,7 @@ def test_a_mixed_analysis_scores_all_and_says_what_it_measured(study: Study) -> 
     assert set(study.scores.weights) == {"stem.weight", "blocks.0.0.weight", "blocks.1.0.weight"}
     done, planned = study.progress()
     assert done == planned
-    assert "The last call ended as more measurements would hardly change the plans" in study.coverage.text
+    assert "The last analysis ended as more measurements would hardly change the plans" in study.coverage.text
     short = {m.steps for m in study.measurements() if m.purpose == "screening"}
     assert short <= {2}
     before = table(study)

@@ -138,7 +138,7 @@ def test_a_probe_scores_everything_and_trains_the_head_only(study: Study) -> Non
     assert (coverage.measured, set(coverage.probed)) == ((), set(scores.weights))
     assert coverage.text == (
         "Measured 0 of 3 weights outside the head. 3 more were probed only. 3 not measured, as a probe "
-        "trains nothing: stem.weight, blocks.0.0.weight, blocks.1.0.weight. The last call only probed."
+        "trains nothing: stem.weight, blocks.0.0.weight, blocks.1.0.weight. The last analysis only probed."
     )
     assert study.agreements() == ()
     assert Plan.of(study.graph, {"blocks.0.0.weight": 0.5}, channels=scores.channels)
@@ -154,10 +154,10 @@ def test_what_was_measured_and_what_was_not_is_told(study: Study) -> None:
     study.analyze(**QUICK)
     assert study.coverage.measured == ("stem.weight", "blocks.0.0.weight", "blocks.1.0.weight")
     assert study.coverage.skipped == {}
-    assert "The last call measured all that it was asked for." in study.coverage.text
+    assert "The last analysis measured all that it was asked for." in study.coverage.text
     study.analyze(**{**QUICK, "steps": 2, "tensors": "blocks.1*"})
     assert study.coverage.measured == ("blocks.1.0.weight",)
-    assert set(study.coverage.skipped.values()) == {"as it was not asked for"}
+    assert set(study.coverage.skipped.values()) == {"not among those asked for"}
 
 
 def test_a_time_budget_ends_an_analysis_and_the_next_call_goes_on(study: Study) -> None:
@@ -167,7 +167,7 @@ def test_a_time_budget_ends_an_analysis_and_the_next_call_goes_on(study: Study) 
     assert study.contribution.baseline.seeds == 1
     assert len(coverage.measured) <= 1  # never nothing
     assert set(coverage.skipped.values()) == {"because the time was used up"}
-    assert "The last call used up its 1e-06 s." in coverage.text
+    assert "The last analysis used up its 1e-06 s." in coverage.text
     done, planned = study.progress()
     assert done == 2 < planned
     study.analyze(**only)

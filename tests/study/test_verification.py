@@ -156,3 +156,14 @@ def test_a_task_without_validation_data_holds_some_back_as_the_analysis_did(tmp_
         assert {n: s.samples for n, s in found.runs[0].data.items()} == {
             "train": 72, "validation": 16, "test": 32,
         }  # fmt: skip
+
+
+def test_a_notebook_shows_the_forecast_beside_what_was_reached(measured: Study) -> None:
+    found = measured.verify(one_weight(measured))
+    assert repr(found).startswith("Verification(3 of ")
+    assert "trained 2 times: metric " in repr(found)
+    assert len(repr(found)) < 120
+    shown = found._repr_html_()
+    assert f"<td>{found.forecast.metric:.4f}</td>" in shown
+    for run in found.runs:
+        assert f"<td>measured, seed {run.seed}</td><td>{run.validation_metric:.4f}</td>" in shown

@@ -507,3 +507,20 @@ def test_runs_and_plans_are_compared_by_hand(watched: Watched) -> None:
 FOCUSED = """() => { let e = document.activeElement;
   while (e.shadowRoot?.activeElement) e = e.shadowRoot.activeElement;
   return e.dataset.key ?? "" }"""
+
+
+UNDRAWN = """async () => {
+  const HTML = Bokeh.Models.get("panel.models.markup.HTML");
+  const model = new HTML({text: "said", visible: false});
+  const view = new HTML.prototype.default_view({model, parent: Bokeh.index.roots[0]});
+  view.initialize();
+  await view.lazy_initialize();
+  view.connect_signals();
+  model.visible = true;
+  view.disconnect_signals();
+}"""
+
+
+def test_what_becomes_visible_before_it_is_drawn_stops_no_message(watched: Watched) -> None:
+    watched.open()
+    watched.page.evaluate(UNDRAWN)

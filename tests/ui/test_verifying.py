@@ -17,7 +17,7 @@ from pockui import project
 from pockui.facts import read_facts
 from pockui.frontier_plans import FrontierPlans
 from pockui.info.format import MetricScale
-from pockui.info.verification import ended_text, running_text
+from pockui.info.verification import ended_text, running_text, trained_text
 from pockui.jobs import Jobs
 from pockui.scheduling import AtOnce
 from pockui.state import State
@@ -93,6 +93,17 @@ def test_a_verified_plan_stands_in_every_session(
     (diamonds,) = (trace for trace in line.chart.figure["data"] if trace.get("name") == "measured")
     assert diamonds["y"] == [pytest.approx(100 * point.y)]
     assert "diamonds: plans as they were trained" in line._note.value
+    assert "trained 2 times as the analysis trained" in Verifying(other, Jobs()).result, (
+        "after a restart, too"
+    )
+    full = one.facts.profile.plan(one.facts.known_plans["Full"].choice)
+    other.take(full)
+    assert second.result == ""
+    one.take(full)
+    assert "Measured" not in view._progress.object + notebook._note.value, "it was another plan"
+    one.undo()
+    assert "Measured" in view._progress.object
+    assert "Measured" in notebook._note.value
     with Study(one.facts.path, read_only=True) as study:
         runs = study.runs()
     assert [(run.origin, run.status) for run in runs] == [("verify", "done")] * 2
@@ -125,3 +136,7 @@ def test_what_is_said_meanwhile_and_afterwards() -> None:
     assert "in one training, outside" in ended_text("done", {**found, "metric": 0.7, "trainings": 1}, scale)
     assert ended_text("cancelled", None, scale).startswith("Cancelled.")
     assert ended_text("failed", None, scale) == ""
+    assert trained_text([0.9], scale).endswith("trained once as the analysis trained: measured 90.0 %.")
+    assert "2 times as the analysis trained: measured 85.0 % on average (80.0 to" in trained_text(
+        [0.8, 0.9], scale
+    )

@@ -45,7 +45,7 @@ class Coverage:
             return "The model has no weight outside the head."
         said = [f"Measured {len(self.measured)} of {total} weights outside the head"]
         if self.biases:
-            said[0] += f" and {len(self.biases)} numbers of last biases"
+            said[0] += f" and the last k biases for {len(self.biases)} values of k"
         if self.probed:
             said.append(f"{len(self.probed)} more were probed only")
         reasons: dict[str, list[str]] = {}
@@ -54,7 +54,7 @@ class Coverage:
         for why, names in reasons.items():
             said.append(f"{len(names)} not measured, {why}: {listing(names, NAMED)}")
         if self.ended:
-            said.append(f"The last call {self.ended}")
+            said.append(f"The last analysis {self.ended}")
         return ". ".join(said) + "."
 
 
@@ -101,7 +101,7 @@ def coverage_of(
         elif mode == "mixed":
             skipped[fqn] = "not yet"
         else:
-            skipped[fqn] = "as it was not asked for"
+            skipped[fqn] = "not among those asked for"
     how = {
         "finished": "measured all that it was asked for",
         "time": f"used up its {limit:g} s" if limit else "used up its time",

@@ -46,7 +46,7 @@ class Forecast:
     """What one training of a plan is expected to reach, as the analysis trains and judges.
 
     Attributes:
-        metric: expected validation metric. low, high: of the interval that holds it in 9 trainings of 10.
+        metric: expected validation metric. low, high: of the interval that holds it with `INTERVAL_COVERAGE`.
         gain: expected gain over the head alone. gain_low, gain_high: likewise, by the same seed.
         score: what a search maximises: gains as far as they add up, before they saturate. A plan of a larger
             score has the larger `metric` and `gain`.

@@ -24,6 +24,7 @@ from ..contribution.finetuning import Finetuner, FinetuningBackend, finetune
 from ..contribution.forecast import Forecast
 from ..contribution.gains import Gain
 from ..errors import StudyError
+from ..notebook_html import summary
 from ..parity.gradients import check_graph
 from ..passes.batch_limits import limits_of
 from ..plan import Plan
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .study import Study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """A plan's forecast beside what it reached.
 
@@ -63,6 +64,25 @@ class Verification:
     def difference(self) -> float:
         """Measured minus predicted: negative where the prediction promised too much."""
         return self.measured.mean - self.predicted_gain
+
+    def __repr__(self) -> str:
+        f, reached = self.forecast, self.head.mean + self.measured.mean
+        times = "once" if len(self.runs) == 1 else f"{len(self.runs)} times"
+        return (
+            f"Verification({len(self.plan.tensors)} of {len(self.plan.model)} tensors, trained {times}: "
+            f"metric {reached:.4f}, forecast {f.metric:.4f} from {f.low:.4f} to {f.high:.4f})"
+        )
+
+    def _repr_html_(self) -> str:
+        f = self.forecast
+        rows = [("forecast", f"{f.metric:.4f}", f"{f.low:.4f} to {f.high:.4f}", f"{f.gain:+.4f}")]
+        rows += [
+            (f"measured, seed {r.seed}", f"{r.validation_metric:.4f}", "", f"{r.gain:+.4f}")
+            for r in self.runs
+            if r.validation_metric is not None and r.gain is not None
+        ]
+        rows += [("head alone", f"{self.head.mean:.4f}", "", "")]
+        return summary(repr(self), ("", "metric", "interval", "gain over the head"), rows)
 
 
 def checked_seeds(seeds: Sequence[int] | None) -> tuple[int, ...] | None:
