@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from learning import SETTINGS, kinds, opened, stream
 from tiny_task import Compile
 
+import pockgraph
 from pockgraph.errors import ArtifactError, BatchError, LearnerError
 from pockgraph.runtime import Learner, LearnerBudget, LearnerSettings, Predictor, Trainer
 
@@ -265,6 +268,67 @@ def test_a_round_that_fails_is_said_and_the_next_goes_on(
         assert learner.status()["generation"]
         (event,) = [e for e in learner.journal(1000) if e.kind == "failed"]
         assert event.facts["reason"] == "an index is out of bounds."
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_one_sample_that_the_graph_refuses_does_not_end_all_rounds(
+    taught: Learner, monkeypatch: pytest.MonkeyPatch, held_out: bool
+) -> None:
+    number = taught._replay.numbers(held_out)[3]
+    (bad,) = taught._replay.load([number]).values()
+    (row,) = taught._database.read("SELECT key FROM samples WHERE id = ?", number)
+    step, evaluate = Trainer.step, Trainer.evaluate
+
+    def check(batch) -> None:
+        if any(np.array_equal(x, bad["x"]) for x in batch["x"]):
+            raise BatchError("an index that is computed is out of bounds.")
+
+    def checked_step(self, batch, *args, **kwargs):
+        check(batch)
+        return step(self, batch, *args, **kwargs)
+
+    def checked_evaluate(self, batches):
+        for batch in batches:
+            check(batch)
+        return evaluate(self, batches)
+
+    monkeypatch.setattr(Trainer, "step", checked_step)
+    monkeypatch.setattr(Trainer, "evaluate", checked_evaluate)
+    with pytest.raises(BatchError, match="computed"):
+        taught.learn()
+    (event,) = [e for e in taught.journal(1000) if e.kind == "refused"]
+    assert event.key == row["key"]
+    assert number not in taught._replay.numbers(held_out)
+    assert taught.learn() == ["promoted"]
+    status = taught.status()
+    assert status["training_samples"] + status["held_out_samples"] == 59
+
+
+def test_a_process_that_ends_while_it_trains_ends_at_once_and_has_no_torch(
+    artifact: Path, taught: Learner
+) -> None:
+    taught.close()
+    code = """
+import sys
+from pathlib import Path
+from learning import opened
+from pockgraph.runtime import LearnerBudget
+learner = opened(Path(sys.argv[1]), Path(sys.argv[2]), budget=LearnerBudget(duty_ratio=1.0))
+learner.start()
+while not learner.status()["step"]:
+    pass
+assert "torch" not in sys.modules
+"""
+    here = os.pathsep.join([str(Path(pockgraph.__file__).parents[1]), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code, artifact, taught.folder],
+        env={**os.environ, "PYTHONPATH": here},
+        capture_output=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    with opened(artifact, taught.folder) as learner:
+        assert learner.status()["generation"]
 
 
 def test_a_full_disk_changes_nothing(taught: Learner, monkeypatch: pytest.MonkeyPatch) -> None:

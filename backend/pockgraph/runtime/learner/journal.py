@@ -13,8 +13,8 @@ from .database import Database
 
 MAX_EVENTS = 10_000
 Kind = Literal[
-    "accepted", "deleted", "trained", "promoted", "rolled back", "reverted", "drift", "paused", "resumed",
-    "waiting", "damaged", "failed",
+    "accepted", "refused", "deleted", "trained", "promoted", "rolled back", "reverted", "drift", "paused",
+    "resumed", "waiting", "damaged", "failed",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import LearnerError
+from . import journal
 from .database import Database
 from .samples import Arrays
 
@@ -105,6 +106,13 @@ class Replay:
             write.execute("UPDATE classes SET filled = 0 WHERE held_out = ?", part)
             write.execute("DELETE FROM classes WHERE held_out = ? AND seen <= 0", part)
         return True
+
+    def refuse(self, write: sqlite3.Connection, number: int, why: str) -> None:
+        """Take a sample out that cannot be trained on or evaluated, with an event that says so."""
+        row = write.execute("SELECT key FROM samples WHERE id = ?", (number,)).fetchone()
+        if row is not None:
+            self.delete(write, row["key"])
+            journal.note(write, "refused", row["key"], reason=why)
 
     def settle(self, write: sqlite3.Connection) -> None:
         """Keep to the rooms, which may be smaller than when the file was written."""

@@ -10,20 +10,22 @@ import functools
 import math
 import random
 import statistics
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 
-from ...errors import LearnerError
+from ...errors import BatchError, LearnerError
+from ..results import StepResult
 from ..trainer import Trainer
 from . import journal
 from .database import Database
 from .generations import Generation, Generations
 from .judgement import DRIFT_BEFORE, DRIFT_RECENT, Judgement, drift, judge
 from .replay import Replay
-from .samples import SampleForm
+from .samples import Arrays, SampleForm
 from .settings import LearnerSettings
 
 Outcome = Literal["promoted", "rolled back", "waiting"]
@@ -70,7 +72,7 @@ class Rounds:
         for _ in range(self._settings.attempts):
             loss = yield from self._train(draw)
             after = yield from self._metric(list(before))
-            judgement = judge([before[n] for n in after], list(after.values()), self._settings.margin)
+            judgement = judge([before[n] for n in after], list(after.values()), self._margin(len(after)))
             self._note("trained", step=self._trainer.steps, loss=loss, **asdict(judgement))
             if judgement.better and loss is not None:
                 self._promote(judgement, after)
@@ -117,6 +119,9 @@ class Rounds:
     def _least_held_out(self) -> int:
         return max(self._settings.min_held_out, 2, self._judged_by(self._form.batch_samples))
 
+    def _margin(self, held_out: int) -> float:
+        return self._settings.margin if held_out < self._settings.enough_held_out else 0.0
+
     def _judged_by(self, samples: int) -> int:
         """How many of so many samples are evaluated: whole batches only, where a metric is of a batch."""
         whole = 1 if self._trainer.manifest.samples_apart else self._form.batch_samples
@@ -132,7 +137,8 @@ class Rounds:
             if not present:
                 raise LearnerError("All samples were deleted while they were trained on.")
             filled = present + draw.choices(present, k=len(numbers) - len(present))
-            result = self._trainer.step(self._form.batch(filled), self._settings.lr, on_nonfinite="skip")
+            with self._dropping_refused(samples, self._step):
+                result = self._step(self._form.batch(filled))
             if not result.skipped:
                 losses.append(result.loss)
             yield
@@ -159,10 +165,36 @@ class Rounds:
         for start in range(0, len(wanted), size):
             samples = self._replay.load(wanted[start : start + size])
             if self._judged_by(len(samples)):
-                values = self._trainer.evaluate([self._form.batch(list(samples.values()))]).values
-                found.update(zip(samples, np.asarray(values, np.float64).tolist()))
+                with self._dropping_refused(samples, self._values):
+                    values = self._values(self._form.batch(list(samples.values())))
+                found.update(zip(samples, values))
                 yield
         return found
+
+    def _step(self, batch: Arrays) -> StepResult:
+        return self._trainer.step(batch, self._settings.lr, on_nonfinite="skip")
+
+    def _values(self, batch: Arrays) -> list[float]:
+        """The metric of each sample of a batch."""
+        return np.asarray(self._trainer.evaluate([batch]).values, np.float64).tolist()
+
+    @contextmanager
+    def _dropping_refused(
+        self, samples: Mapping[int, Arrays], run: Callable[[Arrays], object]
+    ) -> Iterator[None]:
+        """When a batch is refused, delete those of its samples that are refused alone, too: an index that
+        the graph computes is checked there only, and such a sample would end every round.
+        """
+        try:
+            yield
+        except BatchError:
+            for number, sample in samples.items():
+                try:
+                    run(self._form.batch([sample] * self._form.batch_samples))
+                except BatchError as e:
+                    with self._database.transaction() as write:
+                        self._replay.refuse(write, number, str(e))
+            raise
 
     def _promote(self, judgement: Judgement, after: dict[int, float]) -> None:
         save = functools.partial(self._trainer.save, note=False)  # a generation's file comes and goes

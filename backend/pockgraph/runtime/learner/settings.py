@@ -11,6 +11,7 @@ from ...errors import LearnerError
 
 _LEAST = {
     "max_samples": 8, "max_bytes": 1, "round_steps": 1, "attempts": 1, "min_held_out": 2,
+    "enough_held_out": 0,
     "keep_generations": 1,
 }  # fmt: skip
 
@@ -32,7 +33,8 @@ class LearnerSettings:
         round_steps: training steps between two judgements.
         attempts: how many times new weights that are not better yet are trained on and judged, before they
             are rolled back.
-        margin: by how many standard errors the held-out metric must rise, see `judgement.judge`.
+        margin: by how many standard errors the held-out metric must rise, see `judgement.judge`, while
+            there are fewer than `enough_held_out` held-out samples; from there on it must not fall.
         min_held_out: without so many held-out samples nothing is trained.
         keep_generations: how many promoted weights are kept on disk, the present ones included.
 
@@ -50,6 +52,7 @@ class LearnerSettings:
     round_steps: int = 50
     attempts: int = 3
     margin: float = 1.0
+    enough_held_out: int = 50
     min_held_out: int = 10
     keep_generations: int = 3
 
