@@ -24,7 +24,7 @@ def artifact_zip(folder: str | os.PathLike[str]) -> io.BytesIO:
     Raises:
         ArtifactError: there is no artefact, or it is damaged.
     """
-    from pockgraph.runtime.artefact_files import MANIFEST, read_manifest, verify_files
+    from pockgraph.runtime.artifact_files import MANIFEST, read_manifest, verify_files
 
     place = Path(folder)
     manifest = read_manifest(place)

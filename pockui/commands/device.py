@@ -145,7 +145,7 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Show what an artefact holds, and how it compares with PyTorch."""
-    from pockgraph.runtime.artefact_files import read_manifest, read_plan, verify_files
+    from pockgraph.runtime.artifact_files import read_manifest, read_plan, verify_files
 
     manifest = read_manifest(artifact)
     verify_files(artifact, manifest)
@@ -214,7 +214,7 @@ def _of_task(reference: str, seed: int, trainer: Trainer) -> _Source:
 
 
 def _of_file(path: Path | None, trainer: Trainer) -> _Source:
-    from pockgraph.runtime.artefact_files import file_sha256
+    from pockgraph.runtime.artifact_files import file_sha256
     from pockgraph.runtime.data_file import Data
     from pockgraph.study.records import DataSplit
 

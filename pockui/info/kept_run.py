@@ -84,7 +84,7 @@ def kept_run(run: Run, folder: Path) -> KeptRun:
 
 def _compiled(folder: Path) -> Event | None:
     """What the artefact in a folder says; None where there is none any more."""
-    from pockgraph.runtime.artefact_files import read_manifest
+    from pockgraph.runtime.artifact_files import read_manifest
 
     try:
         manifest = read_manifest(folder)

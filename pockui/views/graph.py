@@ -12,7 +12,7 @@ import param
 
 from pockgraph.errors import PockError
 from pockgraph.profile.graph_summary import graph_summary
-from pockgraph.runtime.artefact_files import read_manifest
+from pockgraph.runtime.artifact_files import read_manifest
 from pockgraph.runtime.manifest import Manifest
 
 from ..components.web import Tree

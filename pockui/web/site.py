@@ -15,7 +15,7 @@ import numpy as np
 
 from pockgraph.errors import ArtifactError, PockError, listing, reason
 from pockgraph.files import replacing
-from pockgraph.runtime.artefact_files import MANIFEST, PLAN, read_manifest, verify_files
+from pockgraph.runtime.artifact_files import MANIFEST, PLAN, read_manifest, verify_files
 from pockgraph.runtime.data_file import Data
 from pockgraph.runtime.manifest import Manifest
 

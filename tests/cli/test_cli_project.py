@@ -18,7 +18,7 @@ import pytest
 from projects import Cli  # pyright: ignore
 
 from pockgraph.plan import Plan
-from pockgraph.runtime.artefact_files import file_sha256
+from pockgraph.runtime.artifact_files import file_sha256
 from pockgraph.study import device_kit
 
 

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from artefact_files import artefact_copy, artefact_of  # noqa: F401  fixtures
+from artifact_files import artefact_copy, artefact_of  # noqa: F401  fixtures
 from project_on_disk import built, project  # noqa: F401
 from study_files import measured, study_file  # noqa: F401
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from artefact_files import DATA, compiled, tanh
+from artifact_files import DATA, compiled, tanh
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn

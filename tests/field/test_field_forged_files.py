@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artefact_files import DATA, compiled, rehash, tanh
+from artifact_files import DATA, compiled, rehash, tanh
 
 import pockgraph as pg
 from pockgraph.errors import ArtifactError, PlanError

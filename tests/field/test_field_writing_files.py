@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from artefact_files import DATA, compiled, listed
+from artifact_files import DATA, compiled, listed
 
 import pockgraph as pg
 from pockgraph import files
@@ -54,7 +54,7 @@ def test_files_that_may_not_grow_are_refused_in_a_line(tmp_path: Path, target: s
     code = """
 import resource, signal, sys
 sys.path[:0] = sys.argv[3:]
-from artefact_files import compiled
+from artifact_files import compiled
 import pockgraph as pg, pockgraph.errors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import torch

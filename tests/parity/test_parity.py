@@ -25,7 +25,7 @@ from pockgraph.parity.artefact_runs import ArtefactRuns
 from pockgraph.parity.eager_reference import autograd
 from pockgraph.passes import Pipeline, run
 from pockgraph.plan import Plan
-from pockgraph.runtime.artefact_files import read_manifest
+from pockgraph.runtime.artifact_files import read_manifest
 from pockgraph.runtime.parity_record import ParityRecord
 from pockgraph.targets import target_names
 

@@ -11,7 +11,7 @@ from tiny_task import batches
 
 from pockgraph.errors import ArtifactError
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.artefact_files import file_sha256
+from pockgraph.runtime.artifact_files import file_sha256
 from pockgraph.runtime.command import main
 
 PACKAGES = ("eval.pt2", "train.pt2")

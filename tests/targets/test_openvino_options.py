@@ -21,7 +21,7 @@ from truth import Steps
 import pockgraph as pg
 from pockgraph.errors import ArtifactError, PockError
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.artefact_files import file_sha256, read_manifest
+from pockgraph.runtime.artifact_files import file_sha256, read_manifest
 from pockgraph.runtime.checkpoint import initial_state
 from pockgraph.runtime.precision import probe_batch, probe_state
 from pockgraph.runtime.quiet_openvino import core, ov

@@ -23,7 +23,7 @@ from ..optimizer import optimizer_from_dict
 from ..passes.batch_limits import limits_of
 from ..passes.guard_indices import guards_of
 from ..runtime import checkpoint
-from ..runtime.artefact_files import (
+from ..runtime.artifact_files import (
     LAST_CHECKPOINT,
     MANIFEST,
     PLAN,

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..ir.graph import Graph, Role, Slot
 from ..passes.batch_limits import limits_of
 from ..passes.guard_indices import guards_of
-from ..runtime.artefact_files import file_sha256
+from ..runtime.artifact_files import file_sha256
 from ..runtime.graph_specs import GraphSpec, PredictionSpec, SlotSpec
 from ..runtime.manifest import FileSpec
 from ..runtime.result_marks import INEXACT, OUT_OF_BOUNDS

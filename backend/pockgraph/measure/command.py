@@ -107,7 +107,7 @@ def _tell_state(path: Path) -> int:
 
 def _serve_artifact(artifact: Path, batch: dict[str, np.ndarray], threads: int | None, forward: bool) -> int:
     from ..runtime import Trainer
-    from ..runtime.artefact_files import read_manifest
+    from ..runtime.artifact_files import read_manifest
     from ..runtime.runner import import_runtime
 
     # The target's libraries belong to what is imported, not to what is loaded.

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from ..errors import ArtifactError, listing, reason
 from ..files import open_regular, parse_json, replacing, require_kind
 from ..plan import Plan
-from .artefact_files import STATE, require_unchanged
+from .artifact_files import STATE, require_unchanged
 from .manifest import Manifest
 
 SCHEMA = "pockui.checkpoint/2"

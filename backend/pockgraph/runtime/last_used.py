@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import read_text, resolved, write_atomically
-from .artefact_files import LAST_CHECKPOINT
+from .artifact_files import LAST_CHECKPOINT
 
 if TYPE_CHECKING:
     from .trainer import Trainer

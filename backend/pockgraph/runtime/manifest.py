@@ -1,6 +1,6 @@
 """The artefact's manifest: what is in the folder, and what a step takes and gives. Imports no torch.
 
-Not here: reading it, and comparing the folder's files with it (`artefact_files.py`).
+Not here: reading it, and comparing the folder's files with it (`artifact_files.py`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ArtifactError, listing, reason
 from ..ir.slot_names import Role
-from .artefact_files import require_unchanged
+from .artifact_files import require_unchanged
 from .finite_check import nonfinite
 from .graph_specs import GraphSpec, PredictionSpec, SlotSpec
 from .manifest import Manifest

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ArtifactError, listing, reason
 from ..ir.slot_names import Role
-from .artefact_files import require_unchanged
+from .artifact_files import require_unchanged
 from .graph_specs import GraphSpec, SlotSpec
 from .manifest import Manifest
 from .mapped_files import pages_dropped

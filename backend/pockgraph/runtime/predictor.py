@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ArtifactError, require
 from ..files import resolved
 from . import checkpoint as checkpoints
-from .artefact_files import STATE, read_manifest, require_unchanged
+from .artifact_files import STATE, read_manifest, require_unchanged
 from .forward_passes import predicted, require_predictions
 from .graph_specs import PredictionSpec
 from .manifest import Manifest

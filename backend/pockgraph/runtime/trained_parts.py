@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ArtifactError, listing, suggest
 from ..ir.slot_names import EMA, Role
 from ..plan import Plan
-from .artefact_files import STATE, require_unchanged
+from .artifact_files import STATE, require_unchanged
 from .checkpoint import read_arrays
 from .graph_specs import SlotSpec
 from .manifest import Manifest

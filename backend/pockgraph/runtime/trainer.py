@@ -18,7 +18,7 @@ from ..ir.slot_names import Role
 from ..plan import Plan
 from ..prng import step_keys
 from . import checkpoint
-from .artefact_files import read_manifest, read_plan, verify_files
+from .artifact_files import read_manifest, read_plan, verify_files
 from .batch import check_finite, fit_batch, learning_rate
 from .batch_limits import check_limits
 from .finite_check import is_finite

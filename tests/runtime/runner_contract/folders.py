@@ -10,7 +10,7 @@ from tiny_task import Compile
 
 from pockgraph.errors import ArtifactError
 from pockgraph.runtime import Trainer
-from pockgraph.runtime.artefact_files import read_manifest
+from pockgraph.runtime.artifact_files import read_manifest
 
 from .base import RunnerTests
 

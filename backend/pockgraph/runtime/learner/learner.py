@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import BatchError, LearnerError, reason, require
 from ...files import resolved
-from ..artefact_files import read_manifest, verify_files
+from ..artifact_files import read_manifest, verify_files
 from ..checkpoint import initial_state, load_checkpoint, save_checkpoint
 from ..forward_passes import require_predictions
 from ..manifest import Manifest

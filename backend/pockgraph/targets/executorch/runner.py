@@ -14,7 +14,7 @@ import torch
 
 from ...errors import ArtifactError
 from ...ir.slot_names import Role
-from ...runtime.artefact_files import require_unchanged
+from ...runtime.artifact_files import require_unchanged
 from ...runtime.finite_check import nonfinite
 from ...runtime.graph_specs import GraphSpec, PredictionSpec
 from ...runtime.manifest import Manifest

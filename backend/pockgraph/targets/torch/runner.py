@@ -26,7 +26,7 @@ from ...files import read_text
 from ...ir.graph import Graph, Role, aten, output_args
 from ...ir.serialize import graph_from_json
 from ...plan.plan import MAX_BYTES
-from ...runtime.artefact_files import STATE, require_unchanged
+from ...runtime.artifact_files import STATE, require_unchanged
 from ...runtime.graph_specs import GraphSpec, PredictionSpec
 from ...runtime.manifest import Manifest
 from ...runtime.ownership import SPAWN, inherited
