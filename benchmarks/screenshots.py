@@ -2,15 +2,17 @@
 
     python benchmarks/screenshots.py --study out/demo-vision/study.db --out out/screenshots
 
-Serves the study and opens it in headless Chromium. `--hero` also writes the picture that README shows, to the
-path given, and `--docs` those of docs/ui.md, to a folder.
+Serves a copy of the study and opens it in headless Chromium. `--hero` also writes the picture that README
+shows, to the path given, and `--docs` those of docs/ui.md, to a folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 import tempfile
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def main() -> int:
     task = ("--task", options.task) if options.task else ()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = launch(playwright)
-        server = Server(Path(folder), str(options.study.resolve()), *task)
+        server = Server(Path(folder), copied(options.study, Path(folder)), *task)
         try:
             for (name, width), theme in product(WIDTHS.items(), ("light", "dark")):
                 page = opened(browser, server, {"width": width, "height": 1000}, theme)
@@ -67,6 +69,13 @@ def main() -> int:
     return 0
 
 
+def copied(study: Path, folder: Path) -> str:
+    """A copy of a study in the served folder, whose list has it then; its name."""
+    with closing(sqlite3.connect(study)) as source, closing(sqlite3.connect(folder / study.name)) as copy:
+        source.backup(copy)
+    return study.name
+
+
 def for_docs(browser: Any, server: Server, folder: Path) -> None:
     """One picture of each view, as tall as a screen or as what it shows."""
     page = opened(browser, server, DOCS, "light")
@@ -74,7 +83,7 @@ def for_docs(browser: Any, server: Server, folder: Path) -> None:
         tab.click()
         rest(page)
         page.screenshot(path=folder / f"ui-{tab.inner_text().lower()}.png")
-    page.goto(f"http://localhost:{server.port}/?study=none.db")
+    page.goto(f"http://localhost:{server.port}/?start=1")
     page.get_by_text("Make the study").wait_for()
     rest(page)
     page.screenshot(path=folder / "ui-start.png")

@@ -115,6 +115,7 @@ class Watched:
         self.outside: list[str] = []
         self.errors: list[str] = []
         self.fetched_bytes = 0
+        self._own: set[str] = set()  # requests that no server answers
         self.messages = 0
         self.sent_bytes = 0
         page.set_default_timeout(PATIENCE_MS)
@@ -125,6 +126,7 @@ class Watched:
         self.cdp = page.context.new_cdp_session(page)
         self.cdp.send("Network.enable")
         self.cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self.cdp.on("Network.requestWillBeSent", self._asked)
         self.cdp.on("Network.dataReceived", self._data)
 
     def _request(self, url: str) -> None:
@@ -135,8 +137,13 @@ class Watched:
         self.messages += 1
         self.sent_bytes += len(content)
 
+    def _asked(self, event: dict[str, Any]) -> None:
+        if event["request"]["url"].startswith(("blob:", "data:")):  # what the page has already
+            self._own.add(event["requestId"])
+
     def _data(self, event: dict[str, Any]) -> None:
-        self.fetched_bytes += event["dataLength"]
+        if event["requestId"] not in self._own:
+            self.fetched_bytes += event["dataLength"]
 
     def work_ms(self) -> float:
         """Processor time of the page's own thread since it began."""

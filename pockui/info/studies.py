@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pockgraph.errors import StudyError
@@ -15,14 +16,19 @@ SUFFIX = ".db"
 def find_studies(places: Iterable[str] = PLACES) -> list[Path]:
     """The studies there, newest first; other programs' databases are none."""
     found = [p for place in places for p in Path().glob(f"{place}/*{SUFFIX}") if is_study(p)]
-    return sorted(found, key=_changed, reverse=True)
+    return sorted(found, key=changed_s, reverse=True)
 
 
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # gone since
-        return 0.0
+def changed_s(path: Path) -> float:
+    """When a study was written last, in seconds since the epoch; 0 for one that is gone.
+
+    What was written while it is open stands in SQLite's log beside it; whoever reads it makes an empty one.
+    """
+    found = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        with suppress(OSError):
+            found.append(file.stat())
+    return max((status.st_mtime for status in found if status.st_size), default=0.0)
 
 
 def study_argument(argv: list[str], environment: dict[str, str]) -> str:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from pockgraph.errors import StudyError
 from pockgraph.study import Study
 
+from .studies import changed_s
+
 STUDIES_MAX = 50
 
 
@@ -35,7 +37,7 @@ def study_entries(found: Iterable[Path]) -> list[StudyEntry]:
 
 def _entry(path: Path) -> StudyEntry:
     try:
-        changed = time.strftime("%d %b %H:%M", time.localtime(path.stat().st_mtime)).lstrip("0")
+        changed = time.strftime("%d %b %H:%M", time.localtime(changed_s(path))).lstrip("0")
         with Study(path, read_only=True) as study:
             done, planned = study.progress()
             runs = len(study.runs())

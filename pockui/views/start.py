@@ -72,7 +72,7 @@ def _list(found: Sequence[StudyEntry]) -> str:
     head = "<tr><th>Study</th><th>Task</th><th>Measurements</th><th>Changed</th></tr>"
     return (
         '<div class="scroll" role="group" aria-label="Studies" tabindex="0">'
-        f"<table><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
+        f'<table class="texts"><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -43,7 +44,7 @@ from pockui.info.palette import DARK, LIGHT
 from pockui.info.parity import parity_badge
 from pockui.info.predictions import comparison, over_budget
 from pockui.info.process_memory import stacks
-from pockui.info.studies import find_studies, study_argument
+from pockui.info.studies import changed_s, find_studies, study_argument
 from pockui.info.train_settings import TrainSettings
 from pockui.info.training import loss_history, progress, result_tiles, why_not_trainable
 from pockui.info.training_code import training_code
@@ -597,6 +598,18 @@ def test_studies_are_found_by_their_content(study_path, tmp_path, monkeypatch) -
     (tmp_path / "not.db").write_text("something else")
     (tmp_path / "out" / "demo" / "s.db").write_bytes(study_path.read_bytes()[:100])
     assert [p.name for p in find_studies()] == ["s.db"]
+
+
+def test_the_study_that_was_written_last_comes_first(study_path, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for hour, name in enumerate(("a.db", "b.db", "c.db")):
+        (tmp_path / name).write_bytes(study_path.read_bytes()[:100])
+        os.utime(tmp_path / name, (3600 * hour, 3600 * hour))
+    for name, log in (("a.db", b"written, not yet in the file"), ("b.db", b"")):
+        (tmp_path / f"{name}-wal").write_bytes(log)
+    assert [p.name for p in find_studies()] == ["a.db", "c.db", "b.db"]
+    assert changed_s(tmp_path / "b.db") == 3600
+    assert changed_s(tmp_path / "gone.db") == 0
 
 
 def test_the_address_wins_over_arguments_and_environment() -> None:

@@ -296,7 +296,7 @@ class Study(KeptDevices, AnalysisRecords, StudyTask):
         conditions = self._conditions(analysis)
         name = name or plan.provenance.get("made_by", "") or f"{len(plan.tensors)} tensors"
         seeds = checked_seeds(seeds)
-        with told(progress, f"Training {name}") as tell:
+        with told(progress, "Training the plan") as tell:
             return verify(
                 self, plan, conditions, name=name, seeds=seeds, target=target, progress=tell, cancel=cancel,
                 force=force,
