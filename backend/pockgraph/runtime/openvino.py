@@ -17,7 +17,7 @@ from .checkpoint import initial_state
 from .finite_check import nonfinite
 from .graph_specs import GraphSpec, PredictionSpec
 from .manifest import Manifest
-from .openvino_devices import device_options
+from .openvino_devices import device_config
 from .openvino_request import Request, graph_files
 from .openvino_state import StateMemories
 from .precision import requested_precision, require_exact_state
@@ -56,10 +56,8 @@ def _opener(
 ) -> Callable[[str, GraphSpec], Request]:
     """What opens a graph of the artefact on a device, by its stem; its state is `state`, if that is given."""
     core = process_core()
-    options = device_options(core.available_devices, device, threads, requested_precision(manifest))
-    return lambda stem, spec: Request(
-        core, *graph_files(folder, manifest, stem), spec, device, options, state
-    )
+    config = device_config(core.available_devices, device, threads, requested_precision(manifest))
+    return lambda stem, spec: Request(core, *graph_files(folder, manifest, stem), spec, device, config, state)
 
 
 class OpenVINORunner:

@@ -12,10 +12,10 @@ _VIRTUAL = ("AUTO", "HETERO")
 _SPREADING = ("MULTI", "BATCH")
 
 
-def device_options(
+def device_config(
     available: Sequence[str], device: str, threads: int | None, precision: str
 ) -> dict[str, Any]:
-    """OpenVINO's options for a graph on a device.
+    """OpenVINO's configuration for a graph on a device.
 
     Args:
         available: the devices that there are.
@@ -28,15 +28,15 @@ def device_options(
     _require_device(available, device)
     if threads is not None and device != "CPU":
         raise ArtifactError(f"threads={threads} is for the device 'CPU', not {device!r}. Leave it out.")
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     kind, _, members = device.partition(":")
     if kind == "AUTO" and ("," in members or members.startswith("-") or not members):
         # Else AUTO may begin on one device and go on with another, whose state is empty. With one to
         # choose from it could not, and refuses to be told.
-        options |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
+        config |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
     if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = str(threads)
-    return options
+        config["INFERENCE_NUM_THREADS"] = str(threads)
+    return config
 
 
 def _require_device(available: Sequence[str], device: str) -> None:
