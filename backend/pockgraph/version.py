@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 __version__ = "0.1.0"
 
 
 def installed_version(package: str) -> str | None:
     """Of an installed package; None where it is not."""
+    import importlib.metadata  # most of what importing this package would take
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -121,6 +121,7 @@ def _range(axis: Item, values: Sequence[float]) -> tuple[float, float]:
         low, high = axis["range"]
         return low, high
     from_zero = axis.get("rangemode") == "tozero"
+    values = values or (0.0,)
     low = min(0.0, *values) if from_zero else min(values)
     high = max(values)
     pad = 0.06 * (high - low) or abs(high) * 0.06 or 1.0

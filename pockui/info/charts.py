@@ -8,6 +8,7 @@ tests do.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -301,8 +302,15 @@ def _with_legend(figure: Figure, top_px: int, more: Item | None = None) -> Figur
     return figure
 
 
+def _finite(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Without those that have no place: the loss of a training that diverged."""
+    kept = [(step, value) for step, value in zip(steps, values) if math.isfinite(value)]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
 def loss_chart(steps: Sequence[int], losses: Sequence[float], total: int, colours: Palette) -> Figure:
     """Training loss against the step."""
+    steps, losses = _finite(steps, losses)
     line = _scatter(
         steps,
         losses,
@@ -318,6 +326,7 @@ def metric_chart(
     steps: Sequence[int], values: Sequence[float], total: int, metric: MetricScale, colours: Palette
 ) -> Figure:
     """The metric on the first validation samples against the step."""
+    steps, values = _finite(steps, values)
     line = _scatter(
         steps,
         [value * metric.factor for value in values],
@@ -337,8 +346,7 @@ def losses_chart(curves: Sequence[LossCurve], colours: Palette) -> Figure:
     dashes = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
     lines = [
         _scatter(
-            curve.steps,
-            curve.losses,
+            *_finite(curve.steps, curve.losses),
             "lines",
             name=html.escape(curve.name),
             showlegend=True,

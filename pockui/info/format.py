@@ -21,7 +21,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def _scaled(value: float | None, units: tuple[str, ...]) -> str:
-    if value is None:
+    if value is None or not math.isfinite(value):
         return UNKNOWN
     scale = 0
     while abs(value) >= 999.5 and scale < len(units) - 1:
@@ -41,7 +41,7 @@ def flops(value: float | None) -> str:
 
 def milliseconds(value: float | None) -> str:
     """`0.84 ms`, `12.3 ms`, `1.20 s`."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return UNKNOWN
     return f"{significant(value)} ms" if value < 1000 else f"{significant(value / 1000)} s"
 
@@ -74,7 +74,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 def change(value: float | None, reference: float | None) -> str:
     """How `value` differs from `reference`, in percent: `−62 %`."""
-    if value is None or not reference:
+    if value is None or not reference or not math.isfinite(value / reference):
         return ""
     ratio = value / reference - 1
     if abs(ratio) < 0.0005:
@@ -111,7 +111,7 @@ class MetricScale:
 
     def gain(self, value: float | None) -> str:
         """A difference: `+2.40 points`."""
-        if value is None or math.isnan(value):
+        if value is None or not math.isfinite(value):
             return UNKNOWN
         scaled = value * self.factor
         text = f"{scaled:+.2f}".replace("-", MINUS) if abs(scaled) >= 0.005 else "0"
@@ -125,4 +125,6 @@ class MetricScale:
         """The metric itself: `93.1 %`."""
         if value is None or math.isnan(value):
             return UNKNOWN
-        return f"{100 * value:.1f} %" if self.is_share else significant(value, 4)
+        if math.isinf(value):
+            return "infinite" if value > 0 else f"{MINUS}infinite"
+        return f"{100 * value:.1f} %" if self.is_share and abs(value) < 100 else significant(value, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -131,7 +132,7 @@ def difference(
     column: Column, value: float | None, base: float | None, metric: fmt.MetricScale
 ) -> tuple[str, Level]:
     """How a figure differs from the baseline's, and whether that is good or bad; small ones are neither."""
-    if value is None or base is None:
+    if value is None or base is None or not math.isfinite(value - base):
         return "", ""
     more = value - base
     if column.kind == "count":
@@ -165,13 +166,16 @@ def loss_curves(records: Iterable[Record], smoothing: float) -> list[LossCurve]:
 
 
 def smoothed(values: Sequence[float], weight: float) -> list[float]:
-    """The exponential moving average, without a bias to its beginning.
+    """The exponential moving average, without a bias to its beginning; NaN or infinite values count as none.
 
     Args:
         weight: of what came before, from 0 (nothing is smoothed) up to, but not, 1.
     """
     found, average, total = [], 0.0, 0.0
     for value in values:
+        if not math.isfinite(value):
+            found.append(math.nan)
+            continue
         average = weight * average + (1 - weight) * value
         total = weight * total + (1 - weight)
         found.append(average / total)

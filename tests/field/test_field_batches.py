@@ -112,6 +112,10 @@ def test_an_analysis_refuses_such_a_label(tmp_path: Path) -> None:
     data[4]["y"][1] = 9
     with pytest.raises(BatchError, match=r"In batch \d .* of `train`: .*'y' .* holds 9 at \[1\]"):
         pg.Study(tmp_path / "study.db", task(mlp(), data)).analyze()
+    data[0]["y"][2] = -1  # where the gradients are compared with PyTorch's first
+    for mode in ("measured", "probe"):
+        with pytest.raises(BatchError, match=r"^Batch entry 'y' .* holds -1 at \[2\]"):
+            pg.Study(tmp_path / f"{mode}.db", task(mlp(), data)).analyze(mode=mode)
 
 
 def test_an_analysis_names_the_batch_that_holds_nan(tmp_path: Path) -> None:

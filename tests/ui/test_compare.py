@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,13 @@ from pockgraph.study import Run, Study
 from pockui.comparison import Comparison
 from pockui.facts import read_facts
 from pockui.info import charts
+from pockui.info.chart_svg import chart_svg
 from pockui.info.format import MetricScale
 from pockui.info.palette import DARK
 from pockui.info.records import (
     COLUMNS,
     CURRENT,
+    LossCurve,
     difference,
     differing_tensors,
     loss_curves,
@@ -78,6 +82,33 @@ def test_smoothing_starts_at_the_first_loss_and_keeps_a_constant() -> None:
     rough = smoothed([4.0, 2.0, 4.0, 2.0], 0.9)
     assert rough[0] == 4.0
     assert max(rough[1:]) - min(rough[1:]) < 1.1
+
+
+def test_figures_that_are_not_finite_are_neither_better_nor_worse() -> None:
+    share = MetricScale(0.9)
+    for value, base in ((math.nan, 0.9), (math.inf, 0.9), (0.9, -math.inf), (math.inf, math.inf)):
+        assert difference(COLUMN["test"], value, base, share) == ("", "")
+        assert difference(COLUMN["step_ms"], value, base, share) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "losses", [(1.0, 0.5, math.nan), (2.0, math.inf, 1.0, 0.5), (math.nan,), (-math.inf, 3.0)]
+)
+def test_curves_of_trainings_that_diverged_are_drawn(losses: tuple[float, ...]) -> None:
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    soft = smoothed(losses, 0.6)
+    assert [math.isfinite(a) for a in soft] == [math.isfinite(a) for a in losses]
+    assert [a for a in soft if math.isfinite(a)] == smoothed(finite, 0.6)
+    steps = [*range(1, len(losses) + 1)]
+    drawn = [
+        charts.losses_chart([LossCurve("a", steps, soft)], DARK),
+        charts.loss_chart(steps, losses, len(losses), DARK),
+        charts.metric_chart(steps, losses, len(losses), MetricScale(0.9), DARK),
+    ]
+    for figure in drawn:
+        picture = chart_svg(figure, "losses", DARK.paper)
+        assert not {"nan", "inf"} & set(re.findall("[a-z]+", picture))
+        assert len(figure["data"][0]["x"]) == len(finite)
 
 
 def test_all_that_a_study_keeps_is_listed_pinned_and_opened(kept_state: State, kept: Path) -> None:

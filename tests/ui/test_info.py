@@ -71,6 +71,9 @@ def test_times_changes_and_ratios_are_written_with_their_units() -> None:
     assert fmt.change(38, 100) == "−62 %"
     assert fmt.change(100, 100) == "same"
     assert fmt.change(1, None) == ""
+    for odd in (math.nan, math.inf, -math.inf):
+        assert {fmt.milliseconds(odd), fmt.size(odd), fmt.duration(odd)} == {"–"}
+        assert fmt.change(odd, 2.0) == fmt.change(2.0, math.nan) == ""
     assert fmt.percent(0.125) == "12.5 %"
 
 
@@ -79,6 +82,9 @@ def test_a_metric_between_0_and_1_is_written_in_points() -> None:
     assert fmt.MetricScale(0.84).gain(-0.024) == "−2.40 points"
     assert fmt.MetricScale(-3.2).gain(0.024) == "+0.02"
     assert fmt.MetricScale(0.84).level(math.nan) == "–"
+    assert fmt.MetricScale(0.84).level(-math.inf) == "−infinite"
+    assert fmt.MetricScale(0.84).level(3e38).startswith("300,000")
+    assert fmt.MetricScale(0.84).gain(math.inf) == "–"
 
 
 def test_interval_is_students_and_unknown_for_one_seed() -> None:

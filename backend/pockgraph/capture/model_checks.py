@@ -45,6 +45,8 @@ def check_model(task: Task) -> None:
     refuse(away, "is", "not on the CPU, where a step is made and compared with PyTorch. Use model.cpu()")
     foreign = [f"{n!r} ({type(t).__name__})" for n, t in tensors.items() if type(t) not in _PLAIN]
     refuse(foreign, "is", "of a special kind, which hides values. Use plain tensors")
+    sparse = [repr(n) for n, t in tensors.items() if t.layout is not torch.strided]
+    refuse(sparse, "is", "sparse, and a step holds dense tensors. Take .to_dense(), or keep its indices")
     floats = [
         f"{n!r} ({dtype_name(t.dtype)})" for n, t in tensors.items() if t.dtype in HALVES or t.is_complex()
     ]

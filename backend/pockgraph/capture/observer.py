@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.fx.traceback as fx_traceback
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
@@ -82,6 +83,8 @@ class Observer(TorchFunctionMode):
         if isinstance(value, Tensor):
             if isinstance(value, FakeTensor) and value.fake_mode is not self._mode:
                 raise refusals.NotOneGraph(refusals.LEFT_OVER, self._place()[1])
+            if value.layout is not torch.strided:
+                raise refusals.NotOneGraph(refusals.SPARSE, self._place()[1])
             return self._stand_ins.get(id(value), value)
         if type(value) in (list, tuple):
             return type(value)(self._stand_in(v) for v in value)

@@ -11,6 +11,7 @@ import torch
 from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .causal_masks import masks_as_given
 from .model_stand_ins import plain_checkpoints
 from .padded_encoders import padded_encoders
 
@@ -28,6 +29,7 @@ def plain_operators() -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(plain_checkpoints())
+        stack.enter_context(masks_as_given())
         stack.enter_context(padded_encoders() if fast else nullcontext())
         torch.backends.mha.set_fastpath_enabled(False)
         try:

@@ -132,6 +132,11 @@ DIFFERS = (
     "it computes something else when it is called again (a random number, the time, a counter), and a "
     "compiled step would keep one value for ever. Pass the value in the batch, or keep it in a buffer"
 )
+SPARSE = (
+    "it computes with a sparse tensor, and a step holds dense ones. Take its .to_dense() before; or, for a "
+    "matrix given by `rows`, `columns` and `values`, write A @ x as "
+    "x.new_zeros(len(A), x.shape[1]).index_add(0, rows, values[:, None] * x[columns])"
+)
 LEFT_OVER = (
     "it reads a tensor that an earlier call has kept. Keep it in a buffer (register_buffer), or, if it is a "
     "table that never changes, compute it in __init__"

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ..errors import ParityError, TaskError, listing
 from ..ir.graph import Role, Slot
+from ..passes.batch_limits import limits_of
+from ..runtime.batch_limits import check_limits
 from ..task.batch import nonfinite_entries
 from ..train_graph import TrainGraph
 from .eager_reference import Outcome, autograd
@@ -57,8 +59,11 @@ def check_graph(graph: TrainGraph) -> None:
     `torch.optim`.
 
     Raises:
+        BatchError: the task's first batch holds an index that the model has no row for.
         ParityError: saying what deviates.
     """
+    arrays = {name: value.numpy(force=True) for name, value in graph.task.example.items()}
+    check_limits(arrays, (*limits_of(graph.gradients), *limits_of(graph.metric)), graph.task.name)
     check = GradientCheck(graph, 0)
     refusal = check.run().refusal or check.update.refusal or MetricCheck(graph, METRIC).check_graph()
     if refusal:

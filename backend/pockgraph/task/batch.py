@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,10 +43,14 @@ def as_named(batch: Any) -> Batch:
     named: Batch = {}
     for key, value in by_name(items, TaskError).items():
         if not isinstance(value, torch.Tensor | np.ndarray):
-            raise TaskError(
-                f"A batch must hold tensors; {key!r} is a {type(value).__name__}. "
-                "Convert it, or leave it out of the batch."
-            )
+            remedy = "Convert it, or leave it out of the batch."
+            if isinstance(value, Mapping | tuple | list):
+                remedy = (
+                    "Make its tensors entries of their own, and put them together in the loss and the metric."
+                )
+            raise TaskError(f"A batch must hold tensors; {key!r} is of type {type(value).__name__}. {remedy}")
+        if isinstance(value, torch.Tensor):
+            _check_dense(key, value)
         try:
             named[key] = tensor_of(value)
         except TypeError:
@@ -52,6 +58,19 @@ def as_named(batch: Any) -> Batch:
                 f"A batch must hold numbers; {key!r} is an array of {value.dtype}. Encode it as numbers."
             ) from None
     return named
+
+
+def _check_dense(key: str, value: torch.Tensor) -> None:
+    """Refuse tensors that no array of numbers stands for."""
+    if value.is_nested:
+        wrong, do = "is a nested tensor", "Pad it, and pass the lengths or a mask beside it"
+    elif value.layout is not torch.strided:
+        wrong, do = "is sparse", "Pass its .to_dense(), or its indices and values as entries of their own"
+    elif value.device.type != "cpu":
+        wrong, do = f"is on {value.device}", "A step is made on the CPU: pass its .cpu()"
+    else:
+        return
+    raise TaskError(f"A batch must hold dense tensors; {key!r} {wrong}. {do}.")
 
 
 def check_name(task: str, name: str, what: str, do: str) -> None:
@@ -95,6 +114,22 @@ def hint(data: Any) -> str:
     if isinstance(data, Dataset) or hasattr(data, "column_names"):
         return " A Dataset gives single samples: wrap it in a DataLoader(…, batch_size=…, drop_last=True)."
     return ""
+
+
+def rebuilt(batch: Batch, first: Any) -> Any:
+    """A named batch in the form of the task's first one: a dict, a tuple, or what reads like either.
+
+    Of these are named tuples, and dicts whose entries are attributes, too, as tokenizers give them.
+    """
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*batch.values())
+    if not isinstance(first, Mapping):
+        return tuple(batch.values())
+    if isinstance(first, UserDict):
+        like = copy.copy(first)
+        like.data = dict(batch)
+        return like
+    return batch
 
 
 def check_batch(batch: Batch, example: Batch, what: str = "a batch") -> None:

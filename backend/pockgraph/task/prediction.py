@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import TaskError
-from .batch import Batch, check_entries
+from .batch import Batch, check_entries, rebuilt
 
 if TYPE_CHECKING:
     from .task import Task
@@ -55,10 +55,10 @@ def checked_prediction(task: Task) -> tuple[int, ...] | None:
 
 
 def rebuilt_prediction(task: Task, batch: Batch) -> Any:
-    """A named batch in the form (dict or tuple) that the task's `predict` expects."""
+    """A named batch in the form that the task's `predict` expects."""
     if task.predict_batch is None:
         return task.rebuild(batch)
-    return batch if isinstance(task.predict_batch, Mapping) else tuple(batch.values())
+    return rebuilt(batch, task.predict_batch)
 
 
 def resized(batch: Batch, samples: int, size: int) -> Batch:

@@ -13,7 +13,7 @@ import torch
 from ..errors import TaskError, require, suggest
 from ..globs import matches
 from ..plan.plan import BatchNorm
-from .batch import Batch, as_named, check_batch, check_entries, check_name, hint
+from .batch import Batch, as_named, check_batch, check_entries, check_name, hint, rebuilt
 from .batches import Batches
 from .data_sources import as_data, beginning_of, epoch_of, is_stream, numbered
 from .prediction import checked_prediction
@@ -205,8 +205,8 @@ class Task:
         return {name: cast(value) for name, value in as_named(batch).items()}
 
     def rebuild(self, batch: Batch) -> Any:
-        """A named batch in the form (dict or tuple) that `loss` and `metric` expect."""
-        return batch if isinstance(self._first, Mapping) else tuple(batch.values())
+        """A named batch in the form that `loss` and `metric` expect."""
+        return rebuilt(batch, self._first)
 
     @property
     def predict_example(self) -> Batch:
