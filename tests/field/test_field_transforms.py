@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, stack_module_state, vmap
-from users import CLASSES, assert_as_eager, batches, mlp, task
+from users import CLASSES, assert_as_eager, batches, cross_entropy, mlp, task
 
 import pockgraph as pg
 from pockgraph.errors import CaptureError
@@ -102,3 +103,19 @@ def test_a_gradient_within_the_metric_wants_enable_grad() -> None:
     with pytest.raises(CaptureError, match=r"test_field_transforms\.py:\d+[\s\S]*torch\.enable_grad\(\)"):
         pg.build(task(Force(), DATA))
     assert_as_eager(task(Recording(), DATA), "onnx")
+
+
+def test_what_torch_compile_made_is_captured_and_compared_without_its_compiler(tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("TorchInductor would take half a minute")
+
+    torch.manual_seed(0)
+    whole = torch.compile(mlp(), backend=refuse)
+    part = nn.Sequential(torch.compile(nn.Linear(12, 6), backend=refuse), nn.Linear(6, CLASSES))
+    of_loss = torch.compile(F.cross_entropy, backend=refuse)
+    for net, loss in ((whole, cross_entropy), (part, lambda m, b: of_loss(m(b["x"]), b["y"]))):
+        graph = pg.build(task(net, DATA, loss), pg.SGD(lr=0.1))
+        trainer = pg.compile(graph, target="torch", out=tmp_path / "out").trainer()
+        with torch.compiler.set_stance("force_eager"):
+            expected = float(loss(net, DATA[0]).detach())
+        assert trainer.step(DATA[0]).loss == pytest.approx(expected, rel=1e-5)

@@ -82,7 +82,7 @@ def as_captured(task: Task, changed: Collection[str] = (), training: bool = True
     parameters = dict(task.model.named_parameters())
     kept = [(t, t.detach().clone()) for t in (*task.model.buffers(), *(parameters[f] for f in changed))]
     try:
-        with plain_checkpoints():
+        with torch.compiler.set_stance("force_eager"), plain_checkpoints():
             yield
     finally:
         snapshot.restore()
