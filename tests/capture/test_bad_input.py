@@ -116,10 +116,10 @@ def test_no_data(which: str) -> None:
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ("a caption", "'note' is a str"),
-        ([1, 2], "'note' is a list"),
-        (3, "'note' is a int"),
-        (None, "'note' is a NoneType"),
+        ("a caption", "'note' is of type str"),
+        ([1, 2], "'note' is of type list"),
+        (3, "'note' is of type int"),
+        (None, "'note' is of type NoneType"),
     ],
 )
 def test_a_batch_entry_that_is_no_tensor(entry: Any, says: str) -> None:
