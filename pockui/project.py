@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pockgraph.errors import TaskError, suggest
@@ -80,6 +81,12 @@ def full_reference(reference: str) -> str:
     reference = DEMOS.get(reference, reference)
     module, _, name = reference.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        file = Path(module)
+        if file.suffix == ".py":
+            raise TaskError(
+                f"{reference!r} names a file. Run the command in the folder that holds {file.name}, and "
+                f"write {file.stem}:{name or 'task'}."
+            )
         raise TaskError(
             f"{reference!r} names no task. Write module:task, as in my_project:task, or one of the demo's: "
             f"{', '.join(DEMOS)}.{suggest(reference, DEMOS)}"

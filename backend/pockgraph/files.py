@@ -98,6 +98,8 @@ def require_kind(
 ) -> None:
     """Refuse to replace a file of another kind: a study, data, somebody's code. An empty one may go.
 
+    A folder is refused too, before any work is done for a file that could not take its place.
+
     Args:
         what: the kind, as in "no checkpoint". is_one: whether a file that is not empty is of it.
 
@@ -108,6 +110,8 @@ def require_kind(
         status = path.stat()
     except (OSError, ValueError):  # nothing there, or what writing will say
         return
+    if stat.S_ISDIR(status.st_mode):
+        raise refusal(f"{path} is a folder. Name the {what} that is to be written, such as {path / 'NAME'}.")
     if stat.S_ISREG(status.st_mode) and status.st_size and not is_one(path):
         raise refusal(
             f"{path} exists and is no {what}, so it is not replaced. Choose another place, or move it away."
@@ -337,8 +341,14 @@ def resolved(path: str | os.PathLike[str]) -> Path:
         os.path.lexists(found)
         found.is_dir()
     except UnicodeError:
+        utf8 = sys.getfilesystemencoding() == "utf-8"
         raise ArtifactError(
-            f"The path {os.fspath(path)!a} cannot be used: its name is not UTF-8. Rename it."
+            f"The path {os.fspath(path)!a} cannot be used: its name is not UTF-8"
+            + (
+                ". Rename it."
+                if utf8
+                else ", or has letters that this locale has not. Set PYTHONUTF8=1, or rename it."
+            )
         ) from None
     except (TypeError, ValueError, OSError, RuntimeError) as e:
         raise ArtifactError(

@@ -270,6 +270,10 @@ ON_THE_DEVICE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checkpoint over the data": (
         ("out", "--data", "data.npz", "--steps", "1", "--save", "data.npz"), ("is no checkpoint",),
     ),
+    "checkpoint over a folder, told before any step": (
+        ("out", "--data", "data.npz", "--steps", "1", "--save", "out"),
+        ("out is a folder", "Name the checkpoint"),
+    ),
     "mistyped device": (("out", "--data", "data.npz", "--steps", "1", "--device", "GPUU"), ("GPUU", "CPU")),
 }  # fmt: skip
 

@@ -102,6 +102,13 @@ def test_the_demo_and_a_task_of_this_process_are_trusted(monkeypatch: pytest.Mon
     assert project.named_reference("os:abort") == "os:abort"
 
 
+def test_the_file_of_a_task_is_told_as_the_module_that_it_is() -> None:
+    with pytest.raises(
+        TaskError, match=r"in the folder that holds my_project\.py, and write my_project:mine\."
+    ):
+        project.name_task("../code/my_project.py:mine")
+
+
 @pytest.mark.parametrize("reference", ["", ":", "a:", ":b", "a b:c", "a.:b", "../a:b", "a:b.c", "a:b()"])
 def test_what_names_no_task_is_refused_before_anything_is_imported(reference: str) -> None:
     for refused in (project.load_task, project.name_task):

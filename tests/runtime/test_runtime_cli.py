@@ -86,7 +86,7 @@ def test_its_json_is_complete(folder: str, data: Path, capsys: pytest.CaptureFix
         ),
         (
             {"x": np.zeros((0, 3, 6, 6), np.float32), "y": np.zeros(0, np.int64)},
-            "common number of samples",
+            "holds no samples",
         ),
         ({"x": np.zeros((9, 3, 6, 5), np.float32), "y": np.zeros(9, np.int64)}, "'x' has shape"),
         ({"x": np.array([None] * 9), "y": np.zeros(9, np.int64)}, "as an npz file"),

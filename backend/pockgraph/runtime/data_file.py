@@ -72,6 +72,8 @@ class Data:
             ) from None
         whole = {n: arrays.pop(n) for n in entries if n not in rows}
         lengths = {n: len(a) if a.ndim else 0 for n, a in arrays.items()}
+        if not any(lengths.values()) and rows:
+            raise BatchError(f"{path} holds no samples. {holds}")
         if rows and (len(set(lengths.values())) != 1 or 0 in lengths.values()):
             raise BatchError(
                 f"The arrays of {path} need one common number of samples, not {lengths}. {holds}"

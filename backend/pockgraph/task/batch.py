@@ -46,7 +46,8 @@ def as_named(batch: Any) -> Batch:
             remedy = "Convert it, or leave it out of the batch."
             if isinstance(value, Mapping | tuple | list):
                 remedy = (
-                    "Make its tensors entries of their own, and put them together in the loss and the metric."
+                    "Make its tensors entries of their own, put together in the loss and the metric, or "
+                    "leave it out."
                 )
             raise TaskError(f"A batch must hold tensors; {key!r} is of type {type(value).__name__}. {remedy}")
         if isinstance(value, torch.Tensor):
