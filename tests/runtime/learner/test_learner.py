@@ -114,6 +114,19 @@ def test_labels_that_are_wrong_are_not_promoted_against_the_held_out_ones(
         assert learner.status()["generation"] == 0
 
 
+@pytest.mark.parametrize(("enough", "outcome"), [(50, "rolled back"), (0, "promoted")])
+def test_with_few_held_out_samples_more_must_be_seen(
+    artifact: Path, tmp_path: Path, enough: int, outcome: str
+) -> None:
+    settings = dataclasses.replace(SETTINGS, round_steps=10, enough_held_out=enough)
+    with opened(artifact, tmp_path / "learner", settings) as learner:
+        for sample in stream(60):
+            learner.add(sample)
+        assert learner.learn() == [outcome]
+        last = [e.facts for e in learner.journal() if e.kind == "trained"][-1]
+        assert 0 < last["after"] - last["before"] < last["noise"]
+
+
 def test_without_enough_held_out_samples_it_waits_and_says_so(artifact: Path, tmp_path: Path) -> None:
     with opened(artifact, tmp_path / "learner") as learner:
         for sample in stream(8):
