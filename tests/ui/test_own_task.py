@@ -50,6 +50,7 @@ def test_the_console_script_trains_and_exports_a_task_of_its_folder(folder: Path
         page.get_by_label("Measure time and memory").uncheck()
         page.get_by_role("button", name="Compile and train").click()
         page.get_by_text("Done in").wait_for()
+        page.get_by_label("Runs of this study").filter(has_text="Run 1 ·").wait_for()  # no longer "running"
         page.get_by_role("tab", name="Export").click()
         with page.expect_download() as download:
             page.get_by_role("button", name="Download plan").click()
