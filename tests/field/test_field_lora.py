@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from models import ZOO
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from users import CLASSES, MOMENTUM, assert_as_eager, batches, mlp, task
 
 import pockgraph as pg
@@ -176,3 +177,22 @@ def test_a_task_is_adapted_once() -> None:
 def test_nothing_to_merge_is_said() -> None:
     with pytest.raises(pg.PockError, match="nothing to merge"):
         pg.merge_lora(mlp())
+
+
+@pytest.mark.parametrize("layer", ["0", "2"])
+def test_a_model_whose_weights_hooks_assign_is_adapted(layer: str) -> None:
+    """What weight norm and pruning assign has no copy of its own in PyTorch."""
+    torch.manual_seed(0)
+    net, x = mlp(), batches(4, 12)[0]["x"]
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        torch.nn.utils.weight_norm(net[0])
+    prune.l1_unstructured(net[2], "weight", 0.4)
+    before = net(x)
+    assert not any(net[i].weight.is_leaf for i in (0, 2))
+    adapted = pg.lora(task(net, batches(4, 12)), layers=layer).model
+    assert torch.equal(adapted(x), before)
+    with torch.no_grad():
+        adapted.get_submodule(layer).lora_b.weight.add_(0.1)  # pyright: ignore
+    changed = adapted(x)
+    assert not torch.allclose(changed, before)
+    assert torch.allclose(pg.merge_lora(adapted)(x), changed, atol=1e-6)

@@ -238,6 +238,7 @@ ON_TARGETS = [*in_turn(name for name in CASES if name in QUICK)] + [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.parametrize(("name", "target"), ON_TARGETS)
 def test_what_people_train_learns_as_in_pytorch(name: str, target: str) -> None:
     case = CASES[name]

@@ -93,7 +93,7 @@ def lora(
         raise TaskError(f"lora: alpha={alpha!r} must be a number above 0, such as 16.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise TaskError(f"lora: seed={str(seed)[:40]!r} must be a whole number of 0 or more.")
-    model = copy.deepcopy(task.model)
+    model = _copied(task.model)
     modules = dict(model.named_modules(remove_duplicate=False))  # of a layer used twice, both names
     linear = {name: m for name, m in modules.items() if name and isinstance(m, nn.Linear)}
     if any(isinstance(m, LoraLinear) for m in linear.values()):
@@ -133,7 +133,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
         TaskError: no layer of it is adapted.
     """
     require(TaskError, "model", model, nn.Module, "Pass the network, such as the model of the task.")
-    plain = copy.deepcopy(model)
+    plain = _copied(model)
     merged: dict[nn.Module, nn.Module] = {m: m.merged() for m in plain.modules() if isinstance(m, LoraLinear)}
     if not merged:
         raise TaskError("This model has no layer that pockgraph.lora adapted, so there is nothing to merge.")
@@ -141,6 +141,13 @@ def merge_lora(model: nn.Module) -> nn.Module:
         if module in merged and name:
             plain.set_submodule(name, merged[module])
     return merged.get(plain, plain)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """With weights that a hook assigns (weight norm, pruning), which torch does not copy, as they are now."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    memo = {id(t): t.detach().clone() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
+    return copy.deepcopy(model, memo)
 
 
 def _matching(task: Task, known: list[str], patterns: str | Sequence[str], what: str) -> list[str]:
