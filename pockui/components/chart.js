@@ -11,6 +11,7 @@
  */
 function movableLine(svg, send, end, describe) {
   const track = draw("g", svg, { class: "pock-movable" });
+  track.style.display = "none"; // until a figure says where it stands: a slider without a value has no name
   const line = draw("line", track);
   const grip = draw("rect", track, { width: 12, fill: "transparent" });
   const handle = draw("rect", track, { class: "pock-movable-handle", width: 8, height: 22, rx: 4 });
