@@ -19,7 +19,10 @@ import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "LIBRARY":
-            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt as e:
+                raise RuntimeError("what some libraries make of it") from e
 
 sys.meta_path.insert(0, Finder())
 """

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from ..interruption import ending_on_interrupt
+
 
 def main() -> int:
     """Run the command; Ctrl-C while its libraries are loaded ends it without a word, as later on."""
-    try:
+    with ending_on_interrupt():
         from .command import main as run
-    except KeyboardInterrupt:
-        return 130
     return run()
 
 
