@@ -39,7 +39,11 @@ class Frontier(pn.viewable.Viewer):
             value=state.axis,
             size="small",
             margin=0,
-            sx={"& button": {"whiteSpace": "nowrap", "px": 1.25, "py": 0.25}},
+            sx={
+                "& button": {"whiteSpace": "nowrap", "px": 1.25, "py": 0.25},
+                # Material's colour under the mouse has too little contrast in the dark, and a specific rule.
+                "& button.Mui-selected.Mui-selected.Mui-selected:hover": {"backgroundColor": "primary.main"},
+            },
         )
         self._chart = parts.chart(
             "Forecast against cost: best plans, well-known plans, and this plan", end_text="no limit"

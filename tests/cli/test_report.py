@@ -149,7 +149,7 @@ def test_findings_that_speak_against_the_automatic_plan_are_reported(report: Rep
     assert (
         "Slower than full fine-tuning in eager PyTorch: Full fine-tuning on OpenVINO (0.95× as fast)" in said
     )
-    assert "edge of the grid for Head only, Full fine-tuning" in said
+    assert "the smallest or largest that was tried for Head only, Full fine-tuning" in said
     assert "torch.compile has no figures: InvalidCxxCompiler" in said
 
 

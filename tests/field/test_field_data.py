@@ -177,7 +177,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a number": (lambda: 3, "is a int, which gives no batches"),
     "arrays": (lambda: {"x": X, "y": Y}, r"gives a str.*whole arrays: pockgraph\.Batches"),
     "an array": (lambda: X, r"whole arrays: pockgraph\.Batches"),
-    "a Dataset of samples": (lambda: Samples(), r"'y' is a int.*single samples: wrap it in a DataLoader"),
+    "a Dataset of samples": (
+        lambda: Samples(),
+        r"'y' is of type int.*single samples: wrap it in a DataLoader",
+    ),
     "an empty batch": (lambda: [{"x": X[:0], "y": Y[:0]}], "its first batch has no samples"),
     "texts": (lambda: [{"x": np.array(["a", "b"])}], "'x' is an array of <U1. Encode it as numbers"),
     "too few samples": (

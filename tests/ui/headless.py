@@ -42,6 +42,8 @@ SETTLED = """async () => {
 def violations(page: Any, within: str | None = None) -> list[str]:
     """One line for each element that breaks a rule of axe-core, shadow roots included, once none moves.
 
+    What a second look does not find, once nothing moves again, was a colour on its way to another.
+
     Args:
         within: a selector of the parts that are looked at; the whole page unless given.
 
@@ -49,8 +51,11 @@ def violations(page: Any, within: str | None = None) -> list[str]:
     """
     from axe_playwright_python.sync_playwright import Axe
 
-    page.evaluate(SETTLED)
-    found = Axe().run(page, context=within).response["violations"]
+    for _ in range(2):
+        page.evaluate(SETTLED)
+        found = Axe().run(page, context=within).response["violations"]
+        if not found:
+            return []
     return [
         f"{rule['id']} ({rule['impact']}): {_selector(node['target'])}: {node['html'][:160]} {_reason(node)}"
         for rule in found

@@ -50,6 +50,8 @@ def test_axe_finds_nothing_in_any_state(
     look("without a study")
     watched.open(f"?theme={theme}")
     look("opened")
+    page.get_by_role("button", name="Peak memory", exact=True).first.hover()
+    look("under the mouse")
     page.get_by_label("All tensors").click()
     _wait(lambda: page.locator("[data-tensor]").count() == 11)
     page.locator("[data-tensor] [role=slider]").first.focus()

@@ -88,6 +88,6 @@ class Checkpoints(RunnerTests):
         (tmp_path / "file").write_text("")
         with pytest.raises(ArtifactError, match="Cannot write"):
             trainer.save(tmp_path / "file" / "checkpoint")
-        with pytest.raises(ArtifactError, match="Cannot write"):
+        with pytest.raises(ArtifactError, match=r"is a folder\. Name the checkpoint"):
             trainer.save(tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
