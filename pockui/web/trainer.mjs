@@ -165,7 +165,7 @@ export class Trainer {
       const values = [];
       for (const batch of batches) {
         const rows = Object.keys(m.batch).filter((name) => m.batch[name].shape[0] === samples);
-        const count = countSamples(m.batch, rows, batch, m.task);
+        const count = countSamples(m.batch, rows, batch, m.task, samples);
         if (count > samples || (count < samples && !m.samples_apart)) {
           throw new BatchError(`This batch has ${count} samples instead of ${samples}.`);
         }
@@ -213,7 +213,7 @@ export class Trainer {
   async #bySamples(sizes, specs, batch) {
     const task = this.manifest.task;
     const rows = Object.keys(specs[0]).filter((n) => sizes.every((p, i) => specs[i][n].shape[0] === p.samples));
-    const count = countSamples(specs[0], rows, batch, task);
+    const count = countSamples(specs[0], rows, batch, task, sizes.at(-1).samples);
     const compiled = sizes.map((p) => p.samples);
     if (!compiled.includes(count) && !sizes.every((p) => p.samples_apart)) {
       throw new BatchError(
@@ -511,7 +511,7 @@ function entry(value) {
 /** Values as the array of a dtype, or null where they are none: fractions for integers, or too large. */
 function cast(data, dtype) {
   const [Kind] = DTYPES[dtype];
-  if (data instanceof Kind && !(dtype === "float16" && Kind === Uint16Array && Array.isArray(data))) {
+  if (data instanceof Kind) {
     return dtype === "bool" && data.some((v) => v > 1) ? null : data;
   }
   if (dtype === "float16") return null; // pass a Uint16Array of their bits
@@ -527,12 +527,15 @@ const resized = (specs, rows, count) => mapValues(
   specs, (spec, name) => rows.includes(name) ? { ...spec, shape: [count, ...spec.shape.slice(1)] } : spec,
 );
 
-/** How many samples a batch has, by the entries that have a row for each. */
-function countSamples(specs, rows, batch, task) {
+/** How many samples a batch has, by the entries that have a row for each; `samples` where none has. */
+function countSamples(specs, rows, batch, task, samples) {
   const counts = rows.filter((name) => name in batch).map((name) => {
     return entry(batch[name]).data.length / size(specs[name].shape.slice(1));
   });
-  if (!counts.length) return rows.length ? fitBatch(specs, batch, task) && 0 : specs[Object.keys(specs)[0]].shape[0];
+  if (!counts.length) {
+    fitBatch(specs, batch, task); // where rows are missing, it says which
+    return samples;
+  }
   if (new Set(counts).size > 1 || !Number.isInteger(counts[0]) || !counts[0]) {
     throw new BatchError(`The entries of a batch for task '${task}' have ${counts.join(" and ")} samples.`);
   }

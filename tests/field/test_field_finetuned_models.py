@@ -55,26 +55,12 @@ from finetuned_vision import (
     UNet,
 )
 from torch import Tensor, nn
-from users import MOMENTUM, assert_as_eager, in_turn, task
+from users import MOMENTUM, Batch, assert_as_eager, draws, half, in_turn, task
 
 import pockgraph as pg
 from pockgraph.optimizer import Optimizer
 from pockgraph.targets import target_names
 from pockgraph.train_graph import TrainGraph
-
-Batch = dict[str, Tensor]
-
-
-def draws(**shapes: Any) -> list[Batch]:
-    """Three batches: of a shape, normal values; of a shape and a number, integers below it."""
-    g = torch.Generator().manual_seed(0)
-
-    def one(what: Any) -> Tensor:
-        if isinstance(what[0], tuple):
-            return torch.randint(0, what[1], what[0], generator=g)
-        return torch.randn(*what, generator=g)
-
-    return [{name: one(what) for name, what in shapes.items()} for _ in range(3)]
 
 
 def images(size: int = 8, channels: int = 3) -> list[Batch]:
@@ -93,18 +79,6 @@ class Case:
     metric: Callable[[nn.Module, Any], Tensor] = per_sample
     optimizer: Optimizer = MOMENTUM
     plan: Callable[[TrainGraph], pg.Plan] = pg.Plan.full
-
-
-def half(graph: TrainGraph) -> pg.Plan:
-    """Half the channels of what has channels, and everything of every third tensor."""
-    return pg.Plan.of(
-        graph,
-        {
-            t.fqn: 0.5 if t.channel_dim is not None and t.channels > 1 else 1.0
-            for i, t in enumerate(graph.tensors)
-            if i % 3 != 1
-        },
-    )
 
 
 CASES = {

@@ -47,26 +47,11 @@ from trained_otherwise import (
     transport_loss,
     with_reference,
 )
-from users import assert_as_eager, cross_entropy, in_turn, summed, task
+from users import Batch, assert_as_eager, cross_entropy, draws, half, in_turn, summed, task
 
 import pockgraph as pg
 from pockgraph.targets import target_names
 from pockgraph.train_graph import TrainGraph
-
-Batch = dict[str, Tensor]
-
-
-def draws(**shapes: Any) -> list[Batch]:
-    """Three batches: of a shape, normal values; of a shape and a number, integers below it."""
-    g = torch.Generator().manual_seed(0)
-
-    def one(what: Any) -> Tensor:
-        if isinstance(what[0], tuple):
-            return torch.randint(0, what[1], what[0], generator=g)
-        return torch.randn(*what, generator=g)
-
-    return [{name: one(what) for name, what in shapes.items()} for _ in range(3)]
-
 
 VECTORS = draws(x=(6, 12), y=((6,), 5))
 SEQUENCES = draws(x=(4, 5, 6), y=((4,), 5))
@@ -100,18 +85,6 @@ def student() -> nn.Module:
         lambda m, x: m.student(x), student=made, teacher=copy.deepcopy(made).requires_grad_(False),
         predict=nn.Linear(5, 5),
     )  # fmt: skip
-
-
-def half(graph: TrainGraph) -> pg.Plan:
-    """Half the channels of what has channels, and everything of every third tensor."""
-    return pg.Plan.of(
-        graph,
-        {
-            t.fqn: 0.5 if t.channel_dim is not None and t.channels > 1 else 1.0
-            for i, t in enumerate(graph.tensors)
-            if i % 3 != 1
-        },
-    )
 
 
 class Case(NamedTuple):

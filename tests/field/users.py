@@ -25,6 +25,8 @@ from pockgraph.targets import target_names
 from pockgraph.task.batch import as_named
 from pockgraph.train_graph import TrainGraph
 
+Batch = dict[str, Tensor]
+
 MOMENTUM = pg.SGD(lr=0.05, momentum=0.9)
 CLASSES = 5
 
@@ -60,6 +62,30 @@ def task(
 def mlp() -> nn.Sequential:
     """`[N, 12]` to logits `[N, CLASSES]`."""
     return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def draws(**shapes: Any) -> list[Batch]:
+    """Three batches: of a shape, normal values; of a shape and a number, integers below it."""
+    g = torch.Generator().manual_seed(0)
+
+    def one(what: Any) -> Tensor:
+        if isinstance(what[0], tuple):
+            return torch.randint(0, what[1], what[0], generator=g)
+        return torch.randn(*what, generator=g)
+
+    return [{name: one(what) for name, what in shapes.items()} for _ in range(3)]
+
+
+def half(graph: TrainGraph) -> pg.Plan:
+    """Half the channels of what has channels, and everything of every third tensor."""
+    return pg.Plan.of(
+        graph,
+        {
+            t.fqn: 0.5 if t.channel_dim is not None and t.channels > 1 else 1.0
+            for i, t in enumerate(graph.tensors)
+            if i % 3 != 1
+        },
+    )
 
 
 def in_turn(names: Iterable[str]) -> list[Any]:
