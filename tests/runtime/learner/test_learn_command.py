@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def test_in_the_background_it_goes_on_until_a_signal(
             signal.raise_signal(signal.SIGTERM)
         threading.Event().wait(0.02)
 
-    monkeypatch.setattr(learn.time, "sleep", sleep)
+    # The command's own `time`: a second signal ends the process, and other threads sleep, too.
+    monkeypatch.setattr(learn, "time", SimpleNamespace(sleep=sleep))
     assert (
         run(artifact, "--data", "data.npz", "--background", "--duty", "1", "--json") == 128 + signal.SIGTERM
     )
