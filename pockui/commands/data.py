@@ -1,17 +1,20 @@
-"""`pockui data`: a task's batches as an npz file, for a device that has no Python project."""
+"""`pockui data`: a task's batches as an npz file or shards, for a device that has no Python project."""
 
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Iterator
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 
 from pockgraph.errors import BatchError, PockError, reason
+from pockgraph.files import begins_with, require_kind, write_atomically
 
 from ..info.format import size
 from .output import JsonFlag, out, print_json, say, styled
@@ -19,6 +22,9 @@ from .tasks_and_plans import TaskArgument
 
 if TYPE_CHECKING:
     from pockgraph.task import Task
+
+
+SHARD_MB = 64
 
 
 class Split(StrEnum):
@@ -34,38 +40,83 @@ def data(
     split: Annotated[
         Split, typer.Option(help="Which part; eval is what is held out for the end.")
     ] = Split.TRAIN,
-    out_file: Annotated[Path, typer.Option("--out", help="The npz file.")] = Path("data.npz"),
+    out_file: Annotated[
+        str, typer.Option("--out", metavar="FILE|FOLDER/", help="The npz file, or a folder of shards.")
+    ] = "data.npz",
+    shard_mb: Annotated[
+        int | None,
+        typer.Option(min=1, max=1 << 20, help="Megabytes of a shard; --out is a folder, then."),
+    ] = None,
     batches: Annotated[
         int | None, typer.Option(min=1, help="At most so many batches; a stream without end needs it.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the order of training samples.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a task's data as a file: an array of all samples for each entry of a batch.
+    """Write a task's data for a device: an array of all samples for each entry of a batch.
 
-    `pockui train --data`, `python -m pockgraph.runtime --data` and --eval read it.
+    As a file, or, where --out ends with / or --shard-mb is given, as a folder of shards, which is written and
+    read a shard at a time. `pockui train --data`, `python -m pockgraph.runtime --data` and --eval read both.
     """
-    from pockgraph.files import begins_with, require_kind, write_atomically
-
     from ..project import load_task
 
-    require_kind(out_file, "npz file", begins_with(b"PK"))
+    as_shards = shard_mb is not None or out_file.endswith(("/", os.sep))
+    path = Path(out_file)
+    if not as_shards:
+        require_kind(path, "npz file", begins_with(b"PK"))
     say(f"Loading {task} …")
     loaded = load_task(task)
-    arrays = _joined(loaded, _batches(loaded, split, batches, seed), split)
-    written, named = io.BytesIO(), dict[str, Any](arrays)
-    np.savez(written, **named)
+    found = _Samples(loaded, split, _batches(loaded, split, batches, seed))
     try:
-        write_atomically(out_file, written.getvalue())
+        if as_shards:
+            written = _write_shards(path, found, (shard_mb or SHARD_MB) * 1_000_000)
+        else:
+            written = _write_npz(path, found)
     except OSError as e:
-        raise PockError(f"Cannot write {out_file}: {reason(e)}. Choose another place with --out.") from None
-    nbytes = len(written.getvalue())
+        raise PockError(f"Cannot write {path}: {reason(e)}. Choose another place with --out.") from None
     if as_json:
-        shapes = {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()}
-        print_json({"file": str(out_file), "bytes": nbytes, "split": split.value, "arrays": shapes})
+        arrays = {n: {"shape": list(shape), "dtype": dtype} for n, (dtype, shape) in written.arrays.items()}
+        shards = {"shards": written.shards} if written.shards else {}
+        print_json(
+            {"file": str(path), "bytes": written.bytes, "split": split.value, **shards, "arrays": arrays}
+        )
         return
-    held = ", ".join(f"{name} {'×'.join(map(str, a.shape))} {a.dtype}" for name, a in arrays.items())
-    out().print(styled((str(out_file), "bold"), f": {held}; {size(nbytes)}."))
+    held = ", ".join(f"{n} {'×'.join(map(str, shape))} {d}" for n, (d, shape) in written.arrays.items())
+    many = f" in {written.shards} shards" if written.shards else ""
+    out().print(styled((str(path), "bold"), f": {held}; {size(written.bytes)}{many}."))
+
+
+class _Written(NamedTuple):
+    """What was written: dtype and shape by entry, and of shards how many."""
+
+    arrays: dict[str, tuple[str, tuple[int, ...]]]
+    bytes: int
+    shards: int = 0
+
+
+def _write_npz(path: Path, found: _Samples) -> _Written:
+    parts = list(found)
+    arrays: dict[str, Any] = {
+        n: found.whole[n] if n in found.whole else np.concatenate([p[n] for p in parts]) for n in found.names
+    }
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    content = file.getvalue()
+    write_atomically(path, content)
+    return _Written({n: (str(a.dtype), a.shape) for n, a in arrays.items()}, len(content))
+
+
+def _write_shards(path: Path, found: _Samples, shard_bytes: int) -> _Written:
+    from pockgraph.runtime.data.shard_writer import writing_shards
+
+    with writing_shards(path, shard_bytes) as writer:
+        for rows in found:
+            writer.add(rows)
+        index = writer.finish(found.whole)
+    arrays = {
+        n: (e.dtype, e.shape if e.shared else (index.samples, *e.shape)) for n, e in index.entries.items()
+    }
+    return _Written(arrays, sum(s.bytes for s in index.files), len(index.shards))
 
 
 def _batches(task: Task, split: Split, limit: int | None, seed: int) -> Any:
@@ -82,39 +133,57 @@ def _batches(task: Task, split: Split, limit: int | None, seed: int) -> Any:
     return islice(found, limit)
 
 
-def _joined(task: Task, batches: Any, split: Split) -> dict[str, np.ndarray]:
-    """All samples by entry; an entry that is none of samples is the same in every batch, and stands once.
+class _Samples:
+    """A task's batches as arrays of those entries that have samples.
 
-    Raises:
-        BatchError: an entry has another shape, or is no number that numpy knows.
+    Attributes:
+        names: of all entries.
+        whole: the entries without samples: the same in every batch; complete after the first.
     """
-    import torch
 
-    with torch.no_grad():
-        samples = len(task.metric(task.model, task.rebuild(task.example)))
-    whole = {name for name, value in task.example.items() if value.shape[:1] != (samples,)}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in task.example}
-    for number, batch in enumerate(batches, 1):
-        for name, value in batch.items():
-            try:
-                array = value.detach().cpu().numpy()
-            except TypeError:
-                raise BatchError(
-                    f"Batch {number}: {name!r} is {value.dtype}, which no npz file holds. Make it float32."
-                ) from None
-            known = parts[name]
-            same = not known or (
-                np.array_equal(array, known[0]) if name in whole else array.shape[1:] == known[0].shape[1:]
-            )
-            if not same:
-                why = (
-                    "has other values than in batch 1, and has no samples to be joined by."
-                    if name in whole
-                    else f"is {array.shape}, and {known[0].shape} in batch 1. Pad all to one length."
-                )
-                raise BatchError(f"Batch {number} of the {split.value} data: {name!r} {why}")
-            if not known or name not in whole:
-                known.append(array)
-    if not all(parts.values()):
-        raise BatchError(f"The {split.value} data of {task.name!r} gave no batch.")
-    return {name: found[0] if name in whole else np.concatenate(found) for name, found in parts.items()}
+    def __init__(self, task: Task, split: Split, batches: Any) -> None:
+        import torch
+
+        self._task, self._split, self._batches = task, split, batches
+        with torch.no_grad():
+            samples = len(task.metric(task.model, task.rebuild(task.example)))
+        self.names = list(task.example)
+        self.whole: dict[str, np.ndarray] = {}
+        self._shared = {n for n, value in task.example.items() if value.shape[:1] != (samples,)}
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """The batches.
+
+        Raises:
+            BatchError: an entry has another shape, or is no number that numpy knows; there is no batch.
+        """
+        first: dict[str, np.ndarray] | None = None
+        for number, batch in enumerate(self._batches, 1):
+            arrays = {name: _array(number, name, value) for name, value in batch.items()}
+            first = first or arrays
+            for name, array in arrays.items():
+                self._require_alike(number, name, array, first[name])
+            self.whole = {n: first[n] for n in self.names if n in self._shared}
+            yield {n: arrays[n] for n in self.names if n not in self._shared}
+        if first is None:
+            raise BatchError(f"The {self._split.value} data of {self._task.name!r} gave no batch.")
+
+    def _require_alike(self, number: int, name: str, array: np.ndarray, first: np.ndarray) -> None:
+        if name in self._shared:
+            if np.array_equal(array, first):
+                return
+            why = "has other values than in batch 1, and has no samples to be joined by."
+        else:
+            if array.shape[1:] == first.shape[1:]:
+                return
+            why = f"is {array.shape}, and {first.shape} in batch 1. Pad all to one length."
+        raise BatchError(f"Batch {number} of the {self._split.value} data: {name!r} {why}")
+
+
+def _array(number: int, name: str, value: Any) -> np.ndarray:
+    try:
+        return value.detach().cpu().numpy()
+    except TypeError:
+        raise BatchError(
+            f"Batch {number}: {name!r} is {value.dtype}, which no file of arrays holds. Make it float32."
+        ) from None

@@ -1,4 +1,4 @@
-"""`pockui train` and `pockui show`: train an artefact on its task's data or an npz file; say what it is."""
+"""`pockui train` and `pockui show`: train an artefact on its task's data or a file; say what it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .output import JsonFlag, out, print_json, progress_bars, say, styled
 if TYPE_CHECKING:
     from pockgraph.runtime import Trainer
     from pockgraph.runtime.command import Saving
-    from pockgraph.runtime.data_file import Data
+    from pockgraph.runtime.data.source import Data
     from pockgraph.runtime.signals import StopRequest
     from pockgraph.study.recorder import Recorder
     from pockgraph.study.records import DataSplit
@@ -36,11 +36,13 @@ def train(
         str | None, typer.Argument(metavar="[MODULE:TASK]", help="Whose data to train on.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Or an npz file: an array [N, …] per batch entry.")
+        Path | None, typer.Option(help="Or a file or folder that `pockui data` wrote, or images.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, max=MOST, help="How many steps to take.")] = 100,
     lr: Annotated[float | None, typer.Option(help="Learning rate; the artefact's own by default.")] = None,
-    eval_data: Annotated[Path | None, typer.Option("--eval", help="npz to evaluate on when done.")] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option("--eval", help="Such data to evaluate on when done.")
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Write a checkpoint here: now and then, when done, when stopped.")
     ] = None,
@@ -75,7 +77,7 @@ def train(
     from pockgraph.runtime import Trainer
     from pockgraph.runtime.batch import learning_rate
     from pockgraph.runtime.command import Saving, save_interval
-    from pockgraph.runtime.data_file import Data
+    from pockgraph.runtime.data.opening import training_data
     from pockgraph.runtime.signals import stop_on_signal
     from pockgraph.study import Run
     from pockgraph.study.recorder import recorded
@@ -101,7 +103,7 @@ def train(
     source = _of_task(task, seed, trainer) if task is not None else _of_file(data, trainer)
     began_at, held = trainer.steps, source.held
     if eval_data is not None:
-        held = Held(_Again(Data.for_training(eval_data, trainer.manifest)), None)
+        held = Held(_Again(training_data(eval_data, trainer.manifest)), None)
 
     keeper = None if no_study else study_of(trainer.plan, source.reference, study)
     run = Run(
@@ -193,7 +195,7 @@ class _Source(NamedTuple):
 
 
 class _Again:
-    """A file's batches, as often as they are asked for."""
+    """Batches of a file or a folder, as often as they are asked for."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
@@ -214,12 +216,11 @@ def _of_task(reference: str, seed: int, trainer: Trainer) -> _Source:
 
 
 def _of_file(path: Path | None, trainer: Trainer) -> _Source:
-    from pockgraph.runtime.artifact_files import file_sha256
-    from pockgraph.runtime.data_file import Data
+    from pockgraph.runtime.data.opening import training_data
     from pockgraph.study.records import DataSplit
 
     assert path is not None
-    source = Data.for_training(path, trainer.manifest)
+    source = training_data(path, trainer.manifest)
 
     def batches() -> Iterator[Any]:
         while True:  # the step number picks the batch, so a resumed run goes on in the data
@@ -227,7 +228,7 @@ def _of_file(path: Path | None, trainer: Trainer) -> _Source:
 
     def splits() -> dict[str, DataSplit]:
         count = source.samples // source.batch_size
-        return {"train": DataSplit(count, source.samples, file_sha256(path)[:16])}
+        return {"train": DataSplit(count, source.samples, source.digest()[:16])}
 
     return _Source(batches(), Held(None, None), splits, "")
 

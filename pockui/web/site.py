@@ -16,7 +16,7 @@ import numpy as np
 from pockgraph.errors import ArtifactError, PockError, listing, reason
 from pockgraph.files import replacing
 from pockgraph.runtime.artifact_files import MANIFEST, PLAN, read_manifest, verify_files
-from pockgraph.runtime.data_file import Data
+from pockgraph.runtime.data.opening import training_data
 from pockgraph.runtime.manifest import Manifest
 
 HERE = Path(__file__).parent
@@ -170,7 +170,8 @@ def _examples(
     shape = config["shape"][1:]
     if path is None:
         return np.zeros((0, *shape), np.float32), []
-    data = Data.for_training(path, manifest).arrays
+    found = training_data(path, manifest)
+    data = found.read(0, found.samples)
     x, y = data[image], data[label]
     if x.shape[1:] != shape or y.ndim != 1:
         raise PockError(

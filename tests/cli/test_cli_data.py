@@ -57,3 +57,26 @@ def test_data_that_has_no_end_or_is_not_there(project: Path, cli: Cli) -> None:
     lost = cli("data", "my_project:task", "--out", "my_project.py/data.npz")
     assert lost.code == 2
     assert "Cannot write" in lost.err
+
+
+def test_shards_are_written_for_a_stream_and_trained_on(project: Path, cli: Cli) -> None:
+    Path("streams.py").write_text(STREAM)
+    file = cli("data", "streams:endless", "--batches", 7)
+    assert file.code == 0, file.err
+    written = cli("data", "streams:endless", "--batches", 7, "--out", "shards/", "--json")
+    assert written.code == 0, written.err
+    assert written.json["arrays"]["x"] == {"shape": [56, 1, 8, 8], "dtype": "float32"}
+    assert written.json["shards"] == 1
+    assert cli("data", "streams:endless", "--batches", 7, "--out", "shards", "--shard-mb", 1).code == 0
+    made = cli(
+        "compile", "my_project:task", "--plan", "head", "--target", "torch", "--out", "out", "--no-parity"
+    )
+    assert made.code == 0, made.err
+    by_file = cli("train", "out", "--data", "data.npz", "--steps", 6, "--eval", "data.npz", "--json")
+    by_shards = cli("train", "out", "--data", "shards", "--steps", 6, "--eval", "shards", "--json")
+    assert by_shards.code == 0, by_shards.err
+    for figure in ("loss", "first_loss", "metric", "samples"):
+        assert by_file.json[figure] == by_shards.json[figure]
+    refused = cli("data", "streams:endless", "--batches", 1, "--out", "out/")
+    assert refused.code == 2
+    assert "something else than shards" in refused.err

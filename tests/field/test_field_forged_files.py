@@ -244,7 +244,7 @@ def test_an_npz_that_claims_more_than_it_holds(
     import zipfile
 
     from pockgraph.errors import BatchError
-    from pockgraph.runtime.data_file import Data
+    from pockgraph.runtime.data.opening import training_data
 
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": claim})
@@ -253,4 +253,4 @@ def test_an_npz_that_claims_more_than_it_holds(
             archive.writestr(name, header.getvalue() + b"\0" * 64)
     manifest = Trainer.load(artefact_copy("onnx"), threads=1).manifest
     with pytest.raises(BatchError, match="claims"):
-        Data.for_training(tmp_path / "data.npz", manifest)
+        training_data(tmp_path / "data.npz", manifest)

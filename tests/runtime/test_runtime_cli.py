@@ -121,7 +121,7 @@ def test_arguments_are_checked(folder: str, data: Path, capsys: pytest.CaptureFi
 
 def test_entries_without_rows_go_whole_into_every_batch(compiled: Compile, tmp_path: Path) -> None:
     from pockgraph.plan import BatchSpec
-    from pockgraph.runtime.data_file import Data
+    from pockgraph.runtime.data.opening import training_data
 
     manifest = compiled("openvino").manifest
     scaled = manifest.model_copy(
@@ -129,7 +129,7 @@ def test_entries_without_rows_go_whole_into_every_batch(compiled: Compile, tmp_p
     )
     arrays = {k: v.numpy() for k, v in samples().items()}
     np.savez(tmp_path / "data.npz", **arrays, scale=np.float32(2))
-    loaded = Data.for_training(tmp_path / "data.npz", scaled)
+    loaded = training_data(tmp_path / "data.npz", scaled)
     assert all(b["scale"] == 2 for b in loaded.batches())
     assert [len(b["y"]) for b in loaded.batches()] == [ROWS, ROWS, SAMPLES % ROWS]
     wrapped = loaded.batch(2)["y"]

@@ -35,7 +35,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise ArtifactError(f"There is no artefact folder {folder}. Compile one with pockgraph.compile(…).")
     try:
-        _require_inside(folder, path)
+        require_inside(folder, path)
         text = read_text(path, MAX_BYTES)
         data = parse_json(text)
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _difference(folder: Path, manifest: Manifest, name: str, trust_times: bool =
     try:
         if spec is None:
             return f"{name} is not listed in {MANIFEST}"
-        _require_inside(folder, path)
+        require_inside(folder, path)
         with open_regular(path) as f:
             status = os.fstat(f.fileno())
             if status.st_size != spec.bytes:
@@ -118,7 +118,12 @@ _MAX_DIGESTS = 1024
 _digests: dict[tuple[int, ...], str] = {}  # of the files that this process read, by what changes with them
 
 
-def _require_inside(folder: Path, path: Path) -> None:
+def require_inside(folder: Path, path: Path) -> None:
+    """Refuse a path that leads out of `folder`, also through a link.
+
+    Raises:
+        OSError: saying so.
+    """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OSError(errno.EPERM, "it is a link to a place outside the folder", str(path))
 
@@ -130,7 +135,7 @@ def read_plan(folder: Path) -> Plan:
         ArtifactError: it is no plan.
     """
     try:
-        _require_inside(folder, folder / PLAN)
+        require_inside(folder, folder / PLAN)
         return Plan.load(folder / PLAN)
     except (PlanError, OSError) as e:
         raise ArtifactError(f"The artefact {folder} is damaged: {str(e).rstrip('.')}. {_AGAIN}") from None

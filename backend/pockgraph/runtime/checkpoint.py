@@ -30,7 +30,7 @@ SCHEMA = "pockui.checkpoint/2"
 _SCHEMAS = ("pockui.checkpoint/1", SCHEMA)
 _HEADER = "pockui"
 READ_BYTES = 1 << 22  # of initial values, read at once
-_DTYPES = {
+DTYPES = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "I8": "int8",
     "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
     "BF16": "bfloat16",
@@ -223,7 +223,7 @@ def check_state(folder: Path, manifest: Manifest, plan: Plan) -> None:
     path = folder / STATE
     with _opened(path) as f:
         slices = {n: f.get_slice(n) for n in list(f.keys())}
-        held = {n: (tuple(s.get_shape()), _DTYPES.get(s.get_dtype(), "?")) for n, s in slices.items()}
+        held = {n: (tuple(s.get_shape()), DTYPES.get(s.get_dtype(), "?")) for n, s in slices.items()}
     wrong = []
     for slot in manifest.train.state:
         if held.get(slot.name) != (slot.shape, slot.dtype):

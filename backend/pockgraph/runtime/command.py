@@ -26,8 +26,9 @@ from ..foreign_exceptions import explain
 from ..standard_streams import settle_streams
 from . import learn_command, predict_command
 from .checkpoint import require_replaceable
-from .command_line import MOST, add_common_options, count, print_report
-from .data_file import Data
+from .command_line import DATA_HELP, MOST, add_common_options, count, print_report
+from .data.opening import training_data
+from .data.source import Data
 from .options import OnNonfinite
 from .process_memory import peak_resident_bytes
 from .signals import StopRequest, stop_on_signal
@@ -70,8 +71,8 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> None:
     ) as trainer:
         if options.resume:
             trainer.load_checkpoint(options.resume)
-        data = Data.for_training(options.data, trainer.manifest)
-        held_out = Data.for_training(options.eval, trainer.manifest) if options.eval else None
+        data = training_data(options.data, trainer.manifest)
+        held_out = training_data(options.eval, trainer.manifest) if options.eval else None
         began_at = trainer.steps
         saving = Saving(trainer, options.save, options.save_every)
         with saving.saved_on_refusal():
@@ -136,16 +137,16 @@ class Saving:
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m pockgraph.runtime",
-        usage="%(prog)s ARTIFACT --data FILE --steps N [options], see --help\n"
-        "       %(prog)s predict ARTIFACT --data FILE [options], see predict --help\n"
+        usage="%(prog)s ARTIFACT --data DATA --steps N [options], see --help\n"
+        "       %(prog)s predict ARTIFACT --data DATA [options], see predict --help\n"
         "       %(prog)s learn ARTIFACT --folder FOLDER [options], see learn --help",
         description="Train a compiled artefact. (A folder that is called predict or learn: ./predict)",
     )
     p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
-    p.add_argument("--data", type=Path, required=True, help="npz with one array [N, ...] per batch entry")
+    p.add_argument("--data", type=Path, required=True, help=DATA_HELP)
     p.add_argument("--steps", type=count, required=True, help="how many steps to take")
     p.add_argument("--lr", type=float, help="learning rate; the artefact's own by default")
-    p.add_argument("--eval", type=Path, help="npz to evaluate on when done")
+    p.add_argument("--eval", type=Path, help="data to evaluate on when done, of the same forms")
     p.add_argument(
         "--save", type=Path, help="write a checkpoint here: from time to time, when done, when stopped"
     )

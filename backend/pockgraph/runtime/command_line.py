@@ -12,6 +12,10 @@ from ..standard_streams import drop_output
 from .signals import StopRequest
 
 MOST = 2**31 - 1  # of steps, threads, and steps between two reports
+DATA_HELP = (
+    "npz with one array [N, ...] per batch entry, or a folder: shards that `pockui data` wrote, or images "
+    "with labels.csv and data.json"
+)
 
 
 def add_common_options(p: argparse.ArgumentParser) -> None:

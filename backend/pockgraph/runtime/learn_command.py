@@ -1,6 +1,6 @@
 """`python -m pockgraph.runtime learn out/ --folder learner/ --data new.npz`: a learner from the shell.
 
-It takes the samples of a file in, and trains for some rounds at once, or within a budget until it is stopped.
+It takes samples in, and trains for some rounds at once, or within a budget until it is stopped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 from ..errors import LearnerError
 from ..files import resolved
-from .command_line import add_common_options, count, print_report
-from .data_file import Data
+from .command_line import DATA_HELP, add_common_options, count, print_report
+from .data.opening import training_data
+from .data.source import Data
 from .learner.budget import LearnerBudget
 from .learner.database import Database
 from .learner.journal import Event, events
@@ -31,14 +32,14 @@ def parser() -> argparse.ArgumentParser:
     d = LearnerSettings()
     p = argparse.ArgumentParser(
         prog=f"python -m pockgraph.runtime {NAME}",
-        usage="%(prog)s ARTIFACT --folder FOLDER [--data FILE] [options], see --help\n"
+        usage="%(prog)s ARTIFACT --folder FOLDER [--data DATA] [options], see --help\n"
         "       %(prog)s --folder FOLDER --journal",
         description="Keep learning from samples that come one by one. Weights answer (predict --checkpoint) "
         "once they are promoted: where the metric on held-out samples does not fall.",
     )
     p.add_argument("artifact", type=Path, nargs="?", help="the folder that pockgraph.compile wrote")
     p.add_argument("--folder", type=Path, required=True, help="what the learner keeps; made if need be")
-    p.add_argument("--data", type=Path, help="npz of new samples, with one array [N, ...] per batch entry")
+    p.add_argument("--data", type=Path, help=f"new samples: {DATA_HELP}")
     p.add_argument("--rounds", type=count, help="train for so many rounds at once, without a budget")
     p.add_argument("--background", action="store_true", help="train within the budget, until it is stopped")
     p.add_argument("--duty", type=float, help="the largest share of the time (default: 0.1)")
@@ -106,7 +107,7 @@ def _change(learner: Learner, options: argparse.Namespace, stop: StopRequest) ->
     if options.revert is not None:
         learner.revert(options.revert)
     if options.data:
-        for sample in _samples(Data.for_training(options.data, learner.manifest)):
+        for sample in _samples(training_data(options.data, learner.manifest)):
             if stop.requested:
                 return
             learner.add(sample)
@@ -118,8 +119,7 @@ def _samples(data: Data) -> Iterator[dict[str, Any]]:
             f"Batches of this artefact share {', '.join(map(repr, data.whole))}, which this command cannot "
             "pass on. Use pockgraph.runtime.Learner, with LearnerSettings(shared=…)."
         )
-    for number in range(data.samples):
-        yield {name: array[number] for name, array in data.arrays.items()}
+    yield from data.each()
 
 
 def _train(learner: Learner, options: argparse.Namespace, stop: StopRequest) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..errors import ArtifactError, BatchError, reason
 from ..files import begins_with, replacing, require_kind, resolved, sweep
-from .command_line import add_common_options, print_report
-from .data_file import Data
-from .forward_passes import holds, rows_of
+from .command_line import DATA_HELP, add_common_options, print_report
+from .data.opening import open_data
+from .data.source import Wanted
 from .predictor import Predictor
 from .process_memory import peak_resident_bytes
 from .signals import StopRequest
@@ -27,11 +27,11 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     p = argparse.ArgumentParser(
         prog=f"python -m pockgraph.runtime {NAME}",
-        usage="%(prog)s ARTIFACT --data FILE [options], see --help",
+        usage="%(prog)s ARTIFACT --data DATA [options], see --help",
         description="Predict with a compiled artefact, without its training step.",
     )
     p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
-    p.add_argument("--data", type=Path, required=True, help="npz with one array [N, ...] per batch entry")
+    p.add_argument("--data", type=Path, required=True, help=DATA_HELP)
     p.add_argument("--checkpoint", type=Path, help="weights that were trained; else the artefact's own")
     p.add_argument(
         "--out", type=Path, help=f"npz to write, an array [N, ...] per output; one without name: {_ONE!r}"
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, stop: StopRequest) -> None:
-    """Predict all samples of a file.
+    """Predict all samples of a file or a folder.
 
     Raises:
         PockError: the artefact, the checkpoint or the data is none, or the answers cannot be written.
@@ -63,8 +63,7 @@ def run(options: argparse.Namespace, stop: StopRequest) -> None:
         constant_weights=options.constant_weights,
     ) as predictor:
         sizes = predictor.manifest.predict
-        largest = sizes[-1].samples or 1
-        data = Data.load(options.data, sizes[0].batch, rows_of(sizes), largest, holds(sizes))
+        data = open_data(options.data, Wanted.for_prediction(predictor.manifest))
         parts: list[dict[str, np.ndarray]] = []
         times: list[float] = []
         for batch in data.batches():
