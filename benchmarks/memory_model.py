@@ -85,15 +85,15 @@ def minilm() -> pg.Task:
     return text.task(8, 64)
 
 
-def smollm2() -> pg.Task:
-    """Of SmolLM2-135M's configuration, on one sequence of 32 tokens."""
+def smollm2(tokens: int = 32) -> pg.Task:
+    """Of SmolLM2-135M's configuration, on one sequence."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
         num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, attn_implementation="eager",
     )  # fmt: skip
-    ids = torch.randint(0, 49152, (1, 32))
+    ids = torch.randint(0, 49152, (1, tokens))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     loss = lambda m, b: m(**b, use_cache=False).loss  # noqa: E731
     return pg.Task(

@@ -58,6 +58,13 @@ def parity_badge(record: Mapping[str, Any] | str | None) -> Badge:
         detail += (
             f" Rounding alone changes PyTorch's own gradients by up to {_share(record['rounding'])} here."
         )
+    if (cost := record.get("frozen_weights")) is not None:
+        detail += (
+            f" {cost['tensors']} frozen matrices are rounded to int8, and PyTorch computed with the rounded "
+            f"ones. Against the float32 ones that moves the loss by {_share(cost['loss_deviation'])}, and "
+            f"gradients by {_share(cost['gradient_deviation'])} together, one by "
+            f"{_share(cost['worst_gradient_deviation'])}{_worst(cost['worst_gradient'])}."
+        )
     if record["forced"]:
         return Badge("Deviates from PyTorch, written by force", detail, "bad")
     return Badge("Agrees with PyTorch", detail, "good")

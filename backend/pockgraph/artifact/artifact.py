@@ -167,6 +167,8 @@ class Artifact:
     def _repr_html_(self) -> str:
         plan = self.plan
         rows = [("target", self.manifest.target), ("size", size_text(self.nbytes))]
+        if isinstance(self.manifest.parity, ParityRecord) and (cost := self.manifest.parity.frozen_weights):
+            rows.append(("frozen weights", f"int8, which {cost}"))
         for kind, figures in (("modelled", plan.predicted), ("measured", plan.measured)):
             for key, value in figures.items():
                 name, text = figure_text(key, value)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..errors import PockError, TaskError, UnsupportedOperators, reason, require
 from ..parity.compiled_step import check_parity
+from ..parity.rounded_weights import check_rounded_parity
 from ..passes import PassCount
 from ..passes.batch_limits import limits_of
 from ..plan import Plan
 from ..runtime.batch_limits import check_limits
+from ..runtime.frozen_weights import OPTION
 from ..targets import get_target
 from ..train_graph import TrainGraph
+from ..train_graph.frozen_weights import with_int8_weights
 from ..train_graph.target_check import check_lowered
 from .artifact import Artifact, require_replaceable, write_artifact
 
@@ -40,7 +44,8 @@ def compile(
         target: `"openvino"` or `"onnx"` (no torch on the device), `"torch"`, or the experimental
             `"executorch"`.
         out: the folder; an artefact that is there already is replaced in one step, anything else never.
-        options: the target's own, stored in the manifest.
+        options: the target's own, stored in the manifest. What rounds frozen weights (`frozen_weights` of
+            `"openvino"`) says its cost in `manifest.parity.frozen_weights`.
         parity: take steps with what was compiled, compute the metric and predictions, and compare them with
             eager PyTorch, on the first batch of the task; `manifest.parity` is the record. False skips
             that, and the manifest says so.
@@ -65,6 +70,10 @@ def compile(
     small = graph.prune(plan) if plan is not None else graph
     require_replaceable(out, small.plan, lowering.name, replace)
     pipeline = lowering.pipeline(options or {})
+    check = check_parity
+    if (options or {}).get(OPTION) == "int8":
+        small, rounded = with_int8_weights(small)
+        check = partial(check_rounded_parity, rounded=rounded)
     counts: list[PassCount] = []
     train = pipeline.start(small, "train", counts)
     evaluation = pipeline.start(small.evaluation(), "eval")
@@ -78,7 +87,7 @@ def compile(
     for step, batch in ((train, example), (evaluation, example), *((p.graph, p.batch) for p in predictions)):
         arrays = {name: value.numpy(force=True) for name, value in batch.items()}
         check_limits(arrays, limits_of(step, lowering.integers_below), small.plan.task)
-    parity_check = (lambda folder, manifest: check_parity(folder, manifest, small, force)) if parity else None
+    parity_check = (lambda folder, manifest: check(folder, manifest, small, force)) if parity else None
     try:
         return write_artifact(
             out, lowering, train, evaluation, predictions, small, dict(options or {}), parity_check, replace,

@@ -15,6 +15,7 @@ import numpy as np
 
 from .checkpoint import initial_state
 from .finite_check import nonfinite
+from .frozen_weights import stored_frozen_weights
 from .graph_specs import GraphSpec, PredictionSpec
 from .manifest import Manifest
 from .openvino_devices import device_config
@@ -57,6 +58,8 @@ def _opener(
     """What opens a graph of the artefact on a device, by its stem; its state is `state`, if that is given."""
     core = process_core()
     config = device_config(core.available_devices, device, threads, requested_precision(manifest))
+    if stored_frozen_weights(manifest) == "int8":
+        config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"  # else activations are rounded to int8, too
     return lambda stem, spec: Request(core, *graph_files(folder, manifest, stem), spec, device, config, state)
 
 

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from .graph_specs import ManifestPart
+
+
+class RoundingCost(ManifestPart):
+    """What rounding frozen weights to int8 costs, in eager PyTorch: the same batch with the weights as they
+    were. (The rest of a record is about the rounded ones.)
+
+    Attributes:
+        tensors, elements: how many are rounded.
+        loss_deviation: relative to the loss; None when it is not finite, as for the others.
+        gradient_deviation: of all gradients together, relative to their norm.
+        worst_gradient_deviation: of the tensor whose gradient deviates most, relative to its norm, or to
+            what is usual where it is quiet; worst_gradient: its FQN.
+    """
+
+    tensors: int
+    elements: int
+    loss_deviation: float | None
+    gradient_deviation: float | None
+    worst_gradient_deviation: float | None
+    worst_gradient: str
+
+    def __str__(self) -> str:
+        loss, gradients = (
+            "no finite number" if d is None else f"{d:.1e}"
+            for d in (self.loss_deviation, self.gradient_deviation)
+        )
+        return f"moves the loss by {loss}, and gradients by {gradients}"
 
 
 class ParityRecord(ManifestPart):
@@ -33,6 +62,7 @@ class ParityRecord(ManifestPart):
         batch, batch_sha256: which batch, and a digest of it.
         dtype: of the gradients; device: where the artefact ran; versions: of the programs.
         forced: it was written although it deviates.
+        frozen_weights: what rounding them costs; None where they are as they were, and not written then.
     """
 
     loss: float | None
@@ -54,6 +84,14 @@ class ParityRecord(ManifestPart):
     device: str
     versions: dict[str, str]
     forced: bool = False
+    frozen_weights: RoundingCost | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, rest: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = rest(self)
+        if self.frozen_weights is None:
+            del found["frozen_weights"]
+        return found
 
     @property
     def ok(self) -> bool:

@@ -17,6 +17,7 @@ from torch import fx
 from ..errors import PockError, UnsupportedOperators, require, suggest
 from ..ir.graph import Graph
 from ..passes import Pipeline
+from ..runtime.frozen_weights import OPTION
 
 _MODULES = {
     "openvino": "pockgraph.targets.openvino",
@@ -24,6 +25,7 @@ _MODULES = {
     "torch": "pockgraph.targets.torch",
 }
 _EXPERIMENTAL = {"executorch": "pockgraph.targets.executorch"}
+_OPTIONS = {"openvino": ("precision", OPTION), "torch": ("mode", "precision")}
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,21 @@ def refuse_unsupported(found: Iterable[Unsupported], what: str, remedy: str) -> 
         raise UnsupportedOperators(f"{what} {operators}:\n{lines}\nTrain fewer layers, {remedy}.")
 
 
-def check_options(target: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+def check_options(target: str, options: Mapping[str, Any]) -> None:
     """Refuse options that a target does not have.
 
     Raises:
-        PockError: naming the option, with suggestions.
+        PockError: naming the option, with suggestions, and the target that has it.
     """
+    known = _OPTIONS.get(target, ())
     for option in options:
         if option not in known:
             has = f"Its options are {', '.join(map(repr, known))}." if known else "It has no options."
-            raise PockError(f"Target {target!r} has no option {option!r}.{suggest(option, known)} {has}")
+            others = [name for name, theirs in _OPTIONS.items() if option in theirs]
+            elsewhere = f" Target {' or '.join(map(repr, others))} has it; or leave it out." if others else ""
+            raise PockError(
+                f"Target {target!r} has no option {option!r}.{suggest(option, known)} {has}{elsewhere}"
+            )
 
 
 def check_choice(target: str, options: Mapping[str, Any], option: str, choices: Sequence[str]) -> str:

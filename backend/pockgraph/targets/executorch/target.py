@@ -43,7 +43,7 @@ class ExecuTorch:
         Raises:
             PockError: `options` is not empty; this target has none. Or executorch is not installed.
         """
-        check_options(self.name, options, ())
+        check_options(self.name, options)
         require_installed()
         return Pipeline(shared(self.integers_below), (LEGALIZE,))
 
@@ -55,7 +55,7 @@ class ExecuTorch:
             PockError: `options` is not empty; executorch is not installed, cannot convert the graph, or
                 cannot call what it made of it.
         """
-        check_options(self.name, options, ())
+        check_options(self.name, options)
         require_installed()
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)

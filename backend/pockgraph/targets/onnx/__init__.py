@@ -51,7 +51,7 @@ class ONNX:
         Raises:
             PockError: `options` is not empty; this target has none.
         """
-        check_options(self.name, options, ())
+        check_options(self.name, options)
         return Pipeline(shared(self.integers_below), (TABLE.legalize, FlattenUpdate()))
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class ONNX:
             UnsupportedOperators: listing every operator that cannot be lowered.
             PockError: `options` is not empty; this target has none.
         """
-        check_options(self.name, options, ())
+        check_options(self.name, options)
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
         write_model(lower(graph), folder, stem)

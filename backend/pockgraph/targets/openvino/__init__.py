@@ -16,7 +16,9 @@ from typing import Any
 
 from ...ir.graph import Graph
 from ...passes import Pipeline, shared
+from ...passes.int8_weights import Int8Rows, frozen_matrices, numbers_and_scales
 from ...passes.optimize.flatten_update import FlattenUpdate
+from ...runtime.frozen_weights import FROZEN_WEIGHTS, OPTION
 from ...runtime.openvino_xml import check_model
 from ...runtime.precision import PRECISIONS
 from .. import Unsupported, check_choice, check_options, require_supported
@@ -25,6 +27,7 @@ from . import (  # noqa: F401  the rules register themselves on import
     convolution,
     division,
     ops_elementwise,
+    ops_embedding,
     ops_matmul,
     ops_normalization,
     ops_recurrent,
@@ -46,6 +49,9 @@ class OpenVINO:
         precision: `"f32"` (default), `"bf16"` or `"f16"`: what activations and gradients are computed
             in. State, its update and the loss are float32 always. The device must have the precision:
             loading refuses one that has not.
+        frozen_weights: `"f32"` (default), or `"int8"`: frozen matrices of linear layers and embeddings are
+            rounded, each row to whole numbers times a scale, and stay so in the file and in memory. Parity is
+            with PyTorch computing with the rounded ones; what rounding costs is measured beside it.
     """
 
     name = "openvino"
@@ -61,7 +67,7 @@ class OpenVINO:
         Raises:
             PockError: an option, or a precision, that this target does not have.
         """
-        self._precision(options)
+        self._chosen(options)
         return Pipeline(shared(self.integers_below), (TABLE.legalize, FlattenUpdate()))
 
     def write(self, graph: Graph, folder: Path, stem: str, options: Mapping[str, Any]) -> None:
@@ -74,10 +80,10 @@ class OpenVINO:
             OSError: the files cannot be written.
             ArtifactError: they hold what no runtime would load.
         """
-        precision = self._precision(options)
+        precision, in_int8 = self._chosen(options)
         require_supported(self, graph)
         folder.mkdir(parents=True, exist_ok=True)
-        xml, model = folder / f"{stem}.xml", lower(graph)
+        xml, model = folder / f"{stem}.xml", lower(graph, _int8_weights(graph) if in_int8 else None)
         try:
             ov.serialize(model, str(xml), str(xml.with_suffix(".bin")))
         except RuntimeError as e:  # its streams do not say why
@@ -86,9 +92,17 @@ class OpenVINO:
             keep_state_exact(xml)
         check_model(xml, share_constants(xml))
 
-    def _precision(self, options: Mapping[str, Any]) -> str:
-        check_options(self.name, options, ("precision",))
-        return check_choice(self.name, options, "precision", PRECISIONS)
+    def _chosen(self, options: Mapping[str, Any]) -> tuple[str, bool]:
+        """The precision, and whether frozen matrices are stored in int8."""
+        check_options(self.name, options)
+        stored = check_choice(self.name, options, OPTION, FROZEN_WEIGHTS)
+        return check_choice(self.name, options, "precision", PRECISIONS), stored == "int8"
+
+
+def _int8_weights(graph: Graph) -> dict[str, Int8Rows]:
+    """What stands for the matrices that were rounded to int8 before; the others stay as they are."""
+    fits = [name for name, ok in frozen_matrices(graph).items() if ok]
+    return {name: found for name in fits if (found := numbers_and_scales(graph.values[name]))}
 
 
 TARGET = OpenVINO()

@@ -7,26 +7,33 @@ for it, and whoever runs the model sets it (`query_state`) before the first step
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
 from ...ir.graph import Graph, Role, Slot
+from ...passes.int8_weights import Int8Rows
 from ..shared.shared_rules import check_value
 from .emitter import OV_TYPES, Value, emit, op, ov
+from .int8_weights import emit_int8
 from .openvino_rules import RULES, Context
 
 Variable = ov.op.util.Variable
 
 
-def lower(graph: Graph) -> ov.Model:
+def lower(graph: Graph, int8_weights: Mapping[str, Int8Rows] | None = None) -> ov.Model:
     """`graph` as an OpenVINO model of static shapes.
 
     Batch entries, `lr` and `seed` are parameters, named like their slots; constants are embedded and share
     the memory of `graph.values`, which must outlive the model; state slots are variables, named like
     their slots. The results are the outputs that are no new value of a state slot.
+
+    Args:
+        int8_weights: slot name -> what stands for the value of a constant.
     """
+    in_int8 = int8_weights or {}
     ctx = Context(graph, RULES)
     parameters: list[ov.op.Parameter] = []
     public = Names()
@@ -43,7 +50,8 @@ def lower(graph: Graph) -> ov.Model:
             ctx.values[node] = parameters[-1].output(0)
             public.add(ctx.values[node], slot.name)
         else:
-            value = emit.tensor(graph.values[slot.name])
+            stored = in_int8.get(slot.name)
+            value = emit_int8(stored) if stored else emit.tensor(graph.values[slot.name])
             value.get_node().set_friendly_name(slot.name)
             ctx.values[node] = value
 

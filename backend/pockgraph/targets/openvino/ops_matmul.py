@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from .emitter import Value, array, emit, is_constant, ov
+from .int8_weights import int8_product
 from .openvino_rules import Context, rule
 
 aten = torch.ops.aten
@@ -19,6 +20,8 @@ aten = torch.ops.aten
 
 @rule(aten.mm.default, aten.bmm.default)
 def mm(ctx: Context, node: fx.Node, a: Value, b: Value) -> Value:
+    if (product := int8_product(ctx, node, a)) is not None:
+        return product
     if emit.rank(b) >= 2 and emit.shape(b)[-1] == emit.shape(b)[-2] and is_constant(b):
         if isinstance(b.get_node(), ov.op.Constant):
             return emit.matmul(a, array(np.swapaxes(b.get_node().data, -1, -2)), transpose_b=True)

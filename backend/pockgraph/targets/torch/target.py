@@ -84,7 +84,7 @@ class Torch:
 
     def _chosen(self, options: Mapping[str, Any]) -> tuple[str, torch.dtype]:
         """The mode, and what products are computed in."""
-        check_options(self.name, options, ("mode", "precision"))
+        check_options(self.name, options)
         precision = check_choice(self.name, options, "precision", tuple(PRECISIONS))
         return check_choice(self.name, options, "mode", MODES), PRECISIONS[precision]
 
