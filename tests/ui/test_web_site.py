@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawings import CLASSES, SIDE, compiled, drawings
 from headless import violations
-from web_artifact import CLASSES, SIDE, compiled, drawings, required_runtime
+from web_artifact import required_runtime
 
 import pockgraph as pg
 from pockgraph.errors import ArtifactError, PockError

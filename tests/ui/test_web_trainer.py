@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from web_artifact import as_json, compiled, drawings, node, required_runtime
+from drawings import compiled, drawings
+from web_artifact import as_json, node, required_runtime
 
 import pockgraph as pg
 import pockui.web
