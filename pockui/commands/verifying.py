@@ -139,8 +139,8 @@ def _show(found: Verification, name: str, record: Study) -> None:
 
 def _verdict(found: Verification) -> str:
     """Whether the trainings keep to the interval, in a sentence."""
-    f, metrics = found.forecast, [run.validation_metric for run in found.runs]
-    inside = sum(f.low <= metric <= f.high for metric in metrics if metric is not None)
+    metrics = [run.validation_metric for run in found.runs]
+    inside = sum(found.forecast.holds(metric) for metric in metrics if metric is not None)
     if len(metrics) == 1:
         where = "inside" if inside else "outside"
         return f"The training lies {where} the interval. How much is chance shows with --seeds 3 or more."

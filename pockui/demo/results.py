@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pockgraph.contribution.forecast import in_interval
 from pockgraph.errors import PockError, reason, violations
 from pockgraph.files import read_text, write_atomically
 from pockgraph.plan.plan import MAX_BYTES
@@ -54,7 +55,7 @@ class Expected(_Strict):
     @property
     def inside(self) -> int:
         """How many trainings lie in the interval."""
-        return sum(r is not None and self.low <= r <= self.high for r in self.reached)
+        return sum(r is not None and in_interval(r, self.low, self.high) for r in self.reached)
 
 
 class ProcessPeak(_Strict):

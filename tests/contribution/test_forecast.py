@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from synthetic import SyntheticTask
 
 from pockgraph.contribution import Contribution, Gain
-from pockgraph.contribution.forecast import Forecaster, TrainedPlan
+from pockgraph.contribution.forecast import Forecast, Forecaster, TrainedPlan
 from pockgraph.contribution.noise import Noise, samples_of
 from pockgraph.contribution.saturating_link import Link
 
@@ -250,3 +250,10 @@ def test_it_needs_no_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(found.stdout) == pytest.approx(0.5)
+
+
+def test_an_interval_of_a_single_value_holds_it_however_it_was_rounded() -> None:
+    f = Forecast(metric=0.3, low=0.3, high=0.3, gain=0.0, gain_low=0.0, gain_high=0.0, score=0.0)
+    assert f.holds(0.1 + 0.2)
+    assert not f.holds(0.3001)
+    assert not f.holds(math.nan)

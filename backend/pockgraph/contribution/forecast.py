@@ -41,6 +41,12 @@ STRAY_WEIGHTS = (0.25, 0.5, 0.25)
 NEAREST = 40  # steps of the bisection for a quantile
 
 
+def in_interval(metric: float, low: float, high: float) -> bool:
+    """Whether a value lies between two, but for rounding: an interval may be a single value."""
+    rounding = 1e-9 * max(abs(low), abs(high))
+    return low - rounding <= metric <= high + rounding
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What one training of a plan is expected to reach, as the analysis trains and judges.
@@ -59,6 +65,10 @@ class Forecast:
     gain_low: float
     gain_high: float
     score: float
+
+    def holds(self, metric: float) -> bool:
+        """Whether a training's validation metric lies inside the interval."""
+        return in_interval(metric, self.low, self.high)
 
     @property
     def figures(self) -> dict[str, float]:
