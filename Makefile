@@ -6,6 +6,9 @@ TORCH ?= torch==2.13.0
 # The optional dependencies that the environment has.
 EXTRAS ?= dev
 STUDY ?=
+# What `make bench` runs, and the peers that `make bench-peers` installs.
+SCENARIO ?= all
+PEERS ?= $(notdir $(patsubst %/,%,$(dir $(wildcard benchmarks/peers/*/requirements.txt))))
 ARGS ?=
 # Test processes, each with one thread: a file is one process's, so that what it builds is built once.
 # Which file comes first, tests/conftest.py says.
@@ -26,7 +29,7 @@ WEB := build/web/node_modules
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter web-runtime cpp coverage campaign evidence check format bench bench-ui screenshots clean
+.PHONY: help setup demo app test test-all test-arm test-executorch test-jupyter web-runtime cpp coverage campaign evidence check format bench bench-peers bench-ui screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,9 +95,12 @@ format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## time a step against PyTorch, side by side
-	$(BIN)/pockui bench vision $(ARGS)
-	$(BIN)/pockui bench text $(ARGS)
+bench: $(READY) ## time a step against other tools' in one run; writes docs/results/bench-* (SCENARIO=…, ARGS=--quick)
+	$(BIN)/pockui bench $(SCENARIO) --peers all --results docs/results $(ARGS)
+
+bench-peers: ## install the libraries that have environments of their own, build/peers/NAME (PEERS=tensorflow)
+	$(foreach peer,$(PEERS),$(PYTHON) -m venv build/peers/$(peer) && build/peers/$(peer)/$(notdir $(BIN))/python -m pip \
+		--disable-pip-version-check --no-input install --quiet --requirement benchmarks/peers/$(peer)/requirements.txt &&) true
 
 bench-ui: $(READY) ## how fast the dashboard answers in a browser, on the demo's study; writes docs/results/ui.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ui.py --study $(or $(STUDY),out/demo-vision/study.db) --out docs/results/ui.md $(ARGS)

@@ -24,6 +24,7 @@ from pockgraph.parity.eager_optimizer import EagerOptimizer
 from pockgraph.plan import Plan
 from pockgraph.task import Task
 from pockgraph.task.batch import Batch, as_named
+from pockgraph.task.lora import lora
 
 
 class PlainLoop:
@@ -38,6 +39,8 @@ class PlainLoop:
             all. A tensor learns as a whole: autograd has no way to train some of its channels.
         optimizer: as in a plan, `{"name": "sgd", "momentum": 0.9, …}`.
         compiled: run forward and backward through `torch.compile`.
+        autocast: compute forward and backward in bfloat16 where `torch.autocast` does; weights and their
+            update stay in float32.
     """
 
     def __init__(
@@ -47,8 +50,10 @@ class PlainLoop:
         optimizer: Mapping[str, Any],
         *,
         compiled: bool = False,
+        autocast: bool = False,
     ) -> None:
         self.task = task
+        self._autocast = autocast
         task.set_mode(training=True)
         for fqn, parameter in task.model.named_parameters():
             parameter.requires_grad_(trained is None or fqn in trained)
@@ -61,10 +66,17 @@ class PlainLoop:
     def step(self, batch: Batch, lr: float) -> float:
         """One micro-batch, as a rule an update; returns the loss before it."""
         self.optimizer.zero_grad()
-        loss = self._loss(self.task.rebuild(batch))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            loss = self._loss(self.task.rebuild(batch))
         (loss / self.optimizer.micro_batches if self.optimizer.micro_batches > 1 else loss).backward()
         self.optimizer.step(lr)
         return float(loss.detach())
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> float:
+        """The loss, and nothing learnt."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            return float(self._loss(self.task.rebuild(batch)))
 
     @torch.no_grad()
     def evaluate(self, batches: Any) -> float:
@@ -95,6 +107,10 @@ def eager_command(
     *,
     plan: Path | None = None,
     compiled: bool = False,
+    channels_last: bool = False,
+    autocast: bool = False,
+    lora: bool = False,
+    forward: bool = False,
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
@@ -104,14 +120,21 @@ def eager_command(
         reference: `module:task`.
         batch: npz with one batch.
         plan: whose tensors are trained; None trains all.
+        compiled, autocast: see `PlainLoop`.
+        channels_last: weights and images in PyTorch's memory format of that name.
+        lora: train low-rank adapters of queries and values, and nothing else; without a plan.
+        forward: compute the loss and train nothing.
         options: keyword arguments of the reference, when it is a function that takes some.
     """
     command = [sys.executable, "-m", "pockui.eager", reference, "--batch", str(batch)]
     command += ["--optimizer", json.dumps(dict(optimizer)), "--options", json.dumps(dict(options or {}))]
     if plan is not None:
         command += ["--plan", str(plan)]
-    if compiled:
-        command += ["--compiled"]
+    switches = {
+        "compiled": compiled, "channels-last": channels_last, "autocast": autocast, "lora": lora,
+        "forward": forward,
+    }  # fmt: skip
+    command += [f"--{name}" for name, on in switches.items() if on]
     if threads is not None:
         command += ["--threads", str(threads)]
     return tuple(command)
@@ -124,7 +147,8 @@ def main() -> int:
     p.add_argument("--optimizer", type=json.loads, required=True)
     p.add_argument("--options", type=json.loads, default={})
     p.add_argument("--plan", type=Path)
-    p.add_argument("--compiled", action="store_true")
+    for switch in ("--compiled", "--channels-last", "--autocast", "--lora", "--forward"):
+        p.add_argument(switch, action="store_true")
     p.add_argument("--threads", type=int)
     options = p.parse_args()
     if options.threads:
@@ -145,14 +169,25 @@ def _serve(options: argparse.Namespace, trained: Collection[str] | None, batch: 
     from .project import load_task
 
     weight_bytes = 0
+    if options.channels_last:
+        batch = {k: _channels_last(v) for k, v in batch.items()}
 
     def load() -> Step:
-        nonlocal weight_bytes
+        nonlocal weight_bytes, trained
         task = load_task(options.reference, **options.options)
+        if options.lora:
+            task = lora(task)
+            trained = {fqn for fqn, p in task.model.named_parameters() if p.requires_grad}
+        if options.channels_last:
+            task.model.to(memory_format=torch.channels_last)  # pyright: ignore
         for tensor in (*task.model.parameters(), *task.model.buffers()):
             tensor.data = tensor.data.clone()  # now in memory as a whole, whatever file it was mapped from
             weight_bytes += tensor.nbytes
-        loop = PlainLoop(task, trained, options.optimizer, compiled=options.compiled)
+        loop = PlainLoop(
+            task, trained, options.optimizer, compiled=options.compiled, autocast=options.autocast
+        )
+        if options.forward:
+            return lambda: loop.forward(batch)
         if options.compiled:  # compiling is part of loading, as it is for every other contender
             loop.step(batch, LEARNING_RATE)
             loop.forget()
@@ -161,6 +196,10 @@ def _serve(options: argparse.Namespace, trained: Collection[str] | None, batch: 
     # A task's module imports libraries and makes the model in one go, so the two are told apart by
     # subtraction: what is left without the weights is libraries.
     serve_steps(load, imported_bytes=lambda loaded: loaded - weight_bytes)
+
+
+def _channels_last(value: torch.Tensor) -> torch.Tensor:
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 if __name__ == "__main__":

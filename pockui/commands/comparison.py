@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .output import FAILED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
+
+if TYPE_CHECKING:
+    from ..bench import Bench
 
 
 class Demo(StrEnum):
@@ -95,39 +98,72 @@ def report_(
 
 
 def bench(
-    which: Annotated[Demo, typer.Argument(help="Which model.")] = Demo.VISION,
-    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 8,
-    px: Annotated[int, typer.Option(min=32, help="Side of the images (vision).")] = 224,
-    length: Annotated[int, typer.Option(min=3, help="Tokens of a text (text).")] = 64,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds.")] = False,
+    which: Annotated[
+        str, typer.Argument(help="A scenario, as mobilenet-8x224; `all` for one after the other.")
+    ] = Demo.VISION,
+    peers: Annotated[
+        str | None,
+        typer.Option(help="Who takes part beside this project, as pytorch,channels_last,tensorflow; or all."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples a batch.")] = None,
+    px: Annotated[int | None, typer.Option(min=32, help="Side of the images.")] = None,
+    length: Annotated[int | None, typer.Option(min=3, help="Tokens of a text.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds; of all scenarios, few.")] = False,
     compiled: Annotated[bool, typer.Option(help="Time torch.compile too; compiling takes minutes.")] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="For every side; by default all usable cores.")
     ] = None,
-    out_file: Annotated[Path | None, typer.Option("--out", help="Write the figures here, as JSON.")] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the figures of one scenario here, as JSON.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Write bench-SCENARIO.json and .md into this folder.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a goal is missed.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Time a training step on OpenVINO and in PyTorch, in turn, in one run, and check the goals."""
-    from .. import bench as benchmark
+    """Time a training step on OpenVINO, in PyTorch and elsewhere, in turn in one run, and check the goals."""
+    from ..bench.contenders import PEERS_OF_DEMO, peers_named
+    from ..bench.run import run
+    from ..bench.scenarios import ALIASES, EVERY, scenarios
 
-    size = {"px": px} if which is Demo.VISION else {"length": length}
-    with _stages() as progress:
-        found = benchmark.run(
-            which, {"batch_size": batch, **size}, quick=quick, compiled=compiled, threads=threads,
-            command=command_line(), progress=progress,
-        )  # fmt: skip
+    if which == EVERY and out_file is not None:
+        raise typer.BadParameter(
+            "it holds one scenario; for all of them give --results FOLDER", param_hint="--out"
+        )
+    chosen = [s.sized(batch_size=batch, px=px, length=length) for s in scenarios(which, quick)]
+    default = PEERS_OF_DEMO if which in ALIASES else None
+    takes_part = {s.name: peers_named(peers, s.kind, default) for s in chosen}
+    met = True
+    for one in chosen:
+        names = [*takes_part[one.name], *(["torch.compile"] if compiled else [])]
+        with _stages() as progress:
+            found = run(
+                one, list(dict.fromkeys(names)), quick=quick, threads=threads, command=command_line(),
+                progress=progress,
+            )  # fmt: skip
+        met &= all(g.met for g in found.goals)
+        _tell_bench(found, out_file, results, as_json)
+    if check and not met:
+        raise typer.Exit(FAILED)
+
+
+def _tell_bench(found: Bench, out_file: Path | None, results: Path | None, as_json: bool) -> None:
+    from .. import bench as benchmark
+    from ..demo.results import write_text
+
     if out_file is not None:
         found.save(out_file)
+    if results is not None:
+        found.save(results / f"bench-{found.scenario}.json")
+        write_text(results / f"bench-{found.scenario}.md", benchmark.markdown(found))
     if as_json:
         print_json(found.to_dict())
-    else:
-        print_table(benchmark.COLUMNS, benchmark.table(found), title=found.title)
-        print()
-        print_table(("Goal", ">Measured", ">Wanted", ""), benchmark.goal_table(found))
-        out().print(f"\n{found.context}")
-    if check and not all(g.met for g in found.goals):
-        raise typer.Exit(FAILED)
+        return
+    print_table(benchmark.COLUMNS, benchmark.table(found), title=found.title)
+    print()
+    print_table(benchmark.GOAL_COLUMNS, benchmark.goal_table(found))
+    out().print("\n".join(["", found.context, benchmark.ceilings_text(found)]).rstrip())
 
 
 def print_report(report: object) -> None:

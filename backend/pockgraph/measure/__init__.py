@@ -16,14 +16,30 @@ Memory is what the operating system says (resident set size, Linux only), at fou
     imported -> loaded -> highest while training; and highest of all, loading included.
 
 `python -m pockgraph.measure out/ --batch batch.npz` prints one artefact's figures.
+
+Names are imported when first used: a contender in another runtime's environment (`contender.py`) needs the
+standard library alone.
 """
 
-from ..runtime.process_memory import Memory
-from .command import LEARNING_RATE
-from .contender import Step, serve_steps
-from .figures import MeasureError, StepFigures, StepTime, figures_to_json
-from .interleaved import artifact_command, batch_file, measure_interleaved, measure_step
+from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "LEARNING_RATE": ".contender",
+    "MeasureError": ".figures",
+    "Memory": "..runtime.process_memory",
+    "Step": ".contender",
+    "StepFigures": ".figures",
+    "StepTime": ".figures",
+    "artifact_command": ".interleaved",
+    "batch_file": ".interleaved",
+    "figures_to_json": ".figures",
+    "measure_interleaved": ".interleaved",
+    "measure_step": ".interleaved",
+    "serve_steps": ".contender",
+}
 __all__ = [
     "LEARNING_RATE",
     "MeasureError",
@@ -38,3 +54,19 @@ __all__ = [
     "measure_step",
     "serve_steps",
 ]
+
+if TYPE_CHECKING:
+    from ..runtime.process_memory import Memory
+    from .contender import LEARNING_RATE, Step, serve_steps
+    from .figures import MeasureError, StepFigures, StepTime, figures_to_json
+    from .interleaved import artifact_command, batch_file, measure_interleaved, measure_step
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pockgraph.measure' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -16,13 +16,11 @@ import numpy as np
 
 from ..errors import PockError
 from ..files import require_working_folder
-from .contender import Step, serve_steps
+from .contender import LEARNING_RATE, Step, serve_steps
 from .device_profile import DeviceProfile
 from .figures import figures_to_json
 from .interleaved import measure_step
 from .kit import ROUNDS, Measuring, measure_kit
-
-LEARNING_RATE = 1e-4  # of measured steps: the work is the same at any rate, and this one cannot diverge
 
 
 def main(argv: Sequence[str] | None = None) -> int:

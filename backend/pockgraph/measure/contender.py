@@ -13,6 +13,7 @@ from ..runtime.process_memory import peak_resident_bytes, reset_peak, resident_b
 from .processor_time import ProcessorTime, net_ms
 
 ANSWER = "pockgraph.measure:"  # lines of standard output without it are what the process printed before
+LEARNING_RATE = 1e-4  # of measured steps: the work is the same at any rate, and this one cannot diverge
 Step = Callable[[], object]
 
 
