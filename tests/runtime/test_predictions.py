@@ -46,9 +46,11 @@ def test_an_artefact_without_a_prediction_says_how_to_get_one(compiled: Compile)
         Predictor.load(trainer.folder)
 
 
+@pytest.mark.parametrize("target", ["openvino", "onnx"])
 def test_weights_that_are_compiled_in_answer_the_same_but_for_rounding(
-    trained: Trainer, compiled: Compile, tmp_path: Path
+    target: str, compiled: Compile, tmp_path: Path
 ) -> None:
+    trained = Trainer.load(compiled(target, predict="named").path, threads=1)
     batch = {"image": samples()["x"][:5].numpy()}
     right = [trained.predict(batch)]
     saved = [trained.save(tmp_path / "0")]
@@ -61,9 +63,17 @@ def test_weights_that_are_compiled_in_answer_the_same_but_for_rounding(
         np.testing.assert_allclose(
             predictor.predict(batch)["logits"], expected["logits"], rtol=1e-5, atol=1e-6
         )
-    assert predictor._runner._forward._requests["predict-4"].states == {}  # pyright: ignore
-    with pytest.raises(ArtifactError, match="'onnx', which does not compile trained weights in"):
-        Predictor.load(compiled("onnx", predict="named").path, constant_weights=True)
+    runner: Any = predictor._runner
+    if target == "openvino":
+        assert runner._forward._requests["predict-4"].states == {}
+    else:
+        bound = runner._forward._opened["predict-4"]._bound[0]
+        assert [node.name for node in bound._session.get_inputs()] == ["batch:image"]
+
+
+def test_a_target_that_compiles_no_weights_in_says_so(compiled: Compile) -> None:
+    with pytest.raises(ArtifactError, match="'torch', which does not compile trained weights in"):
+        Predictor.load(compiled("torch", predict="named").path, constant_weights=True)
 
 
 def test_rows_that_depend_on_others_are_neither_padded_nor_split(compiled: Compile) -> None:

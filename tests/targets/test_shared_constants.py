@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pockgraph as pg
 from pockgraph.artifact import Artifact
-from pockgraph.runtime import Trainer
+from pockgraph.runtime import Predictor, Trainer
 
 WIDTH = 256
 FILES = {"openvino": "train.bin", "onnx": "train.onnx.bin"}
@@ -57,6 +57,18 @@ def test_frozen_weights_are_on_disk_once(graph: pg.TrainGraph, target: str, tmp_
     assert frozen <= artifact.manifest.files[FILES[target]].bytes < 1.1 * frozen
     again = compiled(graph, target, tmp_path / "again")
     assert again.manifest.files[FILES[target]] == artifact.manifest.files[FILES[target]]  # the same bytes
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_answers_with_weights_that_are_compiled_in_read_the_same_file(
+    graph: pg.TrainGraph, target: str, tmp_path: Path
+) -> None:
+    folder = compiled(graph, target, tmp_path / "out").path
+    batch = {"x": np.linspace(-1, 1, 3 * WIDTH, dtype=np.float32).reshape(3, WIDTH)}
+    with Trainer.load(folder, threads=1) as trainer:
+        right = trainer.predict(batch)
+    with Predictor.load(folder, threads=1, constant_weights=True) as predictor:
+        np.testing.assert_allclose(predictor.predict(batch), right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", FILES)

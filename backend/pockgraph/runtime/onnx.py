@@ -9,7 +9,7 @@ current set in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from .artifact_files import require_unchanged
 from .finite_check import nonfinite
 from .graph_specs import GraphSpec, PredictionSpec, SlotSpec
 from .manifest import Manifest
+from .onnx_constants import with_constants
 from .onnx_file import SHARED_CONSTANTS, check_model
 from .quiet_onnxruntime import ort
 
 _SUFFIX = "ExecutionProvider"
+_CONSTANTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FED = (Role.BATCH, Role.LR, Role.SEED)
 Open = Callable[[str, GraphSpec], Any]  # (stem, its slots) -> a session
 
@@ -45,8 +47,22 @@ def open_predictor(folder: Path, manifest: Manifest, device: str, threads: int |
     return ONNXPredictor(manifest, _opener(folder, manifest, device, threads))
 
 
-def _opener(folder: Path, manifest: Manifest, device: str, threads: int | None) -> Open:
-    """What opens a graph of the artefact on a device, by its stem."""
+def open_constant_predictor(
+    folder: Path, manifest: Manifest, device: str, threads: int | None
+) -> ONNXConstantPredictor:
+    """See `runner.open_predictor`; as `open_runner`."""
+    state: dict[str, np.ndarray] = {}
+    return ONNXConstantPredictor(_opener(folder, manifest, device, threads, state), state)
+
+
+def _opener(
+    folder: Path,
+    manifest: Manifest,
+    device: str,
+    threads: int | None,
+    state: Mapping[str, np.ndarray] | None = None,
+) -> Open:
+    """What opens a graph of the artefact on a device, by its stem; its state is `state`, if that is given."""
     names = devices()
     if device.upper() not in names:
         raise ArtifactError(
@@ -65,9 +81,15 @@ def _opener(folder: Path, manifest: Manifest, device: str, threads: int | None) 
     # What a device cannot take is computed on the CPU.
     providers = list(dict.fromkeys((names[device.upper()], f"CPU{_SUFFIX}")))
 
+    if state is not None:  # a model in memory does not know where its constants lie
+        options.add_session_config_entry(_CONSTANTS_FOLDER, str(folder))
+
     def opened(stem: str, spec: GraphSpec) -> Any:
-        session = _session(_graph(folder, manifest, stem), options, providers)
-        _check(folder / f"{stem}.onnx", session, spec)
+        path = _graph(folder, manifest, stem)
+        constants = {} if state is None else {s.name: state[s.name] for s in spec.state if s.name in state}
+        model = with_constants(path.read_bytes(), constants) if constants else str(path)
+        session = _session(path, model, options, providers)
+        _check(path, session, spec, constants)
         return session
 
     return opened
@@ -155,6 +177,25 @@ class ONNXPredictor:
             np.copyto(self._state[name].array, value)
 
 
+class ONNXConstantPredictor:
+    """A `PredictionRunner` whose models have the state as constants: a changed one is compiled anew.
+
+    Args:
+        opener: makes constants of `state`, to which what is written goes.
+    """
+
+    def __init__(self, opener: Open, state: dict[str, np.ndarray]) -> None:
+        self._state = state
+        self._forward = _Forward(opener, ({},), {})
+
+    def predict(self, prediction: PredictionSpec, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._forward.run(prediction.stem, prediction.graph, batch, 0)
+
+    def write_state(self, values: Mapping[str, np.ndarray]) -> None:
+        self._state.update(values)
+        self._forward.close()
+
+
 class _Forward:
     """Models that read the state and leave it alone, each opened on first use.
 
@@ -177,6 +218,10 @@ class _Forward:
             feeds = {s.name: _like(self._feeds.get(s.name), s) for s in spec.batch}
             self._opened[stem] = _Opened(self._open(stem, spec), spec, self._states, feeds)
         return self._opened[stem].run(batch, now)
+
+    def close(self) -> None:
+        """Have the models opened anew."""
+        self._opened.clear()
 
 
 class _Opened:
@@ -247,9 +292,10 @@ class _Bound:
         self._session.run_with_iobinding(self._binding)
 
 
-def _session(path: Path, options: Any, providers: list[str]) -> Any:
+def _session(path: Path, model: str | bytes, options: Any, providers: list[str]) -> Any:
+    """A session of `model`: a file, or what was made of the file `path`."""
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(model, options, providers=providers)
     except Exception as e:  # ONNX Runtime's exceptions have no base class of their own
         raise ArtifactError(
             f"ONNX Runtime {ort.__version__} cannot load {path} for {providers[0]}: {reason(e)}. "
@@ -257,9 +303,10 @@ def _session(path: Path, options: Any, providers: list[str]) -> Any:
         ) from e
 
 
-def _check(path: Path, session: Any, spec: GraphSpec) -> None:
-    """Refuse a model that is not the manifest's."""
-    expected = {s.name: (s.shape, s.dtype) for s in spec.inputs if s.is_state or s.role in _FED}
+def _check(path: Path, session: Any, spec: GraphSpec, constants: Container[str]) -> None:
+    """Refuse a model that is not the manifest's, in which `constants` are no inputs."""
+    inputs = (s for s in spec.inputs if (s.is_state or s.role in _FED) and s.name not in constants)
+    expected = {s.name: (s.shape, s.dtype) for s in inputs}
     found = {n.name: (tuple(n.shape), _dtype(n.type)) for n in session.get_inputs()}
     differ = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
     differ += sorted({n.name for n in session.get_outputs()} ^ {s.name for s in spec.outputs})

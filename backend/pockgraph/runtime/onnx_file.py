@@ -71,15 +71,15 @@ class _Checker:
 
     def model(self, data: memoryview) -> None:
         graphs = 0
-        for number, _, value in _fields(data):
+        for number, _, value in fields(data):
             match number:
                 case 1 | 2 | 3 | 4 | 5 | 6 | 14:  # versions, producer, documentation
                     continue
                 case 7:
                     graphs += 1
-                    self._graph(_message(value), 0)
+                    self._graph(message(value), 0)
                 case 8:  # operator set
-                    domain = next((_message(v) for n, _, v in _fields(_message(value)) if n == 1), b"")
+                    domain = next((message(v) for n, _, v in fields(message(value)) if n == 1), b"")
                     if bytes(domain) not in _STANDARD:
                         raise _Wrong(f"it takes operators from {_cut(domain)}")
                 case _:
@@ -90,12 +90,12 @@ class _Checker:
     def _graph(self, data: memoryview, depth: int) -> None:
         if depth > _MAX_DEPTH:
             raise _Wrong("its loops are nested too deeply")
-        for number, _, value in _fields(data):
+        for number, _, value in fields(data):
             match number:
                 case 1:
-                    self._node(_message(value), depth)
+                    self._node(message(value), depth)
                 case 5:
-                    self._tensor(_message(value))
+                    self._tensor(message(value))
                 case 2 | 10 | 11 | 12 | 13 | 16:  # name, documentation, inputs, outputs, types, metadata
                     continue
                 case _:
@@ -103,47 +103,47 @@ class _Checker:
 
     def _node(self, data: memoryview, depth: int) -> None:
         kind: bytes = b""
-        for number, _, value in _fields(data):
+        for number, _, value in fields(data):
             match number:
                 case 1 | 2 | 3 | 6 | 9:  # inputs, outputs, name, documentation, metadata
                     continue
                 case 4:
-                    kind = bytes(_message(value))
+                    kind = bytes(message(value))
                 case 7:
-                    if bytes(_message(value)) not in _STANDARD:
-                        raise _Wrong(f"an operator is of the domain {_cut(_message(value))}")
+                    if bytes(message(value)) not in _STANDARD:
+                        raise _Wrong(f"an operator is of the domain {_cut(message(value))}")
                 case 5:
-                    self._attribute(_message(value), depth)
+                    self._attribute(message(value), depth)
                 case _:
                     raise _Wrong(f"a node has field {number}")
         if kind.decode("ascii", "replace") not in ALLOWED_OPERATORS:
             raise _Wrong(f"it has the operator {_cut(kind)}")
 
     def _attribute(self, data: memoryview, depth: int) -> None:
-        for number, _, value in _fields(data):
+        for number, _, value in fields(data):
             match number:
                 case 1 | 2 | 3 | 4 | 7 | 8 | 9 | 13 | 20:  # name, numbers, texts, documentation, type
                     continue
                 case 5 | 10:  # one tensor, or several
-                    self._tensor(_message(value))
+                    self._tensor(message(value))
                 case 6 | 11:  # one graph, or several: the body of a loop
-                    self._graph(_message(value), depth + 1)
+                    self._graph(message(value), depth + 1)
                 case _:
                     raise _Wrong(f"an attribute has field {number}")
 
     def _tensor(self, data: memoryview) -> None:
         dims: list[int] = []
         kind, raw, listed, external, outside = 0, None, False, [], 0
-        for number, _, value in _fields(data):
+        for number, _, value in fields(data):
             match number:
                 case 1:  # packed into one field, or one a field
                     dims += [int(value)] if isinstance(value, int) else list(_varints(value))
                 case 2:
                     kind = int(value) if isinstance(value, int) else 0
                 case 9:
-                    raw = len(_message(value))
+                    raw = len(message(value))
                 case 13:
-                    external.append(_message(value))
+                    external.append(message(value))
                 case 14:
                     outside = int(value) if isinstance(value, int) else 1
                 case 8 | 12:  # name, documentation
@@ -178,14 +178,14 @@ class _Checker:
 
 def _entry(data: memoryview) -> tuple[str, str]:
     """Key and value of where a constant lies."""
-    found = {n: bytes(_message(v)).decode("utf-8", "replace") for n, _, v in _fields(data)}
+    found = {n: bytes(message(v)).decode("utf-8", "replace") for n, _, v in fields(data)}
     return found.get(1, ""), found.get(2, "")
 
 
 # ---------------------------------------------------------------- protobuf
 
 
-def _fields(data: memoryview) -> Iterator[Field]:
+def fields(data: memoryview) -> Iterator[Field]:
     """The fields of a message: number, wire type, and an integer or the bytes.
 
     Raises:
@@ -231,7 +231,7 @@ def _varints(data: memoryview) -> Iterator[int]:
         yield value
 
 
-def _message(value: int | memoryview) -> memoryview:
+def message(value: int | memoryview) -> memoryview:
     """The bytes of a field that is a message, a text or bytes."""
     if isinstance(value, int):
         raise _Wrong("it is no ONNX file")

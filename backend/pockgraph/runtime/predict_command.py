@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help=f"npz to write, an array [N, ...] per output; one without name: {_ONE!r}"
     )
     p.add_argument(
-        "--constant-weights", action="store_true", help="compile the weights in: faster, on OpenVINO only"
+        "--constant-weights", action="store_true", help="compile the weights in: faster, on OpenVINO and ONNX"
     )
     add_common_options(p)
     return p

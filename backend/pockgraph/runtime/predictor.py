@@ -63,7 +63,7 @@ class Predictor(Owned):
             device, threads, allow_native_code: as for `Trainer.load`.
             constant_weights: compile the weights in, as those of a network that does not learn: as fast as
                 that, and the answers differ from a Trainer's by rounding. Another checkpoint is compiled
-                anew. On OpenVINO; other targets refuse it.
+                anew. On OpenVINO and ONNX; other targets refuse it.
 
         Raises:
             ArtifactError: no artefact, one without a prediction, a damaged file (named), nothing here can run

@@ -142,7 +142,7 @@ def open_predictor(
     if not hasattr(module, name):
         raise ArtifactError(
             f"{folder} was compiled for target {manifest.target!r}, which does not compile trained weights "
-            "in. Leave constant_weights out, or compile it for 'openvino'."
+            "in. Leave constant_weights out, or compile it for 'openvino' or 'onnx'."
         )
     with explained(folder, device):
         return getattr(module, name)(folder, manifest, device, threads)
