@@ -68,6 +68,28 @@ def test_a_resumed_run_sees_the_data_that_comes_next(
     assert len(set(whole)) == 6
 
 
+def test_a_checkpoint_is_evaluated_without_a_step(
+    folder: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, common = str(tmp_path / "saved"), ["--data", str(data), "--threads", "1"]
+    assert main([folder, *common, "--steps", "3", "--eval", str(data), "--save", saved, "--json"]) == 0
+    trained = events(capsys)[-1]
+    kept = (tmp_path / "saved").read_bytes()
+    assert main(["evaluate", folder, *common, "--checkpoint", saved, "--json"]) == 0
+    (report,) = events(capsys)
+    assert {n: report[n] for n in ("step", "metric", "samples")} == {
+        n: trained[n] for n in ("step", "metric", "samples")
+    }
+    assert (tmp_path / "saved").read_bytes() == kept
+    assert main(["evaluate", folder, *common]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("done: metric ")
+    assert f"on {SAMPLES} samples, after 0 steps" in said
+    assert f"{trained['metric']:.4f}" not in said
+    assert main(["evaluate", folder, "--data", str(tmp_path / "none.npz")]) == 2
+    assert "none.npz as an npz file" in capsys.readouterr().err
+
+
 def test_its_json_is_complete(folder: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([folder, "--data", str(data), "--steps", "1", "--eval", str(data), "--json"]) == 0
     step, done = events(capsys)

@@ -1,5 +1,6 @@
 """`python -m pockgraph.runtime out/ --data data.npz --steps 50`: train an artefact from the shell.
 
+`python -m pockgraph.runtime evaluate out/ --data data.npz` evaluates it, see `evaluate_command.py`,
 `python -m pockgraph.runtime predict out/ --data data.npz` predicts with it, see `predict_command.py`, and
 `python -m pockgraph.runtime learn out/ --folder learner/` keeps learning, see `learn_command.py`.
 
@@ -24,7 +25,7 @@ from ..errors import BatchError, NonFiniteLoss, PockError
 from ..files import require_working_folder, resolved, sweep
 from ..foreign_exceptions import explain
 from ..standard_streams import settle_streams
-from . import learn_command, predict_command
+from . import evaluate_command, learn_command, predict_command
 from .checkpoint import require_replaceable
 from .command_line import DATA_HELP, MOST, add_common_options, count, print_report
 from .data.opening import training_data
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; returns the exit status."""
     settle_streams("backslashreplace")  # names of files may be no text
     arguments = sys.argv[1:] if argv is None else list(argv)
-    named = {c.NAME: c for c in (predict_command, learn_command)}.get(arguments[0] if arguments else "")
+    commands = {c.NAME: c for c in (evaluate_command, predict_command, learn_command)}
+    named = commands.get(arguments[0] if arguments else "")
     if named:
         options, run = named.parser().parse_args(arguments[1:]), named.run
     else:
@@ -138,9 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m pockgraph.runtime",
         usage="%(prog)s ARTIFACT --data DATA --steps N [options], see --help\n"
+        "       %(prog)s evaluate ARTIFACT --data DATA [options], see evaluate --help\n"
         "       %(prog)s predict ARTIFACT --data DATA [options], see predict --help\n"
         "       %(prog)s learn ARTIFACT --folder FOLDER [options], see learn --help",
-        description="Train a compiled artefact. (A folder that is called predict or learn: ./predict)",
+        description="Train a compiled artefact. (A folder of a command's name: ./predict)",
     )
     p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
     p.add_argument("--data", type=Path, required=True, help=DATA_HELP)
