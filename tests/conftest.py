@@ -35,6 +35,7 @@ LONG = {
     "test_convolutional.py", "test_cli_project.py", "test_cli_studies.py", "test_demo_tasks.py",
     "test_jobs.py", "test_own_task.py", "test_evidence.py", "test_cluster.py", "test_language.py",
     "test_exported_program.py", "test_workers.py", "test_device_profile.py", "test_policies.py",
+    "test_cpp.py",
 }  # fmt: skip
 
 

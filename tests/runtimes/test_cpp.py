@@ -161,6 +161,10 @@ def test_a_checkpoint_goes_from_python_and_back_in_the_middle_of_an_accumulation
     )
     losses = [trainer.step(batches[i % len(batches)]).loss for i in range(4, 8)]
     assert [s["loss"] for s in steps] == losses
+    *frugal, _ = reports(
+        run(artifact, "--data", data, "--steps", 4, "--every", 1, "--resume", first, "--low-memory", "--json")
+    )
+    assert [s["loss"] for s in frugal] == pytest.approx(losses, rel=1e-6)
     other = require_same_state(second, artifact, trainer)
     assert other.step(batches[0]).loss == trainer.step(batches[0]).loss
 

@@ -1,6 +1,7 @@
 #include "forward.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "batch.hpp"
 #include "dtypes.hpp"
@@ -46,14 +47,14 @@ std::string compiled_sizes(const std::vector<Prediction>& sizes) {
 
 }  // namespace
 
-ForwardGraphs::ForwardGraphs(std::filesystem::path folder, const Manifest& manifest,
-                             std::optional<int> threads, std::function<Array(const Slot&)> read)
-    : folder_(std::move(folder)), manifest_(manifest), threads_(threads), read_(std::move(read)) {}
+ForwardGraphs::ForwardGraphs(std::filesystem::path folder, const Manifest& manifest, const Options& options,
+                             std::function<Array(const Slot&)> read)
+    : folder_(std::move(folder)), manifest_(manifest), options_(options), read_(std::move(read)) {}
 
 OpenVinoGraph& ForwardGraphs::run(const std::string& stem, const GraphSpec& spec, const Arrays& batch) {
   auto at = graphs_.find(stem);
   if (at == graphs_.end()) {
-    at = graphs_.try_emplace(stem, folder_, manifest_, stem, spec, threads_).first;
+    at = graphs_.try_emplace(stem, folder_, manifest_, stem, spec, options_).first;
   }
   OpenVinoGraph& graph = at->second;
   if (!current_.count(stem)) {

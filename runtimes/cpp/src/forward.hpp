@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <optional>
 #include <set>
 #include <string>
 
@@ -17,7 +16,7 @@ namespace pockui {
 class ForwardGraphs {
  public:
   /// Args: read: the present value of a state slot.
-  ForwardGraphs(std::filesystem::path folder, const Manifest& manifest, std::optional<int> threads,
+  ForwardGraphs(std::filesystem::path folder, const Manifest& manifest, const Options& options,
                 std::function<Array(const Slot&)> read);
 
   void state_changed() { current_.clear(); }
@@ -38,7 +37,7 @@ class ForwardGraphs {
 
   std::filesystem::path folder_;
   const Manifest& manifest_;
-  std::optional<int> threads_;
+  Options options_;
   std::function<Array(const Slot&)> read_;
   std::map<std::string, OpenVinoGraph> graphs_;
   std::set<std::string> current_;  // stems of those that hold the state as it is

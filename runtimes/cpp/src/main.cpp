@@ -36,12 +36,13 @@ void stop_on_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
 }
 
-/// Keep large blocks out of the heap, so that each goes back to the system when it is freed.
+/// Keep one heap, and large blocks out of it, so that each goes back to the system when it is freed.
 void keep_heap_small() {
 #ifdef __GLIBC__
   constexpr int large_bytes = 1 << 16;
   mallopt(M_MMAP_THRESHOLD, large_bytes);
   mallopt(M_TRIM_THRESHOLD, large_bytes);
+  mallopt(M_ARENA_MAX, 1);
 #endif
 }
 

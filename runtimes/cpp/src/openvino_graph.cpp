@@ -13,6 +13,9 @@
 namespace pockui {
 namespace {
 
+constexpr const char* kGenerated = "SNIPPETS_MODE";  // of the CPU plugin: kernels that it generates
+constexpr const char* kDisable = "DISABLE";
+
 /// One a process: the CPU plugin of each gives its thread a signal stack, and puts back the one before when
 /// it goes, which may be gone by then.
 ov::Core& core() {
@@ -65,18 +68,19 @@ Array to_array(const ov::Tensor& tensor, DType dtype, const Shape& shape) {
 }
 
 ov::CompiledModel compiled(const std::filesystem::path& xml, const std::filesystem::path& constants,
-                           std::optional<int> threads) {
+                           const Options& options) {
   ov::AnyMap config{{ov::hint::inference_precision.name(), ov::element::f32},
                     {ov::hint::performance_mode.name(), ov::hint::PerformanceMode::LATENCY}};
-  if (threads) config[ov::inference_num_threads.name()] = *threads;
+  if (options.threads) config[ov::inference_num_threads.name()] = *options.threads;
+  if (options.low_memory) config[kGenerated] = kDisable;
   const DroppedPages dropping(constants);
   try {
     return core().compile_model(core().read_model(xml.string(), constants.string()), "CPU", config);
   } catch (const std::exception& e) {
     // Where several heads of attention read what their residual is added to, OpenVINO 2026.4 fails at
     // generating kernels, and says so. A step without generated kernels takes about as long.
-    if (std::string(e.what()).find("/snippets/") == std::string::npos) throw;
-    config["SNIPPETS_MODE"] = "DISABLE";
+    if (options.low_memory || std::string(e.what()).find("/snippets/") == std::string::npos) throw;
+    config[kGenerated] = kDisable;
     return core().compile_model(core().read_model(xml.string(), constants.string()), "CPU", config);
   }
 }
@@ -92,7 +96,7 @@ std::vector<std::string> files_of_graph(const Manifest& manifest, const std::str
 class OpenVinoGraph::Request {
  public:
   Request(const std::filesystem::path& folder, const Manifest& manifest, const std::string& stem,
-          const GraphSpec& spec, std::optional<int> threads);
+          const GraphSpec& spec, const Options& options);
 
   void feed(const std::string& name, const Array& value);
   void infer();
@@ -114,11 +118,11 @@ class OpenVinoGraph::Request {
 };
 
 OpenVinoGraph::Request::Request(const std::filesystem::path& folder, const Manifest& manifest,
-                                const std::string& stem, const GraphSpec& spec, std::optional<int> threads) {
+                                const std::string& stem, const GraphSpec& spec, const Options& options) {
   const auto files = files_of_graph(manifest, stem);
   file_ = (folder / files[0]).string();
   try {
-    ov::CompiledModel model = compiled(folder / files[0], folder / files[1], threads);
+    ov::CompiledModel model = compiled(folder / files[0], folder / files[1], options);
     request_ = model.create_infer_request();
     for (const auto& port : model.inputs()) tensors_.emplace(port.get_any_name(), request_.get_tensor(port));
     for (const auto& port : model.outputs()) tensors_.emplace(port.get_any_name(), request_.get_tensor(port));
@@ -201,8 +205,8 @@ void OpenVinoGraph::Request::keep_history(const std::vector<std::string>& changi
 }
 
 OpenVinoGraph::OpenVinoGraph(const std::filesystem::path& folder, const Manifest& manifest,
-                             const std::string& stem, const GraphSpec& spec, std::optional<int> threads)
-    : request_(std::make_unique<Request>(folder, manifest, stem, spec, threads)) {}
+                             const std::string& stem, const GraphSpec& spec, const Options& options)
+    : request_(std::make_unique<Request>(folder, manifest, stem, spec, options)) {}
 
 OpenVinoGraph::~OpenVinoGraph() = default;
 

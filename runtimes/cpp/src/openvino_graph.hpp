@@ -2,12 +2,12 @@
 
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "manifest.hpp"
 #include "pockui/array.hpp"
+#include "pockui/trainer.hpp"
 
 namespace pockui {
 
@@ -19,7 +19,7 @@ class OpenVinoGraph {
   ///
   /// Throws ArtifactError: OpenVINO cannot compile it, or it is not what the manifest says.
   OpenVinoGraph(const std::filesystem::path& folder, const Manifest& manifest, const std::string& stem,
-                const GraphSpec& spec, std::optional<int> threads);
+                const GraphSpec& spec, const Options& options);
   ~OpenVinoGraph();
 
   /// Set an input, if the graph has it.

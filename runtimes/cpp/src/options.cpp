@@ -19,6 +19,8 @@ Train a compiled artefact, or predict with it. (A folder that is called predict:
   --data FILE          npz with one array [N, ...] per batch entry, as numpy.savez writes it; a single
                        npy where a batch has one entry
   --threads N          CPU threads; by default all cores
+  --low-memory         let OpenVINO generate no kernels of its own: tens of megabytes less, and last
+                       bits may differ
   --json               print one JSON object a line
 
 train:
@@ -118,6 +120,8 @@ CommandLine parsed_command_line(const std::vector<std::string>& arguments) {
     }
     if (argument == "--json") {
       line.json = true;
+    } else if (argument == "--low-memory") {
+      line.options.low_memory = true;
     } else if (argument.rfind("--", 0) == 0) {
       const std::size_t equals = argument.find('=');
       const std::string name = argument.substr(0, equals);

@@ -91,9 +91,9 @@ class Trainer::Impl {
   Impl(fs::path folder, const Options& options)
       : folder_(std::move(folder)),
         manifest_(verified_manifest(folder_)),
-        train_(folder_, manifest_, "train", manifest_.train, options.threads),
+        train_(folder_, manifest_, "train", manifest_.train, options),
         checked_(checked_state(manifest_)),
-        forward_(folder_, manifest_, options.threads, [this](const Slot& slot) { return train_.read(slot); }),
+        forward_(folder_, manifest_, options, [this](const Slot& slot) { return train_.read(slot); }),
         on_nonfinite_(options.on_nonfinite),
         draws_(manifest_.train.takes("seed")),
         seed_(options.seed) {
@@ -279,8 +279,7 @@ class Predictor::Impl {
  public:
   Impl(const fs::path& folder, const std::optional<fs::path>& checkpoint, const Options& options)
       : manifest_(verified_for_prediction(folder)),
-        forward_(folder, manifest_, options.threads,
-                 [this](const Slot& slot) { return state_.at(slot.name()); }) {
+        forward_(folder, manifest_, options, [this](const Slot& slot) { return state_.at(slot.name()); }) {
     if (checkpoint) {
       state_ = load_checkpoint(*checkpoint, manifest_).state;
     } else {

@@ -25,6 +25,8 @@ struct Options {
   /// Of dropout; the same seed gives the same masks on every target.
   std::int64_t seed = 0;
   OnNonfinite on_nonfinite = OnNonfinite::error;
+  /// Let OpenVINO generate no kernels of its own: tens of megabytes less, and last bits may differ.
+  bool low_memory = false;
 };
 
 struct StepResult {
