@@ -50,11 +50,7 @@ PEERS = {
         default=True,
     ),
     "autocast": Peer(
-        "PyTorch eager, bf16 autocast", "autocast", kinds=("text", "language model"),
-        switches={"autocast": True}, default=True,
-    ),
-    "channels_last_autocast": Peer(
-        "PyTorch eager, channels_last, bf16 autocast", "channels_last_autocast", kinds=("images",),
+        "PyTorch eager, bf16 autocast, channels_last images", "autocast",
         switches={"channels_last": True, "autocast": True}, default=True,
     ),
     "torch.compile": Peer("torch.compile", "compiled", switches={"compiled": True}),

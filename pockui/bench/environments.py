@@ -38,7 +38,7 @@ class Environment:
 ENVIRONMENTS = {
     "tensorflow": Environment("TensorFlow, tf.function"),
     "jax": Environment("JAX, jit"),
-    "ort-training": Environment("ONNX Runtime Training", not_run="no program for it yet"),
+    "ort-training": Environment("ONNX Runtime Training, SGD without momentum"),
     "peft": Environment("peft", ("text", "language model"), "no program for it yet"),
     "executorch": Environment("ExecuTorch's training module", not_run="no program for it yet"),
     "mnn": Environment("MNN", not_run="3.6.1 did not train this network when it was tried"),
