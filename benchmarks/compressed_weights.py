@@ -115,13 +115,14 @@ def products(folder: Path) -> str:
         value = draw.standard_normal((OUT, IN), dtype=np.float32) * 0.02
         scales = np.abs(value).max(1, keepdims=True) / 127
         numbers = np.round(value / scales).astype(np.int8)
-        weights = {
-            "f32": op.constant(numbers * scales).output(0),
-            "int8": op.multiply(op.convert(op.constant(numbers), "f32"), op.constant(scales)).output(0),
-        }
-        for kind, w in weights.items():
-            wide = op.tanh(op.matmul(ends[kind], w, False, True))
-            ends[kind] = op.matmul(wide, w, False, False).output(0)
+        w = op.constant(numbers * scales)
+        wide = op.tanh(op.matmul(ends["f32"], w, False, True))
+        ends["f32"] = op.matmul(wide, w, False, False).output(0)
+        stored = op.constant(numbers)
+        w = op.multiply(op.convert(stored, "f32"), op.constant(scales))
+        wide = op.multiply(op.tanh(op.matmul(ends["int8"], w, False, True)), op.constant(scales.T))
+        w = op.multiply(op.convert(stored, "f32"), op.constant(np.ones((1, IN), np.float32)))
+        ends["int8"] = op.matmul(wide, w, False, False).output(0)
     for kind, end in ends.items():
         model = ov.Model([op.result(end)], [x], kind)
         ov.serialize(model, str(folder / f"{kind}.xml"))

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cpp_build import ROOT, built
 from drawings import compiled, drawings
+from torch import nn
 
 import pockgraph as pg
 from pockgraph.runtime import Trainer
@@ -133,6 +135,24 @@ def test_steps_metric_predictions_and_checkpoint_equal_python(
     assert said["outputs"] == {"prediction": {"dtype": "float32", "shape": list(right.shape)}}
     with np.load(answers) as found:
         assert found["prediction"].tobytes() == right.tobytes()
+
+
+def test_steps_with_frozen_weights_in_int8_equal_python(tmp_path: Path, data: Path, run: Run) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 48), nn.Linear(48, 5))
+
+    def each(model: nn.Module, b: dict[str, torch.Tensor]) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(b["x"]), b["y"], reduction="none")
+
+    batches = [{n: torch.from_numpy(a) for n, a in b.items()} for b in drawings()]
+    task = pg.Task("flat", net, lambda model, b: each(model, b).mean(), each, batches, batches)
+    graph = pg.build(task, pg.SGD(lr=0.1))
+    plan = pg.Plan.of(graph, {"1.bias": 1.0, "4.weight": 1.0})
+    artifact = pg.compile(graph, plan, out=tmp_path / "out", options={"frozen_weights": "int8"}).path
+    trainer = Trainer.load(artifact, threads=1)
+    losses = [trainer.step(b).loss for b in drawings()[:4]]
+    *steps, _ = reports(run(artifact, "--data", data, "--steps", 4, "--every", 1, "--json"))
+    assert [s["loss"] for s in steps] == losses
 
 
 def test_a_checkpoint_goes_from_python_and_back_in_the_middle_of_an_accumulation(
@@ -278,6 +298,11 @@ def test_an_artefact_that_is_not_what_it_says_is_refused(
             '"plan.json": {',
             '"../plan.json": {',
             f"{manifest} is not a valid manifest: '../plan.json' is not a plain",
+        ),
+        (
+            '"options": {}',
+            '"options": {"frozen_weights": "int2"}',
+            f"The artefact {artifact} stores frozen weights in 'int2'; this program knows f32 and int8.",
         ),
         ('"task": ', '"tusk": ', f"{manifest} is not a valid manifest: "),
         ("{", "[", f"Cannot read {manifest}: it is not JSON"),

@@ -168,6 +168,22 @@ def test_steps_are_those_of_pytorch_with_the_rounded_weights(
     assert found.metric == pytest.approx(float(expected.mean()), rel=2e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 7, 8])
+def test_few_rows(rows: int, tmp_path: Path) -> None:
+    """OpenVINO's CPU plugin (2026.4) has other kernels for them, one of which is wrong."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 72), nn.Tanh(), nn.Linear(72, 30))
+
+    def each(net: nn.Module, batch: Batch) -> Tensor:
+        return net(batch["x"]).square().mean(1)
+
+    batches = [{"x": torch.randn(rows, 40)}]
+    task = pg.Task("rows", net, lambda net, b: each(net, b).mean(), each, batches, batches)
+    graph = pg.build(task, pg.SGD(lr=0.1))
+    plan = pg.Plan.of(graph, {"0.bias": 1.0})
+    assert cost_of(pg.compile(graph, plan, out=tmp_path / "out", options=INT8)).tensors == 3
+
+
 def test_the_cost_is_measured_against_the_weights_as_they_were(graph: TrainGraph, artifact: Artifact) -> None:
     cost, net = cost_of(artifact), graph.task.model
     _, weights = with_int8_weights(graph.prune(artifact.plan))

@@ -182,7 +182,9 @@ Manifest parsed(const Json& data) {
   m.fingerprint = data.at("fingerprint").get<std::string>();
   m.computation = later<std::string>(data, "computation", "");
   m.target = data.at("target").get<std::string>();
-  m.precision = later<std::string>(later(data, "options", Json::object()), "precision", "f32");
+  const auto options = later(data, "options", Json::object());
+  m.precision = later<std::string>(options, "precision", "f32");
+  m.frozen_weights = later<std::string>(options, "frozen_weights", "f32");
   for (const auto& [name, spec] : data.at("batch").items()) {
     m.batch.push_back({name, parsed_dtype(spec), parsed_shape(spec)});
   }
@@ -241,6 +243,11 @@ void require_runnable(const fs::path& folder, const Manifest& manifest) {
         "The artefact " + folder.string() + " asks for precision " + in_quotes(manifest.precision) +
         ", and this program computes in f32. Compile it again without the option, or run it with "
         "python -m pockgraph.runtime, which checks what a device rounds.");
+  }
+  if (manifest.frozen_weights != "f32" && manifest.frozen_weights != "int8") {
+    throw ArtifactError("The artefact " + folder.string() + " stores frozen weights in " +
+                        in_quotes(manifest.frozen_weights) +
+                        "; this program knows f32 and int8. Compile it again with one of these.");
   }
   for (const auto& [name, spec] : manifest.files) {
     for (const char* ending : {".pt2", ".so", ".dll", ".dylib"}) {

@@ -84,7 +84,7 @@ struct FileSpec {
 
 /// What an artefact holds, see docs/artefact.md.
 struct Manifest {
-  std::string task, fingerprint, computation, target, precision;
+  std::string task, fingerprint, computation, target, precision, frozen_weights;
   BatchSpec batch;
   GraphSpec train, eval;
   Checks train_checks, eval_checks;

@@ -1,5 +1,6 @@
 #include "openvino_graph.hpp"
 
+#include <cstdint>
 #include <map>
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/properties.hpp>
@@ -70,7 +71,9 @@ Array to_array(const ov::Tensor& tensor, DType dtype, const Shape& shape) {
 ov::CompiledModel compiled(const std::filesystem::path& xml, const std::filesystem::path& constants,
                            const Options& options) {
   ov::AnyMap config{{ov::hint::inference_precision.name(), ov::element::f32},
-                    {ov::hint::performance_mode.name(), ov::hint::PerformanceMode::LATENCY}};
+                    {ov::hint::performance_mode.name(), ov::hint::PerformanceMode::LATENCY},
+                    // Else activations that meet frozen weights in int8 are rounded to int8, too.
+                    {ov::hint::dynamic_quantization_group_size.name(), std::uint64_t{0}}};
   if (options.threads) config[ov::inference_num_threads.name()] = *options.threads;
   if (options.low_memory) config[kGenerated] = kDisable;
   const DroppedPages dropping(constants);

@@ -2,9 +2,10 @@
 
     Const i8 → Convert → Multiply by the rows' scales → MatMul
 
-is what its CPU plugin (2026.4) compiles to one product that reads int8, for `x Wᵀ` (`transpose_b`) and `dy W`
-alike. Without `Multiply`, or with a `Transpose` of the int8 numbers, it makes a float32 copy. Rows of an
-embedding are looked up in int8, and scaled after that.
+is what its CPU plugin (2026.4) compiles to one product that reads int8, for `x Wᵀ` (`transpose_b`). Without
+`Multiply`, or with a `Transpose` of the int8 numbers, it makes a float32 copy. In `dy W` the scales run along
+what is added up, and with fewer than eight rows the plugin takes wrong ones, without a word: so `dy` is
+scaled, and the numbers get scales of one. Rows of an embedding are looked up in int8, and scaled after that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .openvino_rules import Context
 
 def emit_int8(weight: Int8Rows) -> Value:
     """The matrix as float32, which nobody computes as long as only products read it."""
-    return _scaled(weight.numbers.numpy(), weight.scales.numpy())
+    return _scaled(array(weight.numbers.numpy()), weight.scales.numpy())
 
 
 def int8_parts(ctx: Context, node: fx.Node) -> tuple[Value, Value] | None:
@@ -37,13 +38,16 @@ def int8_product(ctx: Context, node: fx.Node, a: Value) -> Value | None:
     parts = int8_parts(ctx, weight)
     if parts is None:
         return None
-    rows, columns = emit.shape(parts[0])
-    if transposed or rows != columns:
-        return emit.matmul(a, ctx.values[weight], transpose_b=transposed)
+    if transposed:
+        return emit.matmul(a, ctx.values[weight], transpose_b=True)
+    numbers, scales = (p.get_node().data for p in parts)
+    rows, columns = numbers.shape
+    a = emit.mul(a, array(scales.reshape(1, rows)))
+    if rows != columns:
+        return emit.matmul(a, _scaled(parts[0], np.ones((1, columns), np.float32)))
     # Square matrices are packed once and taken for both products, see `ops_matmul`.
-    numbers, scales = (np.ascontiguousarray(p.get_node().data.T) for p in parts)
-    return emit.matmul(a, _scaled(numbers, scales), transpose_b=True)
+    return emit.matmul(a, _scaled(array(numbers.T), np.ones((rows, 1), np.float32)), transpose_b=True)
 
 
-def _scaled(numbers: np.ndarray, scales: np.ndarray) -> Value:
-    return op.multiply(op.convert(array(numbers), "f32"), array(scales)).output(0)
+def _scaled(numbers: Value, scales: np.ndarray) -> Value:
+    return op.multiply(op.convert(numbers, "f32"), array(scales)).output(0)
