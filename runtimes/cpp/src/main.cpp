@@ -33,7 +33,7 @@ void stop_on_signals() {
   struct sigaction action{};
   action.sa_handler = [](int signal) { stopped_by = signal; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) sigaction(signal, &action, nullptr);
 }
 
 /// Keep one heap, and large blocks out of it, so that each goes back to the system when it is freed.
@@ -289,6 +289,9 @@ int main(int count, char** arguments) {
     std::cerr << "error: " << e.what() << "; train --help lists the options.\n";
   } catch (const pockui::Error& e) {
     std::cerr << "error: " << e.what() << "\n";
+  } catch (const fs::filesystem_error& e) {
+    std::cerr << "error: " << e.path1().string() << " cannot be used: " << e.code().message()
+              << ". Choose another place, or ask for access.\n";
   } catch (const std::bad_alloc&) {
     std::cerr << "error: There is not enough memory.\n";
   } catch (const std::exception& e) {

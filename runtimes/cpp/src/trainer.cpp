@@ -200,7 +200,7 @@ class Trainer::Impl {
     try {
       train_.step();
       return judged_loss(rate);
-    } catch (const Error&) {
+    } catch (...) {
       train_.undo();
       throw;
     }
