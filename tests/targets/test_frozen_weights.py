@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,49 @@ def test_what_is_read_in_another_way_stays_as_it_is() -> None:
     graph = pg.build(task, pg.SGD(lr=0.1))
     _, found = with_int8_weights(graph.prune(pg.Plan.of(graph, {"2.bias": 1.0})))
     assert found.keys() == {"0.weight"}  # the last one is small
+
+
+def test_a_matrix_that_is_multiplied_by_as_it_lies_stays_as_it_is(tmp_path: Path) -> None:
+    class AsItLies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(40, 40), nn.Linear(64, 8)
+            self.weight = nn.Parameter(torch.randn(40, 64) / 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.relu(self.first(x)) @ self.weight)
+
+    def each(net: nn.Module, batch: Batch) -> Tensor:
+        return net(batch["x"]).square().mean(1)
+
+    batches = [{"x": torch.randn(3, 40)}]
+    task = pg.Task("as it lies", AsItLies(), lambda net, b: each(net, b).mean(), each, batches, batches)
+    graph = pg.build(task, pg.SGD(lr=0.1))
+    plan = pg.Plan.of(graph, {"last.bias": 1.0})
+    assert with_int8_weights(graph.prune(plan))[1].keys() == {"first.weight"}
+    assert cost_of(pg.compile(graph, plan, out=tmp_path / "out", options=INT8)).tensors == 1
+
+
+def test_threads_that_compile_at_once_leave_the_model_as_it_was() -> None:
+    net = nn.Linear(2, 2)
+    own = net.weight.detach().clone()
+    held, other_began = threading.Event(), threading.Event()
+
+    def other() -> None:
+        held.wait()
+        other_began.set()
+        with weights_in(net, {"weight": torch.ones(2, 2)}):
+            assert torch.equal(net.weight, torch.ones(2, 2))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with weights_in(net, {"weight": torch.zeros(2, 2)}):
+        held.set()
+        other_began.wait()
+        thread.join(0.05)  # time to read what is none of the model's
+        assert torch.equal(net.weight, torch.zeros(2, 2))
+    thread.join()
+    assert torch.equal(net.weight, own)
 
 
 # ---------------------------------------------------------------- what is refused

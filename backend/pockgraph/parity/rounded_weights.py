@@ -4,6 +4,7 @@ beside it what the rounding costs, against PyTorch with the weights as they were
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..train_graph import TrainGraph
 from .compiled_step import SEED, check_parity
 from .eager_reference import Outcome, autograd
 from .rounding import norm, typical
+
+_in_turn = threading.RLock()  # else one thread takes another's rounded weights for the model's own
 
 
 def check_rounded_parity(
@@ -36,16 +39,17 @@ def check_rounded_parity(
 
 @contextmanager
 def weights_in(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model has other values of some parameters meanwhile."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    before = {fqn: parameters[fqn].data for fqn in values}
-    try:
-        for fqn, value in values.items():
-            parameters[fqn].data = value
-        yield
-    finally:
-        for fqn, value in before.items():
-            parameters[fqn].data = value
+    """The model has other values of some parameters meanwhile; one thread at a time does this."""
+    with _in_turn:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        before = {fqn: parameters[fqn].data for fqn in values}
+        try:
+            for fqn, value in values.items():
+                parameters[fqn].data = value
+            yield
+        finally:
+            for fqn, value in before.items():
+                parameters[fqn].data = value
 
 
 def _cost(exact: Outcome, found: Outcome, rounded: Mapping[str, Tensor]) -> RoundingCost:

@@ -63,13 +63,18 @@ def _scales(value: Tensor) -> Tensor:
 
 def frozen_matrices(graph: Graph) -> dict[str, bool]:
     """Input slot name of each frozen float32 matrix of more than a page -> whether it is only multiplied by,
-    as a linear layer does, and looked up in, as an embedding does, with what is no constant itself."""
+    as a linear layer does, and looked up in, as an embedding does, with what is no constant itself.
+
+    A matrix that is only multiplied by as it lies (`x @ W`) does not fit: its rows are what a product sums
+    over, and OpenVINO's products (2026.4) give wrong numbers with a scale for each of these.
+    """
     constant = _constant_nodes(graph)
     found = {}
     for slot, node in zip(graph.inputs, graph.placeholders.values()):
         matrix = len(slot.shape) == 2 and slot.dtype == "float32" and slot.nbytes > PAGE_BYTES
         if slot.role is Role.PARAM and not slot.is_state and matrix:
-            found[slot.name] = all(_reads_weight(node, user, constant) for user in node.users)
+            fits = all(_reads_weight(node, user, constant) for user in node.users)
+            found[slot.name] = fits and any(_reads_rows(user) for user in node.users)
     return found
 
 
@@ -91,6 +96,10 @@ def _reads_weight(weight: fx.Node, user: fx.Node, constant: set[fx.Node]) -> boo
     if user.target is aten.embedding.default:
         return user.args[0] is weight and user.args[1] not in constant
     return _is_product(weight, user, constant)
+
+
+def _reads_rows(user: fx.Node) -> bool:
+    return user.target in (aten.permute.default, aten.embedding.default)
 
 
 def _is_product(weight: fx.Node, user: fx.Node, constant: set[fx.Node]) -> bool:

@@ -160,6 +160,13 @@ class ImageFolder(Data):
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels):
                 raise BatchError(f"{path} gives {len(values)} numbers as {name}, for {channels} channels.")
+            if max(values) > 1:
+                raise BatchError(
+                    f"{path} gives {max(values):g} as {name}, and pixels are values from 0 to 1 by then. "
+                    "Divide what is meant for values from 0 to 255 by 255."
+                )
+        if not np.array(std, np.float32).all():
+            raise BatchError(f"{path} gives a std that is 0 in float32. Give that of the model's training.")
         return np.array(mean, np.float32), np.array(std, np.float32)
 
     def _sample(self, row: Row) -> np.ndarray:
