@@ -79,7 +79,10 @@ def test_values_so_large_that_the_loss_overflows(target: str, tmp_path: Path) ->
     assert_untouched(trainer, batch, NonFiniteLoss, "step was undone")
 
 
-@pytest.mark.parametrize("optimizer", [SGD, pg.Lion(lr=0.01)])
+BETWEEN_UPDATES = pg.Adam(lr=0.01, accumulate=5, clip_norm=1.0, ema_decay=0.9)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, pg.Lion(lr=0.01), BETWEEN_UPDATES])
 def test_a_gradient_is_infinite_though_the_loss_is_finite(
     target: str, tmp_path: Path, optimizer: Optimizer
 ) -> None:

@@ -6,6 +6,7 @@ Some need not be: in `p' = p - lr m'` no value of m' that is not finite leaves p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
@@ -32,13 +33,25 @@ def checked_state(graph: Graph) -> tuple[str, ...]:
     told: set[str] = set()
     for slot in graph.outputs:
         if slot.role is Role.NEW_PARAM and slot.name in new:
-            shown = _shown_by(new[slot.name])
-            told.update(
-                name for name, node in new.items() if name != slot.name and shown & {node, _chosen(node)}
-            )
+            told |= _told_by(slot.name, new)
     # A weight's average is made from the weight: while both old ones are finite, so is it.
     averages = {s.name for s in graph.outputs if s.role is Role.NEW_OPT_STATE and s.key == EMA}
     return tuple(slot_of[name].name for name in new if name not in told | averages)
+
+
+def _told_by(param: str, new: Mapping[str, fx.Node]) -> set[str]:
+    """The states that are finite while the next value of `param` is.
+
+    In the steps between two updates it is the old value. That tells of the states that keep theirs in the
+    same steps, and of no other: a sum of gradients grows in each.
+    """
+    node = new[param]
+    chosen = _chosen(node)
+    shown = _shown_by(chosen or node)
+    others = {name: other for name, other in new.items() if name != param}
+    if chosen is None:
+        return {name for name, other in others.items() if shown & {other, _chosen(other)}}
+    return {n for n, other in others.items() if _chosen(other) in shown and other.args[0] is node.args[0]}
 
 
 def _chosen(node: fx.Node) -> fx.Node | None:
@@ -47,12 +60,9 @@ def _chosen(node: fx.Node) -> fx.Node | None:
 
 
 def _shown_by(node: fx.Node) -> set[fx.Node]:
-    """The nodes that cannot hold a value that is not finite while `node` holds none.
-
-    Where `node` is the old value in some steps, so are the states that are chosen with it.
-    """
+    """The nodes that cannot hold a value that is not finite while `node` holds none."""
     found: set[fx.Node] = set()
-    pending: list[Any] = [_chosen(node) or node]
+    pending: list[Any] = [node]
     while pending:
         current = pending.pop()
         if isinstance(current, fx.Node) and current not in found:  # a number is no node, and is finite
