@@ -15,7 +15,7 @@ import typer
 from .output import FAILED, JsonFlag, out, print_json, print_table, progress_bars, say, styled
 
 if TYPE_CHECKING:
-    from ..bench import Bench
+    from ..bench.result import Bench
 
 
 class Demo(StrEnum):
@@ -149,21 +149,21 @@ def bench(
 
 
 def _tell_bench(found: Bench, out_file: Path | None, results: Path | None, as_json: bool) -> None:
-    from .. import bench as benchmark
+    from ..bench import tables
     from ..demo.results import write_text
 
     if out_file is not None:
         found.save(out_file)
     if results is not None:
         found.save(results / f"bench-{found.scenario}.json")
-        write_text(results / f"bench-{found.scenario}.md", benchmark.markdown(found))
+        write_text(results / f"bench-{found.scenario}.md", tables.markdown(found))
     if as_json:
         print_json(found.to_dict())
         return
-    print_table(benchmark.COLUMNS, benchmark.table(found), title=found.title)
+    print_table(tables.COLUMNS, tables.table(found), title=found.title)
     print()
-    print_table(benchmark.GOAL_COLUMNS, benchmark.goal_table(found))
-    out().print("\n".join(["", found.context, benchmark.ceilings_text(found)]).rstrip())
+    print_table(tables.GOAL_COLUMNS, tables.goal_table(found))
+    out().print("\n".join(["", found.context, tables.ceilings_text(found)]).rstrip())
 
 
 def print_report(report: object) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pockgraph.measure import MeasureError, StepFigures, StepTime
-from pockui import bench
+from pockui.bench.result import Bench, goals
+from pockui.bench.tables import goal_table, table
 
 
 def step(ms: float) -> StepFigures:
@@ -21,8 +22,8 @@ ROWS = {
 OWN = {"compiled_step": 9000.0, "prune": 300.0, "budget_query": 250.0}
 
 
-def found() -> bench.Bench:
-    return bench.Bench(
+def found() -> Bench:
+    return Bench(
         title="t",
         context="c",
         command="pockui bench vision",
@@ -32,7 +33,7 @@ def found() -> bench.Bench:
         settings={},
         rows=ROWS,
         own_ms=OWN,
-        goals=bench.goals("vision", ROWS, OWN),
+        goals=goals("vision", ROWS, OWN),
     )
 
 
@@ -41,17 +42,17 @@ def test_goals_pass_and_miss() -> None:
     assert met == [True, True, True, True, False]
     measured = [g.measured for g in found().goals]
     assert measured[:2] == pytest.approx([500 / 80, 170 / 80])
-    assert [row[-1] for row in bench.goal_table(found())] == ["pass"] * 4 + ["MISS"]
+    assert [row[-1] for row in goal_table(found())] == ["pass"] * 4 + ["MISS"]
 
 
 def test_a_goal_without_figures_is_missed() -> None:
-    goals = bench.goals("text", {"eager full": MeasureError("gone"), "openvino preset": step(1)}, OWN)
-    assert not goals[0].met
-    assert goals[0].measured is None
+    made = goals("text", {"eager full": MeasureError("gone"), "openvino preset": step(1)}, OWN)
+    assert not made[0].met
+    assert made[0].measured is None
 
 
 def test_a_contender_without_figures_has_a_row_with_the_reason() -> None:
-    rows = bench.table(found())
+    rows = table(found())
     assert len(rows) == len(ROWS)
     assert rows[2][1] == "no C++ compiler"
     assert rows[3][3] == "6.25×"

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 import pockgraph as pg
 from pockgraph.errors import PockError
 from pockgraph.measure import MeasureError, StepFigures, StepTime, measure_interleaved
-from pockui import bench
 from pockui.bench import environments
 from pockui.bench.ceilings import KERNELS, Ceilings, Cost, ceiling_command
 from pockui.bench.contenders import PEERS, commands, label, peers_named
 from pockui.bench.exchange import Exchange, NotExchangeable, forward_nodes, write_exchange
 from pockui.bench.prepare import Made
+from pockui.bench.result import Bench, goals
 from pockui.bench.scenarios import SCENARIOS, scenario, scenarios
+from pockui.bench.tables import markdown
 
 # A peer that has no library of its own: it reads the exchanged network and answers as all do.
 STAND_IN = """
@@ -220,13 +221,13 @@ def test_the_page_has_ratios_and_reasons() -> None:
         "openvino preset": step(80),
     }
     own = {"compiled_step": 1.0, "prune": 1.0, "budget_query": 1.0}
-    found = bench.Bench(
+    found = Bench(
         title="t", context="c", command="x", quick=True, machine={}, versions={}, settings={}, rows=rows,
-        own_ms=own, goals=bench.goals("mobilenet-8x224", rows, own), scenario="mobilenet-8x224",
+        own_ms=own, goals=goals("mobilenet-8x224", rows, own), scenario="mobilenet-8x224",
         made={"openvino preset": Made(1.0, 2.0, 3.0, 4_000_000, 5_000_000)},
         costs={"openvino preset": Cost(10**9, 1)}, ceilings=Ceilings(1e11, 1e10),
     )  # fmt: skip
-    page = bench.markdown(found)
+    page = markdown(found)
     assert "| OpenVINO, preset | 6.25× | 8.00× |" in page
     assert "| TensorFlow, tf.function, full | not run: a \\| b |" in page
     assert "| MISS |" in page  # 6.25 of 9

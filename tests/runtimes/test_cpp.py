@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -265,6 +266,10 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
     np.savez_compressed(file, x=x, y=y)
     said = refusal(run(artifact, "--data", file, "--steps", 1, "--save", saved))
     assert "x.npy is compressed, and this program reads what numpy.savez writes" in said
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(written(file), "a") as archive:
+        archive.writestr("x.npy", archive.read("x.npy"))
+    said = refusal(run(artifact, "--data", file, "--steps", 1, "--save", saved))
+    assert said.startswith(f"Cannot read {file} as an npz file: x.npy is there twice")
     written(file)
     damaged = bytearray(file.read_bytes())
     damaged[2000] ^= 1

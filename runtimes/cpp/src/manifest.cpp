@@ -18,6 +18,7 @@ constexpr const char* kSchema = "pockui.artifact/1";
 constexpr const char* kAgain = "Copy the folder again, or compile it again.";
 constexpr std::uint64_t kMaxBytes = 1 << 28;
 constexpr std::uint64_t kMaxElements = std::uint64_t{1} << 40;
+constexpr std::int64_t kLargestStep = std::int64_t{1} << 40;  // added to a place, it stays a number
 
 /// What is not valid in a manifest.
 class Invalid : public std::runtime_error {
@@ -101,7 +102,9 @@ Limit parsed_limit(const Json& object, const BatchSpec& batch) {
   const bool fits = entry != batch.end() &&
                     (limit.slices.empty() || limit.slices.size() == entry->shape.size()) &&
                     std::all_of(limit.slices.begin(), limit.slices.end(),
-                                [](const auto& s) { return s[0] >= 0 && s[1] >= 0 && s[2] > 0; }) &&
+                                [](const auto& s) {
+                                  return s[0] >= 0 && s[1] >= 0 && s[2] > 0 && s[2] <= kLargestStep;
+                                }) &&
                     std::all_of(limit.elements.begin(), limit.elements.end(),
                                 [&](std::size_t i) { return i < elements_of(entry->shape); });
   if (!fits) throw Invalid("a limit of " + in_quotes(limit.entry) + " is of no entry, or of no part of it");

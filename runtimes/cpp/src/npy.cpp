@@ -182,7 +182,9 @@ void NumpyFile::read_archive() {
     if (found.value() != checksum) throw FileError(member + " is damaged (its checksum differs)");
     const bool array = member.size() > kEnding.size() &&
                        member.compare(member.size() - kEnding.size(), kEnding.size(), kEnding) == 0;
-    if (array) members_.emplace(member.substr(0, member.size() - kEnding.size()), parsed_array(start, size));
+    if (!array) continue;
+    const std::string name = member.substr(0, member.size() - kEnding.size());
+    if (!members_.emplace(name, parsed_array(start, size)).second) throw FileError(member + " is there twice");
   }
 }
 
