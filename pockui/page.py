@@ -267,16 +267,17 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
     curves, compare, export = Curves(state), Compare(state, training), Export(state, training, plans)
     memory, graph = MemoryTimeline(state), Graph(state, training)
     pn.state.on_session_destroyed(lambda _: graph.check.stop_listening())
+    views = {
+        "Memory": memory, "Graph": graph, "Train": train, "Compare": compare, "Export": export
+    }  # fmt: skip
+    # Empty until first shown: making all of them took a second of the first load.
+    later = [pmui.Column(**fill) for _ in views]
     tabs = pmui.Tabs(
-        ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
-        ("Memory", pmui.Column(memory, **fill)),
-        ("Graph", pmui.Column(graph, **fill)),
-        ("Train", pmui.Column(train, **fill)),
-        ("Compare", pmui.Column(compare, **fill)),
-        ("Export", pmui.Column(export, **fill)),
+        ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)), *zip(views, later),
         active=TRAIN if run else 0, **fill,
     )  # fmt: skip
-    parts.draw_when_shown(tabs, (curves, memory, graph, train, compare, export))
+    parts.fill_when_shown(tabs, [None, *zip(later, views.values())])
+    parts.draw_when_shown(tabs, (curves, *views.values()))
     verifying = Verifying(state)
     pn.state.on_session_destroyed(lambda _: verifying.stop_listening())
     frontier = Frontier(state, plans, verifying)

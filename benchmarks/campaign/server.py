@@ -30,6 +30,7 @@ from dashboard import BUDGET, STUDY, TASK, Server, Session, make_served_folder  
 from pockgraph.search.plan_search import Budget, Constraints  # noqa: E402
 from pockui.info.budgets import budget_range, to_limit  # noqa: E402
 from pockui.facts import Facts, read_facts  # noqa: E402
+from pockui.page import TRAIN  # noqa: E402
 
 EDITS = 8  # of each session
 PAUSE_S = (0.5, 1.5)  # between a person's edits
@@ -258,7 +259,13 @@ def end_during_a_run(work: Path, source: Path, number: signal.Signals, made: Out
 async def _start_a_run(server: Server) -> None:
     session = Session(server)
     await session.open()
-    steps = next(m for m in session.models("IntInput", label="Steps"))
+    (tabs,) = session.models("Tabs")
+    await session.set(tabs["id"], "active", TRAIN)
+    limit = time.monotonic() + 30
+    while not (found := session.models("IntInput", label="Steps")):  # made when the tab is shown
+        assert time.monotonic() < limit, "the tab stayed empty"
+        await session.pull()
+    steps = found[0]
     await session.set(steps["id"], "value", 1_000_000)
     await session.click("Compile and train")
     await session.pull()

@@ -130,6 +130,18 @@ def draw_later(draws: Sequence[WhenShown]) -> None:
         draw()
 
 
+def fill_when_shown(tabs: pmui.Tabs, later: Sequence[tuple[pmui.Column, Any] | None]) -> None:
+    """Put each view into its column when its tab is first shown; None for a tab that has its content."""
+
+    def fill(*_: object) -> None:
+        if (waiting := later[tabs.active]) is not None and not waiting[0].objects:
+            column, view = waiting
+            column.objects = [view]
+
+    tabs.param.watch(fill, "active")
+    fill()
+
+
 def draw_when_shown(tabs: pmui.Tabs, views: Sequence[Any]) -> None:
     """Tell each view, one a tab, when its tab is shown and hidden: what nobody sees need not be computed."""
 

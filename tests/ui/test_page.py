@@ -56,9 +56,9 @@ def test_hidden_tabs_neither_compute_nor_draw_until_they_are_shown(
     assert written == []
     assert bars.ratios == state.ratios
 
-    alive = next(iter(memory.select(Chart)))
-    assert alive.figure == {}
+    assert not list(memory.select(Chart))
     tabs.active = 1
+    alive = next(iter(memory.select(Chart)))
     assert alive.figure["data"][-1]["name"] == "peak"
     tabs.active = len(tabs) - 1
     assert written == ["session_code"]
