@@ -271,12 +271,11 @@ def _main(state: State, address: Address, problems: Sequence[str]) -> pn.viewabl
         "Memory": memory, "Graph": graph, "Train": train, "Compare": compare, "Export": export
     }  # fmt: skip
     # Empty until first shown: making all of them took a second of the first load.
-    later = [pmui.Column(**fill) for _ in views]
     tabs = pmui.Tabs(
-        ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)), *zip(views, later),
+        ("Plan", pmui.Column(Layers(state), curves, sx={"gap": 2}, **fill)),
+        *((name, pmui.Column(**fill)) for name in views),
         active=TRAIN if run else 0, **fill,
     )  # fmt: skip
-    parts.fill_when_shown(tabs, [None, *zip(later, views.values())])
     parts.draw_when_shown(tabs, (curves, *views.values()))
     verifying = Verifying(state)
     pn.state.on_session_destroyed(lambda _: verifying.stop_listening())

@@ -16,7 +16,8 @@ from ..info.format import size
 from ..project import load_task
 from ..versions import versions
 from .ceilings import KERNELS, Ceilings, Cost, ceiling_command
-from .contenders import OURS, PEERS, Command, artifacts, commands
+from .contenders import OURS, Command, artifacts, commands
+from .environments import ENVIRONMENTS
 from .exchange import Exchange, write_exchange
 from .own_times import prune_ms, query_ms
 from .prepare import PLANS, Made, make
@@ -35,7 +36,7 @@ def run(
     """Benchmark a scenario.
 
     Args:
-        peers: names of `PEERS`.
+        peers: names of `contenders.PEERS`.
         progress: called with (stage, done, total, note).
 
     Raises:
@@ -106,7 +107,7 @@ def _exchange(
 ) -> Exchange | MeasureError:
     if chosen.kind != "images":
         return MeasureError("not run: its program trains networks of images only")
-    if all(PEERS[p].switches is not None or p == "onnx" for p in peers):
+    if ENVIRONMENTS.keys().isdisjoint(peers):
         return MeasureError("not run: no peer of another environment takes part")
     return write_exchange(task, plans, folder / "exchange")
 

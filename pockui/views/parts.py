@@ -130,22 +130,16 @@ def draw_later(draws: Sequence[WhenShown]) -> None:
         draw()
 
 
-def fill_when_shown(tabs: pmui.Tabs, later: Sequence[tuple[pmui.Column, Any] | None]) -> None:
-    """Put each view into its column when its tab is first shown; None for a tab that has its content."""
-
-    def fill(*_: object) -> None:
-        if (waiting := later[tabs.active]) is not None and not waiting[0].objects:
-            column, view = waiting
-            column.objects = [view]
-
-    tabs.param.watch(fill, "active")
-    fill()
-
-
 def draw_when_shown(tabs: pmui.Tabs, views: Sequence[Any]) -> None:
-    """Tell each view, one a tab, when its tab is shown and hidden: what nobody sees need not be computed."""
+    """Tell each view, one a tab, when its tab is shown and hidden: what nobody sees need not be computed.
+
+    A tab that is an empty column gets its view when it is first shown.
+    """
 
     def tell(*_: object) -> None:
+        column: Any = tabs[tabs.active]
+        if not column.objects:
+            column.objects = [views[tabs.active]]
         for i, view in enumerate(views):
             view.set_shown(i == tabs.active)
 

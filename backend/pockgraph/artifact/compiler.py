@@ -69,9 +69,10 @@ def compile(
     lowering = get_target(target)
     small = graph.prune(plan) if plan is not None else graph
     require_replaceable(out, small.plan, lowering.name, replace)
-    pipeline = lowering.pipeline(options or {})
+    chosen = dict(options or {})
+    pipeline = lowering.pipeline(chosen)
     check = check_parity
-    if (options or {}).get(OPTION) == "int8":
+    if chosen.get(OPTION) == "int8":
         small, rounded = with_int8_weights(small)
         check = partial(check_rounded_parity, rounded=rounded)
     counts: list[PassCount] = []
@@ -90,7 +91,7 @@ def compile(
     parity_check = (lambda folder, manifest: check(folder, manifest, small, force)) if parity else None
     try:
         return write_artifact(
-            out, lowering, train, evaluation, predictions, small, dict(options or {}), parity_check, replace,
+            out, lowering, train, evaluation, predictions, small, chosen, parity_check, replace,
             counts,
         )  # fmt: skip
     except torch.linalg.LinAlgError as e:  # pyright: ignore[reportPrivateImportUsage]

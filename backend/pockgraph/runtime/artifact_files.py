@@ -142,5 +142,5 @@ def read_plan(folder: Path) -> Plan:
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as f:
+    with open_regular(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -27,7 +27,14 @@ from ..foreign_exceptions import explain
 from ..standard_streams import settle_streams
 from . import evaluate_command, learn_command, predict_command
 from .checkpoint import require_replaceable
-from .command_line import DATA_HELP, MOST, add_common_options, count, print_report
+from .command_line import (
+    MOST,
+    add_artifact_and_data,
+    add_common_options,
+    count,
+    peak_memory,
+    print_report,
+)
 from .data.opening import training_data
 from .data.source import Data
 from .options import OnNonfinite
@@ -145,8 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "       %(prog)s learn ARTIFACT --folder FOLDER [options], see learn --help",
         description="Train a compiled artefact. (A folder of a command's name: ./predict)",
     )
-    p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
-    p.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+    add_artifact_and_data(p)
     p.add_argument("--steps", type=count, required=True, help="how many steps to take")
     p.add_argument("--lr", type=float, help="learning rate; the artefact's own by default")
     p.add_argument("--eval", type=Path, help="data to evaluate on when done, of the same forms")
@@ -214,8 +220,7 @@ def _line(report: dict[str, Any]) -> str:
     parts = [f"{report['step']} steps" + (f" ({skipped} skipped)" if skipped else "")]
     if "metric" in report:
         parts.append(f"metric {report['metric']:.4f} on {report['samples']} samples")
-    if report.get("peak_rss_bytes"):
-        parts.append(f"peak memory of the process {report['peak_rss_bytes'] / 1e6:.0f} MB")
+    parts += peak_memory(report)
     if "checkpoint" in report:
         parts.append(f"saved to {report['checkpoint']}")
     return "done: " + ", ".join(parts)

@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..standard_streams import drop_output
@@ -16,6 +17,17 @@ DATA_HELP = (
     "npz with one array [N, ...] per batch entry, or a folder: shards that `pockui data` wrote, or images "
     "with labels.csv and data.json"
 )
+
+
+def add_artifact_and_data(p: argparse.ArgumentParser) -> None:
+    """What is run, and on what."""
+    p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
+    p.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+
+
+def add_checkpoint(p: argparse.ArgumentParser) -> None:
+    """The weights, of commands that train none."""
+    p.add_argument("--checkpoint", type=Path, help="weights that were trained; else the artefact's own")
 
 
 def add_common_options(p: argparse.ArgumentParser) -> None:
@@ -38,6 +50,12 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < (value := int(text[:20])) <= MOST):
         raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number from 1 to {MOST}")
     return value
+
+
+def peak_memory(report: dict[str, Any]) -> list[str]:
+    """What a line says of a report's `peak_rss_bytes`; nothing where the system does not tell it."""
+    peak_bytes = report.get("peak_rss_bytes")
+    return [f"peak memory of the process {peak_bytes / 1e6:.0f} MB"] if peak_bytes else []
 
 
 def print_report(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from .command_line import DATA_HELP, add_common_options, print_report
+from .command_line import (
+    add_artifact_and_data,
+    add_checkpoint,
+    add_common_options,
+    peak_memory,
+    print_report,
+)
 from .data.opening import training_data
 from .data.source import Arrays, Data
 from .process_memory import peak_resident_bytes
@@ -24,9 +29,8 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s ARTIFACT --data DATA [options], see --help",
         description="Evaluate a compiled artefact, and train nothing.",
     )
-    p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
-    p.add_argument("--data", type=Path, required=True, help=DATA_HELP)
-    p.add_argument("--checkpoint", type=Path, help="weights that were trained; else the artefact's own")
+    add_artifact_and_data(p)
+    add_checkpoint(p)
     add_common_options(p)
     return p
 
@@ -63,7 +67,5 @@ def _until(stop: StopRequest, data: Data) -> Iterator[Arrays]:
 
 
 def _line(report: dict[str, Any]) -> str:
-    said = f"done: metric {report['metric']:.4f} on {report['samples']} samples, after {report['step']} steps"
-    if report["peak_rss_bytes"]:
-        said += f", peak memory of the process {report['peak_rss_bytes'] / 1e6:.0f} MB"
-    return said
+    metric = f"metric {report['metric']:.4f} on {report['samples']} samples"
+    return "done: " + ", ".join([metric, f"after {report['step']} steps", *peak_memory(report)])

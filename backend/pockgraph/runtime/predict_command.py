@@ -12,7 +12,13 @@ import numpy as np
 
 from ..errors import ArtifactError, BatchError, reason
 from ..files import begins_with, replacing, require_kind, resolved, sweep
-from .command_line import DATA_HELP, add_common_options, print_report
+from .command_line import (
+    add_artifact_and_data,
+    add_checkpoint,
+    add_common_options,
+    peak_memory,
+    print_report,
+)
 from .data.opening import open_data
 from .data.source import Wanted
 from .predictor import Predictor
@@ -30,9 +36,8 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s ARTIFACT --data DATA [options], see --help",
         description="Predict with a compiled artefact, without its training step.",
     )
-    p.add_argument("artifact", type=Path, help="the folder that pockgraph.compile wrote")
-    p.add_argument("--data", type=Path, required=True, help=DATA_HELP)
-    p.add_argument("--checkpoint", type=Path, help="weights that were trained; else the artefact's own")
+    add_artifact_and_data(p)
+    add_checkpoint(p)
     p.add_argument(
         "--out", type=Path, help=f"npz to write, an array [N, ...] per output; one without name: {_ONE!r}"
     )
@@ -106,8 +111,7 @@ def _line(report: dict[str, Any]) -> str:
     parts = [", ".join(outputs)]
     samples = report["batch_samples"]
     parts.append(f"{report['batch_ms']:.1f} ms a batch" + (f" of {samples}" if samples else ""))
-    if report.get("peak_rss_bytes"):
-        parts.append(f"peak memory of the process {report['peak_rss_bytes'] / 1e6:.0f} MB")
+    parts += peak_memory(report)
     if "written" in report:
         parts.append(f"written to {report['written']}")
     return "done: " + ", ".join(parts)

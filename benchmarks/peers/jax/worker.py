@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from exchanged import LEARNING_RATE, MOMENTUM, Network, serve  # noqa: E402
+from exchanged import LEARNING_RATE, MOMENTUM, Network, Operator, serve  # noqa: E402
 from jax import lax  # noqa: E402
 from jax import numpy as jnp  # noqa: E402
 
@@ -42,7 +42,7 @@ def make(network: Network) -> tuple[Callable[[], float], Callable[[], object]]:
     x, y = jnp.asarray(network.x.transpose(0, 2, 3, 1)), jnp.asarray(network.y)
 
     def loss(trained: Weights, frozen: Weights, x: Any, y: Any) -> Any:
-        scores = jax.nn.log_softmax(logits(network, {**frozen, **trained}, x))
+        scores = jax.nn.log_softmax(network.output(x, {**frozen, **trained}, OPERATORS))
         return -jnp.take_along_axis(scores, y[:, None], axis=1).mean()
 
     def step(trained: Weights, momentum: Weights, frozen: Weights, x: Any, y: Any) -> Any:
@@ -72,16 +72,6 @@ def in_layout(network: Network, name: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.T if node["op"] == "linear" else array.transpose(2, 3, 1, 0))
 
 
-def logits(network: Network, weights: Weights, x: Any) -> Any:
-    """The network's output for images `[N, H, W, C]`."""
-    values = {"x": x}
-    for node in network.nodes:
-        inputs = [values[name] for name in node["inputs"]]
-        own = {role: weights[fqn] for role, fqn in node["weights"].items()}
-        values[node["name"]] = OPERATORS[node["op"]](node, inputs, own)
-    return values[network.nodes[-1]["name"]]
-
-
 def convolution(node: Mapping[str, Any], inputs: list[Any], own: Weights) -> Any:
     padding = [(p, p) for p in node["padding"]]
     y = lax.conv_general_dilated(
@@ -102,7 +92,7 @@ def max_pool(node: Mapping[str, Any], inputs: list[Any], own: Weights) -> Any:
     return lax.reduce_window(inputs[0], -jnp.inf, lax.max, window, stride, padding)
 
 
-OPERATORS: dict[str, Callable[[Mapping[str, Any], list[Any], Weights], Any]] = {
+OPERATORS: dict[str, Operator] = {
     "convolution": convolution,
     "batch_norm": batch_norm,
     "relu": lambda node, inputs, own: jax.nn.relu(inputs[0]),

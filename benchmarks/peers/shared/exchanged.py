@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from pockgraph.measure.contender import LEARNING_RATE, Step, serve_steps
 
 MOMENTUM = 0.9
 LOSS_RATIO = 1e-3  # the most that a loss may differ from PyTorch's: float32, another order of sums
-__all__ = ["LEARNING_RATE", "MOMENTUM", "Network", "serve"]
+__all__ = ["LEARNING_RATE", "MOMENTUM", "Network", "Operator", "serve"]
+
+Operator = Callable[[Mapping[str, Any], list[Any], Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,20 @@ class Network:
         return next(
             (node, role) for node in self.nodes for role, fqn in node["weights"].items() if fqn == name
         )
+
+    def output(self, x: Any, weights: Mapping[str, Any], operators: Mapping[str, Operator]) -> Any:
+        """What the last node makes of images.
+
+        Args:
+            weights: by name, as the library holds them. operators: by the nodes' `op`, called with the node,
+                its inputs, and its own weights by role.
+        """
+        values = {"x": x}
+        for node in self.nodes:
+            inputs = [values[name] for name in node["inputs"]]
+            own = {role: weights[name] for role, name in node["weights"].items()}
+            values[node["name"]] = operators[node["op"]](node, inputs, own)
+        return values[self.nodes[-1]["name"]]
 
 
 def read(folder: Path, trained: Path) -> Network:

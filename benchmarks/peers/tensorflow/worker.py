@@ -20,7 +20,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from exchanged import LEARNING_RATE, MOMENTUM, Network, serve  # noqa: E402
+from exchanged import LEARNING_RATE, MOMENTUM, Network, Operator, serve  # noqa: E402
 
 Weights = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ def make(network: Network) -> tuple[Callable[[], float], Callable[[], object]]:
     x, y = tf.constant(network.x.transpose(0, 2, 3, 1)), tf.constant(network.y)
 
     def loss() -> Any:
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits(network, weights, x))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, network.output(x, weights, OPERATORS))
         return tf.reduce_mean(losses)
 
     @tf.function
@@ -74,17 +74,8 @@ def is_depthwise(node: Mapping[str, Any], weight: np.ndarray) -> bool:
     return node["groups"] > 1 and node["groups"] == weight.shape[0] and weight.shape[1] == 1
 
 
-def logits(network: Network, weights: Weights, x: Any) -> Any:
-    """The network's output for images `[N, H, W, C]`."""
-    values = {"x": x}
-    for node in network.nodes:
-        inputs = [values[name] for name in node["inputs"]]
-        values[node["name"]] = OPERATORS[node["op"]](node, inputs, weights)
-    return values[network.nodes[-1]["name"]]
-
-
-def convolution(node: Mapping[str, Any], inputs: list[Any], weights: Weights) -> Any:
-    x, weight = inputs[0], weights[node["weights"]["weight"]]
+def convolution(node: Mapping[str, Any], inputs: list[Any], own: Weights) -> Any:
+    x, weight = inputs[0], own["weight"]
     x, padding = padded(node, x, list(weight.shape[:2]))
     stride = [1, *node["stride"], 1]
     if node["groups"] == 1:
@@ -93,8 +84,7 @@ def convolution(node: Mapping[str, Any], inputs: list[Any], weights: Weights) ->
         y = tf.nn.depthwise_conv2d(x, weight, stride, padding)
     else:
         raise SystemExit("error: this program does not know grouped convolutions that are not depthwise")
-    bias = node["weights"].get("bias")
-    return y if bias is None else tf.nn.bias_add(y, weights[bias])
+    return tf.nn.bias_add(y, own["bias"]) if "bias" in own else y
 
 
 def padded(node: Mapping[str, Any], x: Any, kernel: list[int]) -> tuple[Any, str]:
@@ -107,39 +97,37 @@ def padded(node: Mapping[str, Any], x: Any, kernel: list[int]) -> tuple[Any, str
     return tf.pad(x, [[0, 0], [pad[0]] * 2, [pad[1]] * 2, [0, 0]]), "VALID"
 
 
-def batch_norm(node: Mapping[str, Any], inputs: list[Any], weights: Weights) -> Any:
-    names = node["weights"]
-    scale, offset, mean, variance = (weights[names[r]] for r in ("weight", "bias", "mean", "variance"))
+def batch_norm(node: Mapping[str, Any], inputs: list[Any], own: Weights) -> Any:
+    scale, offset, mean, variance = (own[role] for role in ("weight", "bias", "mean", "variance"))
     y, _, _ = tf.compat.v1.nn.fused_batch_norm(
         inputs[0], scale, offset, mean, variance, node["epsilon"], is_training=False
     )  # fmt: skip
     return y
 
 
-def max_pool(node: Mapping[str, Any], inputs: list[Any], weights: Weights) -> Any:
+def max_pool(node: Mapping[str, Any], inputs: list[Any], own: Weights) -> Any:
     top, left = node["padding"]
     lowest = inputs[0].dtype.min
     x = tf.pad(inputs[0], [[0, 0], [top] * 2, [left] * 2, [0, 0]], constant_values=lowest)
     return tf.nn.max_pool2d(x, node["kernel"], node["stride"], "VALID")
 
 
-def linear(node: Mapping[str, Any], inputs: list[Any], weights: Weights) -> Any:
-    names = node["weights"]
-    return tf.linalg.matmul(inputs[0], weights[names["weight"]]) + weights[names["bias"]]
+def linear(node: Mapping[str, Any], inputs: list[Any], own: Weights) -> Any:
+    return tf.linalg.matmul(inputs[0], own["weight"]) + own["bias"]
 
 
-def pad(node: Mapping[str, Any], inputs: list[Any], weights: Weights) -> Any:
+def pad(node: Mapping[str, Any], inputs: list[Any], own: Weights) -> Any:
     return tf.pad(inputs[0], [[0, 0], node["height"], node["width"], [0, 0]])
 
 
-OPERATORS: dict[str, Callable[[Mapping[str, Any], list[Any], Weights], Any]] = {
+OPERATORS: dict[str, Operator] = {
     "convolution": convolution,
     "batch_norm": batch_norm,
-    "relu": lambda node, inputs, weights: tf.nn.relu(inputs[0]),
-    "relu6": lambda node, inputs, weights: tf.nn.relu6(inputs[0]),
-    "add": lambda node, inputs, weights: inputs[0] + inputs[1],
+    "relu": lambda node, inputs, own: tf.nn.relu(inputs[0]),
+    "relu6": lambda node, inputs, own: tf.nn.relu6(inputs[0]),
+    "add": lambda node, inputs, own: inputs[0] + inputs[1],
     "max_pool": max_pool,
-    "global_mean": lambda node, inputs, weights: tf.reduce_mean(inputs[0], [1, 2]),
+    "global_mean": lambda node, inputs, own: tf.reduce_mean(inputs[0], [1, 2]),
     "linear": linear,
     "pad": pad,
 }

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from ...errors import BatchError, reason
 from ...files import open_regular
 from ...strict_model import Strict
-from ..artifact_files import require_inside
+from ..artifact_files import file_sha256, require_inside
 from ..checkpoint import DTYPES
 from .folder import INDEX, Index
 from .source import Arrays, Data, Wanted, joined
@@ -156,8 +156,7 @@ class ShardFolder(Data):
         if shard.file not in self._checked:
             path = self._folder / shard.file
             try:
-                with open_regular(path) as f:
-                    found = hashlib.file_digest(f, "sha256").hexdigest()
+                found = file_sha256(path)
             except OSError as e:
                 raise BatchError(f"Cannot read {path}: {reason(e)}. {_AGAIN}") from None
             if found != shard.sha256:
